@@ -1,0 +1,1 @@
+"""The steptrace format: names, attributes, journal, store, statistics and validation."""

@@ -1,0 +1,160 @@
+"""Typed models of the attributes of a trace's root group."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from steptrace_schema.names import KINDS, Kind, Status
+from steptrace_schema.version import FORMAT_VERSION
+
+Profile = Literal["fast", "compact", "none"]
+"""How arrays are encoded: ``fast`` uses core Zarr codecs, ``compact`` pcodec, ``none`` nothing."""
+
+
+class _Model(BaseModel):
+    """Frozen; unknown fields of a later minor version are kept on reading."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="null")
+
+
+class Policy(BaseModel):
+    """What is recorded, and when.
+
+    Parameters
+    ----------
+    kinds
+        Kinds to record. ``scalars`` is always recorded. ``updates`` is recorded only where it
+        cannot be derived from consecutive weights, so it needs no mention here.
+    every
+        Record steps whose number is a multiple of this.
+    samples
+        How many of the first rows of each batch are kept of inputs, activations and their gradients.
+    include, exclude
+        Shell patterns on array paths (``"*/conv2d*/kernel"``, ``"*dense*"``); a tensor is recorded
+        if any of `include` matches and none of `exclude` does.
+    profile
+        How arrays are encoded in the store.
+
+    Examples
+    --------
+    >>> policy = Policy(kinds=("weights", "gradients"), exclude=("*/bias",))
+    >>> policy.covers("weights", "dense/kernel"), policy.covers("weights", "dense/bias")
+    (True, False)
+    >>> Policy(every=10).records_step(20)
+    True
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kinds: tuple[Kind, ...] = KINDS
+    every: Annotated[int, Field(ge=1)] = 1
+    samples: Annotated[int, Field(ge=1)] = 4
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    profile: Profile = "fast"
+
+    def records_step(self, step: int) -> bool:
+        """Whether step number `step` is recorded."""
+        return step % self.every == 0
+
+    def covers(self, kind: Kind, path: str) -> bool:
+        """Whether the array at `path` of `kind` is recorded."""
+        if kind == "scalars":
+            return True
+        if kind == "updates":
+            return self.every > 1 and self.covers("weights", path)
+        return (
+            kind in self.kinds
+            and any(fnmatchcase(path, pattern) for pattern in self.include)
+            and not any(fnmatchcase(path, pattern) for pattern in self.exclude)
+        )
+
+
+class Layer(_Model):
+    """One layer of the model."""
+
+    path: str
+    """Where the layer's arrays are: its group path inside ``weights``, ``activations``, ..."""
+    name: str
+    class_name: str
+    activation: str | None = None
+    """Name of the activation function, None where the layer has none."""
+    output_shape: tuple[int | None, ...] | None = None
+    """Shape of the output with None for the batch; None where it has several outputs."""
+    parameters: int = 0
+    trainable: bool = True
+    variables: tuple[str, ...] = ()
+    """Paths of the layer's own weights inside ``weights``."""
+
+
+class Model(_Model):
+    """The model that was trained."""
+
+    name: str
+    class_name: str
+    parameters: int
+    trainable_parameters: int
+
+
+class Optimizer(_Model):
+    """The optimizer and its configuration."""
+
+    class_name: str
+    config: dict[str, Any] = Field(default_factory=dict)
+
+
+class Missing(_Model):
+    """Why something that the policy covers has no data."""
+
+    kind: Kind
+    path: str
+    reason: str
+    """One sentence for a person."""
+    steps: tuple[int, ...] | None = None
+    """The steps it is missing at; None for all."""
+
+
+class Event(_Model):
+    """Something that happened to the recording itself, such as a slow-down or a resumed run."""
+
+    time: str
+    message: str
+    step: int | None = None
+
+
+class TraceAttributes(_Model):
+    """Everything that the root group says about a trace, under the key ``steptrace``."""
+
+    version: str = FORMAT_VERSION
+    run_id: str
+    status: Status = "recording"
+    status_reason: str | None = None
+    created: str
+    """UTC, ISO 8601."""
+    finished: str | None = None
+    producer: str
+    """Name and version of the program that recorded the trace."""
+    policy: Policy
+    declared: dict[Kind, tuple[str, ...]] = Field(default_factory=dict)
+    """Paths that the policy covers, per kind."""
+    missing: tuple[Missing, ...] = ()
+    model: Model | None = None
+    layers: tuple[Layer, ...] = ()
+    optimizer: Optimizer | None = None
+    loss: str | None = None
+    """Name of the loss function."""
+    environment: dict[str, Any] = Field(default_factory=dict)
+    events: tuple[Event, ...] = ()
+    shard_steps: Annotated[int, Field(ge=1)] = 8
+    """How many steps one shard, and one commit, spans."""
+    steps_recorded: dict[Kind, int] = Field(default_factory=dict)
+    """How many rows of each kind are written; rows beyond are not data."""
+    records: int = 0
+    """How many records of the journal have been moved into the store."""
+
+    def layer(self, path: str) -> Layer | None:
+        """Return the layer at `path`, or None."""
+        return next((layer for layer in self.layers if layer.path == path), None)

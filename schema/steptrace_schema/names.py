@@ -1,0 +1,79 @@
+"""Every name that a trace uses, in one place: kinds, arrays, dimensions, coordinates, statistics."""
+
+from typing import Final, Literal, get_args
+
+Kind = Literal[
+    "scalars",
+    "weights",
+    "gradients",
+    "updates",
+    "activations",
+    "activation_gradients",
+    "inputs",
+    "probe",
+]
+"""The kinds of data that a step can record; each is a top-level group of the store."""
+
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+"""All kinds, in the order in which a training step produces them."""
+
+STATISTICS: Final = "statistics"
+"""Group that holds one group of statistics per kind."""
+
+STATISTICS_VALUES: Final = "values"
+"""The array inside each group of statistics."""
+
+ATTRIBUTES_KEY: Final = "steptrace"
+"""The key of the root group's attributes under which everything about the trace stands."""
+
+# Dimensions
+STEP: Final = "step"
+SAMPLE: Final = "sample"
+BATCH: Final = "batch"
+TENSOR: Final = "tensor"
+STATISTIC: Final = "statistic"
+OUT: Final = "out"
+IN: Final = "in"
+
+# scalars
+LOSS: Final = "loss"
+LEARNING_RATE: Final = "learning_rate"
+EPOCH: Final = "epoch"
+BATCH_INDEX: Final = "batch"
+BATCH_SIZE: Final = "batch_size"
+WALL_TIME: Final = "wall_time"
+STEP_DURATION: Final = "step_duration"
+METRICS: Final = "metrics"
+"""Group below ``scalars`` with one array per metric."""
+
+# inputs, activations, probe
+X: Final = "x"
+Y: Final = "y"
+X_GRADIENT: Final = "x_gradient"
+SAMPLE_DIGEST: Final = "sample_digest"
+OUTPUT: Final = "output"
+PREACTIVATION: Final = "preactivation"
+
+Status = Literal["recording", "complete", "incomplete"]
+"""How far a trace is: still being written, closed by its run, or ended without being closed."""
+
+StatisticName = Literal[
+    "mean",
+    "std",
+    "min",
+    "max",
+    "l1",
+    "l2",
+    "zeros",
+    "nan",
+    "inf",
+    "p01",
+    "p05",
+    "p25",
+    "p50",
+    "p75",
+    "p95",
+    "p99",
+]
+STATISTIC_NAMES: Final[tuple[StatisticName, ...]] = get_args(StatisticName)
+"""The statistics of every recorded tensor, in the order of the ``statistic`` dimension."""
