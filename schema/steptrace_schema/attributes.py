@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from steptrace_schema.names import KINDS, Kind, Status
 from steptrace_schema.version import FORMAT_VERSION
 
-Profile = Literal["fast", "compact", "none"]
-"""How arrays are encoded: ``fast`` uses core Zarr codecs, ``compact`` pcodec, ``none`` nothing."""
+Profile = Literal["fast", "none"]
+"""How arrays are encoded: ``fast`` compresses with core Zarr codecs, ``none`` does not compress."""
 
 
 class _Model(BaseModel):
@@ -31,7 +31,8 @@ class Policy(BaseModel):
     every
         Record steps whose number is a multiple of this.
     samples
-        How many of the first rows of each batch are kept of inputs, activations and their gradients.
+        How many of the first rows of each batch are kept of inputs, activations and their
+        gradients.
     include, exclude
         Shell patterns on array paths (``"*/conv2d*/kernel"``, ``"*dense*"``); a tensor is recorded
         if any of `include` matches and none of `exclude` does.

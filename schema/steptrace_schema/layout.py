@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from steptrace_schema.errors import TraceError
 from steptrace_schema.names import BATCH, IN, KINDS, OUT, SAMPLE, STEP, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.+\-]+")
 _FIXED_DIMS = frozenset({STEP, SAMPLE, BATCH})

@@ -1,4 +1,4 @@
-"""Every name that a trace uses, in one place: kinds, arrays, dimensions, coordinates, statistics."""
+"""Every name that a trace uses, in one place: kinds, arrays, dimensions, statistics."""
 
 from typing import Final, Literal, get_args
 

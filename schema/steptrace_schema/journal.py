@@ -1,0 +1,239 @@
+"""The journal: steps on local disk that are not yet in the store.
+
+One folder beside the store. A record is one step's arrays in a safetensors file, written under a
+temporary name and renamed, so it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from steptrace_schema.attributes import TraceAttributes
+from steptrace_schema.errors import DamagedTraceError
+from steptrace_schema.layout import ArraySpec
+from steptrace_schema.names import STEP, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_DECLARATION: Final = "declaration.json"
+_CLOSED: Final = "closed.json"
+_SUFFIX: Final = ".safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Declaration:
+    """What a journal's records contain: the trace's attributes and the table of its arrays."""
+
+    attributes: TraceAttributes
+    arrays: tuple[ArraySpec, ...]
+
+    def to_json(self) -> str:
+        """Return the declaration as strict JSON."""
+        fields = {
+            "attributes": self.attributes.model_dump(mode="json"),
+            "arrays": [spec.to_dict() for spec in self.arrays],
+        }
+        return json.dumps(fields, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Declaration:
+        """Rebuild a declaration from :meth:`to_json`."""
+        fields = json.loads(text)
+        return cls(
+            TraceAttributes.model_validate(fields["attributes"]),
+            tuple(ArraySpec.from_dict(spec) for spec in fields["arrays"]),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Closing:
+    """How a run ended."""
+
+    status: Status
+    reason: str | None
+    attributes: TraceAttributes
+
+
+def journal_path(store: str | Path) -> Path:
+    """Return the folder of the journal that belongs to the local store at `store`.
+
+    Examples
+    --------
+    >>> journal_path("runs/a.zarr").as_posix()
+    'runs/a.zarr.journal'
+    """
+    store = Path(store)
+    return store.with_name(store.name + ".journal")
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+class JournalWriter:
+    """Appends records to a journal.
+
+    Parameters
+    ----------
+    directory
+        An existing journal, as :meth:`create` makes it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._next = 0  # a journal has one writer, and a run starts a new one
+
+    @classmethod
+    def create(cls, directory: Path, declaration: Declaration) -> JournalWriter:
+        """Make the folder and write `declaration` into it.
+
+        Raises
+        ------
+        FileExistsError
+            If the folder exists.
+        """
+        directory.mkdir(parents=True)
+        writer = cls(directory)
+        writer.declare(declaration)
+        return writer
+
+    def declare(self, declaration: Declaration) -> None:
+        """Replace the declaration; call it before a record that needs a new or larger array."""
+        _write_atomically(self.directory / _DECLARATION, declaration.to_json())
+
+    def append(self, step: int, arrays: Mapping[str, npt.NDArray[Any]]) -> int:
+        """Write one record and return the bytes of its arrays.
+
+        Parameters
+        ----------
+        step
+            The step that all of `arrays` belong to.
+        arrays
+            ``kind/path`` to array, without the step dimension.
+        """
+        # Not ascontiguousarray: it makes a 0-d array one-dimensional.
+        tensors = {key: np.asarray(value, order="C") for key, value in arrays.items()}
+        path = self.directory / f"{self._next:08d}{_SUFFIX}"
+        temporary = path.with_suffix(".partial")
+        save_file(tensors, temporary, metadata={STEP: str(step)})
+        temporary.replace(path)
+        self._next += 1
+        return sum(tensor.nbytes for tensor in tensors.values())
+
+    def close(self, status: Status, reason: str | None, attributes: TraceAttributes) -> None:
+        """Say how the run ended; `attributes` replace the declared ones."""
+        text = json.dumps(
+            {"status": status, "reason": reason, "attributes": attributes.model_dump(mode="json")},
+            allow_nan=False,
+        )
+        _write_atomically(self.directory / _CLOSED, text)
+
+    def pending_records(self) -> int:
+        """Return how many records are not yet in the store."""
+        return sum(1 for _ in self.directory.glob("*" + _SUFFIX))
+
+    def pending_bytes(self) -> int:
+        """Return the bytes of the records that are not yet in the store."""
+        total = 0
+        for path in self.directory.glob("*" + _SUFFIX):
+            try:
+                total += path.stat().st_size
+            except FileNotFoundError:  # the recorder has just moved it
+                continue
+        return total
+
+
+class Record:
+    """One step of a journal, read from disk when an array is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.index = int(path.stem)
+        try:
+            file: Any = safe_open(path, framework="np")  # Any: the package has no types for it
+            self.step = int(file.metadata()[STEP])
+            self.keys: frozenset[str] = frozenset(file.keys())
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            msg = (
+                f"{path} is not a readable journal record ({error}); move it away and run "
+                "'steptrace recover' to keep the steps before and after it"
+            )
+            raise DamagedTraceError(msg) from error
+        self._file = file
+
+    def read(self, key: str) -> npt.NDArray[Any]:
+        """Return the array ``kind/path`` of this step."""
+        array: npt.NDArray[Any] = self._file.get_tensor(key)
+        return array
+
+
+class JournalReader:
+    """Reads a journal, whether or not it is still being written."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a journal."""
+        return (self.directory / _DECLARATION).is_file()
+
+    def declaration(self) -> Declaration:
+        """Read the declaration.
+
+        Raises
+        ------
+        DamagedTraceError
+            If it cannot be understood.
+        """
+        path = self.directory / _DECLARATION
+        try:
+            return Declaration.from_json(path.read_text(encoding="utf-8"))
+        except (OSError, KeyError, TypeError, ValueError, ValidationError) as error:
+            msg = f"{path} is not a readable journal declaration: {error}"
+            raise DamagedTraceError(msg) from error
+
+    def closing(self) -> Closing | None:
+        """Return how the run ended, or None where it has not, or was killed."""
+        path = self.directory / _CLOSED
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        try:
+            fields = json.loads(text)
+            attributes = TraceAttributes.model_validate(fields["attributes"])
+            return Closing(fields["status"], fields["reason"], attributes)
+        except (KeyError, TypeError, ValueError, ValidationError) as error:
+            msg = f"{path} is not readable: {error}"
+            raise DamagedTraceError(msg) from error
+
+    def paths(self, start: int = 0) -> list[Path]:
+        """Return the record files with index `start` or later, in order."""
+        found = sorted(self.directory.glob("*" + _SUFFIX))
+        return [path for path in found if path.stem.isdecimal() and int(path.stem) >= start]
+
+    def clear(self) -> None:
+        """Delete the journal; everything in it must be in the store."""
+        for path in [
+            *self.directory.glob("*" + _SUFFIX),
+            *self.directory.glob("*.partial"),
+            *self.directory.glob("*.log"),
+            *self.directory.glob("lock"),
+            self.directory / _CLOSED,
+            self.directory / _DECLARATION,
+        ]:
+            path.unlink(missing_ok=True)
+        self.directory.rmdir()
