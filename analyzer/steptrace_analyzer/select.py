@@ -6,7 +6,6 @@ import difflib
 from typing import TYPE_CHECKING
 
 import numpy as np
-
 from steptrace_schema.errors import StepNotRecordedError, UnknownNameError
 from steptrace_schema.names import ATTRIBUTES_KEY, STEP, Kind
 
@@ -127,8 +126,11 @@ def get_tensor(trace: xr.DataTree, kind: Kind, path: str) -> xr.DataArray:
     UnknownNameError
         If there is no such tensor.
     """
-    array: xr.DataArray = trace[f"{kind}/{resolve_tensor(trace, kind, path)}"]
-    return array
+    layer, _, name = resolve_tensor(trace, kind, path).rpartition("/")
+    group: xr.DataTree = trace.children[kind]
+    for segment in layer.split("/") if layer else ():
+        group = group.children[segment]
+    return group.dataset[name]
 
 
 def recorded_steps(node: xr.DataArray | xr.DataTree) -> list[int]:

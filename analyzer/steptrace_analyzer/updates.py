@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-
 from steptrace_schema.names import STEP
 
 if TYPE_CHECKING:
