@@ -43,6 +43,16 @@ BATCH_INDEX: Final = "batch"
 BATCH_SIZE: Final = "batch_size"
 WALL_TIME: Final = "wall_time"
 STEP_DURATION: Final = "step_duration"
+REQUIRED_SCALARS: Final = (
+    LOSS,
+    LEARNING_RATE,
+    EPOCH,
+    BATCH_INDEX,
+    BATCH_SIZE,
+    WALL_TIME,
+    STEP_DURATION,
+)
+"""Arrays that every trace has under ``scalars``."""
 METRICS: Final = "metrics"
 """Group below ``scalars`` with one array per metric."""
 

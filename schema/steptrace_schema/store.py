@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from pydantic import ValidationError
+from zarr.codecs import Crc32cCodec
 from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore, ZipStore
 
@@ -40,10 +41,16 @@ from steptrace_schema.version import FORMAT_VERSION
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from zarr.core.array_spec import ArrayConfigParams
+
 PACKED_SUFFIX: Final = ".zip"
 """File name ending of a trace packed into one file."""
 
 _STEP_CHUNK: Final = 1024
+
+_WRITE_ALL: Final[ArrayConfigParams] = {
+    "write_empty_chunks": True
+}  # all-NaN rows are data, not gaps
 
 
 def supported(version: object) -> bool:
@@ -260,9 +267,9 @@ class TraceWriter:
         """Write rows of a kind's statistics, `values` (step, tensor, statistic)."""
         group = f"{STATISTICS}/{kind}"
         key = f"{group}/{STATISTICS_VALUES}"
-        array = self._arrays.get(key) or self._root.get(key)
-        if not isinstance(array, zarr.Array):
-            array = self._root.create_array(
+        array = self._known(key)
+        if array is None:
+            array = self._create(
                 key,
                 shape=(0, len(tensors), len(STATISTIC_NAMES)),
                 chunks=(max(1, 65_536 // max(1, len(tensors))), len(tensors), len(STATISTIC_NAMES)),
@@ -270,8 +277,8 @@ class TraceWriter:
                 fill_value=float("nan"),
                 dimension_names=(STEP, TENSOR, STATISTIC),
                 attributes={"tensors": list(tensors), "statistics": list(STATISTIC_NAMES)},
+                compressors=[Crc32cCodec()],
             )
-        self._arrays[key] = array
         if list(tensors) != array.attrs["tensors"]:
             array.attrs["tensors"] = list(tensors)
         needed = (start + len(steps), len(tensors), len(STATISTIC_NAMES))
@@ -282,9 +289,9 @@ class TraceWriter:
 
     def _write_steps(self, group: str, start: int, steps: list[int]) -> None:
         key = f"{group}/{STEP}"
-        array = self._arrays.get(key) or self._root.get(key)
-        if not isinstance(array, zarr.Array):
-            array = self._root.create_array(
+        array = self._known(key)
+        if array is None:
+            array = self._create(
                 key,
                 shape=(0,),
                 chunks=(_STEP_CHUNK,),
@@ -292,16 +299,16 @@ class TraceWriter:
                 fill_value=-1,
                 dimension_names=(STEP,),
                 attributes={"long_name": "optimizer step, counted from 0"},
+                compressors=[Crc32cCodec()],
             )
-        self._arrays[key] = array
         if array.shape != (start + len(steps),):
             array.resize((start + len(steps),))
         array[start:] = np.asarray(steps, dtype=np.int64)
 
     def _open(self, spec: ArraySpec) -> zarr.Array[Any]:
-        array = self._arrays.get(spec.key) or self._root.get(spec.key)
+        array = self._known(spec.key)
         if array is None:
-            array = self._root.create_array(
+            array = self._create(
                 spec.key,
                 shape=spec.shape if spec.static else (0, *spec.shape),
                 dtype=spec.dtype,
@@ -310,11 +317,24 @@ class TraceWriter:
                 attributes=spec.attributes,
                 **encoding(spec, self.attributes.policy.profile, self.attributes.shard_steps),
             )
-        if not isinstance(array, zarr.Array):
-            msg = f"{self.path}: '{spec.key}' is a group where an array is declared"
-            raise TraceError(msg)
-        self._arrays[spec.key] = array
         return array
+
+    def _create(self, key: str, **keywords: Any) -> zarr.Array[Any]:
+        array = self._root.create_array(key, **keywords, config=_WRITE_ALL)
+        self._arrays[key] = array
+        return array
+
+    def _known(self, key: str) -> zarr.Array[Any] | None:
+        """Return the array at `key` where the store has it."""
+        if key not in self._arrays:
+            found = self._root.get(key)
+            if isinstance(found, zarr.Group):
+                msg = f"{self.path}: '{key}' is a group where an array is declared"
+                raise TraceError(msg)
+            if found is None:
+                return None
+            self._arrays[key] = found.with_config(_WRITE_ALL)
+        return self._arrays[key]
 
 
 def _as_attribute(attributes: TraceAttributes) -> dict[str, Any]:

@@ -1,0 +1,68 @@
+"""Checking a trace against the specification, rule by rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zarr.errors import BaseZarrError
+
+from steptrace_schema.errors import NotATraceError, UnsupportedVersionError
+from steptrace_schema.store import read_attributes
+from steptrace_schema.validate.attributes import json_is_strict, root_is_group, status_is_explained
+from steptrace_schema.validate.data import DATA_CHECKS
+from steptrace_schema.validate.hierarchy import HIERARCHY_CHECKS, Hierarchy
+from steptrace_schema.validate.rules import COPY, LEVELS, REWRITE, RULES, Level, Problem
+
+__all__ = ["LEVELS", "RULES", "Level", "Problem", "validate"]
+
+
+def validate(path: str | Path, level: Level = "data") -> list[Problem]:
+    """Check the trace at `path`, a folder or a packed file.
+
+    Parameters
+    ----------
+    path
+        The trace.
+    level
+        How deep to look.
+
+    Returns
+    -------
+    list of Problem
+        All violations, in the order of the rules; empty for a valid trace.
+
+    Raises
+    ------
+    NotATraceError
+        If nothing exists at `path`.
+
+    Examples
+    --------
+    >>> for problem in validate("run.zarr"):  # doctest: +SKIP
+    ...     print(problem.rule, problem.path, problem.found, problem.remedy)
+    """
+    path = Path(path)
+    if not path.exists():
+        msg = (
+            f"{path} does not exist; give the path of a trace (a .zarr folder or a .zarr.zip file)"
+        )
+        raise NotATraceError(msg)
+    problems = [*root_is_group(path)] or [*json_is_strict(path)]
+    if problems:
+        return problems
+    try:
+        attributes = read_attributes(path)
+    except UnsupportedVersionError as error:
+        return [Problem("/", "R3", "format 1.x", str(error), "use a newer steptrace")]
+    except NotATraceError as error:
+        rule = "R4" if "is not valid" in str(error) else "R3"
+        return [Problem("/", rule, RULES[rule], str(error), REWRITE)]
+    problems = [*status_is_explained(attributes)]
+    if level == "attributes":
+        return problems
+    try:
+        trace = Hierarchy(path, attributes)
+    except (BaseZarrError, ValueError, KeyError, TypeError) as error:
+        return [*problems, Problem("/", "R1", "readable metadata", str(error), COPY)]
+    checks = HIERARCHY_CHECKS + (DATA_CHECKS if level == "data" else ())
+    return problems + [problem for check in checks for problem in check(trace)]

@@ -1,0 +1,176 @@
+"""The rules about groups, arrays and their metadata."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+import zarr
+
+from steptrace_schema.layout import fill_value, is_safe_path
+from steptrace_schema.names import (
+    KINDS,
+    REQUIRED_SCALARS,
+    STATISTIC,
+    STATISTIC_NAMES,
+    STATISTICS,
+    STATISTICS_VALUES,
+    STEP,
+    TENSOR,
+)
+from steptrace_schema.store import open_zarr
+from steptrace_schema.validate.files import files_of
+from steptrace_schema.validate.rules import COPY, REWRITE, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from steptrace_schema.attributes import TraceAttributes
+
+
+class Hierarchy:
+    """The arrays of a trace and the names of its files."""
+
+    def __init__(self, path: Path, attributes: TraceAttributes) -> None:
+        self.attributes = attributes
+        self.group = open_zarr(path)
+        members = dict(self.group.members(max_depth=None, use_consolidated_for_children=False))
+        self.names = sorted(members)
+        self.arrays = {k: a for k, a in sorted(members.items()) if isinstance(a, zarr.Array)}
+        self.files = files_of(path)
+
+    def dims(self, key: str) -> tuple[str | None, ...]:
+        """Return the dimension names of an array, None for one without a name."""
+        names = getattr(self.arrays[key].metadata, "dimension_names", None)
+        return tuple(names) if names is not None else (None,) * self.arrays[key].ndim
+
+    def rows(self, key: str) -> int | None:
+        """Return how many rows of an array are recorded, None where it has no step dimension."""
+        if STEP not in self.dims(key):
+            return None
+        counts = {str(kind): n for kind, n in self.attributes.steps_recorded.items()}
+        return counts.get(kind_of(key), 0)
+
+
+def kind_of(key: str) -> str:
+    """Return the kind that an array, or an array of statistics, belongs to."""
+    return key.removeprefix(f"{STATISTICS}/").partition("/")[0]
+
+
+def _dims_are_named(trace: Hierarchy) -> Iterator[Problem]:
+    for key, array in trace.arrays.items():
+        if any(not name for name in trace.dims(key)):
+            yield Problem(
+                key, "R6", f"{array.ndim} dimension names", str(list(trace.dims(key))), REWRITE
+            )
+
+
+def _names_are_safe(trace: Hierarchy) -> Iterator[Problem]:
+    for name in trace.names:
+        last = name.rpartition("/")[2]
+        if not is_safe_path(last):
+            yield Problem(name, "R7", "letters, digits and _ . + -", repr(last), REWRITE)
+
+
+def _steps_have_coordinates(trace: Hierarchy) -> Iterator[Problem]:
+    groups = [str(kind) for kind, rows in trace.attributes.steps_recorded.items() if rows]
+    with_data = {group_of_steps(k) for k in trace.arrays if STEP in trace.dims(k)}
+    expected = "int64 'step' with dims (step,)"
+    for group in sorted({*(g for g in groups if g != "updates"), *with_data}):
+        key = f"{group}/{STEP}"
+        array = trace.arrays.get(key)
+        if array is None:
+            yield Problem(group, "R8", expected, "no 'step'", COPY)
+        elif array.dtype != np.int64 or trace.dims(key) != (STEP,):
+            yield Problem(key, "R8", expected, f"{array.dtype} {trace.dims(key)}", REWRITE)
+
+
+def group_of_steps(key: str) -> str:
+    """Return the group whose step coordinate an array goes by."""
+    depth = 2 if key.startswith(f"{STATISTICS}/") else 1
+    return "/".join(key.split("/")[:depth])
+
+
+def _rows_match(trace: Hierarchy) -> Iterator[Problem]:
+    recording = trace.attributes.status == "recording"
+    for key, array in trace.arrays.items():
+        rows = trace.rows(key)
+        if rows is None:
+            continue
+        if trace.dims(key)[0] != STEP:
+            yield Problem(key, "R9", "step as the first dim", str(trace.dims(key)), REWRITE)
+        elif array.shape[0] < rows or (array.shape[0] > rows and not recording):
+            yield Problem(key, "R9", f"{rows} rows", f"{array.shape[0]} rows", COPY)
+
+
+def _dims_agree(trace: Hierarchy) -> Iterator[Problem]:
+    sizes: dict[str, dict[str, int]] = {}
+    for key in sorted(trace.arrays, key=lambda k: (k.count("/"), k)):
+        parents = [str(p) for p in PurePosixPath(key).parents if str(p) != "."]
+        for dim, size in zip(trace.dims(key), trace.arrays[key].shape, strict=True):
+            if dim is None or dim == STEP:
+                continue
+            known = next((sizes[p][dim] for p in parents if dim in sizes.get(p, {})), size)
+            if known != size:
+                found = f"'{dim}' is {size} here and {known} in its group or an ancestor"
+                yield Problem(key, "R10", "one size for each dimension", found, REWRITE)
+            sizes.setdefault(parents[0] if parents else "", {}).setdefault(dim, size)
+
+
+def _scalars_are_there(trace: Hierarchy) -> Iterator[Problem]:
+    for name in REQUIRED_SCALARS:
+        if f"scalars/{name}" not in trace.arrays and trace.attributes.records:
+            yield Problem(f"scalars/{name}", "R11", "an array", "nothing", COPY)
+
+
+def _fill_values(trace: Hierarchy) -> Iterator[Problem]:
+    for key, array in trace.arrays.items():
+        expected = fill_value(str(array.dtype))
+        if not np.array_equal(array.fill_value, expected, equal_nan=array.dtype.kind in "fc"):
+            yield Problem(key, "R12", str(expected), str(array.fill_value), REWRITE)
+
+
+def _statistics_are_described(trace: Hierarchy) -> Iterator[Problem]:
+    for key, array in trace.arrays.items():
+        if not (key.startswith(f"{STATISTICS}/") and key.endswith(f"/{STATISTICS_VALUES}")):
+            continue
+        dims, tensors = trace.dims(key), array.attrs.get("tensors")
+        names = array.attrs.get("statistics")
+        if dims != (STEP, TENSOR, STATISTIC) or array.dtype != np.float64:
+            found = f"{array.dtype} {dims}"
+            yield Problem(key, "R13", "float64 (step, tensor, statistic)", found, REWRITE)
+        elif not isinstance(tensors, list) or len(tensors) != array.shape[1]:
+            found = f"{tensors!r:.80}"
+            yield Problem(key, "R13", f"'tensors' with {array.shape[1]} names", found, REWRITE)
+        elif names != list(STATISTIC_NAMES[: array.shape[2]]) or len(names) != array.shape[2]:
+            yield Problem(
+                key, "R13", f"'statistics' {list(STATISTIC_NAMES)}", f"{names!r:.200}", REWRITE
+            )
+
+
+def _declared_is_recorded(trace: Hierarchy) -> Iterator[Problem]:
+    excused = {(m.kind, m.path) for m in trace.attributes.missing if m.reason and m.steps is None}
+    for kind in KINDS:
+        for path in trace.attributes.declared.get(kind, ()):
+            key = f"{kind}/{path}"
+            array = trace.arrays.get(key)
+            empty = array is None or (STEP in trace.dims(key) and array.shape[0] == 0)
+            if empty and (kind, path) not in excused:
+                remedy = "the trace is not whole; record the run again, or exclude the tensor"
+                yield Problem(key, "R14", "data, or a reason why not", "neither", remedy)
+
+
+HIERARCHY_CHECKS = (
+    _dims_are_named,
+    _names_are_safe,
+    _steps_have_coordinates,
+    _rows_match,
+    _dims_agree,
+    _scalars_are_there,
+    _fill_values,
+    _statistics_are_described,
+    _declared_is_recorded,
+)
+"""One function per rule, in the order of the rules."""
