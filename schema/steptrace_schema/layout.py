@@ -92,15 +92,17 @@ def safe_path(name: str) -> str:
     >>> safe_path("my model/dense:0/kernel")
     'my_model/dense_0/kernel'
     >>> safe_path("../x")
-    '_/x'
+    'unnamed/x'
     """
     return "/".join(_safe_segment(segment) for segment in name.split("/") if segment)
 
 
 def _safe_segment(segment: str) -> str:
     cleaned = _UNSAFE.sub("_", segment)
-    if cleaned.strip(".") == "" or cleaned.startswith("__") or cleaned == "zarr.json":
-        return "_" + cleaned.lstrip("._")
+    if not cleaned.strip("._"):
+        return "unnamed"
+    if cleaned.startswith("__") or cleaned == "zarr.json":
+        return "_" + cleaned.lstrip("_")
     return cleaned
 
 
@@ -200,7 +202,7 @@ def unique_paths(paths: Iterable[str]) -> list[str]:
     result: list[str] = []
     seen: set[str] = set()
     for path in paths:
-        base = candidate = safe_path(path) or "_"
+        base = candidate = safe_path(path) or "unnamed"
         suffix = 0
         while candidate in seen:
             suffix += 1

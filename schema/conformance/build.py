@@ -1,0 +1,220 @@
+"""Write the conformance cases: valid traces, and one invalid trace for every rule.
+
+Run ``python schema/conformance/build.py`` after a change of the format; every case is one packed
+trace, small enough to read by hand after unzipping.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steptrace_schema.attributes import Layer, Missing, Policy, TraceAttributes
+from steptrace_schema.compact import recover
+from steptrace_schema.journal import Declaration, JournalWriter, journal_path
+from steptrace_schema.layout import ArraySpec, resolve_dims
+from steptrace_schema.names import REQUIRED_SCALARS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+HERE = Path(__file__).parent
+STEPS = 3
+RATE = 0.5
+
+
+def write_trace(path: Path) -> None:
+    """Write a complete trace of a dense layer with two inputs and two units over three steps."""
+    arrays = resolve_dims(
+        [
+            *(ArraySpec("scalars", n, (), (), _scalar_type(n)) for n in REQUIRED_SCALARS),
+            ArraySpec("weights", "dense/kernel", ("in", "out"), (2, 2), "float32"),
+            ArraySpec("gradients", "dense/kernel", ("in", "out"), (2, 2), "float32"),
+            ArraySpec("activations", "dense/output", ("sample", "unit"), (2, 2), "float32"),
+        ]
+    )
+    attributes = TraceAttributes(
+        run_id="00000000000000000000000000000000",
+        created="2026-01-01T00:00:00+00:00",
+        producer="conformance",
+        policy=Policy(samples=2),
+        declared={
+            "weights": ("dense/kernel",),
+            "gradients": ("dense/kernel",),
+            "activations": ("dense/output",),
+            "activation_gradients": ("dense/output",),
+        },
+        missing=(
+            Missing(
+                kind="activation_gradients",
+                path="dense/output",
+                reason="the loss does not depend on this output",
+            ),
+        ),
+        layers=(
+            Layer(
+                path="dense",
+                name="dense",
+                class_name="Dense",
+                activation="linear",
+                output_shape=(None, 2),
+                parameters=4,
+                variables=("dense/kernel",),
+            ),
+        ),
+    )
+    writer = JournalWriter.create(journal_path(path), Declaration(attributes, tuple(arrays)))
+    kernel = np.array([[1, 2], [3, 4]], dtype=np.float32)
+    x = np.array([[1, 0], [0, 1]], dtype=np.float32)
+    for step in range(STEPS):
+        gradient = np.full((2, 2), step + 1, dtype=np.float32)
+        record: dict[str, npt.NDArray[Any]] = {
+            "weights/dense/kernel": kernel,
+            "gradients/dense/kernel": gradient,
+            "activations/dense/output": x @ kernel,
+            "scalars/loss": np.array(1 / (step + 1), np.float32),
+            "scalars/learning_rate": np.array(RATE, np.float32),
+            "scalars/epoch": np.array(0, np.int64),
+            "scalars/batch": np.array(step, np.int64),
+            "scalars/batch_size": np.array(2, np.int64),
+            "scalars/wall_time": np.array(1_767_225_600 + step, np.float64),
+            "scalars/step_duration": np.array(0.25, np.float64),
+        }
+        writer.append(step, record)
+        kernel = kernel - np.float32(RATE) * gradient
+    writer.append(STEPS, {"weights/dense/kernel": kernel})
+    writer.close("complete", None, attributes)
+    recover(path)
+
+
+def _scalar_type(name: str) -> str:
+    if name in {"epoch", "batch", "batch_size"}:
+        return "int64"
+    return "float64" if name in {"wall_time", "step_duration"} else "float32"
+
+
+def _edit(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """Return a function that changes one zarr.json of a trace, and drops the copy in the root."""
+
+    def apply(trace: Path) -> None:
+        root = json.loads((trace / "zarr.json").read_text())
+        root.pop("consolidated_metadata", None)
+        (trace / "zarr.json").write_text(json.dumps(root))
+        metadata = json.loads((trace / name).read_text())
+        change(metadata)
+        (trace / name).write_text(json.dumps(metadata))
+
+    return apply
+
+
+def _edit_root(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    return _edit("zarr.json", lambda metadata: change(metadata["attributes"]["steptrace"]))
+
+
+def _bare_nan(trace: Path) -> None:
+    _edit("weights/dense/kernel/zarr.json", lambda m: m["attributes"].update(bad=float("nan")))(
+        trace
+    )
+
+
+def _flip_bit(trace: Path) -> None:
+    chunk = trace / "gradients/dense/kernel/c/0/0/0"
+    damaged = bytearray(chunk.read_bytes())
+    damaged[3] ^= 1
+    chunk.write_bytes(bytes(damaged))
+
+
+def _rename(trace: Path) -> None:
+    _edit("zarr.json", lambda _: None)(trace)
+    (trace / "weights/dense").rename(trace / "weights/den se")
+
+
+def _repeat_step(trace: Path) -> None:
+    import zarr
+
+    _edit("zarr.json", lambda _: None)(trace)
+    zarr.open_array(trace / "gradients/step", mode="r+")[2] = 1
+
+
+def _drop(name: str) -> Callable[[Path], None]:
+    def apply(trace: Path) -> None:
+        _edit("zarr.json", lambda _: None)(trace)
+        target = trace / name
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+
+    return apply
+
+
+def _one_name_twice(metadata: dict[str, Any]) -> None:
+    metadata["dimension_names"] = ["step", "unit", "unit"]
+    metadata["shape"] = [STEPS, 2, 1]
+
+
+def _earlier_weights(root: dict[str, Any]) -> None:
+    root["steps_recorded"]["weights"] = STEPS
+
+
+def _three_weight_rows(trace: Path) -> None:
+    _edit_root(_earlier_weights)(trace)
+    for name in ("weights/step", "weights/dense/kernel", "statistics/weights/step"):
+        _edit(f"{name}/zarr.json", lambda m: m["shape"].__setitem__(0, STEPS))(trace)
+    _edit("statistics/weights/values/zarr.json", lambda m: m["shape"].__setitem__(0, STEPS))(trace)
+
+
+INVALID: dict[str, Callable[[Path], None]] = {
+    "R1": _edit("zarr.json", lambda m: m.update(node_type="array")),
+    "R2": _bare_nan,
+    "R3": _edit_root(lambda root: root.update(version="2.0")),
+    "R4": _edit_root(lambda root: root.pop("run_id")),
+    "R5": _edit_root(lambda root: root.update(status="incomplete", status_reason=None)),
+    "R6": _edit("weights/dense/kernel/zarr.json", lambda m: m.pop("dimension_names")),
+    "R7": _rename,
+    "R8": _edit("gradients/step/zarr.json", lambda m: m.update(data_type="uint64", fill_value=0)),
+    "R9": _edit("gradients/dense/kernel/zarr.json", lambda m: m["shape"].__setitem__(0, 2)),
+    "R10": _edit("activations/dense/output/zarr.json", _one_name_twice),
+    "R11": _drop("scalars/learning_rate"),
+    "R12": _edit("scalars/loss/zarr.json", lambda m: m.update(fill_value=0.0)),
+    "R13": _edit("statistics/weights/values/zarr.json", lambda m: m["attributes"].pop("tensors")),
+    "R14": _edit_root(lambda root: root.update(missing=[])),
+    "R15": _repeat_step,
+    "R16": _three_weight_rows,
+    "R17": _drop("gradients/dense/kernel/c/0/0/0"),
+    "R18": _flip_bit,
+}
+"""For each rule, how a valid trace is changed to violate it."""
+
+
+def pack(trace: Path, target: Path) -> None:
+    """Write the trace as one file with fixed time stamps, so that it is the same every time."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(p for p in trace.rglob("*") if p.is_file()):
+            info = zipfile.ZipInfo(path.relative_to(trace).as_posix(), (2026, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, path.read_bytes())
+
+
+def build(target: Path) -> None:
+    """Write all cases below `target`."""
+    with tempfile.TemporaryDirectory() as folder:
+        valid = Path(folder) / "valid.zarr"
+        write_trace(valid)
+        (target / "valid").mkdir(parents=True, exist_ok=True)
+        pack(valid, target / "valid" / "dense.zarr.zip")
+        for rule, violate in INVALID.items():
+            trace = Path(folder) / f"{rule}.zarr"
+            shutil.copytree(valid, trace)
+            violate(trace)
+            (target / "invalid" / rule).mkdir(parents=True, exist_ok=True)
+            pack(trace, target / "invalid" / rule / "trace.zarr.zip")
+
+
+if __name__ == "__main__":
+    build(HERE)

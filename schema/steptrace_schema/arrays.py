@@ -1,0 +1,223 @@
+"""The arrays of a trace: what each holds, its dims, dtype and unit. Section 7 of SPEC.md."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from steptrace_schema.names import Kind
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayDefinition:
+    """What one array, or every array of one kind, holds.
+
+    Attributes
+    ----------
+    kind
+        The kind.
+    name
+        Path below the kind's group; ``<layer>`` is a layer's path, ``<variable>`` and ``<metric>``
+        stand for a name.
+    dims, dtype, unit
+        Dimensions, element type, and unit (empty where it depends on the data).
+    required
+        When the array has to be there.
+    meaning
+        What row t holds.
+    """
+
+    kind: Kind
+    name: str
+    dims: str
+    dtype: str
+    unit: str
+    required: str
+    meaning: str
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the attributes to store with an array of this definition."""
+        return {"long_name": self.meaning, **({"units": self.unit} if self.unit else {})}
+
+
+_RECORDED = "if the policy covers it"
+
+ARRAYS: Final[tuple[ArrayDefinition, ...]] = (
+    ArrayDefinition(
+        "scalars", "loss", "step", "float32", "", "always", "loss of the step's batch, as minimised"
+    ),
+    ArrayDefinition(
+        "scalars",
+        "learning_rate",
+        "step",
+        "float32",
+        "1",
+        "always",
+        "learning rate that the step's update used",
+    ),
+    ArrayDefinition("scalars", "epoch", "step", "int64", "1", "always", "epoch, counted from 0"),
+    ArrayDefinition(
+        "scalars",
+        "batch",
+        "step",
+        "int64",
+        "1",
+        "always",
+        "number of the batch within its epoch, counted from 0",
+    ),
+    ArrayDefinition(
+        "scalars", "batch_size", "step", "int64", "1", "always", "samples in the batch"
+    ),
+    ArrayDefinition(
+        "scalars",
+        "wall_time",
+        "step",
+        "float64",
+        "seconds since 1970-01-01T00:00:00Z",
+        "always",
+        "when the step began",
+    ),
+    ArrayDefinition(
+        "scalars", "step_duration", "step", "float64", "s", "always", "how long the step took"
+    ),
+    ArrayDefinition(
+        "scalars",
+        "metrics/<metric>",
+        "step",
+        "float32",
+        "",
+        "if the model has it",
+        "metric as the framework reports it at the step: a mean over the epoch so far",
+    ),
+    ArrayDefinition(
+        "weights",
+        "<layer>/<variable>",
+        "step, ...",
+        "as in the model",
+        "",
+        _RECORDED,
+        "weight that the step's forward pass used; one more row holds the weights after the last "
+        "step",
+    ),
+    ArrayDefinition(
+        "gradients",
+        "<layer>/<variable>",
+        "step, ...",
+        "as in the model",
+        "",
+        _RECORDED,
+        "gradient of the loss with respect to the trainable weight, before the optimizer changes "
+        "it, without loss scale",
+    ),
+    ArrayDefinition(
+        "updates",
+        "<layer>/<variable>",
+        "step, ...",
+        "as in the model",
+        "",
+        "if weights are recorded, but not at every step",
+        "weight after the step minus weight before it",
+    ),
+    ArrayDefinition(
+        "activations",
+        "<layer>/output",
+        "step, sample, ...",
+        "as in the model",
+        "",
+        _RECORDED,
+        "output of the layer in the training step, for the first samples of the batch",
+    ),
+    ArrayDefinition(
+        "activation_gradients",
+        "<layer>/output",
+        "step, sample, ...",
+        "as in the model",
+        "",
+        _RECORDED,
+        "gradient of the loss with respect to the layer's output",
+    ),
+    ArrayDefinition(
+        "inputs",
+        "x",
+        "step, sample, ...",
+        "as in the data",
+        "",
+        _RECORDED,
+        "first samples of the batch, as they enter the model",
+    ),
+    ArrayDefinition(
+        "inputs",
+        "y",
+        "step, sample, ...",
+        "as in the data",
+        "",
+        _RECORDED,
+        "targets of the first samples of the batch",
+    ),
+    ArrayDefinition(
+        "inputs",
+        "x_gradient",
+        "step, sample, ...",
+        "as in the model",
+        "",
+        _RECORDED,
+        "gradient of the loss with respect to x",
+    ),
+    ArrayDefinition(
+        "inputs",
+        "sample_digest",
+        "step, batch",
+        "int64",
+        "",
+        _RECORDED,
+        "xxh3-64 of the bytes of each sample of the whole batch, read as a signed integer",
+    ),
+    ArrayDefinition(
+        "probe",
+        "x",
+        "sample, ...",
+        "as in the data",
+        "",
+        _RECORDED,
+        "the probe's inputs, the same at every step",
+    ),
+    ArrayDefinition(
+        "probe",
+        "<layer>/preactivation",
+        "step, sample, ...",
+        "as in the model",
+        "",
+        _RECORDED,
+        "input of the layer's activation function, in inference mode, with the step's weights",
+    ),
+    ArrayDefinition(
+        "probe",
+        "<layer>/output",
+        "step, sample, ...",
+        "as in the model",
+        "",
+        _RECORDED,
+        "output of the layer's activation function, in inference mode, with the step's weights",
+    ),
+)
+"""Every array that format 1.0 defines, but for `step` and the statistics."""
+
+
+def definition(kind: Kind, path: str) -> ArrayDefinition | None:
+    """Return the definition of the array at `path` of `kind`, None where there is none.
+
+    Examples
+    --------
+    >>> definition("activations", "sequential/dense/output").dims
+    'step, sample, ...'
+    """
+    last = path.rpartition("/")[2]
+    for entry in ARRAYS:
+        if entry.kind != kind:
+            continue
+        pattern = entry.name.rpartition("/")[2]
+        nested = "/" in path
+        if ("/" in entry.name) == nested and (pattern == last or pattern.startswith("<")):
+            return entry
+    return None
