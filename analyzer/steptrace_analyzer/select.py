@@ -6,6 +6,7 @@ import difflib
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from steptrace_schema.errors import StepNotRecordedError, UnknownNameError
 from steptrace_schema.names import ATTRIBUTES_KEY, STEP, Kind
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import xarray as xr
+
 from steptrace_schema.names import STEP
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from steptrace_schema.names import Kind
+
+DERIVED: Final = "derived"
+"""Attribute of a kind's group that is not stored; its value is the formula."""
+
+
+def is_derived(trace: xr.DataTree, kind: Kind) -> bool:
+    """Whether a kind of an opened trace is computed on reading rather than stored."""
+    return kind in trace.children and DERIVED in trace.children[kind].attrs
 
 
 def with_updates(tree: xr.DataTree) -> xr.DataTree:
@@ -51,6 +62,7 @@ def with_updates(tree: xr.DataTree) -> xr.DataTree:
         }
         coords = {STEP: steps[before]} if not path else {}
         derived[f"updates{path}"] = xr.Dataset(arrays, coords=coords, attrs=node.attrs)
+    derived["updates"].attrs[DERIVED] = "weights[step + 1] - weights[step]"
     groups = {node.path: node.to_dataset(inherit=False) for node in tree.subtree}
     return xr.DataTree.from_dict(groups | derived, name=tree.name)
 
