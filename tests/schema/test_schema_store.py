@@ -205,7 +205,7 @@ def test_plain_xarray_opens_the_store(
     assert kernel.step.values.tolist() == list(range(21))
     assert tree["gradients"].step.size == 20
     for step, arrays in steps:
-        assert (kernel.sel(step=step).values == arrays["weights/dense/kernel"]).all()
+        assert np.array_equal(kernel.sel(step=step).values, arrays["weights/dense/kernel"])
 
 
 class TestRefusal:
