@@ -200,7 +200,7 @@ def test_plain_xarray_opens_the_store(
     make_journal(steps, shard_steps=8)
     recover(tmp_path / "run.zarr")
     tree = xr.open_datatree(tmp_path / "run.zarr", engine="zarr", consolidated=True)
-    kernel = tree["weights/dense/kernel"]
+    kernel = tree["weights/dense"].dataset["kernel"]
     assert kernel.dims[0] == "step"
     assert kernel.step.values.tolist() == list(range(21))
     assert tree["gradients"].step.size == 20
