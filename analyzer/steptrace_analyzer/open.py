@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 import xarray as xr
-import zarr
-from dask import delayed
-from dask.base import tokenize
+
+from steptrace_analyzer.journaled import (
+    journal_rows,
+    journal_statistics,
+    read_journal,
+    static_rows,
+    statistics_variable,
+)
+from steptrace_analyzer.stored import stored_arrays
+from steptrace_analyzer.updates import with_updates
 from steptrace_schema.compact import NOT_CLOSED, is_being_moved
-from steptrace_schema.errors import DamagedTraceError
-from steptrace_schema.journal import Declaration, JournalReader, Record, journal_path
-from steptrace_schema.layout import ArraySpec, fill_value
+from steptrace_schema.journal import JournalReader, Record, journal_path
 from steptrace_schema.names import (
     ATTRIBUTES_KEY,
     STATISTIC,
@@ -26,15 +31,11 @@ from steptrace_schema.names import (
     TENSOR,
 )
 from steptrace_schema.statistics import compute_statistics, has_statistics
-from steptrace_schema.store import open_zarr, parse_attributes, read_attributes
-
-from steptrace_analyzer.updates import with_updates
+from steptrace_schema.store import parse_attributes, read_attributes
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from steptrace_schema.attributes import TraceAttributes
-
-_READ_ATTEMPTS = 10  # the recorder may move records while they are being listed
+    from steptrace_schema.layout import ArraySpec
 
 
 def open_trace(path: str | Path) -> xr.DataTree:
@@ -69,13 +70,13 @@ def open_trace(path: str | Path) -> xr.DataTree:
     """
     path = Path(path)
     journal = JournalReader(journal_path(path))
-    declaration, records = _read_journal(journal)
+    declaration, records = read_journal(journal)
     if declaration is not None and not path.exists():
         attributes, stored = declaration.attributes, {}
     else:
         # After the journal: what the recorder moves in between is then in both, never in neither.
         attributes = read_attributes(path)
-        stored = _stored_arrays(path, attributes)
+        stored = stored_arrays(path, attributes)
     if declaration is not None:
         records = [record for record in records if record.index >= attributes.records]
         attributes = _live_attributes(journal, attributes, path)
@@ -96,47 +97,6 @@ def trace_attributes(trace: xr.DataTree) -> TraceAttributes:
     return parse_attributes(Path(trace.name or "trace"), trace.attrs.get(ATTRIBUTES_KEY))
 
 
-class _StoredArray:
-    """A Zarr array for dask whose read errors name the trace, the array and the steps."""
-
-    def __init__(self, path: Path, key: str, array: zarr.Array[Any], rows: int | None) -> None:
-        self.path = path
-        self.key = key
-        self.array = array
-        self.shape = array.shape if rows is None else (rows, *array.shape[1:])
-        self.dtype = array.dtype
-        self.ndim = array.ndim
-
-    def __getitem__(self, index: Any) -> npt.NDArray[Any]:
-        try:
-            return np.asarray(self.array[index])
-        except Exception as error:  # each codec raises its own kind
-            first = index[0] if isinstance(index, tuple) and index else index
-            rows = f"rows {first.start or 0} to {first.stop}" if isinstance(first, slice) else first
-            msg = (
-                f"{self.path}: array '{self.key}' cannot be decoded in {rows} "
-                f"({type(error).__name__}: {error}); the file is damaged or incomplete, so copy it "
-                "again, or read other steps; 'steptrace validate' lists all that is damaged"
-            )
-            raise DamagedTraceError(msg) from error
-
-
-def _read_journal(journal: JournalReader) -> tuple[Declaration | None, list[Record]]:
-    """Read the declaration and open every record; an open record outlives its deletion."""
-    for _ in range(_READ_ATTEMPTS):
-        if not journal.exists:
-            return None, []
-        try:
-            paths = journal.paths()
-            records = [Record(path) for path in paths]
-            return journal.declaration(), records
-        except DamagedTraceError:
-            if all(path.exists() for path in paths) and journal.exists:
-                raise
-    msg = f"{journal.directory} changes too fast to be read; try again in a moment"
-    raise DamagedTraceError(msg)
-
-
 def _live_attributes(
     journal: JournalReader, stored: TraceAttributes, path: Path
 ) -> TraceAttributes:
@@ -152,39 +112,6 @@ def _live_attributes(
     return stored.model_copy(update={"status": status, "status_reason": reason})
 
 
-def _stored_arrays(path: Path, attributes: TraceAttributes) -> dict[str, xr.Variable]:
-    """Return every array of the store as a lazy variable, cut to the rows that are recorded."""
-    variables: dict[str, xr.Variable] = {}
-    group = open_zarr(path)
-    for key, array in group.members(max_depth=None):
-        if not isinstance(array, zarr.Array):
-            continue
-        names = getattr(array.metadata, "dimension_names", None)
-        if names is None or len(names) != array.ndim:
-            msg = (
-                f"{path}: array '{key}' has no dimension_names, which every array of a trace has; "
-                "'steptrace validate' lists all that is wrong"
-            )
-            raise DamagedTraceError(msg)
-        dims = tuple(str(name) for name in names)
-        rows = _recorded_rows(key, array, attributes) if dims[:1] == (STEP,) else None
-        data = da.from_array(  # type: ignore[no-untyped-call]
-            _StoredArray(path, key, array, rows),
-            chunks=array.shards or array.chunks,
-            name=f"{key}-{tokenize(str(path), key, attributes.run_id, rows)}",
-            asarray=True,
-        )
-        variables[key] = xr.Variable(dims, data, attrs=dict(array.attrs))
-    return variables
-
-
-def _recorded_rows(key: str, array: zarr.Array[Any], attributes: TraceAttributes) -> int:
-    """Return how many rows of the array are data; see `steps_recorded` in the specification."""
-    kind = key.removeprefix(f"{STATISTICS}/").partition("/")[0]
-    counts: dict[str, int] = {str(k): n for k, n in attributes.steps_recorded.items()}
-    return min(int(array.shape[0]), counts.get(kind, 0))
-
-
 def _join(
     stored: dict[str, xr.Variable], records: list[Record], arrays: tuple[ArraySpec, ...]
 ) -> dict[str, xr.Dataset]:
@@ -197,16 +124,16 @@ def _join(
         table = list(specs)
         for spec in table:
             if spec.static:
-                variables.setdefault(spec.key, _static_rows(spec, present))
+                variables.setdefault(spec.key, static_rows(spec, present))
             else:
-                _extend(variables, spec.key, _journal_rows(spec, present))
+                _extend(variables, spec.key, journal_rows(spec, present))
         steps = xr.Variable((STEP,), np.array([r.step for r in present], dtype=np.int64))
         described = [spec for spec in table if has_statistics(spec)]
         if any(not spec.static for spec in table):
             _extend(variables, f"{kind}/{STEP}", steps)
         if described:
             group = f"{STATISTICS}/{kind}"
-            values = _journal_statistics(described, present)
+            values = journal_statistics(described, present)
             _extend(variables, f"{group}/{STATISTICS_VALUES}", values)
             _extend(variables, f"{group}/{STEP}", steps)
     if records and not any(spec.kind == "updates" for spec in arrays):
@@ -241,44 +168,6 @@ def _extend(variables: dict[str, xr.Variable], key: str, rows: xr.Variable) -> N
     variables[key] = xr.Variable(before.dims, data, attrs=before.attrs)
 
 
-def _static_rows(spec: ArraySpec, records: list[Record]) -> xr.Variable:
-    record = next(r for r in records if spec.key in r.keys)
-    return xr.Variable(spec.dims, record.read(spec.key), attrs=spec.attributes)
-
-
-def _journal_rows(spec: ArraySpec, records: list[Record]) -> xr.Variable:
-    rows = [
-        da.from_delayed(  # type: ignore[no-untyped-call]
-            delayed(_padded, pure=False)(record, spec), shape=spec.shape, dtype=spec.dtype
-        )
-        for record in records
-    ]
-    stacked = da.stack(rows)  # type: ignore[no-untyped-call]
-    return xr.Variable((STEP, *spec.dims), stacked, attrs=spec.attributes)
-
-
-def _padded(record: Record, spec: ArraySpec) -> npt.NDArray[Any]:
-    row = np.full(spec.shape, fill_value(spec.dtype), dtype=np.dtype(spec.dtype))
-    if spec.key in record.keys:
-        values = record.read(spec.key)
-        row[tuple(slice(0, extent) for extent in values.shape)] = values
-    return row
-
-
-def _journal_statistics(specs: list[ArraySpec], records: list[Record]) -> xr.Variable:
-    values = np.full((len(records), len(specs), len(STATISTIC_NAMES)), np.nan)
-    for row, record in enumerate(records):
-        for column, spec in enumerate(specs):
-            if spec.key in record.keys:
-                values[row, column] = compute_statistics(record.read(spec.key))
-    return _statistics_variable(values, [spec.path for spec in specs])
-
-
-def _statistics_variable(values: npt.NDArray[np.float64], tensors: list[str]) -> xr.Variable:
-    attrs = {"tensors": tensors, "statistics": list(STATISTIC_NAMES)}
-    return xr.Variable((STEP, TENSOR, STATISTIC), values, attrs=attrs)
-
-
 def _extend_update_statistics(
     variables: dict[str, xr.Variable], arrays: tuple[ArraySpec, ...]
 ) -> None:
@@ -310,6 +199,6 @@ def _extend_update_statistics(
     _extend(
         variables,
         f"{group}/{STATISTICS_VALUES}",
-        _statistics_variable(values, [spec.path for spec in weights]),
+        statistics_variable(values, [spec.path for spec in weights]),
     )
     _extend(variables, f"{group}/{STEP}", xr.Variable((STEP,), steps[rows]))

@@ -12,11 +12,18 @@ if TYPE_CHECKING:
 
 
 def files_of(path: Path) -> frozenset[str]:
-    """Return the names of all files, relative to the trace."""
+    """Return the names of all files that are not empty, relative to the trace.
+
+    Zarr takes an empty chunk file for a chunk that was never written, so it counts as absent.
+    """
     if is_packed(path):
         with zipfile.ZipFile(path) as archive:
-            return frozenset(archive.namelist())
-    return frozenset(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
+            return frozenset(info.filename for info in archive.infolist() if info.file_size)
+    return frozenset(
+        p.relative_to(path).as_posix()
+        for p in path.rglob("*")
+        if p.is_file() and p.stat().st_size > 0
+    )
 
 
 def read_text(path: Path, name: str) -> str:

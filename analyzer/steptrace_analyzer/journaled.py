@@ -1,0 +1,79 @@
+"""The rows of a journal as lazy variables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.delayed import delayed
+
+from steptrace_schema.errors import DamagedTraceError
+from steptrace_schema.journal import Declaration, JournalReader, Record
+from steptrace_schema.layout import ArraySpec, fill_value
+from steptrace_schema.names import STATISTIC, STATISTIC_NAMES, STEP, TENSOR
+from steptrace_schema.statistics import compute_statistics
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_READ_ATTEMPTS = 10  # the recorder may move records while they are being listed
+
+
+def read_journal(journal: JournalReader) -> tuple[Declaration | None, list[Record]]:
+    """Read the declaration and open every record; an open record outlives its deletion."""
+    for _ in range(_READ_ATTEMPTS):
+        if not journal.exists:
+            return None, []
+        try:
+            paths = journal.paths()
+            records = [Record(path) for path in paths]
+            return journal.declaration(), records
+        except DamagedTraceError:
+            if all(path.exists() for path in paths) and journal.exists:
+                raise
+    msg = f"{journal.directory} changes too fast to be read; try again in a moment"
+    raise DamagedTraceError(msg)
+
+
+def static_rows(spec: ArraySpec, records: list[Record]) -> xr.Variable:
+    """Return the value of an array without a step dimension."""
+    record = next(r for r in records if spec.key in r.keys)
+    return xr.Variable(spec.dims, record.read(spec.key), attrs=spec.attributes)
+
+
+def journal_rows(spec: ArraySpec, records: list[Record]) -> xr.Variable:
+    """Return one lazily read row (step, ...) for each record."""
+    rows = [
+        da.from_delayed(  # type: ignore[no-untyped-call]
+            delayed(_padded, pure=False)(record, spec), shape=spec.shape, dtype=spec.dtype
+        )
+        for record in records
+    ]
+    stacked = da.stack(rows)  # type: ignore[no-untyped-call]
+    return xr.Variable((STEP, *spec.dims), stacked, attrs=spec.attributes)
+
+
+def _padded(record: Record, spec: ArraySpec) -> npt.NDArray[Any]:
+    row = np.full(spec.shape, fill_value(spec.dtype), dtype=np.dtype(spec.dtype))
+    if spec.key in record.keys:
+        values = record.read(spec.key)
+        row[tuple(slice(0, extent) for extent in values.shape)] = values
+    return row
+
+
+def journal_statistics(specs: list[ArraySpec], records: list[Record]) -> xr.Variable:
+    """Compute the statistics of every record, dims (step, tensor, statistic)."""
+    values = np.full((len(records), len(specs), len(STATISTIC_NAMES)), np.nan)
+    for row, record in enumerate(records):
+        for column, spec in enumerate(specs):
+            if spec.key in record.keys:
+                values[row, column] = compute_statistics(record.read(spec.key))
+    return statistics_variable(values, [spec.path for spec in specs])
+
+
+def statistics_variable(values: npt.NDArray[np.float64], tensors: list[str]) -> xr.Variable:
+    """Return `values` (step, tensor, statistic) with the attributes that name them."""
+    attrs = {"tensors": tensors, "statistics": list(STATISTIC_NAMES)}
+    return xr.Variable((STEP, TENSOR, STATISTIC), values, attrs=attrs)
