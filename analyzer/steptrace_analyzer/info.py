@@ -90,13 +90,12 @@ class TraceInfo:
             *("run_id", "version", "status", "status_reason", "created", "finished", "producer"),
             *("model", "layers", "optimizer", "policy", "environment", "missing", "events"),
         )
+        loss = None if self.loss is None else {"first": self.loss[0], "last": self.loss[1]}
         return {
             "path": self.path,
             **{name: attributes[name] for name in described},
             "loss_function": attributes["loss"],
-            "loss": None
-            if self.loss is None
-            else dict(zip(("first", "last"), self.loss, strict=True)),
+            "loss": loss,
             "kinds": [kind.to_dict() for kind in self.kinds],
             "stored_bytes": self.stored_bytes,
             "journal_bytes": self.journal_bytes,

@@ -158,8 +158,7 @@ def unpack(
 def _extract(path: Path, folder: Path, progress: Callable[[int, int], None]) -> None:
     with zipfile.ZipFile(path) as archive:
         members = [member for member in archive.infolist() if not member.is_dir()]
-        for member in members:
-            _refuse_unsafe(path, member)
+        _refuse_unsafe(path, members)
         total = sum(member.file_size for member in members)
         done = 0
         for member in members:
@@ -178,17 +177,20 @@ def _extract(path: Path, folder: Path, progress: Callable[[int, int], None]) -> 
                 raise DamagedTraceError(msg) from error
 
 
-def _refuse_unsafe(path: Path, member: zipfile.ZipInfo) -> None:
-    """Refuse a member that is a link, or that would be written outside of the folder."""
-    name = member.filename
-    parts = PurePosixPath(name).parts
-    is_link = stat.S_ISLNK(member.external_attr >> 16)
-    if is_link or "\\" in name or ":" in name or name.startswith("/") or ".." in parts:
-        msg = (
-            f"{path}: member {name!r} is not a safe relative path, so nothing was unpacked; "
-            "do not trust this file"
-        )
-        raise NotATraceError(msg)
+def _refuse_unsafe(path: Path, members: list[zipfile.ZipInfo]) -> None:
+    """Refuse links, names given twice, and what would be written outside of the folder."""
+    seen: set[str] = set()
+    for member in members:
+        name = member.filename
+        is_link = stat.S_ISLNK(member.external_attr >> 16)
+        outside = name.startswith("/") or "\\" in name or ".." in PurePosixPath(name).parts
+        if is_link or outside or ":" in name or name in seen:
+            msg = (
+                f"{path}: member {name!r} is not a safe relative path of its own, so nothing was "
+                "unpacked; do not trust this file"
+            )
+            raise NotATraceError(msg)
+        seen.add(name)
 
 
 def _refuse_unfinished(path: Path) -> None:

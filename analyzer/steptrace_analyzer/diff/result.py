@@ -1,0 +1,118 @@
+"""What a comparison found."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from steptrace_analyzer.select import format_steps
+
+if TYPE_CHECKING:
+    from steptrace_schema.names import Kind
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorDiff:
+    """How one tensor differs between the two sides, over all compared steps.
+
+    Absolute and relative differences, cosine and ULPs are over the elements that are finite on
+    both sides. The relative difference is ``|a - b| / max(|a|, |b|)``, 0 where both are 0.
+    """
+
+    kind: Kind
+    path: str
+    elements: int
+    differing: int
+    """Elements that differ by more than the tolerance, or where only one side is finite."""
+    max_abs: float
+    mean_abs: float | None
+    max_rel: float
+    mean_rel: float | None
+    cosine: float | None
+    """None where a side is all zero."""
+    max_ulp: int | None
+    """Representable numbers between the two, at most; None for integers and mixed dtypes."""
+    first_step: int | None
+    """First step that differs; None where none does, or the tensor has no steps."""
+    worst_step: int | None
+    """Step of the largest absolute difference."""
+    steps_differing: int
+    non_finite_a: int
+    non_finite_b: int
+
+    @property
+    def differs(self) -> bool:
+        """Whether any element differs by more than the tolerance."""
+        return self.differing > 0
+
+    @property
+    def name(self) -> str:
+        """Kind and path, ``"weights/dense/kernel"``."""
+        return f"{self.kind}/{self.path}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mismatch:
+    """Something that only one side has, or that cannot be compared element by element."""
+
+    name: str
+    """``kind`` or ``kind/path``."""
+    found: str
+    """One clause: ``"only in a.zarr"``, ``"shape (3, 4) in a.zarr and (3, 5) in b.zarr"``."""
+
+    def to_dict(self) -> dict[str, str]:
+        """Return JSON-ready values."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstDifference:
+    """Where the two sides part: the first step, and in it the first tensor in dataflow order."""
+
+    step: int | None
+    """None for a tensor that has no steps, which comes before all steps."""
+    kind: Kind
+    path: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffResult:
+    """What two traces, or two steps of one, have in common and what not."""
+
+    a: str
+    b: str
+    tensors: tuple[TensorDiff, ...]
+    """Every compared tensor, in dataflow order, equal ones included."""
+    mismatches: tuple[Mismatch, ...]
+    not_compared: tuple[Mismatch, ...]
+    """What was left out, and why; no difference."""
+    steps: tuple[int, ...]
+    """The training steps that were compared."""
+    first_difference: FirstDifference | None
+
+    @property
+    def differs(self) -> bool:
+        """Whether anything at all is different."""
+        return bool(self.mismatches) or any(tensor.differs for tensor in self.tensors)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        first = self.first_difference
+        return {
+            "a": self.a,
+            "b": self.b,
+            "differs": self.differs,
+            "steps": format_steps(self.steps),
+            "first_difference": None if first is None else first.to_dict(),
+            "tensors": [tensor.to_dict() for tensor in self.tensors],
+            "mismatches": [mismatch.to_dict() for mismatch in self.mismatches],
+            "not_compared": [entry.to_dict() for entry in self.not_compared],
+        }
