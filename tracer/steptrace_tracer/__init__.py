@@ -1,0 +1,28 @@
+"""Record every step of a TensorFlow/Keras training into a trace.
+
+Examples
+--------
+>>> from steptrace_tracer import Tracer  # doctest: +SKIP
+>>> model.fit(x, y, callbacks=[Tracer("run.zarr")])  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from steptrace_schema.attributes import Policy as Policy
+
+if TYPE_CHECKING:
+    from steptrace_tracer.keras_callback import Tracer as Tracer
+
+__all__ = ["Policy", "Tracer"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the tracer when it is asked for: the recorder process needs this package without it."""
+    if name == "Tracer":
+        from steptrace_tracer.keras_callback import Tracer
+
+        return Tracer
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

@@ -1,0 +1,294 @@
+"""The tracer as a Keras callback."""
+
+from __future__ import annotations
+
+import atexit
+import datetime
+import time
+import uuid
+import warnings
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from steptrace_schema.attributes import Policy, TraceAttributes
+from steptrace_schema.errors import TraceError
+from steptrace_schema.names import SAMPLE_DIGEST, Status
+from steptrace_schema.store import refuse_existing
+from steptrace_schema.version import PACKAGE_VERSION
+from steptrace_tracer import provenance
+from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.closing import ClosingProgress, describe, report
+from steptrace_tracer.digests import sample_digests
+from steptrace_tracer.recording import Arrays, PendingStep, Recording, scalar
+from steptrace_tracer.step import BATCH_INPUT, ITERATION, StepResult, TracedStep
+
+JOURNAL_LIMIT: Final = 4 * 2**30
+"""Bytes that the journal may hold before training waits for the recorder, by default."""
+
+OnError = Literal["warn", "raise"]
+
+_NOT_ENDED = "the program ended before fit did"
+
+
+class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
+    """Records every step of ``model.fit`` into a trace.
+
+    The training is not changed: with the same seed, the weights are bit-identical with and without
+    the tracer.
+
+    Parameters
+    ----------
+    path
+        Where the trace goes, a local path that usually ends in ``.zarr``.
+    policy
+        What to record, and when; the default records everything at every step.
+    probe
+        Inputs, in the structure that the model takes, that are pushed through the model in inference
+        mode at every recorded step; by default the first ``policy.samples`` rows of the first batch.
+    overwrite
+        Replace a trace that is already at `path`.
+    on_error
+        What a failure of the tracer itself does: ``"warn"`` lets the training go on untraced and marks
+        the trace as incomplete, ``"raise"`` ends the training.
+    journal_limit
+        Bytes of local disk that may hold steps that are not in the store yet; when they are used up,
+        training waits.
+    **fields
+        Fields of :class:`Policy`, instead of `policy`: ``Tracer("run.zarr", every=10, samples=8)``.
+
+    Raises
+    ------
+    TraceExistsError
+        When ``fit`` begins, if there is something at `path` and `overwrite` does not allow to replace it.
+
+    Examples
+    --------
+    >>> model.fit(x, y, callbacks=[Tracer("run.zarr")])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        policy: Policy | None = None,
+        *,
+        probe: Any = None,
+        overwrite: bool = False,
+        on_error: OnError = "warn",
+        journal_limit: int = JOURNAL_LIMIT,
+        **fields: Any,
+    ) -> None:
+        super().__init__()
+        if policy is not None and fields:
+            msg = f"pass either policy or its fields ({', '.join(fields)}), not both"
+            raise TypeError(msg)
+        if on_error not in ("warn", "raise"):
+            msg = f"on_error is {on_error!r}; it must be 'warn' or 'raise'"
+            raise ValueError(msg)
+        self.path = Path(path)
+        self.policy = policy if policy is not None else Policy(**fields)
+        self._probe = probe
+        self._overwrite = overwrite
+        self._on_error = on_error
+        self._journal_limit = journal_limit
+        self._recording: Recording | None = None
+        self._step: TracedStep | None = None
+        self._original: Any = None
+        self._epoch = 0
+        self._batch: int | None = None
+        self._handing_over = 0.0
+        self._step_seconds = 0.0
+        self._used = False
+        self._began = False
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Take over the model's train function."""
+        if self._used:
+            msg = (
+                f"this Tracer has already recorded a fit into {self.path}; make a new Tracer with "
+                "another path for another fit"
+            )
+            raise TraceError(msg)
+        # An existing trace is a mistake to correct before hours of training, whatever on_error says.
+        refuse_existing(self.path, overwrite=self._overwrite)
+        self._used = True
+        try:
+            self._start()
+        except Exception as error:
+            self._fail(error)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Note the epoch."""
+        self._epoch = epoch
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Note the batch."""
+        self._batch = batch
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Record the last weights, give the train function back, and finish the trace."""
+        if self._recording is None or self._step is None:
+            return
+        try:
+            step = int(self.model.optimizer.iterations.numpy())
+            weights = self._step.final_weights()
+            self._recording.put(PendingStep(step, lambda: _to_arrays(weights)))
+        except Exception as error:
+            self._fail(error)
+            return
+        self._end("complete", None)
+
+    def _start(self) -> None:
+        model = self.model
+        if model.distribute_strategy.num_replicas_in_sync > 1:
+            msg = "training on several replicas is not recorded yet; use a single device"
+            raise TraceError(msg)
+        self._step = TracedStep(model, self.policy, self._probe)
+        attributes = TraceAttributes(
+            run_id=uuid.uuid4().hex,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            producer=f"steptrace {PACKAGE_VERSION}",
+            policy=self.policy,
+            model=provenance.describe_model(model),
+            layers=provenance.describe_layers(model, self._step.names),
+            optimizer=provenance.describe_optimizer(model.optimizer),
+            loss=provenance.describe_loss(model),
+            environment=provenance.describe_environment(),
+        )
+        self._recording = Recording(self.path, attributes, self._journal_limit)
+        self._original = model.train_function
+        model.train_function = self._train_function
+        atexit.register(self._abandon)
+
+    def _train_function(self, iterator: Any) -> Any:
+        """Do what Keras' own train function does, recording the steps that the policy wants."""
+        if self._batch is None or self._step is None:
+            # Another fit, without this callback: the one that was recorded never came to its end.
+            original = self._original
+            self._abandon()
+            return original(iterator)
+        batch, self._batch = self._batch, None
+        count = self.model.steps_per_execution
+        first = int(self.model.optimizer.iterations.numpy())
+        if not any(self.policy.records_step(step) for step in range(first, first + count)):
+            return self._original(iterator)
+        logs = None
+        for offset in range(count):
+            try:
+                data = next(iterator)
+            except (StopIteration, tf.errors.OutOfRangeError):
+                if offset == 0:
+                    raise
+                break
+            logs = self._train_on(data, batch + offset, getattr(iterator, "element_spec", None))
+        return logs
+
+    def _train_on(self, data: Any, batch: int, spec: Any) -> Any:
+        if self._step is None:
+            return self._original(iter([data]))
+        begin = time.perf_counter()
+        try:
+            result = self._step.run(data, spec)
+        except Exception as error:
+            return self._go_on_without(data, error)
+        except BaseException as error:
+            self._end("incomplete", f"the training was interrupted ({type(error).__name__})")
+            raise
+        try:
+            self._hand_over(self._step, result, batch)
+        except Exception as error:
+            self._fail(error)
+        self._step_seconds += result.duration
+        self._handing_over += time.perf_counter() - begin - result.duration
+        return result.logs
+
+    def _go_on_without(self, data: Any, error: Exception) -> Any:
+        """Do the step as Keras does it, which shows whose error it was."""
+        try:
+            logs = self._original(iter([data]))
+        except Exception as own:
+            self._end("incomplete", f"the training step raised {_one_line(own)}")
+            raise
+        self._fail(error)
+        return logs
+
+    def _hand_over(self, step: TracedStep, result: StepResult, batch: int) -> None:
+        tensors = dict(result.tensors)
+        number = int(tensors.pop(ITERATION))
+        if not self.policy.records_step(number) or self._recording is None:
+            return
+        if not self._began and step.probe is not None:
+            tensors |= step.probe.inputs()
+        self._began = True
+        epoch = self._epoch
+
+        def collect() -> Arrays:
+            whole = [tensors.pop(k) for k in sorted(tensors) if k.startswith(BATCH_INPUT)]
+            arrays = _to_arrays(tensors)
+            inputs = [np.asarray(t) for t in whole]
+            if inputs and self.policy.covers("inputs", SAMPLE_DIGEST):
+                arrays[f"inputs/{SAMPLE_DIGEST}"] = sample_digests(inputs)
+            size = len(inputs[0]) if inputs else 0
+            return arrays | {
+                "scalars/epoch": scalar(epoch, np.int64),
+                "scalars/batch": scalar(batch, np.int64),
+                "scalars/batch_size": scalar(size, np.int64),
+                "scalars/wall_time": scalar(result.wall_time, np.float64),
+                "scalars/step_duration": scalar(result.duration, np.float64),
+            }
+
+        self._recording.put(PendingStep(number, collect, step.missing()))
+
+    def _fail(self, error: Exception) -> None:
+        """Stop tracing because the tracer failed; what then happens is up to `on_error`."""
+        reason = _one_line(error)
+        self._finish("incomplete", f"tracing failed: {reason}")
+        self._complain(f"{self.path}: tracing stopped ({reason}); earlier steps are kept", error)
+
+    def _complain(self, message: str, error: Exception) -> None:
+        if self._on_error == "raise":
+            raise TraceError(message) from error
+        text = f"{message}; the training goes on without the tracer"
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
+
+    def _abandon(self) -> None:
+        """Close the trace of a fit that did not come to its end."""
+        self._end("incomplete", _NOT_ENDED)
+
+    def _end(self, status: Status, reason: str | None) -> None:
+        """Finish the trace, and say so if that failed."""
+        error = self._finish(status, reason)
+        if error is not None:
+            self._complain(str(error), error)
+
+    def _finish(self, status: Status, reason: str | None) -> TraceError | None:
+        """Give the train function back and finish the trace; return what went wrong, if anything."""
+        recording, self._recording, self._step = self._recording, None, None
+        atexit.unregister(self._abandon)
+        if self._original is not None:
+            self.model.train_function = self._original
+        if recording is None:
+            return None
+        bar = ClosingProgress()
+        try:
+            with bar.showing():
+                summary = recording.close(status, reason, bar.waiting)
+        except TraceError as error:
+            return error
+        if summary is not None:
+            report(describe(summary, self._handing_over, self._step_seconds))
+        return None
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _to_arrays(tensors: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
+    # NumPy has no bfloat16, and every bfloat16 is a float32.
+    return {
+        key: np.asarray(tf.cast(t, tf.float32) if t.dtype == tf.bfloat16 else t)
+        for key, t in tensors.items()
+    }

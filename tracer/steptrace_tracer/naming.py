@@ -1,0 +1,89 @@
+"""Where a model's layers and variables stand in a trace."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from steptrace_schema.layout import safe_path, unique_paths
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """Paths of a model's layers and weights, by the identity of the object.
+
+    Attributes
+    ----------
+    layers
+        ``id(layer)`` to the layer's group path, in the order of the model.
+    weights
+        ``id(variable)`` to the path inside the kinds ``weights``, ``gradients`` and ``updates``.
+    """
+
+    layers: Mapping[int, str]
+    weights: Mapping[int, str]
+
+    @classmethod
+    def of(cls, model: Any) -> Names:
+        """Name everything in a built model."""
+        layers = [layer for layer, _ in walk(model)]
+        layer_paths = unique_paths(path for _, path in walk(model))
+        variables = list(model.weights)
+        weight_paths = unique_paths(variable.path for variable in variables)
+        return cls(
+            {id(layer): path for layer, path in zip(layers, layer_paths, strict=True)},
+            {id(v): path for v, path in zip(variables, weight_paths, strict=True)},
+        )
+
+
+def walk(model: Any) -> Iterator[tuple[Any, str]]:
+    """Yield every layer inside `model` once, with the path that Keras gives it.
+
+    Layers that only feed data in are left out. A layer that Keras gives no path, since it has
+    nothing to build, is named after its siblings.
+    """
+    seen = {id(model)}
+    yield from _children(model, seen)
+
+
+def _children(parent: Any, seen: set[int]) -> Iterator[tuple[Any, str]]:
+    children = list(parent._flatten_layers(include_self=False, recursive=False))
+    prefix = f"{parent.path}/" if parent.path else ""
+    nested = any(child.path and child.path.startswith(prefix) for child in children)
+    for child in children:
+        if id(child) in seen or type(child).__name__ == "InputLayer":
+            continue
+        seen.add(id(child))
+        yield child, child.path or (prefix if nested else "") + child.name
+        yield from _children(child, seen)
+
+
+def leaves(structure: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the tensors of a nested structure with a name each, ``""`` for a single tensor.
+
+    Examples
+    --------
+    >>> list(leaves({"a": 1, "b": (2, 3)}))
+    [('a', 1), ('b_0', 2), ('b_1', 3)]
+    """
+    if isinstance(structure, Mapping):
+        items: Any = structure.items()
+    elif isinstance(structure, (list, tuple)):
+        items = enumerate(structure)
+    elif structure is None:
+        return
+    else:
+        yield "", structure
+        return
+    for key, value in items:
+        for name, leaf in leaves(value):
+            yield (
+                "_".join(part for part in (safe_path(str(key)).replace("/", "_"), name) if part),
+                leaf,
+            )
+
+
+def joined(base: str, suffix: str) -> str:
+    """Return ``base_suffix``, or `base` where there is no suffix."""
+    return f"{base}_{suffix}" if suffix else base

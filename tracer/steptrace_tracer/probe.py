@@ -1,0 +1,127 @@
+"""The probe: a few fixed inputs pushed through the model in inference mode.
+
+It is a function of its own, so the training graph knows nothing of it. Tapped inside the training graph,
+pre-activations would keep convolution, bias and activation from being fused, and so change the last bits of
+the training.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from steptrace_schema.names import OUTPUT, PREACTIVATION, X
+from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.naming import Names, joined, leaves, walk
+from steptrace_tracer.taps import Taps, rebound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from steptrace_schema.attributes import Policy
+
+_ACTIVATION_LAYERS = ("ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax")
+"""Layers that are an activation function and have no attribute ``activation``."""
+
+_IN_A_LOOP = "the activation runs inside a loop of the graph, where its tensors cannot be returned"
+_NOT_CALLED = "the layer's activation function is not called in inference mode"
+
+
+def activation_name(layer: Any) -> str | None:
+    """Return the name of the layer's activation function, None where it has none.
+
+    Examples
+    --------
+    >>> activation_name(keras.layers.Dense(1, activation="relu"))  # doctest: +SKIP
+    'relu'
+    """
+    if type(layer).__name__ in _ACTIVATION_LAYERS:
+        return str(type(layer).__name__)
+    function = getattr(layer, "activation", None)
+    if not callable(function) or function is keras.activations.linear:
+        return None
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+class Probe:
+    """Pre-activations and outputs of every activation function, for fixed inputs.
+
+    Parameters
+    ----------
+    model
+        A built Keras model.
+    names
+        The paths of its layers.
+    policy
+        What to keep.
+    x
+        The probe's inputs, in the structure that the model takes.
+    """
+
+    def __init__(self, model: Any, names: Names, policy: Policy, x: Any) -> None:
+        self._model = model
+        self._names = names
+        self._policy = policy
+        self.x = tf.nest.map_structure(tf.convert_to_tensor, x)
+        self.taps = Taps()
+        run = self._run
+        self._function = run if model.run_eagerly else tf.function(run, autograph=False)
+
+    def __call__(self) -> dict[str, Any]:
+        """Run the probe with the model's present weights; return ``probe/path`` to tensor."""
+        result: dict[str, Any] = self._function(self.x)
+        return result
+
+    def inputs(self) -> dict[str, Any]:
+        """Return the probe's inputs, ``probe/x`` to tensor."""
+        return {f"probe/{joined(X, name)}": tensor for name, tensor in leaves(self.x)}
+
+    def _run(self, x: Any) -> dict[str, Any]:
+        self.taps = taps = Taps()
+        counts: Counter[str] = Counter()
+        scope = _graph()
+        layers = [layer for layer, _ in walk(self._model) if activation_name(layer)]
+        with ExitStack() as stack:
+            for layer in layers:
+                name = "activation" if hasattr(layer, "activation") else "call"
+                stack.enter_context(rebound(layer, name, self._wrap(layer, taps, counts, scope)))
+            if self._model._call_has_training_arg:
+                self._model(x, training=False)
+            else:
+                self._model(x)
+        for layer in layers:
+            path = self._names.layers[id(layer)]
+            if not counts[path]:
+                for part in (PREACTIVATION, OUTPUT):
+                    if self._policy.covers("probe", f"{path}/{part}"):
+                        taps.lacks("probe", f"{path}/{part}", _NOT_CALLED)
+        return taps.tensors
+
+    def _wrap(
+        self, layer: Any, taps: Taps, counts: Counter[str], scope: Any
+    ) -> Callable[[Any], Any]:
+        path = self._names.layers[id(layer)]
+
+        def wrap(function: Any) -> Any:
+            def tapped(x: Any, *args: Any, **kwargs: Any) -> Any:
+                output = function(x, *args, **kwargs)
+                prefix = f"call{counts[path]}_" if counts[path] else ""
+                counts[path] += 1
+                for part, tensor in ((PREACTIVATION, x), (OUTPUT, output)):
+                    place = f"{path}/{prefix}{part}"
+                    if not self._policy.covers("probe", place):
+                        continue
+                    if _graph() is scope:
+                        taps.add("probe", place, tensor)
+                    else:
+                        taps.lacks("probe", place, _IN_A_LOOP)
+                return output
+
+            return tapped
+
+        return wrap
+
+
+def _graph() -> Any:
+    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()

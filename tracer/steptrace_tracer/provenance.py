@@ -1,0 +1,111 @@
+"""What a trace says about the model, the optimizer and the machine."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import sys
+from typing import Any
+
+import numpy as np
+
+from steptrace_schema.attributes import Layer, Model, Optimizer
+from steptrace_schema.version import PACKAGE_VERSION
+from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.naming import Names, walk
+from steptrace_tracer.probe import activation_name
+
+
+def describe_model(model: Any) -> Model:
+    """Describe the model as a whole."""
+    return Model(
+        name=model.name,
+        class_name=type(model).__name__,
+        parameters=int(model.count_params()),
+        trainable_parameters=_count(model.trainable_weights),
+    )
+
+
+def describe_layers(model: Any, names: Names) -> tuple[Layer, ...]:
+    """Describe every layer, in the order of the model."""
+    return tuple(
+        Layer(
+            path=names.layers[id(layer)],
+            name=layer.name,
+            class_name=type(layer).__name__,
+            activation=activation_name(layer),
+            output_shape=_output_shape(layer),
+            parameters=_count(layer.weights),
+            trainable=bool(layer.trainable),
+            variables=tuple(
+                names.weights[id(v)]
+                for v in (*layer._trainable_variables, *layer._non_trainable_variables)
+                if id(v) in names.weights
+            ),
+        )
+        for layer, _ in walk(model)
+    )
+
+
+def describe_optimizer(optimizer: Any) -> Optimizer:
+    """Describe the optimizer with its configuration."""
+    return Optimizer(class_name=type(optimizer).__name__, config=json_safe(optimizer.get_config()))
+
+
+def describe_loss(model: Any) -> str | None:
+    """Return the name of the loss that the model was compiled with."""
+    loss = getattr(model, "loss", None)
+    if loss is None or isinstance(loss, str):
+        return loss
+    if isinstance(loss, (list, tuple, dict)):
+        return str(json_safe(loss))
+    return str(getattr(loss, "name", None) or getattr(loss, "__name__", type(loss).__name__))
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return versions and the machine."""
+    return {
+        "steptrace": PACKAGE_VERSION,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "gpus": [device.name for device in tf.config.list_physical_devices("GPU")],
+        "script": os.path.basename(sys.argv[0]) if sys.argv else "",  # noqa: PTH119
+    }
+
+
+def json_safe(value: Any) -> Any:
+    """Return `value` as valid JSON values: what JSON has no word for becomes its text.
+
+    Examples
+    --------
+    >>> json_safe({"rate": float("inf"), "shape": (1, None)})
+    {'rate': 'inf', 'shape': [1, None]}
+    """
+    if isinstance(value, dict):
+        return {str(key): json_safe(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_safe(item) for item in value]
+    if isinstance(value, (np.integer, np.floating, np.bool_)):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return str(value)
+
+
+def _count(variables: Any) -> int:
+    return int(sum(math.prod(variable.shape) for variable in variables))
+
+
+def _output_shape(layer: Any) -> tuple[int | None, ...] | None:
+    try:
+        shape = layer.output.shape
+    except (AttributeError, ValueError):  # called never, more than once, or with several outputs
+        return None
+    return tuple(shape)

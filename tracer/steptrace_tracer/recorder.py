@@ -1,0 +1,87 @@
+"""The trainer's side of the recorder process."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from typing import IO, TYPE_CHECKING
+
+from steptrace_schema.errors import TraceError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_LOG = "recorder.log"
+
+
+class Recorder:
+    """A running recorder process.
+
+    Parameters
+    ----------
+    journal, store
+        The folders that it moves from and to.
+    """
+
+    def __init__(self, journal: Path, store: Path) -> None:
+        self._store = store
+        self._log = journal / _LOG
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "steptrace_tracer.recorder_process",
+                    str(journal.absolute()),
+                    str(store.absolute()),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def check(self) -> None:
+        """Raise if the recorder has failed.
+
+        Raises
+        ------
+        TraceError
+            With what the recorder said, and what to do.
+        """
+        if self._process.poll() not in (None, 0):
+            raise self._failed()
+
+    def release(self) -> None:
+        """Tell the recorder that nothing more will come."""
+        pipe: IO[bytes] | None = self._process.stdin
+        if pipe is not None and not pipe.closed:
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for the recorder to end; return whether it has.
+
+        Raises
+        ------
+        TraceError
+            If it has failed.
+        """
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return False
+        self.check()
+        return True
+
+    def _failed(self) -> TraceError:
+        try:
+            said = self._log.read_text(errors="replace").strip().splitlines()
+        except OSError:
+            said = []
+        why = said[-1] if said else f"it was ended with code {self._process.returncode}"
+        return TraceError(
+            f"{self._store}: the recorder process failed ({why}); every step that was recorded is "
+            f"safe in the journal beside it, and 'steptrace recover {self._store}' finishes the trace"
+        )

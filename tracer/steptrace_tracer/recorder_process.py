@@ -1,0 +1,60 @@
+"""The recorder: a process without TensorFlow that moves the journal into the store.
+
+``python -m steptrace_tracer.recorder_process JOURNAL STORE``. Its standard input is a pipe from the trainer;
+the pipe's end means that the trainer is gone, however it went.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+from pathlib import Path
+
+from steptrace_schema.compact import NOT_CLOSED, Compactor, exclusive
+from steptrace_schema.errors import TraceError
+from steptrace_schema.journal import JournalReader
+
+_POLL_SECONDS = 0.2
+_NICENESS = 10
+
+
+def record(journal: Path, store: Path, trainer: int) -> None:
+    """Move the journal into the store until the run is over, then finish the store.
+
+    Parameters
+    ----------
+    journal, store
+        The folders.
+    trainer
+        A file descriptor that becomes readable when the trainer is done or dead.
+    """
+    reader = JournalReader(journal)
+    with exclusive(journal):
+        compactor = Compactor(journal, store)
+        while not select.select([trainer], [], [], _POLL_SECONDS)[0]:
+            compactor.move_ready()
+        closing = reader.closing()
+        if closing is None:
+            compactor.finish("incomplete", NOT_CLOSED)
+        else:
+            compactor.finish(closing.status, closing.reason)
+
+
+def main() -> int:
+    """Run the recorder; the exit code is 0 when the store is finished."""
+    # Ctrl-C is for the trainer, which closes the trace; the recorder ends after it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(_NICENESS)
+    journal, store = Path(sys.argv[1]), Path(sys.argv[2])
+    try:
+        record(journal, store, sys.stdin.fileno())
+    except (TraceError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,234 @@
+"""One run's way from taps to journal: a thread that writes, and the recorder that follows it."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import math
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from steptrace_schema.attributes import Event, Missing, TraceAttributes
+from steptrace_schema.codecs import shard_steps_for
+from steptrace_schema.errors import TraceError
+from steptrace_schema.journal import Declaration, JournalWriter, journal_path
+from steptrace_tracer.declare import declared_paths, specify
+from steptrace_tracer.recorder import Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from steptrace_schema.layout import ArraySpec
+    from steptrace_schema.names import Status
+
+QUEUED_STEPS: Final = 4
+"""Steps that may wait in memory for the journal; the training waits when there are more."""
+
+_JOURNAL_POLL_SECONDS = 0.05
+_CLOSE_POLL_SECONDS = 0.1
+
+Arrays = dict[str, "npt.NDArray[Any]"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PendingStep:
+    """One step on its way to the journal.
+
+    Attributes
+    ----------
+    step
+        Its number.
+    collect
+        Turns its tensors into arrays, ``kind/path`` to value; called in the writing thread.
+    missing
+        What it has no data for, with reasons.
+    """
+
+    step: int
+    collect: Callable[[], Arrays]
+    missing: tuple[Missing, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a closed recording holds."""
+
+    path: Path
+    status: Status
+    steps: int
+    raw_bytes: int
+    stored_bytes: int
+    missing: tuple[Missing, ...]
+
+
+class Recording:
+    """Writes steps into a journal, in order, from a thread of its own.
+
+    An error in the thread is raised by the next :meth:`put`, and by :meth:`close`.
+
+    Parameters
+    ----------
+    store
+        Where the trace goes.
+    attributes
+        Its root attributes; what is declared and missing is added as steps arrive.
+    journal_limit
+        Bytes that the journal may hold before the training is held up.
+    """
+
+    def __init__(self, store: Path, attributes: TraceAttributes, journal_limit: int) -> None:
+        self._store = store
+        self._attributes = attributes
+        self._journal_limit = journal_limit
+        self._arrays: tuple[ArraySpec, ...] = ()
+        self._journal: JournalWriter | None = None
+        self._recorder: Recorder | None = None
+        self._raw_bytes = 0
+        self._steps = 0
+        self._error: Exception | None = None
+        self._queue: queue.Queue[PendingStep | None] = queue.Queue(QUEUED_STEPS)
+        self._thread = threading.Thread(target=self._write, name="steptrace-journal", daemon=True)
+        self._thread.start()
+
+    def put(self, pending: PendingStep) -> None:
+        """Hand over one step; waits while too many are queued.
+
+        Raises
+        ------
+        TraceError
+            If an earlier step could not be written, or the recorder has failed.
+        """
+        self._queue.put(pending)
+        self._raise_error()
+        if self._recorder is not None:
+            self._recorder.check()
+
+    def close(
+        self, status: Status, reason: str | None, waiting: Callable[[int], None]
+    ) -> Summary | None:
+        """Write what is queued, and wait until the recorder has finished the store.
+
+        Parameters
+        ----------
+        status, reason
+            How the run ended.
+        waiting
+            Called over and over with the number of records still in the journal.
+
+        Returns
+        -------
+        Summary or None
+            None if no step was recorded.
+
+        Raises
+        ------
+        TraceError
+            If a step could not be written, or the recorder failed.
+        """
+        self._queue.put(None)
+        self._thread.join()
+        if self._journal is None or self._recorder is None:
+            self._raise_error()
+            return None
+        if self._error is not None:
+            status, reason = "incomplete", f"tracing failed: {self._error}"
+        self._journal.close(status, reason, self._attributes)
+        self._recorder.release()
+        while not self._recorder.wait(_CLOSE_POLL_SECONDS):
+            waiting(self._journal.pending_records())
+        self._raise_error()
+        stored = sum(p.stat().st_size for p in self._store.rglob("*") if p.is_file())
+        return Summary(
+            self._store, status, self._steps, self._raw_bytes, stored, self._attributes.missing
+        )
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            msg = f"{self._store}: a step could not be recorded ({self._error})"
+            raise TraceError(msg) from self._error
+
+    def _write(self) -> None:
+        while (pending := self._queue.get()) is not None:
+            if self._error is not None:
+                continue  # drain, so that the training never waits for a writer that has stopped
+            try:
+                self._append(pending)
+            except Exception as error:  # whatever it is, it belongs to the training thread
+                self._error = error
+
+    def _append(self, pending: PendingStep) -> None:
+        arrays = pending.collect()
+        if self._journal is not None:
+            self._hold_back(self._journal, pending.step)
+        declaration = self._declaration(arrays, pending.missing)
+        if self._journal is None:
+            self._journal = JournalWriter.create(journal_path(self._store), declaration)
+            self._recorder = Recorder(self._journal.directory, self._store)
+        elif declaration.arrays is not self._arrays or declaration.attributes != self._attributes:
+            self._journal.declare(declaration)
+        self._arrays, self._attributes = declaration.arrays, declaration.attributes
+        self._raw_bytes += self._journal.append(pending.step, arrays)
+        if any(key.startswith("scalars/") for key in arrays):
+            self._steps += 1
+
+    def _declaration(self, arrays: Arrays, missing: tuple[Missing, ...]) -> Declaration:
+        samples = self._attributes.policy.samples
+        specs = specify(arrays, samples, self._arrays)
+        if specs is self._arrays and all(entry in self._attributes.missing for entry in missing):
+            return Declaration(self._attributes, specs)
+        known = {(entry.kind, entry.path): entry for entry in (*self._attributes.missing, *missing)}
+        recorded = {spec.key for spec in specs}
+        update: dict[str, Any] = {
+            "missing": tuple(m for m in known.values() if f"{m.kind}/{m.path}" not in recorded)
+        }
+        if self._journal is None:
+            update["shard_steps"] = shard_steps_for(sum(a.nbytes for a in arrays.values()))
+        attributes = self._attributes.model_copy(update=update)
+        declared = declared_paths([spec.key for spec in specs], attributes.missing)
+        return Declaration(attributes.model_copy(update={"declared": declared}), specs)
+
+    def _hold_back(self, journal: JournalWriter, step: int) -> None:
+        """Wait until the journal has room, and note in the trace that the training had to wait."""
+        if journal.pending_bytes() <= self._journal_limit:
+            return
+        if not any(event.message.startswith(_HELD) for event in self._attributes.events):
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            message = f"{_HELD} {self._journal_limit / 2**20:.0f} MiB"
+            event = Event(time=now, message=message, step=step)
+            self._attributes = self._attributes.model_copy(
+                update={"events": (*self._attributes.events, event)}
+            )
+            journal.declare(Declaration(self._attributes, self._arrays))
+        while journal.pending_bytes() > self._journal_limit:
+            if self._recorder is not None:
+                self._recorder.check()
+            time.sleep(_JOURNAL_POLL_SECONDS)
+
+
+_HELD = "training was held up because the journal had grown past its limit of"
+
+
+def scalar(value: Any, dtype: Any) -> npt.NDArray[Any]:
+    """Return `value` as a 0-d array."""
+    return np.asarray(value, dtype=dtype)
+
+
+def human_bytes(count: float) -> str:
+    """Return a byte count for people.
+
+    Examples
+    --------
+    >>> human_bytes(61_000_000)
+    '61 MB'
+    """
+    if count < 1000:
+        return f"{count:.0f} B"
+    power = min(4, int(math.log10(count) // 3))
+    value = count / 1000**power
+    return f"{value:.3g} {' kMGT'[power]}B"
