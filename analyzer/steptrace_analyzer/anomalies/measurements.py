@@ -1,0 +1,86 @@
+"""Reading the series of small numbers that faults are looked for in."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steptrace_analyzer.select import get_tensor, recorded_steps, tensor_paths
+from steptrace_schema.names import STATISTIC, STATISTICS, STATISTICS_VALUES, STEP, TENSOR, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+    import xarray as xr
+
+    from steptrace_schema.names import StatisticName
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """One number per recorded step and tensor."""
+
+    steps: npt.NDArray[np.int64]
+    """(step,), ascending."""
+    paths: tuple[str, ...]
+    values: npt.NDArray[np.float64]
+    """(step, tensor)."""
+
+    def row(self, step: int) -> int | None:
+        """Return the row of a step, None where it is not recorded."""
+        row = int(np.searchsorted(self.steps, step))
+        return row if row < len(self.steps) and self.steps[row] == step else None
+
+    def of(self, path: str) -> Series | None:
+        """Return the series of one tensor."""
+        if path not in self.paths:
+            return None
+        column = self.paths.index(path)
+        return Series(self.steps, (path,), self.values[:, column : column + 1])
+
+
+def statistic(trace: xr.DataTree, kind: Kind, name: StatisticName) -> Series | None:
+    """Return a statistic of every tensor of a kind, or None where the trace keeps none."""
+    group = trace.children.get(STATISTICS)
+    node = None if group is None else group.children.get(kind)
+    if node is None or STATISTICS_VALUES not in node.data_vars:
+        return None
+    values = node.dataset[STATISTICS_VALUES]
+    if name not in values.coords[STATISTIC]:
+        return None
+    return Series(
+        np.asarray(values.coords[STEP], dtype=np.int64),
+        tuple(str(path) for path in np.asarray(values.coords[TENSOR])),
+        np.asarray(values.sel({STATISTIC: name}), dtype=np.float64),
+    )
+
+
+def norms(trace: xr.DataTree, kind: Kind) -> Series | None:
+    """Return the L2 norm of every tensor of a kind, from its statistics or else its values."""
+    kept = statistic(trace, kind, "l2")
+    if kept is not None:
+        return kept
+    paths = [p for p in tensor_paths(trace, kind) if get_tensor(trace, kind, p).dims[:1] == (STEP,)]
+    if not paths:
+        return None
+    steps = np.array(recorded_steps(trace.children[kind]), dtype=np.int64)
+    columns = [_row_norms(get_tensor(trace, kind, path)) for path in paths]
+    return Series(steps, tuple(paths), np.stack(columns, axis=1))
+
+
+def scalar(trace: xr.DataTree, path: str) -> Series | None:
+    """Return a scalar, one value per step, or None where the trace has none of that name."""
+    if path not in tensor_paths(trace, "scalars"):
+        return None
+    array = get_tensor(trace, "scalars", path)
+    steps = np.asarray(array.coords[STEP], dtype=np.int64)
+    return Series(steps, (path,), np.asarray(array, dtype=np.float64)[:, np.newaxis])
+
+
+def _row_norms(array: xr.DataArray) -> npt.NDArray[np.float64]:
+    data: Any = array.astype(np.float64)
+    dims: Sequence[str] = [dim for dim in data.dims if dim != STEP]
+    return np.asarray(np.sqrt((data * data).sum(dims, skipna=False)))
