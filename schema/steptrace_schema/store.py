@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from pydantic import ValidationError
-from zarr.codecs import Crc32cCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore, ZipStore
 
@@ -47,6 +47,8 @@ PACKED_SUFFIX: Final = ".zip"
 """File name ending of a trace packed into one file."""
 
 _STEP_CHUNK: Final = 1024
+_STATISTICS_CHUNK: Final = 256
+_COMPRESSORS: Final = (BloscCodec(cname="lz4", shuffle="shuffle", typesize=8), Crc32cCodec())
 
 _WRITE_ALL: Final[ArrayConfigParams] = {
     "write_empty_chunks": True
@@ -272,12 +274,12 @@ class TraceWriter:
             array = self._create(
                 key,
                 shape=(0, len(tensors), len(STATISTIC_NAMES)),
-                chunks=(max(1, 65_536 // max(1, len(tensors))), len(tensors), len(STATISTIC_NAMES)),
+                chunks=(_STATISTICS_CHUNK, max(1, len(tensors)), len(STATISTIC_NAMES)),
                 dtype="float64",
                 fill_value=float("nan"),
                 dimension_names=(STEP, TENSOR, STATISTIC),
                 attributes={"tensors": list(tensors), "statistics": list(STATISTIC_NAMES)},
-                compressors=[Crc32cCodec()],
+                compressors=_COMPRESSORS,
             )
         if list(tensors) != array.attrs["tensors"]:
             array.attrs["tensors"] = list(tensors)
@@ -299,7 +301,7 @@ class TraceWriter:
                 fill_value=-1,
                 dimension_names=(STEP,),
                 attributes={"long_name": "optimizer step, counted from 0"},
-                compressors=[Crc32cCodec()],
+                compressors=_COMPRESSORS,
             )
         if array.shape != (start + len(steps),):
             array.resize((start + len(steps),))

@@ -100,12 +100,19 @@ class TracedStep:
     def _compile(self, spec: Any) -> Any:
         if self._model.run_eagerly:
             return self._step
-        # The same signature as Keras' own function has, so that the same program is compiled.
-        return tf.function(
+        # As Keras does it: one function inside another, with the signature of the data set, so that
+        # the same program is compiled.
+        step = tf.function(
             self._step,
-            input_signature=None if spec is None else [spec],
             reduce_retracing=True,
             jit_compile=self._model.jit_compile,
+            autograph=False,
+        )
+        signature = None if spec is None else [spec]
+        return tf.function(
+            lambda data: step(data),
+            input_signature=signature,
+            reduce_retracing=True,
             autograph=False,
         )
 
@@ -117,10 +124,10 @@ class TracedStep:
         rate = tf.cast(tf.identity(model.optimizer.learning_rate), tf.float32)
         scale = _loss_scale(model.optimizer)
         before = self._weights()
-        # The copies must be taken before the step assigns to the variables.
-        with tf.control_dependencies([iteration, rate, *before.values()]):
-            with Tapping(model, self.names, policy, taps).installed():
-                logs = model.train_step(data)
+        # TensorFlow orders these reads before the step's assignments. Control dependencies would say so
+        # too, but variables that the first step creates could then not be lifted out of it for XLA.
+        with Tapping(model, self.names, policy, taps).installed():
+            logs = model.train_step(data)
         if taps.target is None:
             msg = (
                 "the model's train_step differentiates no loss with respect to its weights by "
