@@ -1,0 +1,48 @@
+"""Reading, comparing and explaining traces of neural-network training, without TensorFlow."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from steptrace_analyzer.anomalies import find_anomalies as find_anomalies
+    from steptrace_analyzer.differences import diff as diff
+    from steptrace_analyzer.differences import diff_steps as diff_steps
+    from steptrace_analyzer.info import describe as describe
+    from steptrace_analyzer.open import open_trace as open_trace
+    from steptrace_analyzer.open import trace_attributes as trace_attributes
+    from steptrace_analyzer.packing import pack as pack
+    from steptrace_analyzer.packing import unpack as unpack
+
+_HOMES = {
+    "describe": "info",
+    "diff": "differences",
+    "diff_steps": "differences",
+    "find_anomalies": "anomalies",
+    "open_trace": "open",
+    "pack": "packing",
+    "trace_attributes": "open",
+    "unpack": "packing",
+}
+
+__all__ = [
+    "describe",
+    "diff",
+    "diff_steps",
+    "find_anomalies",
+    "open_trace",
+    "pack",
+    "trace_attributes",
+    "unpack",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that the command line starts at once."""
+    if name not in _HOMES:
+        msg = f"module '{__name__}' has no attribute '{name}'"
+        raise AttributeError(msg)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from steptrace_analyzer.diff import DiffResult, TensorDiff, diff, diff_steps, ulp_distance
+from steptrace_analyzer.differences import DiffResult, TensorDiff, diff, diff_steps, ulp_distance
 from steptrace_analyzer.open import open_trace
 from steptrace_schema.errors import StepNotRecordedError, UnknownNameError
 
@@ -37,7 +37,7 @@ def test_a_trace_does_not_differ_from_itself(healthy: xr.DataTree, healthy_path:
     result = diff(healthy, open_trace(healthy_path))
     assert not result.differs
     assert result.first_difference is None
-    assert {tensor.max_abs for tensor in result.tensors} == {0.0}
+    assert {tensor.max_abs for tensor in result.tensors} == {0.0, None}
     kernel = next(t for t in result.tensors if t.name == "weights/sequential/dense/kernel")
     assert kernel.cosine == pytest.approx(1.0)
     assert kernel.max_ulp == 0
@@ -165,7 +165,7 @@ def test_blocks_of_a_long_trace_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     a, b = rng.normal(size=(2, 40, 7))
     whole = _only(diff(_trace(a, dtype="float64"), _trace(b, dtype="float64")))
-    monkeypatch.setattr("steptrace_analyzer.diff.traces._BLOCK_BYTES", 3 * 7 * 8)
+    monkeypatch.setattr("steptrace_analyzer.differences.traces._BLOCK_BYTES", 3 * 7 * 8)
     parts = _only(diff(_trace(a, dtype="float64"), _trace(b, dtype="float64")))
     assert parts.max_abs == whole.max_abs == np.abs(a - b).max()
     assert parts.mean_abs == pytest.approx(np.abs(a - b).mean())
@@ -184,7 +184,16 @@ def test_two_steps_of_one_trace_are_compared(
     assert kernel.max_abs == np.abs(expected).max()
     assert kernel.mean_abs == pytest.approx(np.abs(expected).mean())
     assert (result.a, result.b) == ("run.zarr step 10", "run.zarr step 20")
+    assert kernel.first_step is None
     assert result.differs
+
+
+def test_counters_and_digests_are_not_measured(healthy: xr.DataTree) -> None:
+    result = diff_steps(healthy, 10, 40)
+    compared = {tensor.name: tensor for tensor in result.tensors}
+    assert not {"scalars/epoch", "scalars/batch", "scalars/wall_time"} & set(compared)
+    digest = compared["inputs/sample_digest"]
+    assert (digest.differing, digest.max_abs, digest.cosine) == (16, None, None)
 
 
 def test_kinds_without_one_of_the_steps_are_said_to_be_left_out(healthy: xr.DataTree) -> None:

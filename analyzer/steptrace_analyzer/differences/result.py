@@ -16,7 +16,8 @@ class TensorDiff:
     """How one tensor differs between the two sides, over all compared steps.
 
     Absolute and relative differences, cosine and ULPs are over the elements that are finite on
-    both sides. The relative difference is ``|a - b| / max(|a|, |b|)``, 0 where both are 0.
+    both sides, and None for digests, which are no numbers. The relative difference is
+    ``|a - b| / max(|a|, |b|)``, 0 where both are 0.
     """
 
     kind: Kind
@@ -24,9 +25,9 @@ class TensorDiff:
     elements: int
     differing: int
     """Elements that differ by more than the tolerance, or where only one side is finite."""
-    max_abs: float
+    max_abs: float | None
     mean_abs: float | None
-    max_rel: float
+    max_rel: float | None
     mean_rel: float | None
     cosine: float | None
     """None where a side is all zero."""
@@ -74,7 +75,7 @@ class FirstDifference:
     """Where the two sides part: the first step, and in it the first tensor in dataflow order."""
 
     step: int | None
-    """None for a tensor that has no steps, which comes before all steps."""
+    """None for a tensor that has no steps, which comes before all steps, and between two steps."""
     kind: Kind
     path: str
 

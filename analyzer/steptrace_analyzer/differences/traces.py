@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from steptrace_analyzer.dataflow import Dataflow
-from steptrace_analyzer.diff.compare import Accumulated, Tolerance
-from steptrace_analyzer.diff.result import DiffResult, FirstDifference, Mismatch, TensorDiff
+from steptrace_analyzer.differences.elements import Accumulated, Tolerance
+from steptrace_analyzer.differences.result import DiffResult, FirstDifference, Mismatch, TensorDiff
 from steptrace_analyzer.select import (
     format_steps,
     get_tensor,
@@ -19,7 +19,16 @@ from steptrace_analyzer.select import (
 )
 from steptrace_analyzer.updates import is_derived
 from steptrace_schema.errors import StepNotRecordedError, UnknownNameError
-from steptrace_schema.names import KINDS, STEP, STEP_DURATION, WALL_TIME, Kind
+from steptrace_schema.names import (
+    BATCH_INDEX,
+    EPOCH,
+    KINDS,
+    SAMPLE_DIGEST,
+    STEP,
+    STEP_DURATION,
+    WALL_TIME,
+    Kind,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +40,7 @@ if TYPE_CHECKING:
 
 _CLOCK: Final = frozenset({WALL_TIME, STEP_DURATION})
 """Scalars of the clock, which no two runs share."""
+_COUNTERS: Final = frozenset({EPOCH, BATCH_INDEX})
 _BLOCK_BYTES: Final = 8 * 2**20  # of one side; float64 copies take a few times as much
 
 
@@ -134,7 +144,8 @@ def diff_steps(
     Returns
     -------
     DiffResult
-        `first_difference` names the first tensor in dataflow order, at step `b`.
+        `first_difference` names the first tensor in dataflow order; no entry names a step. The
+        number of the epoch and of the batch, which always differ, are not compared.
 
     Raises
     ------
@@ -162,7 +173,7 @@ def diff_steps(
         if absent:
             skipped.append(Mismatch(kind, f"step {format_steps(absent)} is not recorded"))
             continue
-        tensors += [(kind, path) for path in order.paths[kind] if path not in _CLOCK]
+        tensors += [(kind, path) for path in order.paths[kind] if path not in _CLOCK | _COUNTERS]
     if not tensors:
         for step in (a, b):
             resolve_step(trace.children[chosen[0]], step)
@@ -173,9 +184,8 @@ def diff_steps(
         progress(done, len(tensors))
         array = get_tensor(trace, kind, path)
         if array.dims[:1] == (STEP,):
-            row_a, row_b = (np.asarray(array.sel({STEP: [step]})) for step in (a, b))
-            block = row_a, row_b, np.array([b], dtype=np.int64)
-            compared.append(_compare(kind, path, iter([block]), tolerance))
+            row_a, row_b = (np.asarray(array.sel({STEP: step})) for step in (a, b))
+            compared.append(_compare(kind, path, iter([(row_a, row_b, None)]), tolerance))
     progress(len(tensors), len(tensors))
     name = trace.name or "trace"
     return DiffResult(
@@ -273,16 +283,17 @@ def _compare(kind: Kind, path: str, blocks: Iterator[_Block], tolerance: Toleran
     state = Accumulated()
     for block_a, block_b, steps in blocks:
         state.add(block_a, block_b, steps, tolerance)
+    is_number = path != SAMPLE_DIGEST
     return TensorDiff(
         kind=kind,
         path=path,
         elements=state.elements,
         differing=state.differing,
-        max_abs=state.max_abs,
-        mean_abs=state.mean_abs,
-        max_rel=state.max_rel,
-        mean_rel=state.mean_rel,
-        cosine=state.cosine,
+        max_abs=state.max_abs if is_number else None,
+        mean_abs=state.mean_abs if is_number else None,
+        max_rel=state.max_rel if is_number else None,
+        mean_rel=state.mean_rel if is_number else None,
+        cosine=state.cosine if is_number else None,
         max_ulp=state.max_ulp,
         first_step=state.first_step,
         worst_step=state.worst_step,

@@ -1,0 +1,85 @@
+"""Commands that are imported when they are run, or when the help lists them."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from steptrace_schema.errors import TraceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from importlib.metadata import EntryPoint
+
+
+def lazy_group(commands: Mapping[str, str], entry_points: str) -> type[TyperGroup]:
+    """Return a group whose commands are imported one by one.
+
+    Parameters
+    ----------
+    commands
+        Name to ``module:attribute``, a function or a typer app.
+    entry_points
+        Name of the entry-point group through which other packages add functions as commands.
+        They never replace a command of `commands`.
+    """
+
+    class LazyGroup(TyperGroup):
+        """The commands of the table, then those that other packages add."""
+
+        def list_commands(self, ctx: Any) -> list[str]:
+            added = (name for name in sorted(_added(entry_points)) if name not in commands)
+            return [*commands, *added]
+
+        def get_command(self, ctx: Any, cmd_name: str) -> Any:
+            if cmd_name in commands:
+                module, _, attribute = commands[cmd_name].partition(":")
+                return _command(cmd_name, getattr(import_module(module), attribute))
+            entry = _added(entry_points).get(cmd_name)
+            return None if entry is None else _command(cmd_name, _load(entry))
+
+    return LazyGroup
+
+
+def _added(group: str) -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points
+
+    return {entry.name: entry for entry in entry_points(group=group)}
+
+
+def _load(entry: EntryPoint) -> Callable[..., Any]:
+    """Import an added command, or return one in its place that says why it cannot be."""
+    try:
+        loaded: Callable[..., Any] = entry.load()
+    except (ImportError, AttributeError) as error:
+        reason = f"command '{entry.name}' cannot be loaded from {entry.value}: {error}"
+
+        def unavailable() -> NoReturn:
+            """Not available: its package cannot be imported."""
+            raise TraceError(reason) from None
+
+        return unavailable
+    return loaded
+
+
+def _command(name: str, target: typer.Typer | Callable[..., Any]) -> Any:
+    """Make a command of a function or a typer app."""
+    if isinstance(target, typer.Typer):
+        command = typer.main.get_command(target)
+        command.name = name
+        return command
+    text, examples = _split_examples(inspect.getdoc(target) or "")
+    single = typer.Typer(add_completion=False, rich_markup_mode=None)
+    single.command(name, help=text, epilog=examples)(target)
+    return typer.main.get_command(single)
+
+
+def _split_examples(doc: str) -> tuple[str, str]:
+    """Split a docstring before its section "Examples", which help prints below the options."""
+    text, _, examples = doc.partition("Examples\n--------\n")
+    # \b keeps the line breaks of a paragraph.
+    return text.strip(), f"\b\nExamples:\n{inspect.cleandoc(examples)}" if examples else ""

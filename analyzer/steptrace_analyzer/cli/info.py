@@ -1,0 +1,133 @@
+"""``steptrace info``."""
+
+from typing import TYPE_CHECKING
+
+from steptrace_analyzer.cli._options import Json, TracePath
+from steptrace_analyzer.cli._output import Column, write_json, write_line, write_table
+
+if TYPE_CHECKING:
+    from steptrace_analyzer.info import TraceInfo
+
+
+def info(trace: TracePath, as_json: Json = False) -> None:
+    """Show what a trace is: its model, what is recorded at which steps, sizes, status.
+
+    Examples
+    --------
+    steptrace info run.zarr
+    steptrace info run.zarr --json
+    """
+    from steptrace_analyzer.info import describe
+    from steptrace_analyzer.open import open_trace
+
+    described = describe(open_trace(trace), trace)
+    if as_json:
+        write_json(described.to_dict())
+    else:
+        _show(described)
+
+
+def _show(described: "TraceInfo") -> None:
+    from steptrace_analyzer.select import format_steps
+    from steptrace_analyzer.text import format_bytes
+
+    attributes = described.attributes
+    status: str = attributes.status
+    if attributes.status_reason:
+        status += f" ({attributes.status_reason})"
+    write_line(f"{described.path}: {status}")
+    ended = f", finished {attributes.finished}" if attributes.finished else ""
+    write_line(f"run       {attributes.run_id}, started {attributes.created}{ended}")
+    steps = f"{len(described.steps)} ({format_steps(described.steps)})"
+    write_line(f"steps     {steps if described.steps else 'none yet'}")
+    if described.loss is not None:
+        name = f" ({attributes.loss})" if attributes.loss else ""
+        write_line(f"loss      {described.loss[0]:.4g} -> {described.loss[1]:.4g}{name}")
+    size = format_bytes(described.stored_bytes)
+    if described.journal_bytes:
+        size += f", and {format_bytes(described.journal_bytes)} in the journal"
+    write_line(f"size      {size}")
+    if attributes.model is not None:
+        model = attributes.model
+        write_line(
+            f"model     {model.class_name} '{model.name}', {model.parameters:,} parameters, "
+            f"{model.trainable_parameters:,} trainable"
+        )
+    if attributes.optimizer is not None:
+        write_line(f"optimizer {attributes.optimizer.class_name}")
+    _show_environment(described)
+    _show_layers(described)
+    _show_kinds(described)
+    for missing in described.missing:
+        at = "" if missing.steps is None else f" at steps {format_steps(missing.steps)}"
+        write_line(f"missing: {missing.kind}/{missing.path}{at}: {missing.reason}")
+    for event in described.events:
+        at = "" if event.step is None else f" step {event.step}:"
+        write_line(f"event: {event.time}:{at} {event.message}")
+
+
+def _show_environment(described: "TraceInfo") -> None:
+    plain = {
+        name: value
+        for name, value in described.attributes.environment.items()
+        if isinstance(value, str | int | float)
+    }
+    parts = [described.attributes.producer, *(f"{name} {value}" for name, value in plain.items())]
+    write_line(f"recorded  by {', '.join(parts)}")
+
+
+def _show_layers(described: "TraceInfo") -> None:
+    if not described.layers:
+        return
+    write_line("")
+    write_table(
+        [
+            Column("layer"),
+            Column("class"),
+            Column("activation"),
+            Column("output", right=True),
+            Column("parameters", right=True),
+        ],
+        [
+            (
+                layer.path,
+                layer.class_name,
+                layer.activation,
+                None if layer.output_shape is None else _shape(layer.output_shape),
+                f"{layer.parameters:,}",
+            )
+            for layer in described.layers
+        ],
+    )
+
+
+def _show_kinds(described: "TraceInfo") -> None:
+    from steptrace_analyzer.select import format_steps
+    from steptrace_analyzer.text import format_bytes
+
+    write_line("")
+    write_table(
+        [
+            Column("kind"),
+            Column("tensors", right=True),
+            Column("steps"),
+            Column("raw", right=True),
+            Column("stored", right=True),
+            Column("stored/raw", right=True),
+        ],
+        [
+            (
+                kind.kind,
+                kind.tensors,
+                format_steps(kind.steps),
+                format_bytes(kind.raw_bytes),
+                "derived" if kind.stored_bytes is None else format_bytes(kind.stored_bytes),
+                None if kind.ratio is None else f"{kind.ratio:.2f}",
+            )
+            for kind in described.kinds
+        ],
+    )
+
+
+def _shape(shape: tuple[int | None, ...]) -> str:
+    return " x ".join("batch" if size is None else str(size) for size in shape)

@@ -1,0 +1,16 @@
+"""Comparing traces: what differs, by how much, and where it began."""
+
+from steptrace_analyzer.differences.elements import Tolerance, ulp_distance
+from steptrace_analyzer.differences.result import DiffResult, FirstDifference, Mismatch, TensorDiff
+from steptrace_analyzer.differences.traces import diff, diff_steps
+
+__all__ = [
+    "DiffResult",
+    "FirstDifference",
+    "Mismatch",
+    "TensorDiff",
+    "Tolerance",
+    "diff",
+    "diff_steps",
+    "ulp_distance",
+]
