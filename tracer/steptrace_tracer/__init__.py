@@ -10,19 +10,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from steptrace_schema.attributes import Policy as Policy
-
 if TYPE_CHECKING:
+    from steptrace_schema.attributes import Policy as Policy
     from steptrace_tracer.keras_callback import Tracer as Tracer
 
 __all__ = ["Policy", "Tracer"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the tracer when it is asked for: the recorder process needs this package without it."""
+    """Import what is asked for: the recorder and the command line do without TensorFlow."""
     if name == "Tracer":
         from steptrace_tracer.keras_callback import Tracer
 
         return Tracer
+    if name == "Policy":
+        from steptrace_schema.attributes import Policy
+
+        return Policy
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)

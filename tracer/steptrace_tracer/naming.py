@@ -7,6 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from steptrace_schema.layout import safe_path, unique_paths
+from steptrace_schema.names import STEP, X
+from steptrace_tracer._tensorflow import keras
+
+_TAKEN = (STEP, X)
+"""Names that stand beside layers in the groups of the kinds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +33,28 @@ class Names:
     def of(cls, model: Any) -> Names:
         """Name everything in a built model."""
         layers = [layer for layer, _ in walk(model)]
-        layer_paths = unique_paths(path for _, path in walk(model))
+        layer_paths = unique_paths([*_TAKEN, *(path for _, path in walk(model))])[len(_TAKEN) :]
         variables = list(model.weights)
-        weight_paths = unique_paths(variable.path for variable in variables)
+        owners = {
+            id(variable): (layer.path, path)
+            for layer, path in zip(layers, layer_paths, strict=True)
+            for variable in (*layer._trainable_variables, *layer._non_trainable_variables)
+        }
+        weight_paths = unique_paths(
+            [*_TAKEN, *(_weight_path(v, *owners.get(id(v), (None, ""))) for v in variables)]
+        )[len(_TAKEN) :]
         return cls(
             {id(layer): path for layer, path in zip(layers, layer_paths, strict=True)},
             {id(v): path for v, path in zip(variables, weight_paths, strict=True)},
         )
+
+
+def _weight_path(variable: Any, layer_path: str | None, place: str) -> str:
+    """Return Keras' path of the variable, moved with its layer where that has another path."""
+    path = str(variable.path)
+    if layer_path and place != layer_path and path.startswith(f"{layer_path}/"):
+        return place + path.removeprefix(layer_path)
+    return path
 
 
 def walk(model: Any) -> Iterator[tuple[Any, str]]:
@@ -45,6 +65,15 @@ def walk(model: Any) -> Iterator[tuple[Any, str]]:
     """
     seen = {id(model)}
     yield from _children(model, seen)
+
+
+def inside_recurrent(model: Any) -> frozenset[int]:
+    """Return the ``id`` of every layer that a recurrent layer calls once for each time step.
+
+    They run inside a loop of the graph, and would run many times in one eager step.
+    """
+    recurrent = [layer for layer, _ in walk(model) if isinstance(layer, keras.layers.RNN)]
+    return frozenset(id(layer) for parent in recurrent for layer, _ in walk(parent))
 
 
 def _children(parent: Any, seen: set[int]) -> Iterator[tuple[Any, str]]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.names import OUTPUT, PREACTIVATION, X
 from steptrace_tracer._tensorflow import keras, tf
-from steptrace_tracer.naming import Names, joined, leaves, walk
-from steptrace_tracer.taps import Taps, rebound
+from steptrace_tracer.naming import Names, inside_recurrent, joined, leaves, walk
+from steptrace_tracer.taps import NOT_NUMBERS, NOT_SAMPLES, Taps, rebound, storable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +64,7 @@ class Probe:
         self._names = names
         self._policy = policy
         self.x = tf.nest.map_structure(tf.convert_to_tensor, x)
+        self._samples = tf.nest.flatten(self.x)[0].shape[:1]
         self.taps = Taps()
         run = self._run
         self._function = run if model.run_eagerly else tf.function(run, autograph=False)
@@ -75,17 +76,26 @@ class Probe:
 
     def inputs(self) -> dict[str, Any]:
         """Return the probe's inputs, ``probe/x`` to tensor."""
-        return {f"probe/{joined(X, name)}": tensor for name, tensor in leaves(self.x)}
+        return {
+            f"probe/{joined(X, name)}": tensor
+            for name, tensor in leaves(self.x)
+            if storable(tensor) and self._policy.covers("probe", joined(X, name))
+        }
 
     def _run(self, x: Any) -> dict[str, Any]:
         self.taps = taps = Taps()
         counts: Counter[str] = Counter()
         scope = _graph()
         layers = [layer for layer, _ in walk(self._model) if activation_name(layer)]
+        looped = inside_recurrent(self._model) | {
+            id(layer) for layer in layers if isinstance(layer, keras.layers.RNN)
+        }
         with ExitStack() as stack:
             for layer in layers:
-                name = "activation" if hasattr(layer, "activation") else "call"
-                stack.enter_context(rebound(layer, name, self._wrap(layer, taps, counts, scope)))
+                if id(layer) not in looped:
+                    name = "activation" if "activation" in vars(layer) else "call"
+                    wrap = self._wrap(layer, taps, counts, scope)
+                    stack.enter_context(rebound(layer, name, wrap))
             if self._model._call_has_training_arg:
                 self._model(x, training=False)
             else:
@@ -93,9 +103,10 @@ class Probe:
         for layer in layers:
             path = self._names.layers[id(layer)]
             if not counts[path]:
+                reason = _IN_A_LOOP if id(layer) in looped else _NOT_CALLED
                 for part in (PREACTIVATION, OUTPUT):
                     if self._policy.covers("probe", f"{path}/{part}"):
-                        taps.lacks("probe", f"{path}/{part}", _NOT_CALLED)
+                        taps.lacks("probe", f"{path}/{part}", reason)
         return taps.tensors
 
     def _wrap(
@@ -112,10 +123,14 @@ class Probe:
                     place = f"{path}/{prefix}{part}"
                     if not self._policy.covers("probe", place):
                         continue
-                    if _graph() is scope:
-                        taps.add("probe", place, tensor)
-                    else:
+                    if _graph() is not scope:
                         taps.lacks("probe", place, _IN_A_LOOP)
+                    elif not storable(tensor):
+                        taps.lacks("probe", place, NOT_NUMBERS)
+                    elif tensor.shape[:1] != self._samples:
+                        taps.lacks("probe", place, NOT_SAMPLES)
+                    else:
+                        taps.add("probe", place, tensor)
                 return output
 
             return tapped

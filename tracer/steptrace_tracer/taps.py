@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from steptrace_schema.attributes import Missing, Policy
 from steptrace_schema.names import OUTPUT, X_GRADIENT, Kind
 from steptrace_tracer._tensorflow import tf
-from steptrace_tracer.naming import Names, joined, leaves, walk
+from steptrace_tracer.naming import Names, inside_recurrent, joined, leaves, walk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Set
 
 _LOGITS = "logits"
 
@@ -29,6 +29,9 @@ _FROM_LOGITS = (
 _IN_A_LOOP = "the layer runs inside a loop of the graph, where its tensors cannot be returned"
 _NOT_CALLED = "the layer is not called in the training step"
 _NOT_FLOATING = "the input is not floating point, so the loss has no gradient with respect to it"
+NOT_NUMBERS = "it is not a dense tensor of numbers"
+NOT_SAMPLES = "its first dimension does not count the samples of the batch"
+_OUTPUT_KINDS: tuple[Kind, ...] = ("activations", "activation_gradients")
 
 
 @dataclasses.dataclass
@@ -37,6 +40,8 @@ class Taps:
 
     tensors: dict[str, Any] = dataclasses.field(default_factory=dict)
     missing: dict[tuple[Kind, str], str] = dataclasses.field(default_factory=dict)
+    rows: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Path of each output to its extent along the first dimension, over the whole batch."""
     target: Any = None
     """What the step differentiated: the loss, times the loss scale if there is one."""
 
@@ -47,6 +52,23 @@ class Taps:
     def lacks(self, kind: Kind, path: str, reason: str) -> None:
         """Say why a tensor cannot be kept."""
         self.missing[kind, path] = reason
+
+    def count_rows(self) -> Any:
+        """Return the values of :attr:`rows` as one tensor."""
+        return tf.stack([tf.cast(n, tf.int64) for n in self.rows.values()] or [tf.int64.max])
+
+    def misfits(self, counts: Iterable[int], samples: int) -> dict[tuple[Kind, str], str]:
+        """Return which outputs have other rows than the `samples` of the batch, with the reason.
+
+        Only running the step shows it: while it is traced, the size of a batch is unknown.
+        """
+        return {
+            (kind, path): NOT_SAMPLES
+            for path, count in zip(self.rows, counts, strict=False)
+            if count != samples
+            for kind in _OUTPUT_KINDS
+            if f"{kind}/{path}" in self.tensors
+        }
 
     def missing_entries(self) -> tuple[Missing, ...]:
         """Return what is missing, as the trace lists it."""
@@ -107,16 +129,18 @@ class Tapping:
         """Tap everything that runs inside the context, then put everything back."""
         policy = self._policy
         layers = [layer for layer, _ in walk(self._model)]
+        looped = inside_recurrent(self._model)
         with ExitStack() as stack:
-            if {"activations", "activation_gradients"} & set(policy.kinds):
+            if set(_OUTPUT_KINDS) & set(policy.kinds):
                 for layer in layers:
-                    stack.enter_context(rebound(layer, "call", self._wrap_layer(layer)))
+                    if id(layer) not in looped:
+                        stack.enter_context(rebound(layer, "call", self._wrap_layer(layer)))
             if policy.covers("inputs", X_GRADIENT):
                 stack.enter_context(rebound(tf.GradientTape, "__enter__", self._wrap_enter))
                 stack.enter_context(rebound(self._model, "call", self._wrap_model))
             stack.enter_context(rebound(tf.GradientTape, "gradient", self._wrap_gradient))
             yield
-        self._explain_uncalled(layers)
+        self._explain_uncalled(layers, looped)
 
     def _wrap_layer(self, layer: Any) -> Callable[[Any], Any]:
         path = self._names.layers[id(layer)]
@@ -139,10 +163,13 @@ class Tapping:
             if not tf.is_tensor(tensor):
                 continue
             place = f"{path}/{prefix}{joined(OUTPUT, name)}"
-            if _scope() is not self._scope:
+            reason = self._obstacle(tensor)
+            if reason is not None:
                 for kind in _output_kinds(self._policy, place):
-                    self._taps.lacks(kind, place, _IN_A_LOOP)
+                    self._taps.lacks(kind, place, reason)
                 continue
+            if _output_kinds(self._policy, place):
+                self._taps.rows[place] = tf.shape(tensor)[0]
             if self._policy.covers("activations", place):
                 self._taps.add("activations", place, _first(tensor, self._policy.samples))
             if not self._policy.covers("activation_gradients", place):
@@ -155,6 +182,14 @@ class Tapping:
                 self._sources.append(("activation_gradients", place, tensor))
             else:
                 self._taps.lacks("activation_gradients", place, _NO_GRADIENT)
+
+    def _obstacle(self, tensor: Any) -> str | None:
+        """Return why an output cannot be kept, None where it can."""
+        if _scope() is not self._scope:
+            return _IN_A_LOOP
+        if not storable(tensor):
+            return NOT_NUMBERS
+        return NOT_SAMPLES if tensor.shape.rank == 0 else None
 
     def _wrap_enter(self, enter: Any) -> Any:
         def tapped(tape: Any) -> Any:
@@ -170,7 +205,7 @@ class Tapping:
                 self._calls[""] += 1
                 for name, tensor in leaves(args[0] if args else kwargs.get("inputs")):
                     place = joined(X_GRADIENT, name)
-                    if not tensor.dtype.is_floating:
+                    if not (storable(tensor) and tensor.dtype.is_floating):
                         self._taps.lacks("inputs", place, _NOT_FLOATING)
                         continue
                     self._watched_by.watch(tensor)
@@ -212,17 +247,25 @@ class Tapping:
                 dense = tf.convert_to_tensor(gradient)
                 self._taps.add(kind, path, _first(dense, self._policy.samples))
 
-    def _explain_uncalled(self, layers: list[Any]) -> None:
+    def _explain_uncalled(self, layers: list[Any], looped: Set[int]) -> None:
         for layer in layers:
             path = self._names.layers[id(layer)]
+            reason = _IN_A_LOOP if id(layer) in looped else _NOT_CALLED
             if self._calls[path] == 0:
                 for kind in _output_kinds(self._policy, f"{path}/{OUTPUT}"):
-                    self._taps.lacks(kind, f"{path}/{OUTPUT}", _NOT_CALLED)
+                    self._taps.lacks(kind, f"{path}/{OUTPUT}", reason)
 
 
 def _output_kinds(policy: Policy, place: str) -> list[Kind]:
-    kinds: tuple[Kind, ...] = ("activations", "activation_gradients")
-    return [kind for kind in kinds if policy.covers(kind, place)]
+    return [kind for kind in _OUTPUT_KINDS if policy.covers(kind, place)]
+
+
+def storable(tensor: Any) -> bool:
+    """Whether `tensor` is dense and holds real numbers or booleans."""
+    dtype = getattr(tensor, "dtype", None)
+    return isinstance(tensor, tf.Tensor) and bool(
+        dtype.is_floating or dtype.is_integer or dtype.is_bool
+    )
 
 
 def _scope() -> Any:
