@@ -1,0 +1,238 @@
+"""The loss view: loss, gradient norms and learning rate by step."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Final
+
+import matplotlib
+import numpy as np
+
+from steptrace_analyzer.open import trace_attributes
+from steptrace_analyzer.plots.limits import finite, is_wide, padded_range
+from steptrace_analyzer.plots.lines import draw_line, set_step_axis
+from steptrace_analyzer.plots.norms import LayerNorms, layer_norms
+from steptrace_analyzer.plots.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    ORANGE,
+    SEQUENTIAL,
+    VERMILLION,
+    label,
+    new_figure,
+    set_title,
+    style,
+)
+from steptrace_analyzer.plots.subject import model_name
+from steptrace_analyzer.select import format_steps, get_tensor, recorded_steps, tensor_paths
+from steptrace_schema.names import EPOCH, LEARNING_RATE, LOSS, STATISTICS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy.typing as npt
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from steptrace_analyzer.plots.subject import Located
+
+_MOST_NAMED_LAYERS: Final = 8
+_MOST_EPOCH_LINES: Final = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class LossData:
+    """What the loss view draws.
+
+    Parameters
+    ----------
+    model, loss_name
+        What was trained, and the name of the loss function.
+    steps
+        Dims (step,).
+    loss, learning_rate, epoch
+        Dims (step,), float64.
+    norms
+        Norms of the gradients by layer and step; None where none are recorded.
+    anomaly_steps
+        Steps to be marked, ascending.
+    """
+
+    model: str
+    loss_name: str
+    steps: npt.NDArray[np.int64]
+    loss: npt.NDArray[np.float64]
+    learning_rate: npt.NDArray[np.float64]
+    epoch: npt.NDArray[np.float64]
+    norms: LayerNorms | None
+    anomaly_steps: tuple[int, ...]
+
+    @property
+    def epoch_starts(self) -> npt.NDArray[np.int64]:
+        """Recorded steps at which another epoch than before begins."""
+        return np.asarray(self.steps[1:][np.diff(self.epoch) != 0])
+
+    @property
+    def non_finite_steps(self) -> npt.NDArray[np.int64]:
+        """Steps whose loss is NaN or infinite."""
+        return self.steps[~np.isfinite(self.loss)]
+
+
+def loss_data(trace: xr.DataTree, anomalies: Iterable[Located] = ()) -> LossData:
+    """Read loss, learning rate, epoch and gradient norms of all steps.
+
+    Parameters
+    ----------
+    trace
+        An opened trace.
+    anomalies
+        Whatever has a step that the figure shall mark.
+
+    Returns
+    -------
+    LossData
+
+    Raises
+    ------
+    UnknownNameError
+        If the trace has no loss.
+    """
+    loss = get_tensor(trace, "scalars", LOSS)
+    scalars = tensor_paths(trace, "scalars")
+    has_norms = STATISTICS in trace.children and "gradients" in trace.children[STATISTICS].children
+
+    def read(name: str) -> npt.NDArray[np.float64]:
+        if name not in scalars:
+            return np.full(loss.shape, np.nan)
+        return np.asarray(get_tensor(trace, "scalars", name).to_numpy(), dtype=np.float64)
+
+    return LossData(
+        model=model_name(trace),
+        loss_name=trace_attributes(trace).loss or "loss",
+        steps=np.asarray(recorded_steps(loss), dtype=np.int64),
+        loss=read(LOSS),
+        learning_rate=read(LEARNING_RATE),
+        epoch=read(EPOCH),
+        norms=layer_norms(trace, "gradients") if has_norms else None,
+        anomaly_steps=tuple(sorted({anomaly.step for anomaly in anomalies})),
+    )
+
+
+def draw_loss(data: LossData) -> Figure:
+    """Draw loss above gradient norms above learning rate, over one axis of steps."""
+    with style():
+        norms = data.norms if data.norms is not None and data.norms.layers else None
+        heights = (3.0, 3.0, 1.1) if norms is not None else (3.0, 1.1)
+        figure = new_figure(11.0, 1.3 + sum(heights))
+        panels = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights))
+        _draw_loss(panels[0], data)
+        if norms is not None:
+            _draw_norms(panels[1], norms)
+        draw_line(panels[-1], data.steps, data.learning_rate, color=BLUE, drawstyle="steps-post")
+        panels[-1].set_ylabel("learning\nrate")
+        panels[-1].set_ylim(*padded_range(data.learning_rate, 0.2))
+        if is_wide(data.learning_rate):
+            panels[-1].set_yscale("log")
+            panels[-1].autoscale(axis="y")
+        for axes in panels:
+            axes.grid(axis="y")
+            for step in data.epoch_starts[:_MOST_EPOCH_LINES]:
+                axes.axvline(step - 0.5, color=GREY, linewidth=0.8, linestyle=":", zorder=0)
+            for step in data.anomaly_steps:
+                axes.axvline(step, color=ORANGE, linewidth=5, alpha=0.25, zorder=0)
+        set_step_axis(panels[-1], data.steps)
+        panels[-1].set_xlabel("training step (optimizer updates)")
+        steps = format_steps([int(step) for step in data.steps]) or "none"
+        set_title(figure, (data.model, f"steps {steps}", "loss"), _notes(data))
+    return figure
+
+
+def plot_loss(trace: xr.DataTree, anomalies: Iterable[Located] = ()) -> Figure:
+    """Draw the loss at each step with gradient norms, learning rate and epoch boundaries.
+
+    Parameters
+    ----------
+    trace
+        An opened trace.
+    anomalies
+        What :func:`steptrace_analyzer.anomalies.find_anomalies` found; their steps are marked.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    UnknownNameError
+        If the trace has no loss.
+
+    Examples
+    --------
+    >>> plot_loss(open_trace("run.zarr"))  # doctest: +SKIP
+    """
+    return draw_loss(loss_data(trace, anomalies))
+
+
+def _draw_loss(axes: Axes, data: LossData) -> None:
+    draw_line(axes, data.steps, data.loss, color=BLACK)
+    axes.set_ylabel(label(f"loss\n({data.loss_name})"))
+    if is_wide(data.loss):
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(*padded_range(data.loss, 0.08))
+    top = axes.get_xaxis_transform()
+    bad, found = data.non_finite_steps, data.anomaly_steps
+    marks: dict[str, Any] = {"clip_on": False, "linestyle": "none", "transform": top, "zorder": 5}
+    if found:
+        axes.plot(found, [1.04] * len(found), "v", color=ORANGE, label="anomaly", **marks)
+    if bad.size:
+        text = f"loss not finite ({bad.size} steps)"
+        axes.plot(bad, [0.03] * bad.size, "x", color=VERMILLION, label=text, **marks)
+    if found or bad.size:
+        axes.legend(loc="upper right", ncols=2)
+
+
+def _draw_norms(axes: Axes, norms: LayerNorms) -> None:
+    colours = matplotlib.colormaps[SEQUENTIAL](np.linspace(0, 0.92, max(len(norms.layers), 1)))
+    named = len(norms.layers) <= _MOST_NAMED_LAYERS
+    total = _positive(norms.total)
+    for index, (layer, colour) in enumerate(zip(norms.layers, colours, strict=True)):
+        ends = {0: f"{layer} (first)", len(norms.layers) - 1: f"{layer} (last)"}
+        name = layer if named else ends.get(index)
+        draw_line(
+            axes,
+            norms.steps,
+            _positive(norms.values[index]),
+            color=colour,
+            alpha=0.75,
+            linewidth=0.9,
+            label=None if name is None else label(name),
+        )
+    draw_line(axes, norms.steps, total, color=BLACK, label="all layers")
+    if finite(total).size:
+        axes.set_yscale("log")
+    axes.set_ylabel("gradient norm\n(L2, d loss / d weight)")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.0)
+
+
+def _positive(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.where(values > 0, values, np.nan)
+
+
+def _notes(data: LossData) -> list[str]:
+    notes = []
+    starts = data.epoch_starts.size
+    if starts:
+        notes.append("Dotted lines: a new epoch begins")
+    if starts > _MOST_EPOCH_LINES:
+        notes.append(f"Only the first {_MOST_EPOCH_LINES} of {starts} are drawn")
+    if data.norms is not None and data.norms.layers:
+        total = data.norms.total
+        zero, bad = int((total == 0).sum()), int((~np.isfinite(total)).sum())
+        if zero:
+            notes.append(f"The gradient is zero at {zero} steps")
+        if bad:
+            notes.append(f"The gradient is not finite at {bad} steps")
+    return notes

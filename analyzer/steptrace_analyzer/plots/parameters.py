@@ -1,0 +1,298 @@
+"""The parameters view: each parameter one point, with the force that the step exerts on it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Final
+
+import matplotlib
+import numpy as np
+from matplotlib.collections import LineCollection
+from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, Normalize
+
+from steptrace_analyzer.plots.limits import padded_range
+from steptrace_analyzer.plots.reduce import keep_largest
+from steptrace_analyzer.plots.style import (
+    CATEGORIES,
+    GREY,
+    SEQUENTIAL,
+    category_colours,
+    label,
+    new_figure,
+    set_title,
+    style,
+)
+from steptrace_analyzer.plots.subject import (
+    choose_layer,
+    choose_step,
+    layer_tensors,
+    model_name,
+    read_step,
+)
+from steptrace_analyzer.select import get_tensor, resolve_step
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_POINTS: Final = 4000
+"""More parameters than these are thinned out; the largest updates are always kept."""
+
+_MOST_FORCES: Final = 300
+_SIZES: Final = (6.0, 90.0)  # square points
+
+
+@dataclasses.dataclass(frozen=True)
+class ParametersData:
+    """What the parameters view draws; all arrays have dims (point,).
+
+    Parameters
+    ----------
+    model, layer, step
+        What the points are of.
+    value
+        The parameter as the step used it.
+    update
+        What the step added to it.
+    unit
+        The output unit (or filter) that the parameter belongs to.
+    index
+        Its position among the parameters of that unit, variables one after the other.
+    variables
+        Name of each variable and the first index that it takes.
+    total
+        How many parameters the layer has.
+    non_finite
+        How many of them have a value or an update that is not finite, and no point.
+    """
+
+    model: str
+    layer: str
+    step: int
+    value: npt.NDArray[np.float64]
+    update: npt.NDArray[np.float64]
+    unit: npt.NDArray[np.intp]
+    index: npt.NDArray[np.intp]
+    variables: tuple[tuple[str, int], ...]
+    total: int
+    non_finite: int
+
+
+def parameters_data(
+    trace: xr.DataTree,
+    layer: str | None = None,
+    step: int | None = None,
+    *,
+    most: int = MOST_POINTS,
+) -> ParametersData:
+    """Read a layer's parameters and their updates at one step, as points.
+
+    Parameters
+    ----------
+    trace
+        An opened trace.
+    layer
+        A layer's path or its last segments; the first layer with updates if not given.
+    step
+        A step with an update, negative ones from the end; the last one if not given.
+    most
+        How many points at most: half of them are the largest updates, the rest evenly spread.
+
+    Returns
+    -------
+    ParametersData
+
+    Raises
+    ------
+    UnknownNameError, StepNotRecordedError
+        If the trace has no such layer, or no update at that step.
+    """
+    path = choose_layer(trace, "updates", layer, lambda _: True)
+    tensors = layer_tensors(trace, "updates", path)
+    chosen = choose_step(get_tensor(trace, "updates", tensors[0]), step)
+    columns: list[npt.NDArray[Any]] = []
+    variables: list[tuple[str, int]] = []
+    first = 0
+    for tensor in tensors:
+        resolve_step(get_tensor(trace, "updates", tensor), chosen)
+        value = read_step(trace, "weights", tensor, chosen)
+        update = read_step(trace, "updates", tensor, chosen)
+        units = value.shape[-1] if value.ndim else 1
+        per_unit = value.size // units if units else 0
+        index, unit = np.divmod(np.arange(value.size), max(units, 1))
+        columns.append(np.stack([value.ravel(), update.ravel(), unit, index + first]))
+        variables.append((tensor.removeprefix(f"{path}/"), first))
+        first += per_unit
+    value, update, unit, index = np.concatenate(columns, axis=1)
+    known = np.isfinite(value) & np.isfinite(update)
+    kept = np.flatnonzero(known)[keep_largest(update[known], most)]
+    return ParametersData(
+        model=model_name(trace),
+        layer=path,
+        step=chosen,
+        value=value[kept],
+        update=update[kept],
+        unit=unit[kept].astype(np.intp),
+        index=index[kept].astype(np.intp),
+        variables=tuple(variables),
+        total=value.size,
+        non_finite=int(value.size - known.sum()),
+    )
+
+
+def draw_parameters(data: ParametersData) -> Figure:
+    """Draw value against update, the force on each parameter by its index, and both in 3-D."""
+    with style():
+        figure = new_figure(12.0, 7.6)
+        grid = figure.add_gridspec(2, 2, width_ratios=(1.0, 1.25))
+        colours, norm = _unit_colours(data.unit)
+        points: dict[str, Any] = {
+            "c": data.unit,
+            "cmap": colours,
+            "norm": norm,
+            "s": point_sizes(data.update),
+            "linewidths": 0,
+        }
+        _draw_plane(figure.add_subplot(grid[0, 0]), data, points)
+        _draw_forces(figure.add_subplot(grid[1, 0]), data, points)
+        space: Any = figure.add_subplot(grid[:, 1], projection="3d")
+        scatter = space.scatter(data.index, data.value, data.update, alpha=0.7, **points)
+        space.set(
+            xlabel=_index_label(data),
+            ylabel="value",
+            xlim=padded_range(data.index),
+            ylim=padded_range(data.value),
+            zlim=padded_range(data.update),
+            title="index, value and update",
+        )
+        space.set_zlabel("update of the step", labelpad=8)
+        space.set_box_aspect((1, 1, 1), zoom=0.95)
+        bar = figure.colorbar(scatter, ax=space, shrink=0.6, pad=0.14, location="right")
+        bar.set_label("output unit (out)")
+        if isinstance(norm, BoundaryNorm):
+            bar.set_ticks(range(int(norm.vmax or 0.5) + 1))
+            bar.ax.minorticks_off()
+        shown = data.value.size
+        notes = ["Each point is one parameter; its size shows |update|"]
+        if shown + data.non_finite < data.total:
+            notes.append(
+                f"{shown:,} of {data.total:,} parameters are shown: the {shown // 2:,} of the "
+                "largest update and an even choice of the others"
+            )
+        else:
+            notes.append(f"{shown:,} of {data.total:,} parameters are shown")
+        if data.non_finite:
+            notes.append(f"{data.non_finite:,} with a value or update that is not finite are not")
+        set_title(figure, (data.model, f"step {data.step}", data.layer), notes)
+    return figure
+
+
+def plot_parameters(
+    trace: xr.DataTree, layer: str | None = None, step: int | None = None
+) -> Figure:
+    """Draw each parameter of a layer as a point, with its update as the force that training exerts.
+
+    Three panels: value against update; value by index with an arrow-like line for the update,
+    magnified as its title says; and index, value and update in 3-D. Colour is the output unit.
+
+    Parameters
+    ----------
+    trace
+        An opened trace.
+    layer
+        A layer's path or its last segments; the first layer with updates if not given.
+    step
+        A step with an update, negative ones from the end; the last one if not given.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    UnknownNameError, StepNotRecordedError
+        If the trace has no such layer, or no update at that step.
+
+    Examples
+    --------
+    >>> plot_parameters(open_trace("run.zarr"), "dense", step=40)  # doctest: +SKIP
+    """
+    return draw_parameters(parameters_data(trace, layer, step))
+
+
+def point_sizes(update: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return sizes of points, in square points, whose area grows with |update|."""
+    magnitude = np.abs(update)
+    largest = magnitude.max(initial=0.0)
+    share = magnitude / largest if largest else magnitude
+    return _SIZES[0] + (_SIZES[1] - _SIZES[0]) * share
+
+
+def magnification(value: npt.NDArray[np.float64], update: npt.NDArray[np.float64]) -> float:
+    """Return a round factor by which updates are drawn larger, so that the largest is visible.
+
+    It is 1, 2 or 5 times a power of ten, and the largest update becomes at most 30 % of the range
+    of the values; 1 where all updates are zero or no value differs.
+
+    Examples
+    --------
+    >>> magnification(np.array([0.0, 1.0]), np.array([0.001, 0.0]))
+    200.0
+    """
+    largest = np.abs(update).max(initial=0.0)
+    span = np.ptp(value) if value.size else 0.0
+    if not largest or not span:
+        return 1.0
+    exact = np.log10(0.3 * span) - np.log10(largest)
+    power = np.floor(exact)
+    round_factor = max(f for f in (1.0, 2.0, 5.0) if np.log10(f) <= exact - power + 1e-9)
+    return float(round_factor * 10.0**power)
+
+
+def _draw_plane(axes: Axes, data: ParametersData, points: dict[str, Any]) -> None:
+    axes.scatter(data.value, data.update, alpha=0.7, **points)
+    axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+    axes.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+    axes.set(
+        xlabel="value",
+        ylabel="update of the step",
+        xlim=padded_range(data.value),
+        ylim=padded_range(data.update, 0.08),
+        title="value against update",
+    )
+
+
+def _draw_forces(axes: Axes, data: ParametersData, points: dict[str, Any]) -> None:
+    scale = magnification(data.value, data.update)
+    largest = np.argsort(-np.abs(data.update), kind="stable")[:_MOST_FORCES]
+    index, value = data.index[largest], data.value[largest]
+    tips = value + scale * data.update[largest]
+    ends = np.stack([value, tips], axis=1)
+    lines = np.stack([np.broadcast_to(index[:, None], ends.shape), ends], axis=2)
+    colours = points["cmap"](points["norm"](data.unit[largest]))
+    axes.add_collection(LineCollection(list(lines), colors=colours, linewidths=1.0, alpha=0.8))
+    axes.scatter(index, value, s=9, color=colours, linewidths=0)
+    factor = "drawn to scale" if scale == 1 else f"drawn {scale:,.10g} times as long"
+    axes.set(
+        xlabel=_index_label(data),
+        ylabel="value",
+        xlim=padded_range(data.index),
+        ylim=padded_range(np.concatenate([data.value, tips])),
+        title=f"the {largest.size} largest updates, {factor}",
+    )
+
+
+def _index_label(data: ParametersData) -> str:
+    starts = ", ".join(f"{label(name)} from {first}" for name, first in data.variables)
+    return f"index within the unit ({starts})"
+
+
+def _unit_colours(unit: npt.NDArray[np.intp]) -> tuple[Colormap, Normalize]:
+    count = int(unit.max(initial=0)) + 1
+    if count <= len(CATEGORIES):
+        return ListedColormap(category_colours(count)), BoundaryNorm(
+            np.arange(count + 1) - 0.5, count
+        )
+    return matplotlib.colormaps[SEQUENTIAL], Normalize(0, count - 1)
