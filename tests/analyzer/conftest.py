@@ -48,6 +48,8 @@ class SyntheticRun:
         Of the optimizer; 0 is plain SGD: w[t+1] = w[t] - learning_rate * g[t].
     adam
         Use Adam instead.
+    shard_steps, status, status_reason
+        Root attributes.
     """
 
     steps: int = 60
@@ -60,6 +62,7 @@ class SyntheticRun:
     poison: tuple[int, ...] = ()
     momentum: float = 0.0
     adam: bool = False
+    shard_steps: int = 128
     status: str = "complete"
     status_reason: str | None = None
 
@@ -148,7 +151,7 @@ class SyntheticRun:
             optimizer=Optimizer(class_name="Adam" if self.adam else "SGD"),
             loss="sparse_categorical_crossentropy",
             environment={"python": "3.11", "numpy": np.__version__},
-            shard_steps=16,
+            shard_steps=self.shard_steps,
         )
 
     def write(self, path: Path) -> Path:

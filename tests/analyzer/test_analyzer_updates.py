@@ -55,7 +55,7 @@ def test_recorded_updates_are_left_alone() -> None:
 def test_updates_follow_the_sgd_formula(
     write_run: Callable[..., Path], make_run: Callable[..., Any]
 ) -> None:
-    trace = open_trace(write_run(steps=20))
+    trace = open_trace(write_run(steps=20, shard_steps=8))  # the updates cross shards
     for step, arrays in list(make_run(steps=20).records())[:-1]:
         gradient = arrays["gradients/sequential/dense/kernel"]
         update = get_tensor(trace, "updates", "dense/kernel").sel(step=step).values

@@ -188,7 +188,7 @@ Anomaly = Jump | NonFinite
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:.0f}x" if ratio >= 10 else f"{ratio:.1f}x"
+    return f"{ratio:.0f}x" if ratio >= 9.95 else f"{ratio:.1f}x"
 
 
 def _counts(tensor: NonFiniteTensor) -> str:
@@ -203,7 +203,8 @@ def _reasons(kind: Literal["jump", "gradient"], cause: Cause, evidence: Evidence
         clauses.append(_input_clause(evidence.inputs))
     if evidence.batch_size is not None and evidence.batch_size_changed:
         size, usual = evidence.batch_size.value, evidence.batch_size.usual
-        clauses.append(f"the batch had {size:.0f} samples instead of {usual:.0f}")
+        noun = "sample" if size == 1 else "samples"
+        clauses.append(f"the batch had {size:.0f} {noun} instead of {usual:.0f}")
     if (evidence.repeated or 0) >= REPEATED_SHARE:
         clauses.append(f"{evidence.repeated:.0%} of the batch's rows are copies of others")
     if kind == "jump" and evidence.gradient is not None and evidence.gradient_jumped:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -82,4 +83,5 @@ def _split_examples(doc: str) -> tuple[str, str]:
     """Split a docstring before its section "Examples", which help prints below the options."""
     text, _, examples = doc.partition("Examples\n--------\n")
     # \b keeps the line breaks of a paragraph.
-    return text.strip(), f"\b\nExamples:\n{inspect.cleandoc(examples)}" if examples else ""
+    lines = textwrap.indent(inspect.cleandoc(examples), "  ")
+    return text.strip(), f"\b\nExamples:\n{lines}" if examples else ""

@@ -29,10 +29,10 @@ def anomalies(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Find sudden jumps of parameters or gradients, NaN and infinities, and what caused them.
+    """Find sudden jumps and NaN, and what caused them.
 
-    Each update is compared with the 50 before it, tensor by tensor. Exits with 1 where something
-    is found.
+    Each update and gradient is compared with the 50 before it, tensor by tensor. Exits with 1 where
+    something is found.
 
     Examples
     --------

@@ -24,7 +24,7 @@ _MOST_ROWS = 40
 def diff(
     trace: TracePath,
     other: Annotated[
-        Path | None, typer.Argument(metavar="[OTHER]", help="The trace to compare with.")
+        Path | None, typer.Argument(metavar="OTHER", help="The trace to compare with.")
     ] = None,
     steps: Annotated[
         tuple[int, int] | None,
@@ -36,7 +36,7 @@ def diff(
     every: Annotated[bool, typer.Option("--all", help="List equal tensors too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare two traces, or two steps of one, tensor by tensor.
+    """Compare two traces, or two steps of one.
 
     Shows where they part first, and for every tensor how far they are apart. Time on the wall
     clock is never compared. Exits with 1 where they differ.

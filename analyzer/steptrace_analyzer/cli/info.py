@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 
 def info(trace: TracePath, as_json: Json = False) -> None:
-    """Show what a trace is: its model, what is recorded at which steps, sizes, status.
+    """Show what a trace holds, and its status.
+
+    The model and its layers, what is recorded at which steps, bytes raw and stored, and what is
+    missing, with the reason.
 
     Examples
     --------

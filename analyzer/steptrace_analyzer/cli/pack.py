@@ -19,7 +19,9 @@ def pack(
         bool, typer.Option("--overwrite", help="Replace the file if it exists.")
     ] = False,
 ) -> None:
-    """Write a finished trace into one .zarr.zip file, which every command opens directly.
+    """Write a finished trace into one .zarr.zip file.
+
+    Every command opens such a file directly.
 
     Examples
     --------

@@ -5,10 +5,10 @@ from steptrace_analyzer.cli._output import write_line
 
 
 def recover(trace: TracePath) -> None:
-    """Finish a trace whose training was killed, from the journal beside it.
+    """Finish a trace whose training was killed.
 
-    Such a trace opens without this too; afterwards it is one store without a journal, and can be
-    packed.
+    What waits in the journal beside it is moved into the store. Such a trace opens without this
+    too; afterwards it is one store without a journal, and can be packed.
 
     Examples
     --------

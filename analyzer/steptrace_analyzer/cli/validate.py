@@ -22,9 +22,9 @@ def validate(
     level: Annotated[Depth, typer.Option(help="How deep to look.")] = Depth.data,
     as_json: Json = False,
 ) -> None:
-    """Check a trace against the specification, and what it declares against what it holds.
+    """Check a trace against the specification.
 
-    Exits with 1 where a rule is violated.
+    What it declares is checked against what it holds. Exits with 1 where a rule is violated.
 
     Examples
     --------
