@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BATCH_SIZE = 32
-BRIGHTER = 50
-"""By how much the images of the corrupted batch are too bright, as if they had not been scaled."""
+FULL_SCALE = 16
+"""Largest pixel of a digit. The corrupted batch is the one that is not divided by it."""
 
 
 def run_demo(folder: Path, steps: int) -> Path:
@@ -93,10 +93,10 @@ def _batches(steps: int, corrupted: int) -> tuple[npt.NDArray[Any], npt.NDArray[
     count = steps * BATCH_SIZE
     passes = -(-count // len(digits.images))
     order = np.concatenate([rng.permutation(len(digits.images)) for _ in range(passes)])[:count]
-    x = (digits.images[order, :, :, None] / 16).astype(np.float32)
+    x = (digits.images[order, :, :, None] / FULL_SCALE).astype(np.float32)
     y = digits.target[order]
     wrong = slice(corrupted * BATCH_SIZE, (corrupted + 1) * BATCH_SIZE)
-    x[wrong] *= BRIGHTER
+    x[wrong] *= FULL_SCALE
     y[wrong] = rng.permutation(y[wrong])
     return x, y
 
@@ -114,7 +114,9 @@ def _network() -> Any:
         ],
         name="digits",
     )
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    # Plain momentum follows a wrong gradient all the way; Adam would damp it.
+    optimizer = keras.optimizers.SGD(0.02, momentum=0.9)
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
 
