@@ -101,7 +101,8 @@ def _show(result: "DiffResult", *, every: bool) -> None:
         _show_tensors(shown[:limit])
     if len(shown) > limit:
         hint(f"{len(shown) - limit} more tensors differ; --all lists them")
-    if equal := len(result.tensors) - len(shown):
+    equal = len(result.tensors) - len(shown)
+    if equal and result.differs:
         hint(f"{equal} tensors are equal")
     for entry in result.not_compared:
         hint(f"not compared: {entry.name}, {entry.found}")
