@@ -265,8 +265,11 @@ def _aligned(a: xr.DataArray, b: xr.DataArray) -> Iterator[_Block]:
     row_bytes = math.prod(_row_shape(a)) * max(a.dtype.itemsize, b.dtype.itemsize)
     count = max(1, _BLOCK_BYTES // max(1, row_bytes))
     chunk = a.chunks[0][0] if a.chunks else count
-    if count > chunk > 0:  # blocks of whole chunks, so that none is decoded twice
+    # Whole chunks, or equal parts of one, so that little is decoded twice.
+    if count > chunk > 0:
         count -= count % chunk
+    while 0 < count < chunk and chunk % count:
+        count -= 1
     for start in range(0, len(steps), count):
         block = slice(start, start + count)
         yield _rows(a, rows_a[block]), _rows(b, rows_b[block]), steps[block]
