@@ -16,9 +16,15 @@ if TYPE_CHECKING:
 
 
 class ClosingProgress:
-    """A progress bar on standard error for the records that are left; nothing off a terminal."""
+    """A progress bar on standard error for the records that are left; nothing off a terminal.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    shown
+        False for none on a terminal either.
+    """
+
+    def __init__(self, *, shown: bool = True) -> None:
         self._console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("[bold]steptrace[/] writing the trace"),
@@ -28,7 +34,7 @@ class ClosingProgress:
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
-            disable=not self._console.is_terminal,
+            disable=not (shown and self._console.is_terminal),
         )
         self._task = self._progress.add_task("moving", total=None)
         self._most = 0
@@ -62,8 +68,9 @@ def describe(summary: Summary, handing_over: float, step_seconds: float) -> str:
     steps = max(1, summary.steps)
     lines = [
         f"steptrace: {summary.steps} steps recorded in {summary.path} ({summary.status})",
-        f"  {human_bytes(summary.raw_bytes)} of tensors, {human_bytes(summary.raw_bytes / steps)} a "
-        f"step, stored in {human_bytes(summary.stored_bytes)}",
+        f"  {human_bytes(summary.raw_bytes)} of tensors, "
+        f"{human_bytes(summary.raw_bytes / steps)} a step, "
+        f"stored in {human_bytes(summary.stored_bytes)}",
         f"  a traced step took {step_seconds / steps * 1e3:.1f} ms, and handing it over "
         f"{handing_over / steps * 1e3:.1f} ms more",
     ]

@@ -22,8 +22,9 @@ from steptrace_tracer import provenance
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.closing import ClosingProgress, describe, report
 from steptrace_tracer.digests import sample_digests
-from steptrace_tracer.recording import Arrays, PendingStep, Recording, scalar
-from steptrace_tracer.step import BATCH_INPUT, ITERATION, StepResult, TracedStep
+from steptrace_tracer.recording import Collected, PendingStep, Recording, scalar
+from steptrace_tracer.step import BATCH_INPUT, ROWS, StepResult, TracedStep
+from steptrace_tracer.taps import as_missing
 
 JOURNAL_LIMIT: Final = 4 * 2**30
 """Bytes that the journal may hold before training waits for the recorder, by default."""
@@ -46,23 +47,28 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
     policy
         What to record, and when; the default records everything at every step.
     probe
-        Inputs, in the structure that the model takes, that are pushed through the model in inference
-        mode at every recorded step; by default the first ``policy.samples`` rows of the first batch.
+        Inputs, in the structure that the model takes, that are pushed through the model in
+        inference mode at every recorded step; by default the first ``policy.samples`` rows of the
+        first batch.
     overwrite
         Replace a trace that is already at `path`.
     on_error
-        What a failure of the tracer itself does: ``"warn"`` lets the training go on untraced and marks
-        the trace as incomplete, ``"raise"`` ends the training.
+        What a failure of the tracer itself does: ``"warn"`` lets the training go on untraced and
+        marks the trace as incomplete, ``"raise"`` ends the training.
+    progress
+        Show a bar on a terminal while the trace is being finished, and say at the end what it
+        holds.
     journal_limit
-        Bytes of local disk that may hold steps that are not in the store yet; when they are used up,
-        training waits.
+        Bytes of local disk that may hold steps that are not in the store yet; when they are used
+        up, training waits.
     **fields
         Fields of :class:`Policy`, instead of `policy`: ``Tracer("run.zarr", every=10, samples=8)``.
 
     Raises
     ------
     TraceExistsError
-        When ``fit`` begins, if there is something at `path` and `overwrite` does not allow to replace it.
+        When ``fit`` begins, if there is something at `path` and `overwrite` does not allow to
+        replace it.
 
     Examples
     --------
@@ -77,6 +83,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         probe: Any = None,
         overwrite: bool = False,
         on_error: OnError = "warn",
+        progress: bool = True,
         journal_limit: int = JOURNAL_LIMIT,
         **fields: Any,
     ) -> None:
@@ -92,12 +99,15 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         self._probe = probe
         self._overwrite = overwrite
         self._on_error = on_error
+        self._progress = progress
         self._journal_limit = journal_limit
         self._recording: Recording | None = None
         self._step: TracedStep | None = None
         self._original: Any = None
         self._epoch = 0
         self._batch: int | None = None
+        self._next_step = 0
+        self._last_weights: dict[str, Any] = {}
         self._handing_over = 0.0
         self._step_seconds = 0.0
         self._used = False
@@ -111,7 +121,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
                 "another path for another fit"
             )
             raise TraceError(msg)
-        # An existing trace is a mistake to correct before hours of training, whatever on_error says.
+        # A mistake to correct before hours of training, whatever on_error says.
         refuse_existing(self.path, overwrite=self._overwrite)
         self._used = True
         try:
@@ -127,14 +137,24 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         """Note the batch."""
         self._batch = batch
 
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Keep the weights, which may be the last ones.
+
+        When the training ends, Keras or another callback may have put averaged or best ones in
+        their place. They are copied only if another step assigns to them.
+        """
+        if self._step is not None:
+            self._last_weights = self._step.present_weights()
+
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Record the last weights, give the train function back, and finish the trace."""
-        if self._recording is None or self._step is None:
+        if self._recording is None:
             return
         try:
-            step = int(self.model.optimizer.iterations.numpy())
-            weights = self._step.final_weights()
-            self._recording.put(PendingStep(step, lambda: _to_arrays(weights)))
+            if weights := self._last_weights:
+                self._recording.put(
+                    PendingStep(self._next_step, lambda: Collected(_to_arrays(weights)))
+                )
         except Exception as error:
             self._fail(error)
             return
@@ -145,6 +165,12 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         if model.distribute_strategy.num_replicas_in_sync > 1:
             msg = "training on several replicas is not recorded yet; use a single device"
             raise TraceError(msg)
+        if model.optimizer is None:
+            msg = "the model has no optimizer, so it has no steps to record"
+            raise TraceError(msg)
+        if isinstance(holder := getattr(model.train_function, "__self__", None), Tracer):
+            holder._abandon()  # of a fit that never came to its end
+        self._next_step = update_count(model.optimizer)
         self._step = TracedStep(model, self.policy, self._probe)
         attributes = TraceAttributes(
             run_id=uuid.uuid4().hex,
@@ -171,9 +197,13 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
             return original(iterator)
         batch, self._batch = self._batch, None
         count = self.model.steps_per_execution
-        first = int(self.model.optimizer.iterations.numpy())
+        first = self._next_step
         if not any(self.policy.records_step(step) for step in range(first, first + count)):
-            return self._original(iterator)
+            logs = self._original(iterator)
+            # The last of several executions may hold fewer steps, as only the optimizer knows.
+            present = first + 1 if count == 1 else update_count(self.model.optimizer)
+            self._next_step = max(first + 1, present)
+            return logs
         logs = None
         for offset in range(count):
             try:
@@ -182,22 +212,34 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
                 if offset == 0:
                     raise
                 break
+            except BaseException as error:
+                self._end("incomplete", f"reading the next batch raised {_one_line(error)}")
+                raise
             logs = self._train_on(data, batch + offset, getattr(iterator, "element_spec", None))
         return logs
 
     def _train_on(self, data: Any, batch: int, spec: Any) -> Any:
         if self._step is None:
             return self._original(iter([data]))
+        number, self._next_step = self._next_step, self._next_step + 1
         begin = time.perf_counter()
+        # A compiled step that fails has not assigned anything; an eager one may have.
+        before = update_count(self.model.optimizer) if self.model.run_eagerly else None
         try:
             result = self._step.run(data, spec)
         except Exception as error:
+            if before is not None and before != update_count(self.model.optimizer):
+                self._fail(error)
+                return self.model.get_metrics_result()
             return self._go_on_without(data, error)
         except BaseException as error:
             self._end("incomplete", f"the training was interrupted ({type(error).__name__})")
             raise
         try:
-            self._hand_over(self._step, result, batch)
+            if self._step.taps.error is not None:
+                raise self._step.taps.error
+            if self.policy.records_step(number):
+                self._hand_over(self._step, result, number, batch)
         except Exception as error:
             self._fail(error)
         self._step_seconds += result.duration
@@ -214,32 +256,36 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         self._fail(error)
         return logs
 
-    def _hand_over(self, step: TracedStep, result: StepResult, batch: int) -> None:
-        tensors = dict(result.tensors)
-        number = int(tensors.pop(ITERATION))
-        if not self.policy.records_step(number) or self._recording is None:
+    def _hand_over(self, step: TracedStep, result: StepResult, number: int, batch: int) -> None:
+        if self._recording is None:
             return
+        tensors = dict(result.tensors)
         if not self._began and step.probe is not None:
             tensors |= step.probe.inputs()
         self._began = True
-        epoch = self._epoch
+        epoch, taps, missing = self._epoch, step.taps, step.missing()
 
-        def collect() -> Arrays:
-            whole = [tensors.pop(k) for k in sorted(tensors) if k.startswith(BATCH_INPUT)]
+        def collect() -> Collected:
+            inputs = [
+                np.asarray(tensors.pop(k)) for k in sorted(tensors) if k.startswith(BATCH_INPUT)
+            ]
+            size = len(inputs[0]) if inputs else 0
+            misfits = taps.misfits(np.asarray(tensors.pop(ROWS)).tolist(), size)
+            for kind, path in misfits:
+                del tensors[f"{kind}/{path}"]
             arrays = _to_arrays(tensors)
-            inputs = [np.asarray(t) for t in whole]
             if inputs and self.policy.covers("inputs", SAMPLE_DIGEST):
                 arrays[f"inputs/{SAMPLE_DIGEST}"] = sample_digests(inputs)
-            size = len(inputs[0]) if inputs else 0
-            return arrays | {
+            arrays |= {
                 "scalars/epoch": scalar(epoch, np.int64),
                 "scalars/batch": scalar(batch, np.int64),
                 "scalars/batch_size": scalar(size, np.int64),
                 "scalars/wall_time": scalar(result.wall_time, np.float64),
                 "scalars/step_duration": scalar(result.duration, np.float64),
             }
+            return Collected(arrays, (*missing, *as_missing(misfits)))
 
-        self._recording.put(PendingStep(number, collect, step.missing()))
+        self._recording.put(PendingStep(number, collect))
 
     def _fail(self, error: Exception) -> None:
         """Stop tracing because the tracer failed; what then happens is up to `on_error`."""
@@ -264,22 +310,28 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
             self._complain(str(error), error)
 
     def _finish(self, status: Status, reason: str | None) -> TraceError | None:
-        """Give the train function back and finish the trace; return what went wrong, if anything."""
+        """Give the train function back and finish the trace; return what went wrong."""
         recording, self._recording, self._step = self._recording, None, None
         atexit.unregister(self._abandon)
         if self._original is not None:
             self.model.train_function = self._original
         if recording is None:
             return None
-        bar = ClosingProgress()
+        bar = ClosingProgress(shown=self._progress)
         try:
             with bar.showing():
                 summary = recording.close(status, reason, bar.waiting)
         except TraceError as error:
             return error
-        if summary is not None:
+        if summary is not None and self._progress:
             report(describe(summary, self._handing_over, self._step_seconds))
         return None
+
+
+def update_count(optimizer: Any) -> int:
+    """Return how many steps the optimizer has done; those that only accumulate count as well."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return int(inner._iterations.numpy())
 
 
 def _one_line(error: BaseException) -> str:

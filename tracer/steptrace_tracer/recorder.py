@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 from typing import IO, TYPE_CHECKING
@@ -31,15 +32,18 @@ class Recorder:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
+                    "-P",  # a module in the working directory may have the name of one we need
                     "-m",
                     "steptrace_tracer.recorder_process",
                     str(journal.absolute()),
                     str(store.absolute()),
+                    str(os.getpid()),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 start_new_session=True,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
 
     def check(self) -> None:
@@ -83,5 +87,6 @@ class Recorder:
         why = said[-1] if said else f"it was ended with code {self._process.returncode}"
         return TraceError(
             f"{self._store}: the recorder process failed ({why}); every step that was recorded is "
-            f"safe in the journal beside it, and 'steptrace recover {self._store}' finishes the trace"
+            "safe in the journal beside it, and "
+            f"'steptrace recover {self._store}' finishes the trace"
         )

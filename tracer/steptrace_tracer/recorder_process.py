@@ -1,7 +1,8 @@
 """The recorder: a process without TensorFlow that moves the journal into the store.
 
-``python -m steptrace_tracer.recorder_process JOURNAL STORE``. Its standard input is a pipe from the trainer;
-the pipe's end means that the trainer is gone, however it went.
+``python -m steptrace_tracer.recorder_process JOURNAL STORE TRAINER``. Its standard input is a pipe
+from the trainer, whose end means that the trainer is gone, however it went; so does the loss of its
+parent, the process with the id TRAINER.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _POLL_SECONDS = 0.2
 _NICENESS = 10
 
 
-def record(journal: Path, store: Path, trainer: int) -> None:
+def record(journal: Path, store: Path, trainer: int, parent: int) -> None:
     """Move the journal into the store until the run is over, then finish the store.
 
     Parameters
@@ -29,11 +30,18 @@ def record(journal: Path, store: Path, trainer: int) -> None:
         The folders.
     trainer
         A file descriptor that becomes readable when the trainer is done or dead.
+    parent
+        The trainer's process, this one's parent while it lives.
     """
     reader = JournalReader(journal)
     with exclusive(journal):
         compactor = Compactor(journal, store)
-        while not select.select([trainer], [], [], _POLL_SECONDS)[0]:
+        # Processes that the trainer forks hold the pipe open, so its end is not the only sign.
+        while not (
+            select.select([trainer], [], [], _POLL_SECONDS)[0]
+            or os.getppid() != parent
+            or reader.closing()
+        ):
             compactor.move_ready()
         closing = reader.closing()
         if closing is None:
@@ -49,7 +57,7 @@ def main() -> int:
     os.nice(_NICENESS)
     journal, store = Path(sys.argv[1]), Path(sys.argv[2])
     try:
-        record(journal, store, sys.stdin.fileno())
+        record(journal, store, sys.stdin.fileno(), int(sys.argv[3]))
     except (TraceError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -8,7 +8,7 @@ import math
 import queue
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,13 +27,18 @@ if TYPE_CHECKING:
     from steptrace_schema.layout import ArraySpec
     from steptrace_schema.names import Status
 
-QUEUED_STEPS: Final = 4
-"""Steps that may wait in memory for the journal; the training waits when there are more."""
-
 _JOURNAL_POLL_SECONDS = 0.05
 _CLOSE_POLL_SECONDS = 0.1
 
 Arrays = dict[str, "npt.NDArray[Any]"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """One step's arrays, ``kind/path`` to value, and what it has no data for, with reasons."""
+
+    arrays: Arrays
+    missing: tuple[Missing, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,14 +50,11 @@ class PendingStep:
     step
         Its number.
     collect
-        Turns its tensors into arrays, ``kind/path`` to value; called in the writing thread.
-    missing
-        What it has no data for, with reasons.
+        Turns its tensors into arrays; called in the writing thread.
     """
 
     step: int
-    collect: Callable[[], Arrays]
-    missing: tuple[Missing, ...] = ()
+    collect: Callable[[], Collected]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +71,9 @@ class Summary:
 
 class Recording:
     """Writes steps into a journal, in order, from a thread of its own.
+
+    While a step is being written the next one may run, but no more than that: when the process is
+    killed, all steps but the one in flight and the one before it are in the journal.
 
     An error in the thread is raised by the next :meth:`put`, and by :meth:`close`.
 
@@ -92,20 +97,21 @@ class Recording:
         self._raw_bytes = 0
         self._steps = 0
         self._error: Exception | None = None
-        self._queue: queue.Queue[PendingStep | None] = queue.Queue(QUEUED_STEPS)
+        self._queue: queue.Queue[PendingStep | None] = queue.Queue()
         self._thread = threading.Thread(target=self._write, name="steptrace-journal", daemon=True)
         self._thread.start()
 
     def put(self, pending: PendingStep) -> None:
-        """Hand over one step; waits while too many are queued.
+        """Hand over one step; waits until the one before is in the journal.
 
         Raises
         ------
         TraceError
             If an earlier step could not be written, or the recorder has failed.
         """
-        self._queue.put(pending)
+        self._queue.join()
         self._raise_error()
+        self._queue.put(pending)
         if self._recorder is not None:
             self._recorder.check()
 
@@ -155,18 +161,19 @@ class Recording:
 
     def _write(self) -> None:
         while (pending := self._queue.get()) is not None:
-            if self._error is not None:
-                continue  # drain, so that the training never waits for a writer that has stopped
             try:
                 self._append(pending)
             except Exception as error:  # whatever it is, it belongs to the training thread
                 self._error = error
+            finally:
+                self._queue.task_done()
 
     def _append(self, pending: PendingStep) -> None:
-        arrays = pending.collect()
+        collected = pending.collect()
+        arrays = collected.arrays
         if self._journal is not None:
             self._hold_back(self._journal, pending.step)
-        declaration = self._declaration(arrays, pending.missing)
+        declaration = self._declaration(arrays, collected.missing)
         if self._journal is None:
             self._journal = JournalWriter.create(journal_path(self._store), declaration)
             self._recorder = Recorder(self._journal.directory, self._store)

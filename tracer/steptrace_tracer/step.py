@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from typing import TYPE_CHECKING, Any
 
-from steptrace_schema.names import X, Y
+from steptrace_schema.errors import TraceError
+from steptrace_schema.layout import safe_path
+from steptrace_schema.names import LOSS, METRICS, X, Y
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.naming import Names, joined, leaves
 from steptrace_tracer.probe import Probe
-from steptrace_tracer.taps import Tapping, Taps
+from steptrace_tracer.taps import NOT_NUMBERS, Tapping, Taps, storable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from steptrace_schema.attributes import Missing, Policy
 
-ITERATION = "iteration"
+ROWS = "rows"
 BATCH_INPUT = "batch_input"
 """Keys of taps that the record needs and that are not arrays of the trace."""
-
-_NOT_NUMERIC = "its type cannot be stored"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +72,7 @@ class TracedStep:
         if policy_wants_probe(policy) and probe is not None:
             self.probe = Probe(model, self.names, policy, probe)
         self._function: Any = None
+        self._data_missing: tuple[Missing, ...] = ()
 
     def run(self, data: Any, spec: Any) -> StepResult:
         """Train on one batch.
@@ -86,8 +90,8 @@ class TracedStep:
             self.probe = Probe(self._model, self.names, self._policy, first)
         if self._function is None:
             self._function = self._compile(spec)
-        wall_time, start = time.time(), time.perf_counter()
         probed = self.probe() if self.probe is not None else {}
+        wall_time, start = time.time(), time.perf_counter()
         logs, tensors = self._function(data)
         duration = time.perf_counter() - start
         return StepResult(logs, {**tensors, **probed}, wall_time, duration)
@@ -95,11 +99,11 @@ class TracedStep:
     def missing(self) -> tuple[Missing, ...]:
         """Return what the last step has no data for, with reasons."""
         probed = self.probe.taps.missing_entries() if self.probe is not None else ()
-        return (*self.taps.missing_entries(), *probed)
+        return (*self.taps.missing_entries(), *self._data_missing, *probed)
 
     def _compile(self, spec: Any) -> Any:
         if self._model.run_eagerly:
-            return self._step
+            return functools.partial(self._around, self._step)
         # As Keras does it: one function inside another, with the signature of the data set, so that
         # the same program is compiled.
         step = tf.function(
@@ -108,54 +112,60 @@ class TracedStep:
             jit_compile=self._model.jit_compile,
             autograph=False,
         )
-        signature = None if spec is None else [spec]
         return tf.function(
-            lambda data: step(data),
-            input_signature=signature,
+            functools.partial(self._around, step),
+            input_signature=None if spec is None else [spec],
             reduce_retracing=True,
             autograph=False,
         )
 
+    def _around(self, step: Callable[[Any], Any], data: Any) -> tuple[Any, dict[str, Any]]:
+        """Take what does not depend on how the step computes, so that its graph stays as it is.
+
+        A random operation without a seed of its own is seeded by the number of operations that
+        its graph has so far: reading the weights inside that graph would change the training.
+        TensorFlow orders these reads before the step's assignments, since the step uses the same
+        variables.
+        """
+        optimizer, policy = self._model.optimizer, self._policy
+        rate = tf.cast(tf.identity(optimizer.learning_rate), tf.float32)
+        before = self._weights()
+        logs, tensors = step(data)
+        tensors = tensors | {"scalars/learning_rate": rate}
+        tensors |= {f"weights/{path}": tensor for path, tensor in before.items()}
+        for path, after in (self._weights() if policy.every > 1 else {}).items():
+            tensors[f"updates/{path}"] = after - before[path]
+        return logs, tensors | self._data_taps(data) | _batch_input(data)
+
     def _step(self, data: Any) -> tuple[Any, dict[str, Any]]:
         self.traces += 1
         self.taps = taps = Taps()
-        model, policy = self._model, self._policy
-        iteration = tf.identity(model.optimizer.iterations.value)
-        rate = tf.cast(tf.identity(model.optimizer.learning_rate), tf.float32)
-        scale = _loss_scale(model.optimizer)
-        before = self._weights()
-        # TensorFlow orders these reads before the step's assignments. Control dependencies would say so
-        # too, but variables that the first step creates could then not be lifted out of it for XLA.
-        with Tapping(model, self.names, policy, taps).installed():
+        model = self._model
+        with Tapping(model, self.names, self._policy, taps).installed():
             logs = model.train_step(data)
-        if taps.target is None:
+        scale = taps.scale
+        if taps.target is None and taps.error is None:
             msg = (
                 "the model's train_step differentiates no loss with respect to its weights by "
                 "tf.GradientTape.gradient, so there are no gradients to record"
             )
-            raise NotImplementedError(msg)
+            taps.error = TraceError(msg)
+        if taps.error is not None:
+            return logs, {}
         if scale is not None:
             for key, tensor in taps.tensors.items():
                 if key.partition("/")[0] in {"gradients", "activation_gradients"} or key.startswith(
                     "inputs/x_gradient"
                 ):
-                    taps.tensors[key] = tensor / tf.cast(scale, tensor.dtype)
-        loss = taps.target if scale is None else taps.target / tf.cast(scale, taps.target.dtype)
-        taps.add("scalars", "loss", tf.cast(tf.reduce_sum(loss), tf.float32))
-        taps.add("scalars", "learning_rate", rate)
-        for name, value in (logs if isinstance(logs, dict) else {}).items():
-            for part, metric in leaves(value):
-                taps.add("scalars", f"metrics/{joined(name, part)}", tf.cast(metric, tf.float32))
-        for path, tensor in before.items():
-            if policy.covers("weights", path):
-                taps.add("weights", path, tensor)
-        if policy.every > 1:
-            after = self._weights()
-            for path in after:
-                if policy.covers("updates", path):
-                    taps.add("updates", path, after[path] - before[path])
-        self._tap_data(data, taps)
-        return logs, {**taps.tensors, ITERATION: iteration, **_batch_input(data)}
+                    # float16 has no room for the scale, nor for all that is divided by it.
+                    taps.tensors[key] = tf.cast(tensor, tf.float32) / scale
+        loss = tf.cast(tf.reduce_sum(taps.target), tf.float32)
+        taps.add("scalars", "loss", loss if scale is None else loss / scale)
+        for name, metric in leaves(logs):
+            if name == LOSS or metric.shape.rank != 0:
+                continue  # Keras' loss is a mean over the epoch; the step's own is there already
+            taps.add("scalars", f"{METRICS}/{safe_path(name)}", tf.cast(metric, tf.float32))
+        return logs, {**taps.tensors, ROWS: taps.count_rows()}
 
     def _weights(self) -> dict[str, Any]:
         return {
@@ -165,19 +175,22 @@ class TracedStep:
             and self._policy.covers("weights", path)
         }
 
-    def _tap_data(self, data: Any, taps: Taps) -> None:
+    def _data_taps(self, data: Any) -> dict[str, Any]:
+        taps = Taps()
         parts = data if isinstance(data, tuple) else (data,)
         for base, structure in zip((X, Y), parts, strict=False):
             for name, tensor in leaves(structure):
                 place = joined(base, name)
                 if not self._policy.covers("inputs", place):
                     continue
-                if tensor.dtype == tf.string:
-                    taps.lacks("inputs", place, _NOT_NUMERIC)
-                else:
+                if storable(tensor):
                     taps.add("inputs", place, tensor[: self._policy.samples])
+                else:
+                    taps.lacks("inputs", place, NOT_NUMBERS)
+        self._data_missing = taps.missing_entries()
+        return taps.tensors
 
-    def final_weights(self) -> dict[str, Any]:
+    def present_weights(self) -> dict[str, Any]:
         """Return the model's present weights, ``weights/path`` to tensor."""
         return {f"weights/{path}": tensor for path, tensor in self._weights().items()}
 
@@ -193,13 +206,5 @@ def _batch_input(data: Any) -> dict[str, Any]:
     return {
         f"{BATCH_INPUT}/{number}": tensor
         for number, (_, tensor) in enumerate(leaves(inputs))
-        if tensor.dtype != tf.string
+        if storable(tensor)
     }
-
-
-def _loss_scale(optimizer: Any) -> Any:
-    """Return what the optimizer multiplies the loss by, None where it does not."""
-    dynamic = hasattr(optimizer, "inner_optimizer")
-    if not dynamic and getattr(optimizer, "loss_scale_factor", None) is None:
-        return None
-    return tf.identity(optimizer.scale_loss(tf.constant(1.0)))

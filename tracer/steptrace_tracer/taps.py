@@ -1,8 +1,9 @@
 """Tapping a training step while it is being traced, without changing what it computes.
 
-Only names are rebound, for as long as one step is traced (or, eagerly, runs): each layer's ``call``,
-the model's ``call``, and ``tf.GradientTape.gradient``. The graph gets no operation between the existing
-ones; the one backward pass that the step does anyway is asked for more of its results.
+Only names are rebound, for as long as one step is traced (or, eagerly, runs): each layer's
+``call``, the model's ``call``, and ``tf.GradientTape.gradient``. The graph gets no operation
+between the existing ones; the one backward pass that the step does anyway is asked for more of its
+results.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.naming import Names, inside_recurrent, joined, leaves, walk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Set
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 
 _LOGITS = "logits"
 
@@ -44,6 +45,10 @@ class Taps:
     """Path of each output to its extent along the first dimension, over the whole batch."""
     target: Any = None
     """What the step differentiated: the loss, times the loss scale if there is one."""
+    scale: Any = None
+    """What the optimizer multiplied the loss by, float32; None where it did not."""
+    error: Exception | None = None
+    """The first failure of a tap. The step itself goes on, so that it need not be done again."""
 
     def add(self, kind: Kind, path: str, tensor: Any) -> None:
         """Keep one tensor."""
@@ -72,10 +77,14 @@ class Taps:
 
     def missing_entries(self) -> tuple[Missing, ...]:
         """Return what is missing, as the trace lists it."""
-        return tuple(
-            Missing(kind=kind, path=path, reason=reason)
-            for (kind, path), reason in self.missing.items()
-        )
+        return as_missing(self.missing)
+
+
+def as_missing(reasons: Mapping[tuple[Kind, str], str]) -> tuple[Missing, ...]:
+    """Return reasons by kind and path in the form in which a trace lists them."""
+    return tuple(
+        Missing(kind=kind, path=path, reason=reason) for (kind, path), reason in reasons.items()
+    )
 
 
 @contextmanager
@@ -139,6 +148,7 @@ class Tapping:
                 stack.enter_context(rebound(tf.GradientTape, "__enter__", self._wrap_enter))
                 stack.enter_context(rebound(self._model, "call", self._wrap_model))
             stack.enter_context(rebound(tf.GradientTape, "gradient", self._wrap_gradient))
+            stack.enter_context(rebound(self._model.optimizer, "scale_loss", self._wrap_scale_loss))
             yield
         self._explain_uncalled(layers, looped)
 
@@ -148,7 +158,10 @@ class Tapping:
         def wrap(call: Any) -> Any:
             def tapped(*args: Any, **kwargs: Any) -> Any:
                 output = call(*args, **kwargs)
-                self._keep_output(path, output)
+                try:
+                    self._keep_output(path, output)
+                except Exception as error:
+                    self._taps.error = self._taps.error or error
                 return output
 
             return tapped
@@ -214,6 +227,15 @@ class Tapping:
 
         return tapped
 
+    def _wrap_scale_loss(self, scale_loss: Any) -> Any:
+        def tapped(loss: Any) -> Any:
+            scaled = scale_loss(loss)
+            if scaled is not loss:
+                self._taps.scale = tf.cast(scale_loss(tf.ones((), tf.float32)), tf.float32)
+            return scaled
+
+        return tapped
+
     def _wrap_gradient(self, gradient: Any) -> Any:
         def tapped(tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
             flat = tf.nest.flatten(sources)
@@ -262,10 +284,9 @@ def _output_kinds(policy: Policy, place: str) -> list[Kind]:
 
 def storable(tensor: Any) -> bool:
     """Whether `tensor` is dense and holds real numbers or booleans."""
-    dtype = getattr(tensor, "dtype", None)
-    return isinstance(tensor, tf.Tensor) and bool(
-        dtype.is_floating or dtype.is_integer or dtype.is_bool
-    )
+    if not isinstance(tensor, tf.Tensor):
+        return False
+    return bool(tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool)
 
 
 def _scope() -> Any:
