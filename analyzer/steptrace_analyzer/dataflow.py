@@ -12,8 +12,11 @@ from steptrace_schema.names import (
     EPOCH,
     KINDS,
     LEARNING_RATE,
+    SAMPLE_DIGEST,
     X_GRADIENT,
     Kind,
+    X,
+    Y,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ _STAGES: Final[dict[Kind, int]] = {
     "updates": 9,
 }
 _X_GRADIENT_STAGE: Final = 7
+_INPUTS: Final = (X, Y, SAMPLE_DIGEST)  # the data before what is computed from it
 _BACKWARD: Final = frozenset({"activation_gradients", "gradients"})
 
 
@@ -68,6 +72,6 @@ class Dataflow:
             stage = 0
         if kind == "inputs" and path == X_GRADIENT:
             stage = _X_GRADIENT_STAGE
-        known = self.paths.get(kind, ())
+        known = _INPUTS if kind == "inputs" else self.paths.get(kind, ())
         position = known.index(path) if path in known else len(known)
         return stage, -position if kind in _BACKWARD else position

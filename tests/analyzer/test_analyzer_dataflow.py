@@ -15,6 +15,8 @@ def test_tensors_are_sorted_as_a_step_produces_them(healthy: xr.DataTree) -> Non
     expected = [
         "scalars/learning_rate",
         "inputs/x",
+        "inputs/y",
+        "inputs/sample_digest",
         "weights/sequential/dense/kernel",
         "weights/sequential/dense_1/bias",
         "probe/sequential/dense/preactivation",

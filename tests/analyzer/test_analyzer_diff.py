@@ -147,7 +147,7 @@ def test_a_corrupted_batch_is_where_two_runs_part(
     result = diff(healthy, other)
     first = result.first_difference
     assert first is not None
-    assert (first.step, first.kind) == (31, "inputs")
+    assert (first.step, first.kind, first.path) == (31, "inputs", "x")
     weights = [t for t in result.tensors if t.kind == "weights"]
     assert {t.first_step for t in weights} == {32}
     assert {t.first_step for t in result.tensors if t.kind == "gradients"} == {31}
