@@ -48,8 +48,7 @@ def key_steps(recorded: Sequence[int], anomalies: Sequence[Anomaly], most: int) 
     for anomaly in by_size(anomalies):
         if anomaly.step in recorded and len(chosen) < most:
             chosen[anomaly.step] = None
-    spread = np.linspace(0, len(recorded) - 1, most).round().astype(int)[1:-1]
-    for place in spread[: 1 if len(chosen) > 2 else None]:
+    for place in np.linspace(0, len(recorded) - 1, most).round().astype(int):
         if len(chosen) < most:
             chosen[recorded[place]] = None
     return sorted(chosen)

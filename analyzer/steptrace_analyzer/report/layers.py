@@ -1,0 +1,124 @@
+"""A layer's part of the page: its figures at the chosen steps and over time."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from steptrace_analyzer.plots.activations import plot_activations
+from steptrace_analyzer.plots.maps import plot_activation_maps
+from steptrace_analyzer.plots.parameters import plot_parameters
+from steptrace_analyzer.plots.statistics import plot_statistics
+from steptrace_analyzer.plots.subject import layer_of, layer_tensors
+from steptrace_analyzer.plots.weights import plot_weights
+from steptrace_analyzer.report.markup import Markup, element, join
+from steptrace_analyzer.report.page import StepChoices, at_steps
+from steptrace_analyzer.report.pictures import pixel_picture
+from steptrace_analyzer.select import layer_paths, tensor_paths
+from steptrace_schema.errors import TraceError
+from steptrace_schema.names import KINDS, PREACTIVATION, STATISTICS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+
+def drawn_layers(trace: xr.DataTree) -> list[str]:
+    """Return the layers that have figures: those with weights or an activation function."""
+    layers = dict.fromkeys(layer_paths(trace, "weights"))
+    probed = (p for p in tensor_paths(trace, "probe") if p.endswith(f"/{PREACTIVATION}"))
+    layers |= dict.fromkeys(layer_of(path) for path in probed)
+    order = {layer: place for place, layer in enumerate(layer_paths(trace, "activations"))}
+    return sorted(layers, key=lambda layer: order.get(layer, len(order)))
+
+
+def layer_figures(trace: xr.DataTree, layer: str, choices: StepChoices) -> Markup:
+    """Draw all of a layer.
+
+    A figure that cannot be drawn, because its step or tensor is not recorded or damaged, is
+    replaced by the reason.
+
+    Parameters
+    ----------
+    trace
+        An opened trace.
+    layer
+        A layer's whole path.
+    choices
+        The steps to draw.
+
+    Returns
+    -------
+    Markup
+        Figures under headings; those of a step are shown when it is chosen.
+    """
+    parts: list[Markup] = []
+    if layer_tensors(trace, "weights", layer):
+        parts.append(element("h4", "Weights and their update"))
+        parts.append(
+            _at_each(
+                choices,
+                lambda step: plot_weights(trace, layer, step),
+                lambda step: f"Weights of {layer} at step {step} beside the update of that step",
+            )
+        )
+    if layer_tensors(trace, "updates", layer):
+        parts.append(element("h4", "Parameters and the force on each"))
+        parts.append(
+            _at_each(
+                choices,
+                lambda step: plot_parameters(trace, layer, step),
+                lambda step: f"Parameters of {layer} as points with their updates at step {step}",
+            )
+        )
+    if f"{layer}/{PREACTIVATION}" in tensor_paths(trace, "probe"):
+        parts.append(element("h4", "Activation function: input against output"))
+        parts.append(
+            _picture_or_reason(
+                lambda: plot_activations(trace, layer, choices.steps),
+                f"Inputs and outputs of the activation function of {layer} at several steps",
+            )
+        )
+    if layer in layer_paths(trace, "activations"):
+        parts.append(element("h4", "Activation maps of one input"))
+        parts.append(
+            _at_each(
+                choices,
+                lambda step: plot_activation_maps(trace, layer, step),
+                lambda step: (
+                    f"Input, output of {layer}, and the gradients of both, "
+                    f"for the first sample of step {step}"
+                ),
+            )
+        )
+    if _has_statistics(trace, layer):
+        parts.append(element("h4", "Values over time"))
+        parts.append(
+            _picture_or_reason(
+                lambda: plot_statistics(trace, layer),
+                f"Distribution of the values of each tensor of {layer} by step",
+            )
+        )
+    return join(parts)
+
+
+def _at_each(
+    choices: StepChoices, plot: Callable[[int], Figure], alt: Callable[[int], str]
+) -> Markup:
+    pictures = {step: _picture_or_reason(partial(plot, step), alt(step)) for step in choices.steps}
+    return at_steps(pictures, choices)
+
+
+def _picture_or_reason(plot: Callable[[], Figure], alt: str) -> Markup:
+    try:
+        figure = plot()
+    except TraceError as error:
+        return element("p", f"Not drawn: {error}", class_="note")
+    return pixel_picture(figure, alt)
+
+
+def _has_statistics(trace: xr.DataTree, layer: str) -> bool:
+    groups = trace.children[STATISTICS].children if STATISTICS in trace.children else {}
+    return any(kind in groups and layer in layer_paths(trace, kind) for kind in KINDS)

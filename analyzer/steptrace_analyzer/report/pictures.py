@@ -1,0 +1,51 @@
+"""Figures as images inside the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+from steptrace_analyzer.plots.style import style
+from steptrace_analyzer.report.markup import Markup, element
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_DPI: Final = 100
+_COLOURS: Final = 192
+_LARGEST_VECTOR: Final = 250_000  # bytes; a larger SVG is slow to show and a PNG is smaller
+
+
+def line_picture(figure: Figure, alt: str) -> Markup:
+    """Return a figure of lines as an SVG image, or as PNG where it has too many points."""
+    file = io.BytesIO()
+    with style():
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    if len(file.getvalue()) > _LARGEST_VECTOR:
+        return pixel_picture(figure, alt)
+    return _image(figure, "image/svg+xml", file.getvalue(), alt)
+
+
+def pixel_picture(figure: Figure, alt: str) -> Markup:
+    """Return a figure as a PNG image with a palette, a third of the size of one without."""
+    figure.set_dpi(_DPI)
+    canvas = FigureCanvasAgg(figure)  # figure.savefig would draw twice and encode all colours
+    with style():
+        canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    image = Image.fromarray(pixels[..., :3].copy())
+    file = io.BytesIO()
+    image.quantize(_COLOURS, dither=Image.Dither.NONE).save(file, format="png", optimize=True)
+    return _image(figure, "image/png", file.getvalue(), alt)
+
+
+def _image(figure: Figure, media_type: str, data: bytes, alt: str) -> Markup:
+    width, height = (round(96 * inches) for inches in figure.get_size_inches())
+    source = f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+    image = element("img", src=source, alt=alt, width=width, height=height, loading="lazy")
+    return element("div", image, class_="figure", tabindex=0)

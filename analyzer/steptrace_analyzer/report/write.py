@@ -1,0 +1,163 @@
+"""Writing the report of a trace."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from steptrace_analyzer.anomalies import NonFinite, find_anomalies
+from steptrace_analyzer.info import describe
+from steptrace_analyzer.open import trace_attributes
+from steptrace_analyzer.plots.gradients import plot_gradients
+from steptrace_analyzer.plots.loss import plot_loss
+from steptrace_analyzer.plots.steps import by_size, key_steps
+from steptrace_analyzer.plots.subject import layer_of, model_name
+from steptrace_analyzer.report import overview
+from steptrace_analyzer.report.layers import drawn_layers, layer_figures
+from steptrace_analyzer.report.markup import Markup, element
+from steptrace_analyzer.report.page import Section, StepChoices, build_page
+from steptrace_analyzer.report.pictures import line_picture, pixel_picture
+from steptrace_analyzer.select import format_steps, recorded_steps, tensor_paths
+from steptrace_schema.names import LOSS, STATISTICS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import xarray as xr
+
+    from steptrace_analyzer.anomalies import Anomaly
+
+MOST_BYTES: Final = 7_000_000
+"""Where a page would grow beyond this, the layers that are left are named instead of drawn."""
+
+_MOST_STEPS: Final = 3
+
+
+def _ignore(done: int, total: int) -> None:
+    """Report progress to nobody."""
+
+
+def write_report(
+    trace: xr.DataTree,
+    output: str | Path,
+    *,
+    path: str | Path | None = None,
+    anomalies: Sequence[Anomaly] | None = None,
+    progress: Callable[[int, int], None] = _ignore,
+) -> Path:
+    """Write one self-contained HTML page about a trace; an existing file is replaced.
+
+    It has the summary, the anomalies with what caused them, loss and gradients, each layer's
+    weights, parameters, activation function and activation maps at the steps that matter (first,
+    anomalies, last), values over time, the layers, what is missing and why, policy and
+    environment. It runs no script and asks for nothing over the network.
+
+    Parameters
+    ----------
+    trace
+        What :func:`steptrace_analyzer.open_trace` returned.
+    output
+        The file to write; missing folders are made.
+    path
+        Where the trace is; with it the page says how many bytes it takes.
+    anomalies
+        What :func:`steptrace_analyzer.anomalies.find_anomalies` found; looked for if not given.
+    progress
+        Called with the parts done and the parts in all.
+
+    Returns
+    -------
+    Path
+        The file written, a few megabytes at most.
+
+    Examples
+    --------
+    >>> write_report(open_trace("run.zarr"), "report.html")  # doctest: +SKIP
+    PosixPath('report.html')
+    """
+    attributes = trace_attributes(trace)
+    found = find_anomalies(trace) if anomalies is None else anomalies
+    info = describe(trace, Path(path)) if path is not None else None
+    layers = drawn_layers(trace)
+    choices = _step_choices(trace, found)
+    anchors = {layer: f"layer-{place}" for place, layer in enumerate(layers)}
+    total = len(layers) + 2
+
+    progress(0, total)
+    sections = [
+        Section("summary", "Summary", overview.summary(trace, attributes, info)),
+        Section("findings", "What happened", overview.findings(found, choices)),
+    ]
+    if LOSS in tensor_paths(trace, "scalars"):
+        alt = "Loss, gradient norms and learning rate by step"
+        sections.append(Section("loss", "Loss", line_picture(plot_loss(trace, found), alt)))
+    progress(1, total)
+    if STATISTICS in trace.children and "gradients" in trace.children[STATISTICS].children:
+        alt = "Heat map of the gradient's norm, layer by step"
+        picture = pixel_picture(plot_gradients(trace, found), alt)
+        sections.append(Section("gradients", "Gradients", picture))
+    progress(2, total)
+    sections.append(Section("layers", "Layers", overview.layers(attributes, anchors)))
+
+    size = sum(len(section.content.text) for section in sections)
+    largest = 0
+    drawn: dict[str, Markup] = {}
+    for done, layer in enumerate(_by_interest(layers, found), start=3):
+        if size + largest < MOST_BYTES:
+            drawn[layer] = layer_figures(trace, layer, choices)
+            size += len(drawn[layer].text)
+            largest = max(largest, len(drawn[layer].text))
+        else:
+            drawn[layer] = _not_drawn(layer, trace.name)
+        progress(done, total)
+    sections += [Section(anchors[layer], layer, drawn[layer], level=3) for layer in layers]
+    sections += [
+        Section("missing", "What is missing, and why", overview.missing(attributes)),
+        Section("recording", "How it was recorded", overview.recording(attributes)),
+    ]
+    page = build_page(
+        f"{model_name(trace)}: training report", _lead(trace, found), sections, choices
+    )
+    return _replace(Path(output), page)
+
+
+def _step_choices(trace: xr.DataTree, found: Sequence[Anomaly]) -> StepChoices:
+    kinds = (kind for kind in ("updates", "weights", "activations") if kind in trace.children)
+    recorded = next((s for kind in kinds if (s := recorded_steps(trace.children[kind]))), [])
+    steps = key_steps(recorded, found, _MOST_STEPS)
+    told = [anomaly.step for anomaly in by_size(found) if anomaly.step in steps]
+    return StepChoices(tuple(steps), next(iter([*told, *steps[::-1]]), None))
+
+
+def _by_interest(layers: Sequence[str], found: Sequence[Anomaly]) -> list[str]:
+    """Return the layers, those of the biggest anomalies first."""
+    named = [layer_of(tensor.path) for anomaly in by_size(found) for tensor in anomaly.tensors[:1]]
+    return [*dict.fromkeys(n for n in named if n in layers), *(n for n in layers if n not in named)]
+
+
+def _not_drawn(layer: str, trace: str | None) -> Markup:
+    command = f"steptrace plot weights {trace or 'TRACE'} --layer {layer}"
+    text = "Not drawn, to keep this page small. Draw it with "
+    return element("p", text, element("code", command), class_="note")
+
+
+def _lead(trace: xr.DataTree, found: Sequence[Anomaly]) -> str:
+    steps = format_steps(recorded_steps(trace.children["scalars"])) if "scalars" in trace else ""
+    where = f"{trace.name or 'trace'}, steps {steps or 'none'}"
+    if not found:
+        return f"{where}. Nothing unusual was found."
+    worst = by_size(found)[0]
+    what = "values that are not finite" if isinstance(worst, NonFinite) else "a sudden jump"
+    count = f"{len(found)} anomalies" if len(found) > 1 else "1 anomaly"
+    return f"{where}. {count}; the biggest is {what} at step {worst.step}."
+
+
+def _replace(output: Path, page: str) -> Path:
+    """Write the page under its name only when it is whole."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".report.") as folder:
+        whole = Path(folder) / "page.html"
+        whole.write_text(page, encoding="utf-8")
+        whole.replace(output)
+    return output
