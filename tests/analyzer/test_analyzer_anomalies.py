@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
+    import xarray as xr
 
 
 def _jumps(path: Path, **options: Any) -> list[Jump]:
@@ -170,6 +171,20 @@ def test_nan_is_traced_to_the_tensor_where_it_began(
     arrays = dict(make_run(poison=(30,)).records())[30]
     expected = int(np.isnan(arrays["activations/sequential/dense/output"]).sum())
     assert next(t.nan for t in finding.tensors if t.kind == "activations") == expected
+
+
+def test_a_metric_that_was_not_recorded_is_no_anomaly(healthy: xr.DataTree) -> None:
+    metrics = healthy.children["scalars"].children["metrics"]
+    values = metrics.dataset["accuracy"].load().copy()
+    values[:5] = np.nan
+    healthy["scalars/metrics/accuracy"] = values
+    (finding,) = find_anomalies(healthy)
+    assert (finding.step, finding.tensor) == (0, "scalars/metrics/accuracy")
+    entry = {"kind": "scalars", "path": "metrics/accuracy", "reason": "no value"}
+    healthy.attrs["steptrace"]["missing"] = [entry | {"steps": [0, 1, 2, 3, 4]}]
+    assert find_anomalies(healthy) == ()
+    healthy.attrs["steptrace"]["missing"] = [entry | {"steps": None}]
+    assert find_anomalies(healthy) == ()
 
 
 def test_only_the_kinds_asked_for_are_looked_for(write_run: Callable[..., Path]) -> None:

@@ -242,6 +242,16 @@ def test_an_unknown_kind_lists_the_kinds(
     assert message.startswith("there is no kind of data 'weight'; the kinds are scalars, weights")
 
 
+def test_an_unknown_layer_suggests_near_names(
+    capsys: pytest.CaptureFixture[str], healthy_path: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "weights.png"
+    message = _trouble(capsys, "plot", "weights", healthy_path, "--layer", "dense_2", "-o", target)
+    assert "no layer 'dense_2'" in message
+    assert "did you mean 'sequential/dense_1'" in message
+    assert not target.exists()
+
+
 def test_a_step_that_is_not_recorded_says_which_are(
     capsys: pytest.CaptureFixture[str], healthy_path: Path
 ) -> None:

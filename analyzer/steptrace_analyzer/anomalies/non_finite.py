@@ -10,9 +10,10 @@ from steptrace_analyzer.anomalies.findings import NonFinite, NonFiniteTensor
 from steptrace_analyzer.anomalies.measurements import scalar, statistic
 from steptrace_analyzer.dataflow import Dataflow
 from steptrace_analyzer.select import tensor_paths
-from steptrace_schema.names import KINDS, Kind
+from steptrace_schema.names import ATTRIBUTES_KEY, KINDS, Kind
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import xarray as xr
 
 _CAUSES: dict[Kind, str] = {
@@ -75,13 +76,26 @@ def _scalars(trace: xr.DataTree) -> list[NonFiniteTensor]:
     found = []
     for path in tensor_paths(trace, "scalars"):
         series = scalar(trace, path)
-        if series is None or np.isfinite(series.values).all():
+        if series is None:
             continue
-        row = int(np.argmin(np.isfinite(series.values[:, 0])))
-        is_nan = bool(np.isnan(series.values[row, 0]))
-        step = int(series.steps[row])
-        found.append(NonFiniteTensor("scalars", path, step, int(is_nan), int(not is_nan)))
+        values = series.values[:, 0]
+        bad = ~np.isfinite(values) & ~_absent(trace, path, series.steps)
+        if bad.any():
+            row = int(np.argmax(bad))
+            is_nan = bool(np.isnan(values[row]))
+            step = int(series.steps[row])
+            found.append(NonFiniteTensor("scalars", path, step, int(is_nan), int(not is_nan)))
     return found
+
+
+def _absent(trace: xr.DataTree, path: str, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Return at which of `steps` a scalar reads as NaN because it was not recorded."""
+    absent = np.zeros(len(steps), dtype=bool)
+    for entry in trace.root.attrs.get(ATTRIBUTES_KEY, {}).get("missing", ()):
+        if (entry["kind"], entry["path"]) == ("scalars", path):
+            at = entry.get("steps")
+            absent |= True if at is None else np.isin(steps, at)
+    return absent
 
 
 def _cause(trace: xr.DataTree, first: NonFiniteTensor) -> str:

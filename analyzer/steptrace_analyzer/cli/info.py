@@ -76,7 +76,7 @@ def _show_environment(described: "TraceInfo") -> None:
         if isinstance(value, str | int | float)
     }
     parts = [described.attributes.producer, *(f"{name} {value}" for name, value in plain.items())]
-    write_line(f"recorded  by {', '.join(parts)}")
+    write_line(f"recorded  by {', '.join(dict.fromkeys(parts))}")
 
 
 def _show_layers(described: "TraceInfo") -> None:
