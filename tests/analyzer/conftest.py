@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import xxhash
+
 from steptrace_analyzer.open import open_trace
 from steptrace_schema.attributes import Layer, Model, Optimizer, Policy, TraceAttributes
 from steptrace_schema.compact import Compactor

@@ -399,8 +399,8 @@ def test_help_imports_nothing_heavy() -> None:
         "import sys\n"
         "from steptrace_analyzer.cli.app import run\n"
         "assert run(['--help']) == 0\n"
-        "heavy = 'numpy xarray zarr dask matplotlib pandas pydantic rich tensorflow keras'.split()\n"
-        "sys.stderr.write(' '.join(name for name in heavy if name in sys.modules))\n"
+        "names = 'numpy xarray zarr dask matplotlib pandas pydantic rich tensorflow keras'\n"
+        "sys.stderr.write(' '.join(name for name in names.split() if name in sys.modules))\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+
 from steptrace_analyzer.select import (
     format_steps,
     get_tensor,

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
+
 from steptrace_analyzer.open import open_trace
 from steptrace_analyzer.select import get_tensor
 from steptrace_analyzer.updates import with_updates
