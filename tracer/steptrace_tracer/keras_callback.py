@@ -22,6 +22,7 @@ from steptrace_tracer import provenance
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.closing import ClosingProgress, describe, report
 from steptrace_tracer.digests import sample_digests
+from steptrace_tracer.naming import walk
 from steptrace_tracer.recording import Collected, PendingStep, Recording, scalar
 from steptrace_tracer.step import BATCH_INPUT, ROWS, StepResult, TracedStep
 from steptrace_tracer.taps import as_missing
@@ -111,6 +112,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         self._handing_over = 0.0
         self._step_seconds = 0.0
         self._used = False
+        self._tracing = False
         self._began = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -125,7 +127,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         refuse_existing(self.path, overwrite=self._overwrite)
         self._used = True
         try:
-            self._start()
+            self._take_over()
         except Exception as error:
             self._fail(error)
 
@@ -148,10 +150,10 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Record the last weights, give the train function back, and finish the trace."""
-        if self._recording is None:
+        if not self._tracing:
             return
         try:
-            if weights := self._last_weights:
+            if self._recording is not None and (weights := self._last_weights):
                 self._recording.put(
                     PendingStep(self._next_step, lambda: Collected(_to_arrays(weights)))
                 )
@@ -160,7 +162,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
             return
         self._end("complete", None)
 
-    def _start(self) -> None:
+    def _take_over(self) -> None:
         model = self.model
         if model.distribute_strategy.num_replicas_in_sync > 1:
             msg = "training on several replicas is not recorded yet; use a single device"
@@ -171,26 +173,34 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         if isinstance(holder := getattr(model.train_function, "__self__", None), Tracer):
             holder._abandon()  # of a fit that never came to its end
         self._next_step = update_count(model.optimizer)
-        self._step = TracedStep(model, self.policy, self._probe)
+        self._original = model.train_function
+        model.train_function = self._train_function
+        self._tracing = True
+        atexit.register(self._abandon)
+
+    def _prepare(self, data: Any) -> TracedStep:
+        """Begin the trace with the first batch, which shows what an unbuilt model looks like."""
+        model = self.model
+        if not all(layer.built for layer in (model, *(layer for layer, _ in walk(model)))):
+            model._symbolic_build(data_batch=data)
+        step = TracedStep(model, self.policy, self._probe)
         attributes = TraceAttributes(
             run_id=uuid.uuid4().hex,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             producer=f"steptrace {PACKAGE_VERSION}",
             policy=self.policy,
             model=provenance.describe_model(model),
-            layers=provenance.describe_layers(model, self._step.names),
+            layers=provenance.describe_layers(model, step.names),
             optimizer=provenance.describe_optimizer(model.optimizer),
             loss=provenance.describe_loss(model),
             environment=provenance.describe_environment(),
         )
         self._recording = Recording(self.path, attributes, self._journal_limit)
-        self._original = model.train_function
-        model.train_function = self._train_function
-        atexit.register(self._abandon)
+        return step
 
     def _train_function(self, iterator: Any) -> Any:
         """Do what Keras' own train function does, recording the steps that the policy wants."""
-        if self._batch is None or self._step is None:
+        if self._batch is None:
             # Another fit, without this callback: the one that was recorded never came to its end.
             original = self._original
             self._abandon()
@@ -219,14 +229,19 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         return logs
 
     def _train_on(self, data: Any, batch: int, spec: Any) -> Any:
-        if self._step is None:
+        if not self._tracing:
             return self._original(iter([data]))
         number, self._next_step = self._next_step, self._next_step + 1
+        try:
+            step = self._step = self._step or self._prepare(data)
+        except Exception as error:
+            self._fail(error)
+            return self._original(iter([data]))
         begin = time.perf_counter()
         # A compiled step that fails has not assigned anything; an eager one may have.
         before = update_count(self.model.optimizer) if self.model.run_eagerly else None
         try:
-            result = self._step.run(data, spec)
+            result = step.run(data, spec)
         except Exception as error:
             if before is not None and before != update_count(self.model.optimizer):
                 self._fail(error)
@@ -236,10 +251,10 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
             self._end("incomplete", f"the training was interrupted ({type(error).__name__})")
             raise
         try:
-            if self._step.taps.error is not None:
-                raise self._step.taps.error
+            if step.taps.error is not None:
+                raise step.taps.error
             if self.policy.records_step(number):
-                self._hand_over(self._step, result, number, batch)
+                self._hand_over(step, result, number, batch)
         except Exception as error:
             self._fail(error)
         self._step_seconds += result.duration
@@ -313,7 +328,8 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         """Give the train function back and finish the trace; return what went wrong."""
         recording, self._recording, self._step = self._recording, None, None
         atexit.unregister(self._abandon)
-        if self._original is not None:
+        if self._tracing:
+            self._tracing = False
             self.model.train_function = self._original
         if recording is None:
             return None

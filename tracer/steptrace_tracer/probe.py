@@ -7,6 +7,7 @@ the last bits of the training.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,8 @@ class Probe:
         self.x = tf.nest.map_structure(tf.convert_to_tensor, x)
         self._samples = tf.nest.flatten(self.x)[0].shape[:1]
         self.taps = Taps()
-        run = self._run
+        # A partial is new to TensorFlow, which else warns of retracing when many models are traced.
+        run = functools.partial(self._run)
         self._function = run if model.run_eagerly else tf.function(run, autograph=False)
 
     def __call__(self) -> dict[str, Any]:
@@ -96,6 +98,9 @@ class Probe:
                     name = "activation" if "activation" in vars(layer) else "call"
                     wrap = self._wrap(layer, taps, counts, scope)
                     stack.enter_context(rebound(layer, name, wrap))
+            # What the model assigns to variables inside this scope, such as the seeds of its
+            # random layers, is forgotten.
+            stack.enter_context(keras.StatelessScope())
             if self._model._call_has_training_arg:
                 self._model(x, training=False)
             else:

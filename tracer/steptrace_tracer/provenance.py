@@ -22,7 +22,7 @@ def describe_model(model: Any) -> Model:
     return Model(
         name=model.name,
         class_name=type(model).__name__,
-        parameters=int(model.count_params()),
+        parameters=_count(model.weights),
         trainable_parameters=_count(model.trainable_weights),
     )
 
