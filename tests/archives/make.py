@@ -1,0 +1,56 @@
+"""Make the archived trace of the format version that this release introduces.
+
+Run once for a release, ``python tests/archives/make.py``. Released traces are not edited, so it
+never replaces one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from steptrace_schema.version import FORMAT_VERSION
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def main() -> None:
+    """Train a tiny network on handwritten digits for twelve steps, and pack its trace."""
+    import keras
+    from sklearn.datasets import load_digits
+
+    from steptrace_analyzer import pack
+    from steptrace_tracer import Tracer
+
+    target = Path(__file__).parent / FORMAT_VERSION / "digits.zarr.zip"
+    if target.exists():
+        sys.exit(f"{target} exists, and archived traces are never replaced")
+    target.parent.mkdir(exist_ok=True)
+    digits = load_digits()
+    x = (digits.images[:96, :, :, None] / 16).astype("float32")
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(4, 3, activation="relu", name="conv"),
+            layers.BatchNormalization(name="norm"),
+            layers.Flatten(name="flatten"),
+            layers.Dropout(0.2, name="dropout"),
+            layers.Dense(10, activation="softmax", name="digit"),
+        ],
+        name="digits",
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "digits.zarr"
+        tracer = Tracer(trace, samples=2, on_error="raise")
+        y = digits.target[:96]
+        model.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0, callbacks=[tracer])
+        pack(trace, target)
+
+
+if __name__ == "__main__":
+    main()
