@@ -249,9 +249,10 @@ class TraceWriter:
     def write_rows(self, spec: ArraySpec, start: int, rows: npt.NDArray[Any]) -> None:
         """Write `rows` (step, ...) of an array from row `start` on, growing it as needed."""
         array = self._open(spec)
-        needed = (start + len(rows), *spec.shape)
+        before, needed = array.shape, (start + len(rows), *spec.shape)
         if array.shape != needed:
             array.resize(needed)
+            _fill_earlier_rows(array, before, start)
         array[start : start + len(rows)] = rows
 
     def write_steps(self, kind: Kind, start: int, steps: list[int]) -> None:
@@ -337,6 +338,20 @@ class TraceWriter:
                 return None
             self._arrays[key] = found.with_config(_WRITE_ALL)
         return self._arrays[key]
+
+
+def _fill_earlier_rows(array: zarr.Array[Any], before: tuple[int, ...], start: int) -> None:
+    """Store what earlier rows lack: all of an array that is new, and where later rows are larger.
+
+    Every chunk of a recorded row is stored, so that one that is not there is known to be lost.
+    """
+    if before[0] < start:
+        array[before[0] : start] = array.fill_value
+    for axis in range(1, array.ndim):
+        if array.shape[axis] > before[axis]:
+            region = [slice(0, min(before[0], start)), *[slice(None)] * (array.ndim - 1)]
+            region[axis] = slice(before[axis], None)
+            array[tuple(region)] = array.fill_value
 
 
 def _as_attribute(attributes: TraceAttributes) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""Arrays that come late, or grow, once other records are already in the store."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+
+from journals import attributes
+from steptrace_schema.compact import Compactor
+from steptrace_schema.journal import Declaration, JournalWriter, journal_path
+from steptrace_schema.layout import ArraySpec
+from steptrace_schema.names import REQUIRED_SCALARS
+from steptrace_schema.validate import validate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SHARD = 8
+
+
+def scalars() -> dict[str, Any]:
+    return {f"scalars/{name}": np.float32(1) for name in REQUIRED_SCALARS}
+
+
+def declaration(width: int, *more: ArraySpec) -> Declaration:
+    return Declaration(
+        attributes(shard_steps=SHARD),
+        (
+            *(ArraySpec("scalars", name, (), (), "float32") for name in REQUIRED_SCALARS),
+            ArraySpec("inputs", "x", ("sample", "time"), (2, width), "float32"),
+            *more,
+        ),
+    )
+
+
+def two_shards(store: Path, first: Declaration, then: Declaration, late: dict[str, Any]) -> Any:
+    """Record one shard of steps under `first`, move it, and another under `then`."""
+    journal = JournalWriter.create(journal_path(store), first)
+    for step in range(SHARD):
+        journal.append(step, scalars() | {"inputs/x": np.full((2, 3), step, np.float32)})
+    assert Compactor(journal.directory, store).move_ready() == SHARD
+    journal.declare(then)
+    for step in range(SHARD, 2 * SHARD):
+        journal.append(step, scalars() | {"inputs/x": np.full((2, 3), step, np.float32)} | late)
+    Compactor(journal.directory, store).finish("complete", None)
+    assert validate(store) == []
+    return zarr.open_group(store, mode="r")
+
+
+def test_a_row_that_grows_leaves_padding_in_the_rows_before(tmp_path: Path) -> None:
+    wide = np.arange(20, dtype=np.float32).reshape(2, 10)
+    group = two_shards(tmp_path / "run.zarr", declaration(3), declaration(10), {"inputs/x": wide})
+    x = np.asarray(group["inputs/x"])
+    assert x.shape == (16, 2, 10)
+    assert (x[:8, :, :3] == np.arange(8, dtype=np.float32)[:, None, None]).all()
+    assert np.isnan(x[:8, :, 3:]).all()
+    assert (x[8:] == wide).all()
+
+
+def test_an_array_that_comes_late_is_padding_before(tmp_path: Path) -> None:
+    y = ArraySpec("inputs", "y", ("sample",), (2,), "int64")
+    late = np.array([5, 6])
+    first = declaration(3)
+    then = dataclasses.replace(first, arrays=(*first.arrays, y))
+    group = two_shards(tmp_path / "run.zarr", first, then, {"inputs/y": late})
+    found = np.asarray(group["inputs/y"])
+    assert (found[:8] == -1).all()
+    assert (found[8:] == late).all()
