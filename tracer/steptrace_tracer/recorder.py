@@ -27,6 +27,7 @@ class Recorder:
 
     def __init__(self, journal: Path, store: Path) -> None:
         self._store = store
+        self._journal = journal
         self._log = journal / _LOG
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -54,7 +55,9 @@ class Recorder:
         TraceError
             With what the recorder said, and what to do.
         """
-        if self._process.poll() not in (None, 0):
+        # A recorder that has done its work has deleted the journal. Its exit code may be lost,
+        # where something else in the training program waits for children.
+        if self._process.poll() is not None and self._journal.exists():
             raise self._failed()
 
     def release(self) -> None:
@@ -84,7 +87,7 @@ class Recorder:
             said = self._log.read_text(errors="replace").strip().splitlines()
         except OSError:
             said = []
-        why = said[-1] if said else f"it was ended with code {self._process.returncode}"
+        why = said[-1] if said else f"it ended early, with code {self._process.returncode}"
         return TraceError(
             f"{self._store}: the recorder process failed ({why}); every step that was recorded is "
             "safe in the journal beside it, and "

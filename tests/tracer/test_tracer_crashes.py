@@ -1,0 +1,172 @@
+"""What is left when a process dies: the trainer, the recorder, or both."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import psutil
+import pytest
+import tensorflow as tf
+import zarr
+
+from keras_models import mlp, vectors, weights_of
+from steptrace_schema.compact import recover
+from steptrace_schema.journal import journal_path
+from steptrace_schema.store import read_attributes
+from steptrace_schema.validate import validate
+from steptrace_tracer import Tracer
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+EPOCHS = 5
+KILLED_AT = 10
+"""Step after which the process is killed; a shard holds more."""
+
+_SCRIPT = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import keras, psutil
+from keras_models import mlp, vectors
+from steptrace_tracer import Tracer
+
+class Kill(keras.callbacks.Callback):
+    steps = 0
+    def on_train_batch_end(self, batch, logs=None):
+        if Kill.steps == {KILLED_AT}:
+            if sys.argv[2] == "both":
+                for recorder in psutil.Process().children():
+                    recorder.kill()
+                    recorder.wait()
+            psutil.Process().kill()
+        Kill.steps += 1
+
+x, y = vectors()
+tracer = Tracer(sys.argv[1], on_error="raise")
+mlp().fit(x, y, batch_size=8, epochs={EPOCHS}, shuffle=False, verbose=0, callbacks=[tracer, Kill()])
+"""
+
+
+def fit(callbacks: list[Any]) -> Any:
+    model, (x, y) = mlp(), vectors()
+    model.fit(x, y, batch_size=8, epochs=EPOCHS, shuffle=False, verbose=0, callbacks=callbacks)
+    return model
+
+
+def wait_for_recorder(store: Path) -> None:
+    """Wait until no recorder of the trace at `store` runs any more."""
+    recorders = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if str(store) in (process.info["cmdline"] or [])
+    ]
+    _, alive = psutil.wait_procs(recorders, timeout=60)
+    assert not alive
+
+
+def arrays_of(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Return everything but the times and what is derived."""
+    members = zarr.open_group(path, mode="r").members(max_depth=None)
+    return {
+        key: np.asarray(array)
+        for key, array in members
+        if isinstance(array, zarr.Array)
+        and not key.startswith("statistics/")
+        and key not in ("scalars/wall_time", "scalars/step_duration")
+    }
+
+
+@pytest.mark.parametrize("dead", ["trainer", "both"])
+def test_a_killed_training_keeps_every_step_but_the_one_in_flight(
+    tmp_path: Path, dead: str
+) -> None:
+    killed, whole = tmp_path / "killed.zarr", tmp_path / "whole.zarr"
+    run = subprocess.run(
+        [sys.executable, "-c", _SCRIPT, str(killed), dead], capture_output=True, text=True
+    )
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    wait_for_recorder(killed)
+    if dead == "both":
+        assert journal_path(killed).exists()
+        assert recover(killed) >= KILLED_AT
+    fit([Tracer(whole, on_error="raise", progress=False)])
+    assert validate(killed) == []
+    assert not journal_path(killed).exists()
+    found = read_attributes(killed)
+    assert found.status == "incomplete"
+    assert "without closing" in str(found.status_reason)
+    recorded, expected = arrays_of(killed), arrays_of(whole)
+    assert recorded.keys() == expected.keys()
+    steps = found.steps_recorded["scalars"]
+    assert KILLED_AT <= steps <= KILLED_AT + 1
+    for key, values in recorded.items():
+        if key != "probe/x":
+            assert len(values) == steps
+        assert values.tobytes() == expected[key][: len(values)].tobytes()
+
+
+def test_the_training_goes_on_when_the_recorder_dies_and_its_steps_can_be_recovered(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "run.zarr"
+
+    class Kill(keras.callbacks.Callback):  # type: ignore[misc]
+        steps = 0
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if Kill.steps == 4:
+                for process in psutil.Process().children():
+                    if str(path) in process.cmdline():
+                        process.send_signal(signal.SIGKILL)
+                        psutil.wait_procs([process], timeout=60)
+            Kill.steps += 1
+
+    with pytest.warns(RuntimeWarning, match=r"recorder process failed.*steptrace recover"):
+        traced = fit([Tracer(path), Kill()])
+    for left, right in zip(weights_of(fit([])), weights_of(traced), strict=True):
+        assert left.tobytes() == right.tobytes()
+    assert recover(path) >= 5
+    assert validate(path) == []
+    assert "recorder process failed" in str(read_attributes(path).status_reason)
+
+
+def test_data_that_cannot_be_read_ends_the_trace_with_that_reason(tmp_path: Path) -> None:
+    x, y = vectors()
+
+    def parse(number: Any) -> Any:
+        tf.debugging.assert_less(number, np.int64(3), "a bad file")
+        return tf.gather(x, [number]), tf.gather(y, [number])
+
+    data = tf.data.Dataset.range(5).map(parse)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a bad file"):
+        mlp().fit(data, verbose=0, shuffle=False, callbacks=[Tracer(tmp_path / "run.zarr")])
+    found = read_attributes(tmp_path / "run.zarr")
+    assert found.status == "incomplete"
+    assert "a bad file" in str(found.status_reason)
+    assert found.steps_recorded["scalars"] == 3
+
+
+def test_a_tracer_follows_one_whose_fit_was_interrupted(tmp_path: Path) -> None:
+    class Stop(keras.callbacks.Callback):  # type: ignore[misc]
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if batch == 1:
+                raise KeyboardInterrupt
+
+    model, (x, y) = mlp(), vectors()
+    first, second = tmp_path / "first.zarr", tmp_path / "second.zarr"
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, batch_size=8, verbose=0, callbacks=[Tracer(first), Stop()])
+    model.fit(x, y, batch_size=8, verbose=0, callbacks=[Tracer(second, on_error="raise")])
+    assert model.train_function.__module__.startswith("keras")
+    assert read_attributes(first).status == "incomplete"
+    assert read_attributes(first).steps_recorded["scalars"] == 2
+    group = zarr.open_group(second, mode="r")
+    assert np.asarray(group["scalars/step"]).tolist() == [2, 3, 4]
+    assert read_attributes(second).status == "complete"
