@@ -22,6 +22,7 @@ from steptrace_analyzer.plots.subject import (
     choose_layer,
     choose_step,
     has_step,
+    layer_tensors,
     model_name,
     read_step,
 )
@@ -52,6 +53,9 @@ class MapsData:
         The layer's output, dims (height, width, channel), (time, unit) or (unit,).
     output_gradient
         d loss / d output, same dims; None where not recorded.
+    gradient_of
+        What it is the gradient of: ``"output"``, or another tensor of the layer that stands for it,
+        such as the ``"logits"`` that a loss is computed from.
     x
         The input, in the shape the model gets; None where not recorded.
     x_gradient
@@ -66,6 +70,7 @@ class MapsData:
     sample: int
     output: npt.NDArray[np.float64]
     output_gradient: npt.NDArray[np.float64] | None
+    gradient_of: str
     x: npt.NDArray[np.float64] | None
     x_gradient: npt.NDArray[np.float64] | None
     target: str
@@ -120,6 +125,9 @@ def maps_data(
 
     output = read("activations", f"{path}/{OUTPUT}")
     assert output is not None  # its step was resolved above
+    gradients = layer_tensors(trace, "activation_gradients", path)
+    gradients.sort(key=lambda name: name != f"{path}/{OUTPUT}")
+    gradient_of = gradients[0] if gradients else f"{path}/{OUTPUT}"
     target = read("inputs", Y)
     return MapsData(
         model=model_name(trace),
@@ -127,7 +135,8 @@ def maps_data(
         step=chosen,
         sample=sample,
         output=output,
-        output_gradient=read("activation_gradients", f"{path}/{OUTPUT}"),
+        output_gradient=read("activation_gradients", gradient_of),
+        gradient_of=gradient_of.rpartition("/")[2],
         x=read("inputs", X),
         x_gradient=read("inputs", X_GRADIENT),
         target=_target_text(target),
@@ -152,11 +161,13 @@ def draw_maps(data: MapsData) -> Figure:
         shape = " x ".join(str(n) for n in data.output.shape)
         left.set_title(f"output ({shape})")
         _draw_features(left, data.output, channels, "output", notes)
-        right.set_title("gradient of the output")
+        right.set_title(label(f"gradient of the {data.gradient_of}"))
         if data.output_gradient is None:
             _say(right, f"the gradient of this output is not recorded at step {data.step}")
         else:
-            _draw_features(right, data.output_gradient, channels, "d loss / d output", notes)
+            _draw_features(
+                right, data.output_gradient, channels, f"d loss / d {data.gradient_of}", notes
+            )
         sample = f"step {data.step}, sample {data.sample}"
         set_title(figure, (data.model, sample, data.layer), list(dict.fromkeys(notes)))
     return figure

@@ -104,7 +104,10 @@ def choose_step(tensor: xr.DataArray, step: int | None) -> int:
 def read_step(trace: xr.DataTree, kind: Kind, path: str, step: int) -> npt.NDArray[np.float64]:
     """Read one tensor at one step that is recorded, as float64 so that no figure overflows."""
     tensor = get_tensor(trace, kind, path).sel({STEP: step})
-    return np.asarray(tensor.to_numpy(), dtype=np.float64)
+    # NumPy's error state belongs to a thread, so an update (inf - inf) is computed in this one.
+    with np.errstate(invalid="ignore", over="ignore"):
+        values = tensor.compute(scheduler="synchronous").to_numpy()
+        return np.asarray(values, dtype=np.float64)
 
 
 def has_step(trace: xr.DataTree, kind: Kind, path: str, step: int) -> bool:

@@ -101,4 +101,5 @@ def facts(pairs: Iterable[tuple[str, str | Markup]]) -> Markup:
 
 
 def _escape(text: str) -> str:
-    return html.escape(printable(text), quote=True)
+    # Images are megabytes of plain characters: only other text is looked at one by one.
+    return html.escape(text if text.isprintable() else printable(text), quote=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DPI: Final = 100
-_COLOURS: Final = 192
+_COLOURS: Final = 256
 _LARGEST_VECTOR: Final = 250_000  # bytes; a larger SVG is slow to show and a PNG is smaller
 
 
@@ -39,8 +39,12 @@ def pixel_picture(figure: Figure, alt: str) -> Markup:
         canvas.draw()  # type: ignore[no-untyped-call]
     pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
     image = Image.fromarray(pixels[..., :3].copy())
+    # Of Pillow's methods, the one that keeps a colour that few pixels have: a mark, a NaN.
+    image = image.quantize(
+        _COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+    )
     file = io.BytesIO()
-    image.quantize(_COLOURS, dither=Image.Dither.NONE).save(file, format="png", optimize=True)
+    image.save(file, format="png", optimize=True)
     return _image(figure, "image/png", file.getvalue(), alt)
 
 
