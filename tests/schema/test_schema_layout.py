@@ -87,4 +87,4 @@ def test_fill_values_go_by_type(dtype: str, expected: object) -> None:
 def test_a_key_must_begin_with_a_kind() -> None:
     assert split_key("weights/a/b") == ("weights", "a/b")
     with pytest.raises(TraceError, match="does not begin with a kind"):
-        split_key("wheights/a")
+        split_key("height/a")

@@ -14,8 +14,8 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from journals import attributes, random_steps, write_journal
 
+from journals import attributes, random_steps, write_journal
 from steptrace_schema.codecs import chunk_shape, shard_steps_for
 from steptrace_schema.compact import exclusive, recover
 from steptrace_schema.errors import (

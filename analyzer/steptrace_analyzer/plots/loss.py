@@ -18,7 +18,7 @@ from steptrace_analyzer.plots.style import (
     GREY,
     ORANGE,
     SEQUENTIAL,
-    VERMILLION,
+    VERMILION,
     label,
     new_figure,
     set_title,
@@ -189,7 +189,7 @@ def _draw_loss(axes: Axes, data: LossData) -> None:
         axes.plot(found, [1.04] * len(found), "v", color=ORANGE, label="anomaly", **marks)
     if bad.size:
         text = f"loss not finite ({bad.size} steps)"
-        axes.plot(bad, [0.03] * bad.size, "x", color=VERMILLION, label=text, **marks)
+        axes.plot(bad, [0.03] * bad.size, "x", color=VERMILION, label=text, **marks)
     if found or bad.size:
         axes.legend(loc="upper right", ncols=2)
 

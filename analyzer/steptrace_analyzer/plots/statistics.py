@@ -12,7 +12,7 @@ from steptrace_analyzer.plots.lines import draw_line, set_step_axis
 from steptrace_analyzer.plots.style import (
     BLUE,
     GREY,
-    VERMILLION,
+    VERMILION,
     label,
     new_figure,
     set_title,
@@ -177,7 +177,7 @@ def _draw_bands(axes: Axes, tensor: TensorStatistics) -> None:
             bad,
             np.full(bad.size, 0.04),
             "x",
-            color=VERMILLION,
+            color=VERMILION,
             clip_on=False,
             transform=axes.get_xaxis_transform(),
         )

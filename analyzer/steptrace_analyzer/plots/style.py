@@ -22,12 +22,12 @@ ORANGE: Final = "#E69F00"
 SKY: Final = "#56B4E9"
 GREEN: Final = "#009E73"
 BLUE: Final = "#0072B2"
-VERMILLION: Final = "#D55E00"
+VERMILION: Final = "#D55E00"
 PURPLE: Final = "#CC79A7"
 GREY: Final = "#777777"
 LIGHT_GREY: Final = "#D9D9D9"
 
-CATEGORIES: Final = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION, BLACK, GREY)
+CATEGORIES: Final = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK, GREY)
 """Colours of distinct things; the palette of Okabe and Ito (2008) for colour-blind readers."""
 
 NON_FINITE: Final = "#FF00C8"
