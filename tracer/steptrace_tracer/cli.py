@@ -1,5 +1,6 @@
 """Commands that need TensorFlow; they join ``steptrace`` through its entry-point group."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,8 @@ def demo(
     """
     from steptrace_schema.errors import TraceError
 
+    # TensorFlow's notes about the processor come before the first line that matters.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         from steptrace_tracer.demo import run_demo
     except ImportError as error:
