@@ -117,6 +117,17 @@ def label(text: str) -> str:
     return drawn.replace("$", r"\$")
 
 
+def counted(count: int, noun: str) -> str:
+    """Write a number of things.
+
+    Examples
+    --------
+    >>> counted(1, "step"), counted(2000, "step")
+    ('1 step', '2,000 steps')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def category_colours(count: int) -> list[str]:
     """Return `count` distinct colours: named ones for a few, else evenly along a sequential map."""
     if count <= len(CATEGORIES):

@@ -40,9 +40,7 @@ def pixel_picture(figure: Figure, alt: str) -> Markup:
     pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
     image = Image.fromarray(pixels[..., :3].copy())
     # Of Pillow's methods, the one that keeps a colour that few pixels have: a mark, a NaN.
-    image = image.quantize(
-        _COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
-    )
+    image = image.quantize(_COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     file = io.BytesIO()
     image.save(file, format="png", optimize=True)
     return _image(figure, "image/png", file.getvalue(), alt)
