@@ -242,7 +242,7 @@ def test_the_heat_map_shows_norms_and_sets_zero_and_not_finite_cells_apart() -> 
     assert_array_equal(np.argwhere(~zero), [[1, 1]])
     assert_array_equal(np.argwhere(~bad), [[1, 2]])
     assert [text.get_text() for text in heat.get_yticklabels()] == ["net/conv", "net/dense"]
-    assert {"zero (1 cells)", "not finite (1 cells)"} <= set(texts(figure).splitlines())
+    assert {"zero (1 cell)", "not finite (1 cell)"} <= set(texts(figure).splitlines())
 
 
 def test_a_long_run_is_joined_to_columns_that_keep_the_largest_norm() -> None:
@@ -274,7 +274,7 @@ def test_the_loss_is_drawn_with_its_gaps_anomalies_and_epochs() -> None:
     assert_allclose(y_of(axes.lines[0]), loss)
     marks = {line.get_label(): x_of(line) for line in axes.lines}
     assert_array_equal(marks["anomaly"], [1, 4])
-    assert_array_equal(marks["loss not finite (1 steps)"], [2])
+    assert_array_equal(marks["loss not finite (1 step)"], [2])
     assert any(x_of(line)[0] == 2.5 for line in axes.lines)
 
 

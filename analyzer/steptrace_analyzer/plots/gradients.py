@@ -20,6 +20,7 @@ from steptrace_analyzer.plots.style import (
     ORANGE,
     SEQUENTIAL,
     ZERO,
+    counted,
     label,
     new_figure,
     set_title,
@@ -131,7 +132,11 @@ def draw_gradients(data: GradientsData) -> Figure:
         bar = figure.colorbar(image, ax=heat, location="right", pad=0.02, fraction=0.05)
         bar.set_label("gradient norm (L2)")
         patches = [
-            Patch(facecolor=colour, edgecolor=GREY, label=f"{name} ({int(cells.sum())} cells)")
+            Patch(
+                facecolor=colour,
+                edgecolor=GREY,
+                label=f"{name} ({counted(int(cells.sum()), 'cell')})",
+            )
             for cells, colour, name in kinds
             if cells.any()
         ]

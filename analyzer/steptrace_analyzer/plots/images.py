@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.colors import ListedColormap
 
-from steptrace_analyzer.plots.style import DIVERGING, NON_FINITE, label
+from steptrace_analyzer.plots.style import DIVERGING, NON_FINITE, counted, label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,4 +85,4 @@ def add_colour_bar(axes: Axes, image: ScalarMappable, text: str, *, clipped: boo
 
 def non_finite_note(name: str, count: int) -> str:
     """Say how many values have the colour of those that are not finite."""
-    return f"{count} value{'s' if count > 1 else ''} of the {name} not finite (magenta)"
+    return f"{counted(count, 'value')} of the {name} not finite (magenta)"

@@ -19,6 +19,7 @@ from steptrace_analyzer.plots.style import (
     ORANGE,
     SEQUENTIAL,
     VERMILION,
+    counted,
     label,
     new_figure,
     set_title,
@@ -188,7 +189,7 @@ def _draw_loss(axes: Axes, data: LossData) -> None:
     if found:
         axes.plot(found, [1.04] * len(found), "v", color=ORANGE, label="anomaly", **marks)
     if bad.size:
-        text = f"loss not finite ({bad.size} steps)"
+        text = f"loss not finite ({counted(bad.size, 'step')})"
         axes.plot(bad, [0.03] * bad.size, "x", color=VERMILION, label=text, **marks)
     if found or bad.size:
         axes.legend(loc="upper right", ncols=2)
@@ -230,9 +231,11 @@ def _notes(data: LossData) -> list[str]:
         notes.append(f"Only the first {_MOST_EPOCH_LINES} of {starts} are drawn")
     if data.norms is not None and data.norms.layers:
         total = data.norms.total
-        zero, bad = int((total == 0).sum()), int((~np.isfinite(total)).sum())
+        recorded = data.norms.recorded.all(axis=0)
+        zero = int((total == 0).sum())
+        bad = int((~np.isfinite(total) & recorded).sum())
         if zero:
-            notes.append(f"The gradient is zero at {zero} steps")
+            notes.append(f"The gradient is zero at {counted(zero, 'step')}")
         if bad:
-            notes.append(f"The gradient is not finite at {bad} steps")
+            notes.append(f"The gradient is not finite at {counted(bad, 'step')}")
     return notes
