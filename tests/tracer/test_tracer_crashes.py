@@ -17,7 +17,7 @@ import zarr
 
 from keras_models import mlp, vectors, weights_of
 from steptrace_schema.compact import recover
-from steptrace_schema.journal import journal_path
+from steptrace_schema.journal import JournalWriter, journal_path
 from steptrace_schema.store import read_attributes
 from steptrace_schema.validate import validate
 from steptrace_tracer import Tracer
@@ -135,6 +135,44 @@ def test_the_training_goes_on_when_the_recorder_dies_and_its_steps_can_be_recove
     assert recover(path) >= 5
     assert validate(path) == []
     assert "recorder process failed" in str(read_attributes(path).status_reason)
+
+
+def test_a_disk_that_is_full_for_everything_does_not_end_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.zarr"
+    append = JournalWriter.append
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    def soon_full(self: JournalWriter, step: int, arrays: Any) -> int:
+        if step == 3:
+            full()
+        return append(self, step, arrays)
+
+    monkeypatch.setattr(JournalWriter, "append", soon_full)
+    monkeypatch.setattr(JournalWriter, "close", full)
+    with pytest.warns(RuntimeWarning, match="No space left on device"):
+        traced = fit([Tracer(path)])
+    for left, right in zip(weights_of(fit([])), weights_of(traced), strict=True):
+        assert left.tobytes() == right.tobytes()
+    wait_for_recorder(path)
+    assert validate(path) == []
+    assert read_attributes(path).steps_recorded["scalars"] == 3
+
+
+def test_a_full_journal_holds_the_training_up_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    traced = fit([Tracer(path, on_error="raise", journal_limit=1)])
+    for left, right in zip(weights_of(fit([])), weights_of(traced), strict=True):
+        assert left.tobytes() == right.tobytes()
+    assert validate(path) == []
+    found = read_attributes(path)
+    assert found.status == "complete"
+    (event,) = found.events
+    assert "held up" in event.message
+    assert event.step == 1
 
 
 def test_data_that_cannot_be_read_ends_the_trace_with_that_reason(tmp_path: Path) -> None:

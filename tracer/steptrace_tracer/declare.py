@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -36,21 +37,20 @@ def specify(arrays: Arrays, samples: int, known: tuple[ArraySpec, ...]) -> tuple
         The table so far. It is returned itself where nothing is new or larger.
     """
     table = {spec.key: spec for spec in known}
-    grown = False
-    for key, values in arrays.items():
-        old = table.get(key)
-        new = _specify(key, values, samples)
-        if old is None:
-            table[key] = new
-        elif any(n > o for n, o in zip(new.shape, old.shape, strict=True)):
+    unknown = {k: v for k, v in arrays.items() if k not in table or not _fits(v, table[k])}
+    if not unknown:
+        return known
+    for key, values in unknown.items():
+        new, old = _specify(key, values, samples), table.get(key)
+        if old is not None:
             shape = tuple(max(n, o) for n, o in zip(new.shape, old.shape, strict=True))
-            table[key] = ArraySpec(
-                old.kind, old.path, old.dims, shape, old.dtype, old.static, old.attributes
-            )
-        else:
-            continue
-        grown = True
-    return tuple(resolve_dims(table.values())) if grown else known
+            new = dataclasses.replace(old, shape=shape)
+        table[key] = new
+    return tuple(resolve_dims(table.values()))
+
+
+def _fits(values: npt.NDArray[Any], spec: ArraySpec) -> bool:
+    return all(n <= room for n, room in zip(values.shape, spec.shape, strict=True))
 
 
 def _specify(key: str, values: npt.NDArray[Any], samples: int) -> ArraySpec:

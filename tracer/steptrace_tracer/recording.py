@@ -95,6 +95,7 @@ class Recording:
         self._journal: JournalWriter | None = None
         self._recorder: Recorder | None = None
         self._raw_bytes = 0
+        self._pending_at_most = 0
         self._steps = 0
         self._error: Exception | None = None
         self._queue: queue.Queue[PendingStep | None] = queue.Queue()
@@ -144,7 +145,11 @@ class Recording:
             return None
         if self._error is not None:
             status, reason = "incomplete", f"tracing failed: {self._error}"
-        self._journal.close(status, reason, self._attributes)
+        try:
+            self._journal.close(status, reason, self._attributes)
+        except OSError as error:
+            # Such as a full disk. The recorder can make room, and calls the trace incomplete.
+            self._error = self._error or error
         self._recorder.release()
         while not self._recorder.wait(_CLOSE_POLL_SECONDS):
             waiting(self._journal.pending_records())
@@ -180,7 +185,9 @@ class Recording:
         elif declaration.arrays is not self._arrays or declaration.attributes != self._attributes:
             self._journal.declare(declaration)
         self._arrays, self._attributes = declaration.arrays, declaration.attributes
-        self._raw_bytes += self._journal.append(pending.step, arrays)
+        written = self._journal.append(pending.step, arrays)
+        self._raw_bytes += written
+        self._pending_at_most += written
         if any(key.startswith("scalars/") for key in arrays):
             self._steps += 1
 
@@ -195,14 +202,22 @@ class Recording:
             "missing": tuple(m for m in known.values() if f"{m.kind}/{m.path}" not in recorded)
         }
         if self._journal is None:
-            update["shard_steps"] = shard_steps_for(sum(a.nbytes for a in arrays.values()))
+            update["shard_steps"] = self._shard_steps(sum(a.nbytes for a in arrays.values()))
         attributes = self._attributes.model_copy(update=update)
         declared = declared_paths([spec.key for spec in specs], attributes.missing)
         return Declaration(attributes.model_copy(update={"declared": declared}), specs)
 
+    def _shard_steps(self, step_bytes: int) -> int:
+        """Return how many steps to move at once, so that the journal has room for two moves."""
+        room = max(1, self._journal_limit // max(1, 2 * step_bytes))
+        return min(shard_steps_for(step_bytes), 1 << (room.bit_length() - 1))
+
     def _hold_back(self, journal: JournalWriter, step: int) -> None:
         """Wait until the journal has room, and note in the trace that the training had to wait."""
-        if journal.pending_bytes() <= self._journal_limit:
+        if self._pending_at_most <= self._journal_limit:
+            return  # without a look at the folder, which takes longer than to write a small step
+        self._pending_at_most = journal.pending_bytes()
+        if self._pending_at_most <= self._journal_limit:
             return
         if not any(event.message.startswith(_HELD) for event in self._attributes.events):
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -212,10 +227,13 @@ class Recording:
                 update={"events": (*self._attributes.events, event)}
             )
             journal.declare(Declaration(self._attributes, self._arrays))
-        while journal.pending_bytes() > self._journal_limit:
+        while (pending := journal.pending_bytes()) > self._journal_limit:
+            if journal.pending_records() < self._attributes.shard_steps:
+                break  # the recorder waits for more
             if self._recorder is not None:
                 self._recorder.check()
             time.sleep(_JOURNAL_POLL_SECONDS)
+        self._pending_at_most = pending
 
 
 _HELD = "training was held up because the journal had grown past its limit of"
