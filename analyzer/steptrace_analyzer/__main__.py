@@ -2,4 +2,5 @@
 
 from steptrace_analyzer.cli.app import main
 
-main()
+if __name__ == "__main__":  # processes that a command starts import this module again
+    main()

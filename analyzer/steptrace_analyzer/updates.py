@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.array.core import elemwise
 
 from steptrace_schema.names import STEP
 
@@ -75,6 +77,11 @@ def _difference(weights: xr.DataArray, before: npt.NDArray[np.intp]) -> xr.Varia
         high = variable.isel({STEP: slice(first + 1, last + 2)})
     else:
         low, high = variable.isel({STEP: before}), variable.isel({STEP: before + 1})
+    return xr.Variable(variable.dims, _subtract(high.data, low.data))
+
+
+def _subtract(high: Any, low: Any) -> Any:
+    if isinstance(high, da.Array):  # the warnings arise later, in a thread of dask's
+        return elemwise(_subtract, high, low, dtype=high.dtype)  # type: ignore[no-untyped-call]
     with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN, which is the answer
-        difference = high.data - low.data
-    return xr.Variable(variable.dims, difference)
+        return high - low

@@ -43,6 +43,12 @@ def test_updates_exist_only_between_consecutive_steps() -> None:
     assert updates.values.tolist() == [[1], [2]]
 
 
+def test_infinite_weights_have_updates_that_are_not_numbers(tmp_path: Path) -> None:
+    weights = _weights([0, 1], [[np.inf], [np.inf]]).chunk({"step": 1})
+    updates = get_tensor(with_updates(weights), "updates", "dense/bias")
+    assert np.isnan(updates.compute(scheduler="threads").values).all()
+
+
 def test_without_consecutive_steps_there_are_no_updates() -> None:
     assert "updates" not in with_updates(_weights([0, 10, 20], [[0], [1], [2]])).children
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
 import re
 import shutil
 import subprocess
@@ -206,6 +207,14 @@ def test_a_figure_that_cannot_be_drawn_is_replaced_by_the_reason(tmp_path: Path)
     trace = make_trace(arrays, steps={"weights": [0, 1], "activations": [7, 8]})
     page = Page(write_report(trace, tmp_path / "r.html").read_text(encoding="utf-8"))
     assert "Not drawn: step 0 of 'output' is not recorded; recorded are 7-8" in page.text
+
+
+def test_several_processes_draw_the_page_that_one_draws(
+    report: Path, spiked: Path, tmp_path: Path
+) -> None:
+    other = 2 if os.cpu_count() == 1 else 1  # the command uses as many as there are cores
+    page = write_report(open_trace(spiked), tmp_path / "r.html", path=spiked, workers=other)
+    assert page.read_bytes() == report.read_bytes()
 
 
 def test_progress_is_told_from_none_to_all(tmp_path: Path) -> None:

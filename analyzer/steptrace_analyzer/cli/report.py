@@ -1,5 +1,6 @@
 """``steptrace report``."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,10 @@ def report(
     name = trace.name.removesuffix(".zip").removesuffix(".zarr") or "trace"
     with progress("drawing") as show:
         written = write_report(
-            open_trace(trace), output or Path(f"{name}-report.html"), path=trace, progress=show
+            open_trace(trace),
+            output or Path(f"{name}-report.html"),
+            path=trace,
+            workers=os.cpu_count() or 1,
+            progress=show,
         )
     write_line(f"{written} ({format_bytes(written.stat().st_size)})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,6 +18,7 @@ from steptrace_analyzer.report import overview
 from steptrace_analyzer.report.layers import drawn_layers, layer_figures
 from steptrace_analyzer.report.markup import Markup, element
 from steptrace_analyzer.report.page import Section, StepChoices, build_page
+from steptrace_analyzer.report.parallel import draw_layers
 from steptrace_analyzer.report.pictures import line_picture, pixel_picture
 from steptrace_analyzer.select import format_steps, recorded_steps, tensor_paths
 from steptrace_schema.names import LOSS, STATISTICS
@@ -44,6 +46,7 @@ def write_report(
     *,
     path: str | Path | None = None,
     anomalies: Sequence[Anomaly] | None = None,
+    workers: int = 1,
     progress: Callable[[int, int], None] = _ignore,
 ) -> Path:
     """Write one self-contained HTML page about a trace; an existing file is replaced.
@@ -63,6 +66,9 @@ def write_report(
         Where the trace is; with it the page says how many bytes it takes.
     anomalies
         What :func:`steptrace_analyzer.anomalies.find_anomalies` found; looked for if not given.
+    workers
+        Processes that draw. More than one needs `path`, from which each of them opens the trace,
+        and a program that may be imported again, as :mod:`multiprocessing` asks for.
     progress
         Called with the parts done and the parts in all.
 
@@ -103,14 +109,20 @@ def write_report(
     size = sum(len(section.content.text) for section in sections)
     largest = 0
     drawn: dict[str, Markup] = {}
-    for done, layer in enumerate(_by_interest(layers, found), start=3):
-        if size + largest < MOST_BYTES:
-            drawn[layer] = layer_figures(trace, layer, choices)
-            size += len(drawn[layer].text)
-            largest = max(largest, len(drawn[layer].text))
-        else:
-            drawn[layer] = _not_drawn(layer, trace.name)
-        progress(done, total)
+    order = _by_interest(layers, found)
+    if path is not None and workers > 1 and len(order) > 1:
+        figures = draw_layers(Path(path), order, choices, workers)
+    else:
+        figures = (layer_figures(trace, layer, choices) for layer in order)
+    with contextlib.closing(figures):
+        for done, layer in enumerate(order, start=3):
+            if size + largest < MOST_BYTES:
+                drawn[layer] = next(figures)
+                size += len(drawn[layer].text)
+                largest = max(largest, len(drawn[layer].text))
+            else:
+                drawn[layer] = _not_drawn(layer, trace.name)
+            progress(done, total)
     sections += [Section(anchors[layer], layer, drawn[layer], level=3) for layer in layers]
     sections += [
         Section("missing", "What is missing, and why", overview.missing(attributes)),
