@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from journals import Arrays, write_journal
 
 if TYPE_CHECKING:
