@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -227,13 +228,7 @@ class JournalReader:
 
     def clear(self) -> None:
         """Delete the journal; everything in it must be in the store."""
-        for path in [
-            *self.directory.glob("*" + _SUFFIX),
-            *self.directory.glob("*.partial"),
-            *self.directory.glob("*.log"),
-            *self.directory.glob("lock"),
-            self.directory / _CLOSED,
-            self.directory / _DECLARATION,
-        ]:
-            path.unlink(missing_ok=True)
-        self.directory.rmdir()
+        # Without its declaration it is no journal any more, whatever is left of it after a crash.
+        (self.directory / _DECLARATION).unlink()
+        # The rest may hold what a killed writer left under a temporary name.
+        shutil.rmtree(self.directory)

@@ -167,6 +167,16 @@ def test_recover_is_idempotent_and_removes_the_journal(
     assert read_attributes(store).status == "incomplete"
 
 
+def test_what_a_killed_writer_left_under_a_temporary_name_is_removed(
+    tmp_path: Path, make_journal: Callable[..., JournalWriter]
+) -> None:
+    writer = make_journal(random_steps(3))
+    (writer.directory / ".tmpkkj5vZ").write_bytes(b"half a record")
+    (writer.directory / "00000004.partial").write_bytes(b"half a record")
+    assert recover(tmp_path / "run.zarr") == 4
+    assert not writer.directory.exists()
+
+
 def test_recover_of_nothing_says_so(tmp_path: Path) -> None:
     with pytest.raises(NotATraceError, match="neither a trace"):
         recover(tmp_path / "none.zarr")
