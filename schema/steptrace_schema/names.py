@@ -55,6 +55,12 @@ REQUIRED_SCALARS: Final = (
 """Arrays that every trace has under ``scalars``."""
 METRICS: Final = "metrics"
 """Group below ``scalars`` with one array per metric."""
+LOSSES: Final = "losses"
+"""Group below ``scalars`` with one array per loss, where a step differentiates several."""
+LEARNING_RATES: Final = "learning_rates"
+"""Group below ``scalars`` with one array per optimizer, where a step uses several."""
+LOSS_SCALE: Final = "loss_scale"
+"""The factor that mixed precision multiplies the loss by before it is differentiated."""
 
 # inputs, activations, probe
 X: Final = "x"

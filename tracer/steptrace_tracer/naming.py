@@ -16,7 +16,7 @@ _TAKEN = (STEP, X)
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """Paths of a model's layers and weights, by the identity of the object.
+    """Paths of the layers and weights of one or more models, by the identity of the object.
 
     Attributes
     ----------
@@ -30,11 +30,12 @@ class Names:
     weights: Mapping[int, str]
 
     @classmethod
-    def of(cls, model: Any) -> Names:
-        """Name everything in a built model."""
-        layers = [layer for layer, _ in walk(model)]
-        layer_paths = unique_paths([*_TAKEN, *(path for _, path in walk(model))])[len(_TAKEN) :]
-        variables = list(model.weights)
+    def of(cls, *models: Any) -> Names:
+        """Name everything in built models; several models are told apart by their names."""
+        found = [entry for model in models for entry in _named(model, len(models) > 1)]
+        layers = [layer for layer, _ in found]
+        layer_paths = unique_paths([*_TAKEN, *(path for _, path in found)])[len(_TAKEN) :]
+        variables = list({id(v): v for model in models for v in model.weights}.values())
         owners = {
             id(variable): (layer.path, path)
             for layer, path in zip(layers, layer_paths, strict=True)
@@ -55,6 +56,12 @@ def _weight_path(variable: Any, layer_path: str | None, place: str) -> str:
     if layer_path and place != layer_path and path.startswith(f"{layer_path}/"):
         return place + path.removeprefix(layer_path)
     return path
+
+
+def _named(model: Any, prefixed: bool) -> Iterator[tuple[Any, str]]:
+    prefix = f"{model.name}/"
+    for layer, path in walk(model):
+        yield layer, path if not prefixed or path.startswith(prefix) else prefix + path
 
 
 def walk(model: Any) -> Iterator[tuple[Any, str]]:

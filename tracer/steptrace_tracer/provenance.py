@@ -6,7 +6,7 @@ import math
 import os
 import platform
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,19 +16,24 @@ from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.naming import Names, walk
 from steptrace_tracer.probe import activation_name
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
-def describe_model(model: Any) -> Model:
-    """Describe the model as a whole."""
+
+def describe_models(models: tuple[Any, ...]) -> Model:
+    """Describe the model as a whole; several are described as one, with all their names."""
     return Model(
-        name=model.name,
-        class_name=type(model).__name__,
-        parameters=_count(model.weights),
-        trainable_parameters=_count(model.trainable_weights),
+        name=", ".join(model.name for model in models),
+        class_name=", ".join(dict.fromkeys(type(model).__name__ for model in models)),
+        parameters=_count(_distinct(v for model in models for v in model.weights)),
+        trainable_parameters=_count(
+            _distinct(v for model in models for v in model.trainable_weights)
+        ),
     )
 
 
-def describe_layers(model: Any, names: Names) -> tuple[Layer, ...]:
-    """Describe every layer, in the order of the model."""
+def describe_layers(models: tuple[Any, ...], names: Names) -> tuple[Layer, ...]:
+    """Describe every layer, in the order of the models."""
     return tuple(
         Layer(
             path=names.layers[id(layer)],
@@ -44,7 +49,7 @@ def describe_layers(model: Any, names: Names) -> tuple[Layer, ...]:
                 if id(v) in names.weights
             ),
         )
-        for layer, _ in walk(model)
+        for layer in _distinct(layer for model in models for layer, _ in walk(model))
     )
 
 
@@ -97,6 +102,10 @@ def json_safe(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     return str(value)
+
+
+def _distinct(objects: Iterable[Any]) -> list[Any]:
+    return list({id(found): found for found in objects}.values())
 
 
 def _count(variables: Any) -> int:

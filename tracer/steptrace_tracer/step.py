@@ -7,18 +7,29 @@ import functools
 import time
 from typing import TYPE_CHECKING, Any
 
+from steptrace_schema.attributes import Missing
 from steptrace_schema.errors import TraceError
-from steptrace_schema.layout import safe_path
-from steptrace_schema.names import LOSS, METRICS, X, Y
+from steptrace_schema.layout import safe_path, unique_paths
+from steptrace_schema.names import (
+    LEARNING_RATE,
+    LEARNING_RATES,
+    LOSS,
+    LOSS_SCALE,
+    LOSSES,
+    METRICS,
+    X,
+    Y,
+)
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.naming import Names, joined, leaves
 from steptrace_tracer.probe import Probe
-from steptrace_tracer.taps import NOT_NUMBERS, Tapping, Taps, storable
+from steptrace_tracer.taps import NOT_NUMBERS, NOT_SAMPLES, Tapping, Taps, storable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from steptrace_schema.attributes import Missing, Policy
+    from steptrace_schema.attributes import Policy
+    from steptrace_tracer.program import Batch, Program
 
 ROWS = "rows"
 BATCH_INPUT = "batch_input"
@@ -31,8 +42,8 @@ class StepResult:
 
     Attributes
     ----------
-    logs
-        What the model's step returned.
+    result
+        What the step returned.
     tensors
         ``kind/path`` to eager tensor, and the two extra taps.
     wall_time
@@ -41,170 +52,181 @@ class StepResult:
         How long it took, seconds.
     """
 
-    logs: Any
+    result: Any
     tensors: dict[str, Any]
     wall_time: float
     duration: float
 
 
 class TracedStep:
-    """Runs single training steps of `model` and returns their taps.
+    """Runs single training steps of `program` and returns their taps.
 
-    The graph of the step is traced once for each input signature, as Keras' own is.
+    The graph of the step is traced once for each input signature, as its own is.
 
     Parameters
     ----------
-    model
-        A built and compiled Keras model.
+    program
+        The step, with built models.
     policy
         What to keep.
     probe
         Inputs of the probe; None for the first samples of the first batch.
     """
 
-    def __init__(self, model: Any, policy: Policy, probe: Any = None) -> None:
-        self._model = model
+    def __init__(self, program: Program, policy: Policy, probe: Any = None) -> None:
+        self.program = program
         self._policy = policy
-        self.names = Names.of(model)
+        self.names = Names.of(*program.models)
         self.taps = Taps()
         self.traces = 0
+        self._probe_inputs = probe
         self.probe: Probe | None = None
-        if policy_wants_probe(policy) and probe is not None:
-            self.probe = Probe(model, self.names, policy, probe)
         self._function: Any = None
         self._data_missing: tuple[Missing, ...] = ()
+        self._probe_missing: tuple[Missing, ...] = ()
 
-    def run(self, data: Any, spec: Any) -> StepResult:
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepResult:
         """Train on one batch.
 
         Parameters
         ----------
-        data
-            The batch, as the data set gives it.
-        spec
-            The ``element_spec`` of the data set, None where it has none.
+        args, kwargs
+            The arguments of the program's step.
         """
-        if self.probe is None and policy_wants_probe(self._policy):
-            inputs = data[0] if isinstance(data, tuple) else data
-            first = tf.nest.map_structure(lambda t: t[: self._policy.samples], inputs)
-            self.probe = Probe(self._model, self.names, self._policy, first)
         if self._function is None:
-            self._function = self._compile(spec)
+            self._prepare_probe(args, kwargs)
+            self._function = self._compile()
         probed = self.probe() if self.probe is not None else {}
         wall_time, start = time.time(), time.perf_counter()
-        logs, tensors = self._function(data)
+        result, tensors = self._function(*args, **kwargs)
         duration = time.perf_counter() - start
-        return StepResult(logs, {**tensors, **probed}, wall_time, duration)
+        return StepResult(result, {**tensors, **probed}, wall_time, duration)
 
     def missing(self) -> tuple[Missing, ...]:
         """Return what the last step has no data for, with reasons."""
         probed = self.probe.taps.missing_entries() if self.probe is not None else ()
-        return (*self.taps.missing_entries(), *self._data_missing, *probed)
+        own = (*self.taps.missing_entries(), *self._data_missing, *self._probe_missing)
+        return (*own, *probed)
 
-    def _compile(self, spec: Any) -> Any:
-        if self._model.run_eagerly:
+    def _prepare_probe(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if "probe" not in self._policy.kinds:
+            return
+        models, inputs = self.program.models, self._probe_inputs
+        if inputs is not None:
+            self.probe = Probe(models[0], self.names, self._policy, inputs)
+            return
+        x = self.program.batch(*args, **kwargs).x
+        first = tf.nest.map_structure(lambda tensor: tensor[: self._policy.samples], x)
+        try:
+            self.probe = Probe(models[0], self.names, self._policy, first)
+            self.probe()
+        except Exception as error:
+            # What a step is trained on need not be what its model is called with.
+            self.probe = None
+            reason = (
+                f"the model cannot be called with the batch ({type(error).__name__}); "
+                "give Tracer(probe=...)"
+            )
+            self._probe_missing = (Missing(kind="probe", path=X, reason=reason),)
+
+    def _compile(self) -> Any:
+        if self.program.eager:
             return functools.partial(self._around, self._step)
-        # As Keras does it: one function inside another, with the signature of the data set, so that
-        # the same program is compiled.
-        step = tf.function(
-            self._step,
-            reduce_retracing=True,
-            jit_compile=self._model.jit_compile,
-            autograph=False,
-        )
-        return tf.function(
-            functools.partial(self._around, step),
-            input_signature=None if spec is None else [spec],
-            reduce_retracing=True,
-            autograph=False,
-        )
+        step = self.program.compiled.step(self._step)
+        return self.program.compiled.around(functools.partial(self._around, step))
 
-    def _around(self, step: Callable[[Any], Any], data: Any) -> tuple[Any, dict[str, Any]]:
+    def _around(
+        self, step: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> tuple[Any, dict[str, Any]]:
         """Take what does not depend on how the step computes, so that its graph stays as it is.
 
-        A random operation without a seed of its own is seeded by the number of operations that
-        its graph has so far: reading the weights inside that graph would change the training.
+        A random operation without a seed of its own is seeded by the random operations that its
+        graph has so far: reading the weights inside that graph would change the training.
         TensorFlow orders these reads before the step's assignments, since the step uses the same
         variables.
         """
-        optimizer, policy = self._model.optimizer, self._policy
-        rate = tf.cast(tf.identity(optimizer.learning_rate), tf.float32)
+        rates = self._learning_rates()
         before = self._weights()
-        logs, tensors = step(data)
-        tensors = tensors | {"scalars/learning_rate": rate}
+        result, tensors = step(*args, **kwargs)
+        tensors = tensors | rates
         tensors |= {f"weights/{path}": tensor for path, tensor in before.items()}
-        for path, after in (self._weights() if policy.every > 1 else {}).items():
+        for path, after in (self._weights() if self._policy.every > 1 else {}).items():
             tensors[f"updates/{path}"] = after - before[path]
-        return logs, tensors | self._data_taps(data) | _batch_input(data)
+        batch = self.program.batch(*args, **kwargs)
+        return result, tensors | self._data_taps(batch) | _batch_input(batch)
 
-    def _step(self, data: Any) -> tuple[Any, dict[str, Any]]:
+    def _step(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         self.traces += 1
         self.taps = taps = Taps()
-        model = self._model
-        with Tapping(model, self.names, self._policy, taps).installed():
-            logs = model.train_step(data)
-        scale = taps.scale
-        if taps.target is None and taps.error is None:
+        batch = self.program.batch(*args, **kwargs)
+        with Tapping(self.program, self.names, self._policy, taps, batch).installed():
+            result = self.program.body(*args, **kwargs)
+        if not taps.losses and taps.error is None:
             msg = (
-                "the model's train_step differentiates no loss with respect to its weights by "
+                "the training step differentiates no loss with respect to the weights by "
                 "tf.GradientTape.gradient, so there are no gradients to record"
             )
             taps.error = TraceError(msg)
         if taps.error is not None:
-            return logs, {}
-        if scale is not None:
-            for key, tensor in taps.tensors.items():
-                if key.partition("/")[0] in {"gradients", "activation_gradients"} or key.startswith(
-                    "inputs/x_gradient"
-                ):
-                    # float16 has no room for the scale, nor for all that is divided by it.
-                    taps.tensors[key] = tf.cast(tensor, tf.float32) / scale
-        loss = tf.cast(tf.reduce_sum(taps.target), tf.float32)
-        taps.add("scalars", "loss", loss if scale is None else loss / scale)
-        for name, metric in leaves(logs):
-            if name == LOSS or metric.shape.rank != 0:
+            return result, {}
+        taps.add("scalars", LOSS, tf.add_n(list(taps.losses.values())))
+        if len(taps.losses) > 1:
+            for name, loss in taps.losses.items():
+                taps.add("scalars", f"{LOSSES}/{name}", loss)
+        if taps.scale is not None:
+            taps.add("scalars", LOSS_SCALE, taps.scale)
+        for name, metric in leaves(self.program.logs(result)):
+            if name == LOSS or not storable(metric) or metric.shape.rank != 0:
                 continue  # Keras' loss is a mean over the epoch; the step's own is there already
             taps.add("scalars", f"{METRICS}/{safe_path(name)}", tf.cast(metric, tf.float32))
-        return logs, {**taps.tensors, ROWS: taps.count_rows()}
+        return result, {**taps.tensors, ROWS: taps.count_rows()}
+
+    def _learning_rates(self) -> dict[str, Any]:
+        main, *others = (
+            (optimizer.name, tf.cast(tf.identity(optimizer.learning_rate), tf.float32))
+            for optimizer in self.program.optimizers
+        )
+        rates = {f"scalars/{LEARNING_RATE}": main[1]}
+        if others:
+            names = unique_paths([name for name, _ in (main, *others)])
+            for name, (_, rate) in zip(names, (main, *others), strict=True):
+                rates[f"scalars/{LEARNING_RATES}/{name}"] = rate
+        return rates
 
     def _weights(self) -> dict[str, Any]:
         return {
             path: tf.identity(variable.value)
-            for variable in self._model.weights
+            for model in self.program.models
+            for variable in model.weights
             if (path := self.names.weights.get(id(variable))) is not None
             and self._policy.covers("weights", path)
         }
 
-    def _data_taps(self, data: Any) -> dict[str, Any]:
+    def _data_taps(self, batch: Batch) -> dict[str, Any]:
         taps = Taps()
-        parts = data if isinstance(data, tuple) else (data,)
-        for base, structure in zip((X, Y), parts, strict=False):
+        for base, structure in ((X, batch.x), (Y, batch.y)):
             for name, tensor in leaves(structure):
                 place = joined(base, name)
                 if not self._policy.covers("inputs", place):
                     continue
-                if storable(tensor):
-                    taps.add("inputs", place, tensor[: self._policy.samples])
-                else:
+                if not storable(tensor):
                     taps.lacks("inputs", place, NOT_NUMBERS)
+                elif tensor.shape.rank == 0:
+                    taps.lacks("inputs", place, NOT_SAMPLES)
+                else:
+                    taps.add("inputs", place, tensor[: self._policy.samples])
         self._data_missing = taps.missing_entries()
         return taps.tensors
 
     def present_weights(self) -> dict[str, Any]:
-        """Return the model's present weights, ``weights/path`` to tensor."""
+        """Return the models' present weights, ``weights/path`` to tensor."""
         return {f"weights/{path}": tensor for path, tensor in self._weights().items()}
 
 
-def policy_wants_probe(policy: Policy) -> bool:
-    """Whether the policy has the probe run."""
-    return "probe" in policy.kinds
-
-
-def _batch_input(data: Any) -> dict[str, Any]:
+def _batch_input(batch: Batch) -> dict[str, Any]:
     """Return the whole batch's inputs, for digests of every sample."""
-    inputs = data[0] if isinstance(data, tuple) else data
     return {
         f"{BATCH_INPUT}/{number}": tensor
-        for number, (_, tensor) in enumerate(leaves(inputs))
-        if storable(tensor)
+        for number, (_, tensor) in enumerate(leaves(batch.x))
+        if storable(tensor) and tensor.shape.rank != 0
     }

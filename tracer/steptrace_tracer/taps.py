@@ -9,17 +9,21 @@ results.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.attributes import Missing, Policy
+from steptrace_schema.layout import unique_paths
 from steptrace_schema.names import OUTPUT, X_GRADIENT, Kind
-from steptrace_tracer._tensorflow import tf
+from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.naming import Names, inside_recurrent, joined, leaves, walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+
+    from steptrace_tracer.program import Batch, Program
 
 _LOGITS = "logits"
 
@@ -27,7 +31,13 @@ _NO_GRADIENT = "the loss does not depend on this tensor"
 _FROM_LOGITS = (
     "the loss is computed from the layer's logits; their gradient is recorded as 'logits' beside it"
 )
-_IN_A_LOOP = "the layer runs inside a loop of the graph, where its tensors cannot be returned"
+_IN_A_LOOP = (
+    "the layer runs inside a loop or an inner function of the graph, where its tensors cannot be "
+    "returned"
+)
+_NOT_THE_INPUT = "no model of the step is called with the batch itself"
+_JOINT = "joint"
+"""Name of a loss that is differentiated for the weights of several models at once."""
 _NOT_CALLED = "the layer is not called in the training step"
 _NOT_FLOATING = "the input is not floating point, so the loss has no gradient with respect to it"
 NOT_NUMBERS = "it is not a dense tensor of numbers"
@@ -43,10 +53,10 @@ class Taps:
     missing: dict[tuple[Kind, str], str] = dataclasses.field(default_factory=dict)
     rows: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Path of each output to its extent along the first dimension, over the whole batch."""
-    target: Any = None
-    """What the step differentiated: the loss, times the loss scale if there is one."""
+    losses: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Name of a model to the loss that its weights were differentiated for, unscaled float32."""
     scale: Any = None
-    """What the optimizer multiplied the loss by, float32; None where it did not."""
+    """What an optimizer multiplied the loss by, float32; None where it did not."""
     error: Exception | None = None
     """The first failure of a tap. The step itself goes on, so that it need not be done again."""
 
@@ -108,37 +118,83 @@ def rebound(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]
             deleter(owner, name)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """A tensor whose gradient is wanted."""
+
+    kind: Kind
+    path: str
+    tensor: Any
+    layer: int | None
+    """``id`` of the layer that it is an output of; None for an input of the model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Home:
+    """A model, or a model inside a model, whose weights may be trained by themselves."""
+
+    name: str
+    weights: Set[int]
+    layers: Set[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Backward:
+    """One differentiation of a loss with respect to weights."""
+
+    target: Any
+    scale: Any
+    home: _Home | None
+    """The smallest model with all these weights; None where they are of several."""
+    found: dict[tuple[Kind, str], Any]
+
+    def distance(self, layer: int | None) -> float:
+        """Return how far this loss is from being the layer's own: the size of its model."""
+        if self.home is None or (layer is not None and layer not in self.home.layers):
+            return math.inf
+        return len(self.home.layers)
+
+
 class Tapping:
-    """One tracing of one step of `model`.
+    """One tracing of one step of `program`.
 
     Parameters
     ----------
-    model
-        A built Keras model.
+    program
+        The step, with its built models.
     names
-        The paths of its layers and weights.
+        The paths of their layers and weights.
     policy
         What to keep.
     taps
         Where to put it.
+    batch
+        What the step is trained on.
     """
 
-    def __init__(self, model: Any, names: Names, policy: Policy, taps: Taps) -> None:
-        self._model = model
+    def __init__(
+        self, program: Program, names: Names, policy: Policy, taps: Taps, batch: Batch
+    ) -> None:
+        self._program = program
         self._names = names
         self._policy = policy
         self._taps = taps
+        self._x = [tensor for _, tensor in leaves(batch.x)]
         self._scope = _scope()
         self._calls: Counter[str] = Counter()
-        self._sources: list[tuple[Kind, str, Any]] = []
-        self._watched_by: Any = None
+        self._sources: list[_Source] = []
+        self._tapes: list[Any] = []
+        self._scaled: list[tuple[Any, Any]] = []
+        self._backward: list[_Backward] = []
+        self._homes = _homes(program.models)
+        self._watched = False
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Tap everything that runs inside the context, then put everything back."""
-        policy = self._policy
-        layers = [layer for layer, _ in walk(self._model)]
-        looped = inside_recurrent(self._model)
+        policy, models = self._policy, self._program.models
+        layers = [layer for model in models for layer, _ in walk(model)]
+        looped = frozenset[int]().union(*map(inside_recurrent, models))
         with ExitStack() as stack:
             if set(_OUTPUT_KINDS) & set(policy.kinds):
                 for layer in layers:
@@ -146,11 +202,19 @@ class Tapping:
                         stack.enter_context(rebound(layer, "call", self._wrap_layer(layer)))
             if policy.covers("inputs", X_GRADIENT):
                 stack.enter_context(rebound(tf.GradientTape, "__enter__", self._wrap_enter))
-                stack.enter_context(rebound(self._model, "call", self._wrap_model))
+                stack.enter_context(rebound(tf.GradientTape, "__exit__", self._wrap_exit))
+                for model in (*models, *(m for m in layers if isinstance(m, keras.Model))):
+                    if id(model) not in looped:
+                        stack.enter_context(rebound(model, "call", self._wrap_model(model)))
             stack.enter_context(rebound(tf.GradientTape, "gradient", self._wrap_gradient))
-            stack.enter_context(rebound(self._model.optimizer, "scale_loss", self._wrap_scale_loss))
+            for optimizer in self._program.optimizers:
+                stack.enter_context(rebound(optimizer, "scale_loss", self._wrap_scale_loss))
             yield
-        self._explain_uncalled(layers, looped)
+        try:
+            self._keep_gradients()
+            self._explain_uncalled(layers, looped)
+        except Exception as error:
+            self._taps.error = self._taps.error or error
 
     def _wrap_layer(self, layer: Any) -> Callable[[Any], Any]:
         path = self._names.layers[id(layer)]
@@ -159,7 +223,7 @@ class Tapping:
             def tapped(*args: Any, **kwargs: Any) -> Any:
                 output = call(*args, **kwargs)
                 try:
-                    self._keep_output(path, output)
+                    self._keep_output(path, id(layer), output)
                 except Exception as error:
                     self._taps.error = self._taps.error or error
                 return output
@@ -168,7 +232,7 @@ class Tapping:
 
         return wrap
 
-    def _keep_output(self, path: str, output: Any) -> None:
+    def _keep_output(self, path: str, layer: int, output: Any) -> None:
         number = self._calls[path]
         self._calls[path] += 1
         prefix = f"call{number}_" if number else ""
@@ -190,9 +254,10 @@ class Tapping:
             logits = getattr(tensor, "_keras_logits", None)
             if logits is not None:
                 self._taps.lacks("activation_gradients", place, _FROM_LOGITS)
-                self._sources.append(("activation_gradients", f"{path}/{prefix}{_LOGITS}", logits))
+                logits_place = f"{path}/{prefix}{_LOGITS}"
+                self._sources.append(_Source("activation_gradients", logits_place, logits, layer))
             elif tensor.dtype.is_floating:
-                self._sources.append(("activation_gradients", place, tensor))
+                self._sources.append(_Source("activation_gradients", place, tensor, layer))
             else:
                 self._taps.lacks("activation_gradients", place, _NO_GRADIENT)
 
@@ -206,32 +271,54 @@ class Tapping:
 
     def _wrap_enter(self, enter: Any) -> Any:
         def tapped(tape: Any) -> Any:
-            if self._watched_by is None:
-                self._watched_by = tape
+            self._tapes.append(tape)
             return enter(tape)
 
         return tapped
 
-    def _wrap_model(self, call: Any) -> Any:
-        def tapped(*args: Any, **kwargs: Any) -> Any:
-            if self._calls[""] == 0 and self._watched_by is not None:
-                self._calls[""] += 1
-                for name, tensor in leaves(args[0] if args else kwargs.get("inputs")):
-                    place = joined(X_GRADIENT, name)
-                    if not (storable(tensor) and tensor.dtype.is_floating):
-                        self._taps.lacks("inputs", place, _NOT_FLOATING)
-                        continue
-                    self._watched_by.watch(tensor)
-                    self._sources.append(("inputs", place, tensor))
-            return call(*args, **kwargs)
+    def _wrap_exit(self, leave: Any) -> Any:
+        def tapped(tape: Any, *args: Any) -> Any:
+            if tape in self._tapes:
+                self._tapes.remove(tape)
+            return leave(tape, *args)
 
         return tapped
+
+    def _wrap_model(self, model: Any) -> Callable[[Any], Any]:
+        # Of several models, or models in a model, the one whose input is the batch itself.
+        alone = len(self._program.models) == 1 and model is self._program.models[0]
+
+        def wrap(call: Any) -> Any:
+            def tapped(*args: Any, **kwargs: Any) -> Any:
+                inputs = list(leaves(args[0] if args else kwargs.get("inputs")))
+                if alone or any(tensor is x for _, tensor in inputs for x in self._x):
+                    self._watch(inputs)
+                return call(*args, **kwargs)
+
+            return tapped
+
+        return wrap
+
+    def _watch(self, inputs: list[tuple[str, Any]]) -> None:
+        if self._watched or not self._tapes or _scope() is not self._scope:
+            return
+        self._watched = True
+        for name, tensor in inputs:
+            place = joined(X_GRADIENT, name)
+            if not (storable(tensor) and tensor.dtype.is_floating):
+                self._taps.lacks("inputs", place, _NOT_FLOATING)
+                continue
+            for tape in self._tapes:
+                tape.watch(tensor)
+            self._sources.append(_Source("inputs", place, tensor, None))
 
     def _wrap_scale_loss(self, scale_loss: Any) -> Any:
         def tapped(loss: Any) -> Any:
             scaled = scale_loss(loss)
             if scaled is not loss:
-                self._taps.scale = tf.cast(scale_loss(tf.ones((), tf.float32)), tf.float32)
+                scale = tf.cast(scale_loss(tf.ones((), tf.float32)), tf.float32)
+                self._scaled.append((scaled, scale))
+                self._taps.scale = scale
             return scaled
 
         return tapped
@@ -239,43 +326,89 @@ class Tapping:
     def _wrap_gradient(self, gradient: Any) -> Any:
         def tapped(tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
             flat = tf.nest.flatten(sources)
-            ours = any(id(source) in self._names.weights for source in flat)
-            if self._taps.target is not None or not ours:
+            paths = [self._names.weights.get(id(source)) for source in flat]
+            if _scope() is not self._scope or all(path is None for path in paths):
                 return gradient(tape, target, sources, *args, **kwargs)
-            self._taps.target = target
-            extra = [tensor for _, _, tensor in self._sources]
-            found = gradient(tape, target, [*flat, *extra], *args, **kwargs)
-            self._keep_weight_gradients(flat, found[: len(flat)])
-            self._keep_tensor_gradients(found[len(flat) :])
-            return tf.nest.pack_sequence_as(sources, found[: len(flat)])
+            wanted = list(self._sources)
+            extra = [source.tensor for source in wanted]
+            gradients = gradient(tape, target, [*flat, *extra], *args, **kwargs)
+            own = gradients[: len(flat)]
+            found: dict[tuple[Kind, str], Any] = {}
+            for path, value in zip(paths, own, strict=True):
+                if path is not None and self._policy.covers("gradients", path):
+                    found["gradients", path] = value
+            for source, value in zip(wanted, gradients[len(flat) :], strict=True):
+                found[source.kind, source.path] = value
+            weights = {id(v) for v, path in zip(flat, paths, strict=True) if path is not None}
+            home = next((home for home in self._homes if weights <= home.weights), None)
+            self._backward.append(_Backward(target, self._scale_of(target), home, found))
+            return tf.nest.pack_sequence_as(sources, own)
 
         return tapped
 
-    def _keep_weight_gradients(self, variables: list[Any], gradients: list[Any]) -> None:
-        for variable, gradient in zip(variables, gradients, strict=True):
-            path = self._names.weights.get(id(variable))
-            if path is None or not self._policy.covers("gradients", path):
-                continue
-            if gradient is None:
-                self._taps.lacks("gradients", path, _NO_GRADIENT)
-            else:
-                self._taps.add("gradients", path, tf.convert_to_tensor(gradient))
+    def _scale_of(self, target: Any) -> Any:
+        """Return what the differentiated loss was multiplied by."""
+        for scaled, scale in self._scaled:
+            if scaled is target:
+                return scale
+        # A step may do more with the scaled loss, such as a sum over several.
+        return self._scaled[0][1] if len(self._scaled) == 1 else None
 
-    def _keep_tensor_gradients(self, gradients: list[Any]) -> None:
-        for (kind, path, _), gradient in zip(self._sources, gradients, strict=True):
-            if gradient is None:
+    def _keep_gradients(self) -> None:
+        """Keep each gradient once: of the loss that belongs to the layer's own model."""
+        layers = {(source.kind, source.path): source.layer for source in self._sources}
+        keys = dict.fromkeys(key for backward in self._backward for key in backward.found)
+        for kind, path in keys:
+            candidates = [b for b in self._backward if b.found.get((kind, path)) is not None]
+            if not candidates:
                 self._taps.lacks(kind, path, _NO_GRADIENT)
-            else:
-                dense = tf.convert_to_tensor(gradient)
-                self._taps.add(kind, path, _first(dense, self._policy.samples))
+                continue
+            layer = layers.get((kind, path))
+            nearest = min(candidates, key=lambda backward: backward.distance(layer))
+            dense = tf.convert_to_tensor(nearest.found[kind, path])
+            if kind != "gradients":
+                dense = _first(dense, self._policy.samples)
+            self._taps.add(kind, path, _unscaled(dense, nearest.scale))
+        for source in self._sources:
+            if (source.kind, source.path) not in keys:
+                self._taps.lacks(source.kind, source.path, _NO_GRADIENT)
+        for backward in self._backward:
+            name = backward.home.name if backward.home is not None else _JOINT
+            loss = tf.cast(tf.reduce_sum(backward.target), tf.float32)
+            if backward.scale is not None:
+                loss = loss / backward.scale
+            self._taps.losses[unique_paths([*self._taps.losses, name])[-1]] = loss
 
     def _explain_uncalled(self, layers: list[Any], looped: Set[int]) -> None:
+        if not self._watched and self._policy.covers("inputs", X_GRADIENT):
+            self._taps.lacks("inputs", X_GRADIENT, _NOT_THE_INPUT)
         for layer in layers:
             path = self._names.layers[id(layer)]
             reason = _IN_A_LOOP if id(layer) in looped else _NOT_CALLED
             if self._calls[path] == 0:
                 for kind in _output_kinds(self._policy, f"{path}/{OUTPUT}"):
                     self._taps.lacks(kind, f"{path}/{OUTPUT}", reason)
+
+
+def _homes(models: tuple[Any, ...]) -> list[_Home]:
+    """Return every model that may be trained by itself, the smallest first."""
+    nested = (m for model in models for m, _ in walk(model) if isinstance(m, keras.Model))
+    homes = [
+        _Home(
+            str(model.name),
+            {id(variable) for variable in model.weights},
+            {id(layer) for layer, _ in walk(model)},
+        )
+        for model in (*models, *nested)
+    ]
+    return sorted(homes, key=lambda home: len(home.layers))
+
+
+def _unscaled(gradient: Any, scale: Any) -> Any:
+    if scale is None:
+        return gradient
+    # float16 has no room for the scale, nor for all that is divided by it.
+    return tf.cast(gradient, tf.float32) / scale
 
 
 def _output_kinds(policy: Policy, place: str) -> list[Kind]:

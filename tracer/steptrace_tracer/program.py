@@ -1,0 +1,125 @@
+"""What is traced: a training step, the models and optimizers in it, and how it is compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any
+
+from steptrace_tracer._tensorflow import keras, tf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """What a step is trained on.
+
+    Attributes
+    ----------
+    x, y
+        Inputs and targets, each a tensor or a structure of tensors; None where there are none.
+    """
+
+    x: Any = None
+    y: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One training step, to be recorded each time it runs.
+
+    Attributes
+    ----------
+    body
+        The step as a Python function; it differentiates a loss by ``tf.GradientTape.gradient``.
+    models
+        The models that it trains, the main one first.
+    optimizers
+        The optimizers that it uses, the main one, which counts the steps, first.
+    batch
+        Finds the batch in the arguments of `body`.
+    eager
+        Whether the step runs operation by operation.
+    compiled
+        Compiles a function of the arguments of `body`; called twice, with the step and with what
+        is done around it.
+    logs
+        Finds named scalars, to record as metrics, in the result of `body`.
+    """
+
+    body: Callable[..., Any]
+    models: tuple[Any, ...]
+    optimizers: tuple[Any, ...]
+    batch: Callable[..., Batch]
+    eager: bool
+    compiled: Compiled
+    logs: Callable[[Any], Any]
+
+    def update_count(self) -> int:
+        """Return how many updates all optimizers have done."""
+        return sum(map(update_count, self.optimizers))
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """How the two functions of a step are compiled.
+
+    Attributes
+    ----------
+    step, around
+        ``tf.function`` with the settings of the step itself, and of what is done around it.
+    """
+
+    step: Callable[[Any], Any]
+    around: Callable[[Any], Any]
+
+
+def fit_program(model: Any, spec: Any) -> Program:
+    """Return the step of ``model.fit``.
+
+    Parameters
+    ----------
+    model
+        A compiled Keras model.
+    spec
+        The ``element_spec`` of its data set, None where it has none.
+    """
+    # As Keras does it: one function inside another, with the signature of the data set, so that
+    # the same program is compiled.
+    compiled = Compiled(
+        functools.partial(
+            tf.function, reduce_retracing=True, jit_compile=model.jit_compile, autograph=False
+        ),
+        functools.partial(
+            tf.function,
+            input_signature=None if spec is None else [spec],
+            reduce_retracing=True,
+            autograph=False,
+        ),
+    )
+    others = (value for value in vars(model).values() if isinstance(value, keras.Optimizer))
+    optimizers = {id(found): found for found in (model.optimizer, *others)}
+    return Program(
+        body=model.train_step,
+        models=(model,),
+        optimizers=tuple(optimizers.values()),
+        batch=batch_of_data,
+        eager=model.run_eagerly,
+        compiled=compiled,
+        logs=lambda logs: logs,
+    )
+
+
+def batch_of_data(data: Any) -> Batch:
+    """Return the batch in an element of a data set: ``x``, ``(x, y)`` or ``(x, y, weights)``."""
+    if not isinstance(data, tuple):
+        return Batch(data)
+    return Batch(*data[:2])
+
+
+def update_count(optimizer: Any) -> int:
+    """Return how many steps the optimizer has done; those that only accumulate count as well."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return int(inner._iterations.numpy())

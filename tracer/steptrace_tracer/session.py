@@ -1,0 +1,270 @@
+"""One recording in the making: steps that run with their taps, and what a failure does."""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import datetime
+import time
+import uuid
+import warnings
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from steptrace_schema.attributes import Policy, TraceAttributes
+from steptrace_schema.errors import TraceError
+from steptrace_schema.names import SAMPLE_DIGEST, Status
+from steptrace_schema.version import PACKAGE_VERSION
+from steptrace_tracer import provenance
+from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.closing import ClosingProgress, describe, report
+from steptrace_tracer.digests import sample_digests
+from steptrace_tracer.recording import Collected, PendingStep, Recording, scalar
+from steptrace_tracer.step import BATCH_INPUT, ROWS, StepResult, TracedStep
+from steptrace_tracer.taps import as_missing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+OnError = Literal["warn", "raise"]
+
+NOT_ENDED = "the program ended before the training did"
+"""The reason in a trace that was closed because nothing else closed it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a recording is made, as the user asked for it.
+
+    Attributes
+    ----------
+    path
+        Where the trace goes.
+    policy
+        What is recorded.
+    probe
+        Inputs of the probe; None for the first samples of the first batch.
+    on_error
+        What a failure of the tracer does to the training.
+    progress
+        Whether to show progress and a summary at the end.
+    journal_limit
+        Bytes that may wait on local disk.
+    """
+
+    path: Path
+    policy: Policy
+    probe: Any
+    on_error: OnError
+    progress: bool
+    journal_limit: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """When a step runs: its number, and where in the epochs it stands."""
+
+    step: int
+    epoch: int
+    batch: int
+
+
+class Session:
+    """Records steps until it ends, for whatever reason.
+
+    Parameters
+    ----------
+    settings
+        How the recording is made.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.active = True
+        self.traced: TracedStep | None = None
+        self._recording: Recording | None = None
+        self._last_weights: dict[str, Any] = {}
+        self._began = False
+        self._handing_over = 0.0
+        self._step_seconds = 0.0
+        atexit.register(self.abandon)
+
+    def begin(self, traced: TracedStep) -> None:
+        """Begin the trace of the program of `traced`."""
+        program = traced.program
+        attributes = TraceAttributes(
+            run_id=uuid.uuid4().hex,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            producer=f"steptrace {PACKAGE_VERSION}",
+            policy=self.settings.policy,
+            model=provenance.describe_models(program.models),
+            layers=provenance.describe_layers(program.models, traced.names),
+            optimizer=provenance.describe_optimizer(program.optimizers[0]),
+            loss=provenance.describe_loss(program.models[0]),
+            environment=provenance.describe_environment(),
+        )
+        self._recording = Recording(self.settings.path, attributes, self.settings.journal_limit)
+        self.traced = traced
+
+    def run(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        moment: Moment,
+        original: Callable[[], Any],
+    ) -> Any:
+        """Do one step, and record it where the policy wants it.
+
+        Parameters
+        ----------
+        args, kwargs
+            The arguments of the program's step.
+        moment
+            When it runs.
+        original
+            Does the same step without the tracer, for when tracing fails.
+        """
+        traced = self.traced
+        if traced is None:
+            return original()
+        begin = time.perf_counter()
+        # A compiled step that fails has not assigned anything; an eager one may have.
+        before = traced.program.update_count() if traced.program.eager else None
+        try:
+            result = traced.run(args, kwargs)
+        except Exception as error:
+            if before is not None and before != traced.program.update_count():
+                self.end("incomplete", f"the training step raised {one_line(error)}")
+                raise
+            return self._go_on_without(original, error)
+        except BaseException as error:
+            self.end("incomplete", f"the training was interrupted ({type(error).__name__})")
+            raise
+        try:
+            if traced.taps.error is not None:
+                raise traced.taps.error
+            if self.settings.policy.records_step(moment.step):
+                self._hand_over(traced, result, moment)
+        except Exception as error:
+            self.fail(error)
+        self._step_seconds += result.duration
+        self._handing_over += time.perf_counter() - begin - result.duration
+        return result.result
+
+    def keep_weights(self) -> None:
+        """Take the present weights for the last ones, unless later ones are taken.
+
+        They are copied only if another step assigns to them.
+        """
+        if self.traced is not None:
+            self._last_weights = self.traced.present_weights()
+
+    def complete(self, step: int) -> None:
+        """Record the last weights, which are those before step number `step`, and end."""
+        if not self.active:
+            return
+        try:
+            if self._recording is not None and (weights := self._last_weights):
+                self._recording.put(PendingStep(step, lambda: Collected(_to_arrays(weights))))
+        except Exception as error:
+            self.fail(error)
+            return
+        self.end("complete", None)
+
+    def fail(self, error: Exception) -> None:
+        """Stop because the tracer failed; what then happens is up to `on_error`."""
+        reason = one_line(error)
+        self._finish("incomplete", f"tracing failed: {reason}")
+        path = self.settings.path
+        self._complain(f"{path}: tracing stopped ({reason}); earlier steps are kept", error)
+
+    def abandon(self) -> None:
+        """End a recording whose training did not come to its end."""
+        self.end("incomplete", NOT_ENDED)
+
+    def end(self, status: Status, reason: str | None) -> None:
+        """Finish the trace, and say so if that failed."""
+        error = self._finish(status, reason)
+        if error is not None:
+            self._complain(str(error), error)
+
+    def _go_on_without(self, original: Callable[[], Any], error: Exception) -> Any:
+        """Do the step without the tracer, which shows whose error it was."""
+        try:
+            result = original()
+        except Exception as own:
+            self.end("incomplete", f"the training step raised {one_line(own)}")
+            raise
+        self.fail(error)
+        return result
+
+    def _hand_over(self, traced: TracedStep, result: StepResult, moment: Moment) -> None:
+        if self._recording is None:
+            return
+        tensors = dict(result.tensors)
+        if not self._began and traced.probe is not None:
+            tensors |= traced.probe.inputs()
+        self._began = True
+        taps, missing, policy = traced.taps, traced.missing(), self.settings.policy
+
+        def collect() -> Collected:
+            inputs = [
+                np.asarray(tensors.pop(k)) for k in sorted(tensors) if k.startswith(BATCH_INPUT)
+            ]
+            rows = np.asarray(tensors.pop(ROWS)).tolist()
+            size = len(inputs[0]) if inputs else max(rows, default=0)
+            misfits = taps.misfits(rows, size)
+            for kind, path in misfits:
+                tensors.pop(f"{kind}/{path}", None)
+            arrays = _to_arrays(tensors)
+            if inputs and policy.covers("inputs", SAMPLE_DIGEST):
+                arrays[f"inputs/{SAMPLE_DIGEST}"] = sample_digests(inputs)
+            arrays |= {
+                "scalars/epoch": scalar(moment.epoch, np.int64),
+                "scalars/batch": scalar(moment.batch, np.int64),
+                "scalars/batch_size": scalar(size, np.int64),
+                "scalars/wall_time": scalar(result.wall_time, np.float64),
+                "scalars/step_duration": scalar(result.duration, np.float64),
+            }
+            return Collected(arrays, (*missing, *as_missing(misfits)))
+
+        self._recording.put(PendingStep(moment.step, collect))
+
+    def _complain(self, message: str, error: Exception) -> None:
+        if self.settings.on_error == "raise":
+            raise TraceError(message) from error
+        text = f"{message}; the training goes on without the tracer"
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
+
+    def _finish(self, status: Status, reason: str | None) -> TraceError | None:
+        """Finish the trace; return what went wrong."""
+        recording, self._recording, self.traced = self._recording, None, None
+        self.active = False
+        atexit.unregister(self.abandon)
+        if recording is None:
+            return None
+        bar = ClosingProgress(shown=self.settings.progress)
+        try:
+            with bar.showing():
+                summary = recording.close(status, reason, bar.waiting)
+        except TraceError as error:
+            return error
+        if summary is not None and self.settings.progress:
+            report(describe(summary, self._handing_over, self._step_seconds))
+        return None
+
+
+def one_line(error: BaseException) -> str:
+    """Return the type and the first line of an error."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _to_arrays(tensors: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
+    # NumPy has no bfloat16, and every bfloat16 is a float32.
+    return {
+        key: np.asarray(tf.cast(t, tf.float32) if t.dtype == tf.bfloat16 else t)
+        for key, t in tensors.items()
+    }
