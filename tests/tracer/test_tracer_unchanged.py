@@ -75,7 +75,8 @@ def test_the_step_is_traced_once_for_each_signature(tmp_path: Path) -> None:
         traces = 0
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            assert tracer._session is not None and tracer._session.traced is not None
+            assert tracer._session is not None
+            assert tracer._session.traced is not None
             Count.traces = tracer._session.traced.traces
 
     x, y = images(42)  # the last batch is smaller

@@ -78,7 +78,7 @@ class WrappedStep:
         self._batches = (epoch, batch + 1)
         step = self._first_step + self._calls
         self._calls += 1
-        if not session.settings.policy.records_step(step):
+        if not session.wants(step):
             return original()
         return session.run(args, kwargs, Moment(step, epoch, batch), original)
 
@@ -88,8 +88,8 @@ class WrappedStep:
         self._session.complete(self._first_step + self._calls)
 
     def _program(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
-        function = getattr(self._original, "python_function", self._original)
-        found = list(_referred(function, (*args, *kwargs.values())))
+        function, owner = _plain(self._original)
+        found = list(_referred(function, owner, (*args, *kwargs.values())))
         models = self._models or _outermost(_of_type(found, keras.Model))
         optimizers = self._optimizers or _of_type(found, keras.Optimizer)
         if not optimizers:
@@ -136,23 +136,21 @@ def _holds_tensors(value: Any) -> bool:
     return bool(found) and all(hasattr(leaf, "dtype") and hasattr(leaf, "shape") for leaf in found)
 
 
-def _referred(function: Any, arguments: Iterable[Any]) -> Iterable[Any]:
+def _referred(function: Any, owner: Any, arguments: Iterable[Any]) -> Iterable[Any]:
     """Yield what a function can reach by a name, and what is inside lists and mappings of that."""
     yield from arguments
-    owner = getattr(function, "__self__", None)
     if owner is not None:
         yield owner
-        yield from vars(owner).values()
-    plain = inspect.unwrap(getattr(function, "__func__", function))
-    if inspect.isfunction(plain):
-        names = inspect.getclosurevars(plain)
+        yield from getattr(owner, "__dict__", {}).values()
+    if inspect.isfunction(function):
+        names = inspect.getclosurevars(function)
         for value in (*names.nonlocals.values(), *names.globals.values()):
             yield value
             if isinstance(value, (list, tuple)):
                 yield from value
             elif isinstance(value, dict):
                 yield from value.values()
-            elif inspect.isfunction(value) and value.__module__ == plain.__module__:
+            elif inspect.isfunction(value) and value.__module__ == function.__module__:
                 inner = inspect.getclosurevars(value)
                 yield from (*inner.nonlocals.values(), *inner.globals.values())
 
@@ -173,20 +171,28 @@ def _outermost(models: tuple[Any, ...]) -> tuple[Any, ...]:
     )
 
 
+def _plain(train_step: Any) -> tuple[Any, Any]:
+    """Return the Python function inside a step, and the object that it is a method of, if any."""
+    function = inspect.unwrap(getattr(train_step, "python_function", train_step))
+    owner = getattr(function, "__self__", None)
+    # TensorFlow binds the methods that it compiles to a stand-in for their object.
+    owner = getattr(owner, "target", owner)
+    return getattr(function, "__func__", function), owner
+
+
 def _body(train_step: Any) -> Callable[..., Any]:
-    function: Callable[..., Any] = getattr(train_step, "python_function", train_step)
-    if function is train_step:
-        return function
-    return tf.autograph.to_graph(function) if _is_converted(train_step) else function
+    function, owner = _plain(train_step)
+    if getattr(train_step, "_autograph", False) and _has_source(function):
+        function = tf.autograph.to_graph(function)
+    body: Callable[..., Any] = function if owner is None else functools.partial(function, owner)
+    return body
 
 
-def _is_converted(train_step: Any) -> bool:
-    """Whether TensorFlow rewrites the function's Python loops and conditions into its graph."""
-    if not train_step._autograph:
-        return False
+def _has_source(function: Any) -> bool:
+    """Whether TensorFlow can, and so does, rewrite Python's loops and conditions."""
     try:
-        inspect.getsource(inspect.unwrap(train_step.python_function))
-    except OSError:  # TensorFlow takes such a function as it is
+        inspect.getsource(function)
+    except (OSError, TypeError):
         return False
     return True
 

@@ -243,7 +243,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         batch, self._batch = self._batch, None
         count = self.model.steps_per_execution
         first = self._next_step
-        if not any(self.policy.records_step(step) for step in range(first, first + count)):
+        if not session.wants(first, count):
             logs = original(iterator)
             # The last of several executions may hold fewer steps, as only the optimizer knows.
             present = first + 1 if count == 1 else update_count(self.model.optimizer)

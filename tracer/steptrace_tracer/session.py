@@ -109,6 +109,12 @@ class Session:
         self._recording = Recording(self.settings.path, attributes, self.settings.journal_limit)
         self.traced = traced
 
+    def wants(self, first: int, count: int = 1) -> bool:
+        """Whether any of `count` steps from number `first` on has to run with its taps."""
+        return (self.traced is not None and self.traced.draws) or any(
+            self.settings.policy.records_step(step) for step in range(first, first + count)
+        )
+
     def run(
         self,
         args: tuple[Any, ...],

@@ -79,6 +79,11 @@ class TracedStep:
         self.names = Names.of(*program.models)
         self.taps = Taps()
         self.traces = 0
+        self.draws = False
+        """Whether the step's graph has random operations that keep a state of their own.
+
+        Such a step has to run at every step: another graph of it would draw other numbers.
+        """
         self._probe_inputs = probe
         self.probe: Probe | None = None
         self._function: Any = None
@@ -161,6 +166,7 @@ class TracedStep:
         batch = self.program.batch(*args, **kwargs)
         with Tapping(self.program, self.names, self._policy, taps, batch).installed():
             result = self.program.body(*args, **kwargs)
+        self.draws = _draws()
         if not taps.losses and taps.error is None:
             msg = (
                 "the training step differentiates no loss with respect to the weights by "
@@ -221,6 +227,13 @@ class TracedStep:
     def present_weights(self) -> dict[str, Any]:
         """Return the models' present weights, ``weights/path`` to tensor."""
         return {f"weights/{path}": tensor for path, tensor in self._weights().items()}
+
+
+def _draws() -> bool:
+    if tf.executing_eagerly():
+        return False
+    operations = tf.compat.v1.get_default_graph().get_operations()
+    return any(op.op_def.is_stateful and "Random" in op.type for op in operations)
 
 
 def _batch_input(batch: Batch) -> dict[str, Any]:

@@ -1,0 +1,294 @@
+"""Loops of one's own: a function that does one step, with one model or several."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import zarr
+from keras import layers
+
+from keras_models import mlp, vectors, weights_of
+from steptrace_schema.errors import TraceError
+from steptrace_schema.store import read_attributes
+from steptrace_schema.validate import validate
+from steptrace_tracer import Tracer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+Style = Literal["eager", "compiled", "xla"]
+STYLES: tuple[Style, ...] = ("eager", "compiled", "xla")
+STEPS, BATCH = 4, 6
+
+
+def styled(step: Callable[..., Any], style: Style) -> Callable[..., Any]:
+    if style == "eager":
+        return step
+    return tf.function(step, jit_compile=style == "xla")  # type: ignore[no-any-return]
+
+
+def single(style: Style) -> tuple[Any, Callable[..., Any]]:
+    model = mlp()
+    optimizer = keras.optimizers.Adam(0.01)
+
+    def train_step(x: Any, y: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(model(x, training=True) - y))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply(gradients, model.trainable_variables)
+        return loss
+
+    return model, styled(train_step, style)
+
+
+def run_single(step: Callable[..., Any]) -> None:
+    x, y = vectors(STEPS * BATCH)
+    for i in range(STEPS):
+        rows = slice(i * BATCH, (i + 1) * BATCH)
+        step(tf.constant(x[rows]), tf.constant(y[rows]))
+
+
+def gan(style: Style) -> tuple[list[Any], Callable[..., Any]]:
+    """Return a generator, a discriminator, and their step, which draws noise without a seed."""
+    keras.utils.set_random_seed(3)
+    generator = keras.Sequential(
+        [
+            keras.Input((2,)),
+            layers.Dense(4, activation="tanh", name="a"),
+            layers.Dense(3, name="b"),
+        ],
+        name="generator",
+    )
+    discriminator = keras.Sequential(
+        [
+            keras.Input((3,)),
+            layers.Dense(5, activation="relu", name="a"),
+            layers.Dropout(0.2, seed=1),
+            layers.Dense(1, name="b"),
+        ],
+        name="discriminator",
+    )
+    g_optimizer = keras.optimizers.Adam(0.01, name="g")
+    d_optimizer = keras.optimizers.SGD(0.5, name="d")
+
+    def noise_of() -> Any:
+        return tf.random.normal((BATCH, 2))
+
+    entropy = keras.losses.BinaryCrossentropy(from_logits=True)
+
+    def train_step(real: Any) -> dict[str, Any]:
+        # Compiled by XLA, noise without a seed is another one in each run.
+        noise = tf.random.stateless_normal((BATCH, 2), (1, 2)) if style == "xla" else noise_of()
+        with tf.GradientTape() as g_tape, tf.GradientTape() as d_tape:
+            fake = generator(noise, training=True)
+            on_real = discriminator(real, training=True)
+            on_fake = discriminator(fake, training=True)
+            g_loss = entropy(tf.ones_like(on_fake), on_fake)
+            d_loss = entropy(tf.ones_like(on_real), on_real) + entropy(
+                tf.zeros_like(on_fake), on_fake
+            )
+        g_gradients = g_tape.gradient(g_loss, generator.trainable_variables)
+        d_gradients = d_tape.gradient(d_loss, discriminator.trainable_variables)
+        g_optimizer.apply(g_gradients, generator.trainable_variables)
+        d_optimizer.apply(d_gradients, discriminator.trainable_variables)
+        return {"g_loss": g_loss, "d_loss": d_loss}
+
+    return [generator, discriminator], styled(train_step, style)
+
+
+def run_gan(step: Callable[..., Any]) -> None:
+    tf.random.set_seed(11)
+    x, _ = vectors(STEPS * BATCH)
+    for i in range(STEPS):
+        step(tf.constant(x[i * BATCH : (i + 1) * BATCH]))
+
+
+def traced(path: Path, step: Callable[..., Any], run: Any, **fields: Any) -> zarr.Group:
+    with Tracer(path, on_error="raise", progress=False, samples=BATCH, **fields) as tracer:
+        run(tracer.wrap(step))
+    assert validate(path) == []
+    return zarr.open_group(path, mode="r")
+
+
+def values(group: zarr.Group, key: str) -> Any:
+    return np.asarray(group[key])
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_custom_step_is_recorded_and_not_changed(tmp_path: Path, style: Style) -> None:
+    plain, plain_step = single(style)
+    run_single(plain_step)
+    model, step = single(style)
+    found = traced(tmp_path / "run.zarr", step, run_single)
+    for expected, weight in zip(weights_of(plain), weights_of(model), strict=True):
+        assert expected.tobytes() == weight.tobytes()
+
+    x, y = vectors(STEPS * BATCH)
+    assert values(found, "inputs/x").reshape(x.shape).tobytes() == x.tobytes()
+    assert values(found, "inputs/y").reshape(y.shape).tobytes() == y.tobytes()
+    assert values(found, "scalars/step").tolist() == list(range(STEPS))
+    assert values(found, "scalars/batch").tolist() == list(range(STEPS))
+    again = mlp()
+    for t in range(STEPS):
+        for variable in again.weights:
+            variable.assign(values(found, f"weights/{variable.path}")[t])
+        with tf.GradientTape() as tape:
+            hidden = again.layers[0](x[t * BATCH : (t + 1) * BATCH])
+            out = again.layers[1](hidden)
+            loss = tf.reduce_mean(tf.square(out - y[t * BATCH : (t + 1) * BATCH]))
+        variables = [v.value for v in again.trainable_weights]
+        gradients = tape.gradient(loss, [*variables, hidden, out])
+        keys = [f"gradients/{v.path}" for v in again.trainable_weights]
+        keys += [f"activation_gradients/mlp/{name}/output" for name in ("hidden", "out")]
+        for key, expected in zip(keys, gradients, strict=True):
+            np.testing.assert_allclose(values(found, key)[t], expected, rtol=2e-5, atol=1e-7)
+        assert values(found, "scalars/loss")[t] == pytest.approx(float(loss), rel=1e-6)
+    last = [values(found, f"weights/{v.path}")[-1] for v in model.weights]
+    assert [w.tobytes() for w in last] == [w.tobytes() for w in weights_of(model)]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_both_models_of_a_gan_are_recorded_with_their_own_losses(
+    tmp_path: Path, style: Style
+) -> None:
+    plain, plain_step = gan(style)
+    run_gan(plain_step)
+    models, step = gan(style)
+    found = traced(tmp_path / "run.zarr", step, run_gan)
+    for before, after in zip(plain, models, strict=True):
+        for expected, weight in zip(weights_of(before), weights_of(after), strict=True):
+            assert expected.tobytes() == weight.tobytes()
+
+    losses = {
+        name: values(found, f"scalars/losses/{name}") for name in ("generator", "discriminator")
+    }
+    np.testing.assert_array_equal(values(found, "scalars/metrics/g_loss"), losses["generator"])
+    np.testing.assert_array_equal(values(found, "scalars/metrics/d_loss"), losses["discriminator"])
+    np.testing.assert_allclose(values(found, "scalars/loss"), sum(losses.values()), rtol=1e-6)
+    assert (values(found, "scalars/learning_rates/d") == 0.5).all()
+    assert (values(found, "scalars/learning_rates/g") == np.float32(0.01)).all()
+    for t in range(STEPS):
+        # The last layer's bias sees the gradient of its output, summed over rows and calls.
+        bias = values(found, "gradients/discriminator/b/bias")[t]
+        outputs = [
+            values(found, f"activation_gradients/discriminator/b/{call}output")[t]
+            for call in ("", "call1_")
+        ]
+        np.testing.assert_allclose(bias, sum(o.sum(axis=0) for o in outputs), rtol=1e-5, atol=1e-7)
+        kernel = values(found, "gradients/generator/b/kernel")[t]
+        hidden = values(found, "activations/generator/a/output")[t]
+        upstream = values(found, "activation_gradients/generator/b/output")[t]
+        np.testing.assert_allclose(kernel, hidden.T @ upstream, rtol=1e-5, atol=1e-7)
+        # Sigmoid cross-entropy of the discriminator's logits, by its formula.
+        real, fake = (
+            values(found, f"activations/discriminator/b/{call}output")[t] for call in ("", "call1_")
+        )
+        expected = np.log1p(np.exp(-real)).mean() + np.log1p(np.exp(fake)).mean()
+        assert losses["discriminator"][t] == pytest.approx(expected, rel=1e-5)
+    # SGD: the update is minus the rate times the gradient; 0.5 makes the product exact.
+    weights = values(found, "weights/discriminator/a/kernel")
+    gradients = values(found, "gradients/discriminator/a/kernel")
+    assert (weights[1:] == weights[:-1] - np.float32(0.5) * gradients).all()
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_random_operations_without_a_seed_draw_what_they_draw_without_the_tracer(
+    tmp_path: Path, every: int
+) -> None:
+    class Noisy(keras.layers.Layer):  # type: ignore[misc]
+        def call(self, x: Any, training: bool = False) -> Any:
+            return x + tf.random.normal(tf.shape(x)) if training else x
+
+    def fit(callbacks: list[Any]) -> Any:
+        keras.utils.set_random_seed(5)
+        model = keras.Sequential([keras.Input((3,)), Noisy(), layers.Dense(2)], name="noisy")
+        model.compile("adam", "mse")
+        x, y = vectors(24)
+        tf.random.set_seed(5)
+        model.fit(x, y, batch_size=8, epochs=2, verbose=0, shuffle=False, callbacks=callbacks)
+        return weights_of(model)
+
+    tracer = Tracer(tmp_path / "run.zarr", every=every, on_error="raise", progress=False)
+    for expected, weight in zip(fit([]), fit([tracer]), strict=True):
+        assert expected.tobytes() == weight.tobytes()
+    found = zarr.open_group(tmp_path / "run.zarr", mode="r")
+    assert values(found, "scalars/step").tolist() == list(range(0, 6, every))
+
+
+def test_a_method_is_a_step_too_and_its_object_has_the_models(tmp_path: Path) -> None:
+    class Loop:
+        def __init__(self) -> None:
+            self.model = mlp()
+            self.optimizer = keras.optimizers.SGD(0.25)
+
+        @tf.function  # type: ignore[untyped-decorator]
+        def train_step(self, batch: Any) -> None:
+            x, y = batch
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(tf.square(self.model(x) - y))
+                if loss > 0.0:  # a condition of the graph, by autograph
+                    loss = 2.0 * loss
+            gradients = tape.gradient(loss, self.model.trainable_variables)
+            self.optimizer.apply(gradients, self.model.trainable_variables)
+
+    def run(step: Callable[..., Any]) -> None:
+        run_single(lambda x, y: step((x, y)))
+
+    plain, loop = Loop(), Loop()
+    run(plain.train_step)
+    found = traced(tmp_path / "run.zarr", loop.train_step, run)
+    for expected, weight in zip(weights_of(plain.model), weights_of(loop.model), strict=True):
+        assert expected.tobytes() == weight.tobytes()
+    kernel = next(v for v in loop.model.weights if v.path.endswith("kernel"))
+    weights = values(found, f"weights/{kernel.path}")
+    gradients = values(found, f"gradients/{kernel.path}")
+    assert (weights[1:] == weights[:-1] - np.float32(0.25) * gradients).all()
+
+
+def test_only_some_steps_and_the_epoch_that_the_loop_sets(tmp_path: Path) -> None:
+    model, step = single("compiled")
+    plain, plain_step = single("compiled")
+    x, y = (tf.constant(a) for a in vectors(BATCH))
+    with Tracer(tmp_path / "run.zarr", every=2, on_error="raise", progress=False) as tracer:
+        wrapped = tracer.wrap(step)
+        for epoch in range(2):
+            tracer.epoch = epoch
+            for _ in range(3):
+                wrapped(x, y)
+                plain_step(x, y)
+    found = zarr.open_group(tmp_path / "run.zarr", mode="r")
+    assert values(found, "scalars/step").tolist() == [0, 2, 4]
+    assert values(found, "scalars/epoch").tolist() == [0, 0, 1]
+    assert values(found, "scalars/batch").tolist() == [0, 2, 1]
+    for expected, weight in zip(weights_of(plain), weights_of(model), strict=True):
+        assert expected.tobytes() == weight.tobytes()
+
+
+def test_an_exception_in_the_loop_ends_the_trace_with_the_reason(tmp_path: Path) -> None:
+    _, step = single("compiled")
+
+    def interrupted() -> None:
+        with Tracer(tmp_path / "run.zarr", progress=False) as tracer:
+            run_single(tracer.wrap(step))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    found = read_attributes(tmp_path / "run.zarr")
+    assert found.status == "incomplete"
+    assert "KeyboardInterrupt" in str(found.status_reason)
+    assert found.steps_recorded["gradients"] == STEPS
+
+
+def test_a_step_without_a_model_says_what_to_pass(tmp_path: Path) -> None:
+    def train_step(x: Any) -> Any:
+        return x
+
+    step = Tracer(tmp_path / "run.zarr", on_error="raise").wrap(train_step)
+    with pytest.raises(TraceError, match=r"refers to no Keras models.*models=\[\.\.\.\]"):
+        step(tf.zeros(2))
