@@ -90,15 +90,19 @@ class JournalWriter:
     ----------
     directory
         An existing journal, as :meth:`create` makes it.
+    first
+        Index of its first record: how many the store has of earlier journals.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, first: int = 0) -> None:
         self.directory = directory
-        self._next = 0  # a journal has one writer, and a run starts a new one
+        self._next = first  # a journal has one writer, and each time it records a new one
 
     @classmethod
     def create(cls, directory: Path, declaration: Declaration) -> JournalWriter:
         """Make the folder and write `declaration` into it.
+
+        Records are counted on from those that the declaration says are in the store.
 
         Raises
         ------
@@ -106,7 +110,7 @@ class JournalWriter:
             If the folder exists.
         """
         directory.mkdir(parents=True)
-        writer = cls(directory)
+        writer = cls(directory, declaration.attributes.records)
         writer.declare(declaration)
         return writer
 

@@ -150,13 +150,6 @@ def test_an_existing_trace_is_refused_before_the_training_begins(tmp_path: Path)
     assert read_attributes(tmp_path / "run.zarr").run_id != first
 
 
-def test_one_tracer_records_one_fit(tmp_path: Path) -> None:
-    tracer = Tracer(tmp_path / "run.zarr")
-    fit(mlp(), [tracer])
-    with pytest.raises(TraceError, match="make a new Tracer"):
-        fit(mlp(), [tracer])
-
-
 def test_an_interrupted_fit_is_closed_with_the_reason_when_the_next_one_runs(
     tmp_path: Path,
 ) -> None:

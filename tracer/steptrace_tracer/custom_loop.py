@@ -11,7 +11,6 @@ from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.naming import leaves
 from steptrace_tracer.program import Batch, Compiled, Program, update_count
 from steptrace_tracer.session import Moment, Session
-from steptrace_tracer.step import TracedStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -68,7 +67,7 @@ class WrappedStep:
                 return original()  # which builds them; the next call begins the trace
             try:
                 self._first_step = update_count(program.optimizers[0])
-                session.begin(TracedStep(program, session.settings.policy, session.settings.probe))
+                session.begin(program, self._first_step)
             except Exception as error:
                 session.fail(error)
                 return original()

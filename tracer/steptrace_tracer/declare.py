@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.arrays import definition
+from steptrace_schema.errors import TraceError
 from steptrace_schema.layout import (
     ArraySpec,
     feature_dims,
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from steptrace_schema.attributes import Missing
+
+_FIXED_KINDS: tuple[Kind, ...] = ("weights", "gradients", "updates")
 
 Arrays = Mapping[str, "npt.NDArray[Any]"]
 
@@ -35,8 +38,16 @@ def specify(arrays: Arrays, samples: int, known: tuple[ArraySpec, ...]) -> tuple
         How many samples the policy keeps; a smaller batch does not make the array smaller.
     known
         The table so far. It is returned itself where nothing is new or larger.
+
+    Raises
+    ------
+    TraceError
+        If an array is of another kind than in the table: of another model.
     """
     table = {spec.key: spec for spec in known}
+    for key, values in arrays.items():
+        if key in table:
+            _refuse_other(key, values, table[key])
     unknown = {k: v for k, v in arrays.items() if k not in table or not _fits(v, table[k])}
     if not unknown:
         return known
@@ -47,6 +58,23 @@ def specify(arrays: Arrays, samples: int, known: tuple[ArraySpec, ...]) -> tuple
             new = dataclasses.replace(old, shape=shape)
         table[key] = new
     return tuple(resolve_dims(table.values()))
+
+
+def _refuse_other(key: str, values: npt.NDArray[Any], spec: ArraySpec) -> None:
+    """Refuse what cannot be a row of the array; only batches and sequences differ in length."""
+    fixed = spec.kind in _FIXED_KINDS
+    if (
+        values.ndim == len(spec.shape)
+        and str(values.dtype) == spec.dtype
+        and (not fixed or values.shape == spec.shape)
+    ):
+        return
+    msg = (
+        f"'{key}' has shape {values.shape} and dtype {values.dtype}, and the trace has "
+        f"{spec.shape} and {spec.dtype}; a trace is of one model, so record another one into "
+        "another path"
+    )
+    raise TraceError(msg)
 
 
 def _fits(values: npt.NDArray[Any], spec: ArraySpec) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +14,6 @@ from steptrace_tracer.custom_loop import WrappedStep
 from steptrace_tracer.naming import walk
 from steptrace_tracer.program import fit_program, update_count
 from steptrace_tracer.session import Moment, OnError, Session, Settings, one_line
-from steptrace_tracer.step import TracedStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,6 +45,10 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         first batch.
     overwrite
         Replace a trace that is already at `path`.
+    resume
+        Go on with the trace that is already at `path`, where there is one: load the checkpoint
+        before the training begins. Steps that are trained again are recorded again, in place of the
+        earlier ones. A second ``fit`` with the same tracer goes on with its trace in any case.
     on_error
         What a failure of the tracer itself does: ``"warn"`` lets the training go on untraced and
         marks the trace as incomplete, ``"raise"`` ends the training.
@@ -85,6 +89,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         *,
         probe: Any = None,
         overwrite: bool = False,
+        resume: bool = False,
         on_error: OnError = "warn",
         progress: bool = True,
         journal_limit: int = JOURNAL_LIMIT,
@@ -100,8 +105,11 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         self.path = Path(path)
         self.policy = policy if policy is not None else Policy(**fields)
         self.epoch = 0
-        self._settings = Settings(self.path, self.policy, probe, on_error, progress, journal_limit)
+        self._settings = Settings(
+            self.path, self.policy, probe, on_error, progress, journal_limit, resume
+        )
         self._overwrite = overwrite
+        self._resume = resume
         self._session: Session | None = None
         self._original: Any = None
         self._batch: int | None = None
@@ -198,15 +206,16 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
             self._session.complete(self._next_step)
 
     def _begin_session(self) -> Session:
-        if self._session is not None:
-            msg = (
-                f"this Tracer has already recorded a training into {self.path}; make a new Tracer "
-                "with another path for another one"
-            )
-            raise TraceError(msg)
-        # A mistake to correct before hours of training, whatever on_error says.
-        refuse_existing(self.path, overwrite=self._overwrite)
-        self._session = Session(self._settings)
+        earlier = self._session
+        if earlier is not None and earlier.active:
+            earlier.abandon()
+        resume = earlier is not None or self._resume
+        if resume and not self.path.exists():
+            resume = False  # the first of several runs
+        if not resume:
+            # A mistake to correct before hours of training, whatever on_error says.
+            refuse_existing(self.path, overwrite=self._overwrite)
+        self._session = Session(dataclasses.replace(self._settings, resume=resume))
         return self._session
 
     def _take_over(self) -> None:
@@ -219,7 +228,8 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
             raise TraceError(msg)
         if isinstance(holder := getattr(model.train_function, "__self__", None), Tracer):
             holder._abandon()  # of a fit that never came to its end
-        self._next_step = update_count(model.optimizer)
+        # A model that was compiled again counts from 0 again; its trace goes on.
+        self._next_step = max(self._next_step, update_count(model.optimizer))
         self._original = model.train_function
         model.train_function = self._train_function
 
@@ -278,8 +288,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         try:
             if session.traced is None:
                 self._build(data)
-                program = fit_program(self.model, spec)
-                session.begin(TracedStep(program, self.policy, self._settings.probe))
+                session.begin(fit_program(self.model, spec), step)
         except Exception as error:
             session.fail(error)
             return without_tracer()

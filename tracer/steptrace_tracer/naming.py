@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from steptrace_schema.errors import TraceError
 from steptrace_schema.layout import safe_path, unique_paths
 from steptrace_schema.names import STEP, X
 from steptrace_tracer._tensorflow import keras
+
+if TYPE_CHECKING:
+    from steptrace_schema.attributes import Layer
 
 _TAKEN = (STEP, X)
 """Names that stand beside layers in the groups of the kinds."""
@@ -48,6 +52,40 @@ class Names:
             {id(layer): path for layer, path in zip(layers, layer_paths, strict=True)},
             {id(v): path for v, path in zip(variables, weight_paths, strict=True)},
         )
+
+    def as_in(self, layers: Sequence[Layer], models: tuple[Any, ...]) -> Names:
+        """Return the paths that the same layers have in a trace that is there already.
+
+        Keras gives a model that was loaded from a file, or built again, other paths.
+
+        Parameters
+        ----------
+        layers
+            The layers that the trace describes.
+        models
+            The models whose names these are.
+
+        Raises
+        ------
+        TraceError
+            If the layers are not of the same classes, in the same order.
+        """
+        own = list({id(found): found for m in models for found, _ in walk(m)}.values())
+        classes = [type(layer).__name__ for layer in own]
+        if classes != [layer.class_name for layer in layers]:
+            msg = (
+                f"this model has the layers {', '.join(classes)}, and the trace is of a model with "
+                f"{', '.join(layer.class_name for layer in layers)}; record into another path"
+            )
+            raise TraceError(msg)
+        paths, weights = dict(self.layers), dict(self.weights)
+        for layer, known in zip(own, layers, strict=True):
+            paths[id(layer)] = known.path
+            variables = (*layer._trainable_variables, *layer._non_trainable_variables)
+            named = [v for v in variables if id(v) in weights]
+            for variable, path in zip(named, known.variables, strict=False):
+                weights[id(variable)] = path
+        return Names(paths, weights)
 
 
 def _weight_path(variable: Any, layer_path: str | None, place: str) -> str:

@@ -85,13 +85,21 @@ class Recording:
         Its root attributes; what is declared and missing is added as steps arrive.
     journal_limit
         Bytes that the journal may hold before the training is held up.
+    arrays
+        The table of arrays of a trace that is gone on with.
     """
 
-    def __init__(self, store: Path, attributes: TraceAttributes, journal_limit: int) -> None:
+    def __init__(
+        self,
+        store: Path,
+        attributes: TraceAttributes,
+        journal_limit: int,
+        arrays: tuple[ArraySpec, ...] = (),
+    ) -> None:
         self._store = store
         self._attributes = attributes
         self._journal_limit = journal_limit
-        self._arrays: tuple[ArraySpec, ...] = ()
+        self._arrays = arrays
         self._journal: JournalWriter | None = None
         self._recorder: Recorder | None = None
         self._raw_bytes = 0
@@ -201,7 +209,7 @@ class Recording:
         update: dict[str, Any] = {
             "missing": tuple(m for m in known.values() if f"{m.kind}/{m.path}" not in recorded)
         }
-        if self._journal is None:
+        if not self._arrays:
             update["shard_steps"] = self._shard_steps(sum(a.nbytes for a in arrays.values()))
         attributes = self._attributes.model_copy(update=update)
         declared = declared_paths([spec.key for spec in specs], attributes.missing)

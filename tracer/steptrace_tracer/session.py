@@ -15,12 +15,14 @@ import numpy.typing as npt
 
 from steptrace_schema.attributes import Policy, TraceAttributes
 from steptrace_schema.errors import TraceError
-from steptrace_schema.names import SAMPLE_DIGEST, Status
+from steptrace_schema.names import SAMPLE_DIGEST, Status, X
+from steptrace_schema.resume import reopen
 from steptrace_schema.version import PACKAGE_VERSION
 from steptrace_tracer import provenance
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.closing import ClosingProgress, describe, report
 from steptrace_tracer.digests import sample_digests
+from steptrace_tracer.naming import Names
 from steptrace_tracer.recording import Collected, PendingStep, Recording, scalar
 from steptrace_tracer.step import BATCH_INPUT, ROWS, StepResult, TracedStep
 from steptrace_tracer.taps import as_missing
@@ -28,6 +30,8 @@ from steptrace_tracer.taps import as_missing
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from steptrace_tracer.program import Program
 
 OnError = Literal["warn", "raise"]
 
@@ -53,6 +57,8 @@ class Settings:
         Whether to show progress and a summary at the end.
     journal_limit
         Bytes that may wait on local disk.
+    resume
+        Whether to go on with a trace that is there.
     """
 
     path: Path
@@ -61,6 +67,7 @@ class Settings:
     on_error: OnError
     progress: bool
     journal_limit: int
+    resume: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,21 +99,38 @@ class Session:
         self._step_seconds = 0.0
         atexit.register(self.abandon)
 
-    def begin(self, traced: TracedStep) -> None:
-        """Begin the trace of the program of `traced`."""
-        program = traced.program
-        attributes = TraceAttributes(
+    def begin(self, program: Program, step: int) -> None:
+        """Begin the trace of `program` with step number `step`, or go on with the one there is."""
+        settings = self.settings
+        before = reopen(settings.path, step) if settings.resume else None
+        probe = settings.probe
+        if probe is None and before is not None and list(before.probe) == [X]:
+            probe = before.probe[X]
+        names = Names.of(*program.models)
+        if before is not None:
+            names = names.as_in(before.attributes.layers, program.models)
+        traced = TracedStep(program, names, settings.policy, probe)
+        fresh = TraceAttributes(
             run_id=uuid.uuid4().hex,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             producer=f"steptrace {PACKAGE_VERSION}",
-            policy=self.settings.policy,
+            policy=settings.policy,
             model=provenance.describe_models(program.models),
             layers=provenance.describe_layers(program.models, traced.names),
             optimizer=provenance.describe_optimizer(program.optimizers[0]),
             loss=provenance.describe_loss(program.models[0]),
             environment=provenance.describe_environment(),
         )
-        self._recording = Recording(self.settings.path, attributes, self.settings.journal_limit)
+        if before is None:
+            self._recording = Recording(settings.path, fresh, settings.journal_limit)
+        else:
+            latest = ("producer", "policy", "model", "layers", "optimizer", "loss", "environment")
+            attributes = before.attributes.model_copy(
+                update={name: getattr(fresh, name) for name in latest}
+            )
+            self._recording = Recording(
+                settings.path, attributes, settings.journal_limit, before.arrays
+            )
         self.traced = traced
 
     def wants(self, first: int, count: int = 1) -> bool:

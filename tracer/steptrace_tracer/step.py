@@ -21,7 +21,7 @@ from steptrace_schema.names import (
     Y,
 )
 from steptrace_tracer._tensorflow import tf
-from steptrace_tracer.naming import Names, joined, leaves
+from steptrace_tracer.naming import joined, leaves
 from steptrace_tracer.probe import Probe
 from steptrace_tracer.taps import NOT_NUMBERS, NOT_SAMPLES, Tapping, Taps, storable
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from steptrace_schema.attributes import Policy
+    from steptrace_tracer.naming import Names
     from steptrace_tracer.program import Batch, Program
 
 ROWS = "rows"
@@ -67,16 +68,18 @@ class TracedStep:
     ----------
     program
         The step, with built models.
+    names
+        The paths of their layers and weights.
     policy
         What to keep.
     probe
         Inputs of the probe; None for the first samples of the first batch.
     """
 
-    def __init__(self, program: Program, policy: Policy, probe: Any = None) -> None:
+    def __init__(self, program: Program, names: Names, policy: Policy, probe: Any = None) -> None:
         self.program = program
         self._policy = policy
-        self.names = Names.of(*program.models)
+        self.names = names
         self.taps = Taps()
         self.traces = 0
         self.draws = False

@@ -1,0 +1,144 @@
+"""Going on with a trace that has been closed."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+
+from steptrace_schema.attributes import Event, TraceAttributes
+from steptrace_schema.compact import recover
+from steptrace_schema.errors import TraceError
+from steptrace_schema.journal import JournalReader, journal_path
+from steptrace_schema.layout import ArraySpec, split_key
+from steptrace_schema.names import STATISTICS, STEP, Kind
+from steptrace_schema.store import TraceWriter, is_packed, open_zarr, read_attributes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+
+@dataclasses.dataclass(frozen=True)
+class Continuation:
+    """What a trace holds that is about to grow again.
+
+    Attributes
+    ----------
+    attributes
+        Its root attributes, with the rows that stay counted in ``steps_recorded``.
+    arrays
+        The table of its arrays.
+    probe
+        The probe's inputs by name, ``x`` or ``x_<part>``, dims (sample, ...).
+    """
+
+    attributes: TraceAttributes
+    arrays: tuple[ArraySpec, ...]
+    probe: dict[str, npt.NDArray[Any]]
+
+
+def reopen(path: Path, step: int) -> Continuation:
+    """Make the trace at `path` ready to be recorded into from step number `step` on.
+
+    Rows of `step` and later ones are given up, and a journal that is left over is moved into the
+    store first. The root attributes get an event that says where the two runs meet.
+
+    Parameters
+    ----------
+    path
+        Folder of a trace.
+    step
+        The first step that will be recorded.
+
+    Raises
+    ------
+    NotATraceError
+        If there is no trace at `path`.
+    TraceError
+        If it is packed, or its run is still going on.
+
+    Examples
+    --------
+    >>> reopen(Path("run.zarr"), 500).attributes.events[-1].message  # doctest: +SKIP
+    'recording went on here'
+    """
+    if is_packed(path):
+        msg = f"{path} is packed, so nothing can be added to it; run 'steptrace unpack {path}'"
+        raise TraceError(msg)
+    if JournalReader(journal_path(path)).exists:
+        recover(path)
+    attributes = read_attributes(path)
+    group = open_zarr(path)
+    recorded = attributes.steps_recorded
+    kept: dict[Kind, int] = {}
+    last = -1
+    for kind, count in recorded.items():
+        derived = f"{kind}/{STEP}" not in group  # updates that are only statistics
+        steps = np.asarray(group[f"{STATISTICS}/{kind}/{STEP}" if derived else f"{kind}/{STEP}"])
+        steps = steps[:count]
+        # The update before the first new step is computed again, from its weights.
+        kept[kind] = int(np.count_nonzero(steps < step - derived))
+        if kind == "scalars" and count:
+            last = int(steps[-1])
+    # In the order in which they were declared, which is that of the columns of the statistics.
+    order = [f"{kind}/{path}" for kind, paths in attributes.declared.items() for path in paths]
+    found = {
+        key: _spec(key, array)
+        for key, array in group.members(max_depth=None)
+        if isinstance(array, zarr.Array) and _is_recorded(key)
+    }
+    arrays = tuple(found[key] for key in order if key in found)
+    probe = {
+        spec.path: np.asarray(group[spec.key])
+        for spec in arrays
+        if spec.static and spec.kind == "probe"
+    }
+    event = Event(
+        time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        message=_meeting(last, step),
+        step=step,
+    )
+    attributes = attributes.model_copy(
+        update={
+            "status": "recording",
+            "status_reason": None,
+            "finished": None,
+            "steps_recorded": kept,
+            "events": (*attributes.events, event),
+        }
+    )
+    TraceWriter(path, attributes).commit(attributes)
+    return Continuation(attributes, arrays, probe)
+
+
+def _meeting(last: int, step: int) -> str:
+    if step > last + 1:
+        return f"recording went on here; steps {last + 1} to {step - 1} are not recorded"
+    if step <= last:
+        return f"recording went on here; earlier records of steps {step} to {last} were replaced"
+    return "recording went on here"
+
+
+def _is_recorded(key: str) -> bool:
+    return not key.startswith(f"{STATISTICS}/") and key.rpartition("/")[2] != STEP
+
+
+def _spec(key: str, array: zarr.Array[Any]) -> ArraySpec:
+    kind, path = split_key(key)
+    names = getattr(array.metadata, "dimension_names", None) or ()
+    dims = tuple(str(name) for name in names)
+    static = dims[:1] != (STEP,)
+    return ArraySpec(
+        kind=kind,
+        path=path,
+        dims=dims if static else dims[1:],
+        shape=array.shape if static else array.shape[1:],
+        dtype=str(array.dtype),
+        static=static,
+        attributes=dict(array.attrs),
+    )

@@ -1,0 +1,134 @@
+"""One trace over several fits, in one process or in several."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import pytest
+import zarr
+
+from keras_models import mlp, vectors, weights_of
+from steptrace_schema.errors import TraceError
+from steptrace_schema.store import read_attributes
+from steptrace_schema.validate import validate
+from steptrace_tracer import Tracer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+STEPS = 3
+"""Steps of one epoch."""
+
+
+def fit(model: Any, tracer: Any = None, epochs: int = 2) -> Any:
+    x, y = vectors(STEPS * 8)
+    callbacks = [] if tracer is None else [tracer]
+    model.fit(x, y, batch_size=8, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
+    return model
+
+
+def arrays_of(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Return everything but the times."""
+    members = zarr.open_group(path, mode="r").members(max_depth=None)
+    return {
+        key: np.asarray(array)
+        for key, array in members
+        if isinstance(array, zarr.Array)
+        and key not in ("scalars/wall_time", "scalars/step_duration", "scalars/epoch")
+        and not key.startswith("scalars/metrics")
+    }
+
+
+def assert_same(path: Path, expected: Path) -> None:
+    assert validate(path) == []
+    left, right = arrays_of(path), arrays_of(expected)
+    assert left.keys() == right.keys()
+    for key, values in left.items():
+        # Statistics may be computed again from the same numbers; counts of rows are exact.
+        assert values.shape == right[key].shape, key
+        assert values.tobytes() == right[key].tobytes(), key
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the trace of four epochs in one fit."""
+    path: Path = tmp_path_factory.mktemp("whole") / "run.zarr"
+    fit(mlp(), Tracer(path, on_error="raise", progress=False), epochs=4)
+    return path
+
+
+def test_a_second_fit_with_the_same_tracer_goes_on_with_its_trace(
+    tmp_path: Path, whole: Path
+) -> None:
+    path = tmp_path / "run.zarr"
+    tracer = Tracer(path, on_error="raise", progress=False)
+    model = fit(fit(mlp(), tracer), tracer)
+    assert_same(path, whole)
+    found = read_attributes(path)
+    assert found.status == "complete"
+    assert [(e.step, e.message) for e in found.events] == [(6, "recording went on here")]
+    for expected, weight in zip(weights_of(fit(mlp(), epochs=4)), weights_of(model), strict=True):
+        assert expected.tobytes() == weight.tobytes()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras
+def test_a_trace_goes_on_after_a_checkpoint_was_loaded(tmp_path: Path, whole: Path) -> None:
+    path, checkpoint = tmp_path / "run.zarr", tmp_path / "model.keras"
+    model = fit(mlp(), Tracer(path, on_error="raise", progress=False), epochs=2)
+    model.save(checkpoint)
+    fit(model, Tracer(path, resume=True, on_error="raise", progress=False), epochs=1)
+    # The run is thrown back to the checkpoint: the third epoch is trained and recorded again.
+    again = keras.models.load_model(checkpoint)
+    fit(again, Tracer(path, resume=True, on_error="raise", progress=False), epochs=2)
+    assert_same(path, whole)
+    messages = [event.message for event in read_attributes(path).events]
+    assert messages[1].endswith("earlier records of steps 6 to 8 were replaced")
+
+
+def test_resume_without_a_trace_begins_one(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    fit(mlp(), Tracer(path, resume=True, on_error="raise", progress=False), epochs=1)
+    assert read_attributes(path).steps_recorded["scalars"] == STEPS
+    assert read_attributes(path).events == ()
+
+
+def test_another_model_is_refused_with_what_differs(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    fit(mlp(), Tracer(path, progress=False), epochs=1)
+    other = keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(7, name="hidden"),
+            keras.layers.Dense(2, name="out"),
+        ],
+        name="mlp",
+    )
+    deeper = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.ReLU()])
+    for model, what in ((other, "'.*mlp/hidden.* has shape"), (deeper, "the layers Dense, ReLU")):
+        model.compile("sgd", "mse")
+        with pytest.raises(TraceError, match=rf"{what}.*another path"):
+            fit(model, Tracer(path, resume=True, on_error="raise", progress=False))
+    assert validate(path) == []
+
+
+def test_layers_may_be_frozen_between_fits(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    model, tracer = mlp(), Tracer(path, on_error="raise", progress=False)
+    fit(model, tracer, epochs=1)
+    model.layers[0].trainable = False
+    model.compile("sgd", "mse")
+    fit(model, tracer, epochs=1)
+    assert validate(path) == []
+    found = arrays_of(path)
+    assert found["scalars/step"].tolist() == list(range(2 * STEPS))
+    frozen = found["weights/mlp/hidden/kernel"]
+    assert (frozen[STEPS:] == frozen[STEPS]).all()
+    assert np.isfinite(found["gradients/mlp/hidden/kernel"][:STEPS]).all()
+    assert np.isnan(found["gradients/mlp/hidden/kernel"][STEPS:]).all()
+    without = [m for m in read_attributes(path).missing if m.path == "mlp/hidden/kernel"]
+    assert without[0].steps == tuple(range(STEPS, 2 * STEPS))
+    assert np.isfinite(found["gradients/mlp/out/kernel"]).all()
