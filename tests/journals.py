@@ -29,10 +29,16 @@ def attributes(**fields: Any) -> TraceAttributes:
     )
 
 
-def write_journal(store: Path, steps: list[tuple[int, Arrays]], **fields: Any) -> JournalWriter:
-    """Write a journal whose declaration fits the arrays of `steps`."""
+def write_journal(
+    store: Path,
+    steps: list[tuple[int, Arrays]],
+    *,
+    specify_for: list[tuple[int, Arrays]] | None = None,
+    **fields: Any,
+) -> JournalWriter:
+    """Write a journal whose declaration fits the arrays of `steps`, or those given for it."""
     largest: dict[str, npt.NDArray[Any]] = {}
-    for _, arrays in steps:
+    for _, arrays in specify_for or steps:
         for key, values in arrays.items():
             if key not in largest or values.size > largest[key].size:
                 largest[key] = values

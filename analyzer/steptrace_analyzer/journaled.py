@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -18,6 +19,8 @@ from steptrace_schema.statistics import compute_statistics
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+_BLOCK_BYTES = 4 * 2**20
+"""What is read at once, so that many small records are few tasks."""
 _READ_ATTEMPTS = 10  # the recorder may move records while they are being listed
 
 
@@ -45,14 +48,21 @@ def static_rows(spec: ArraySpec, records: list[Record]) -> xr.Variable:
 
 def journal_rows(spec: ArraySpec, records: list[Record]) -> xr.Variable:
     """Return one lazily read row (step, ...) for each record."""
-    rows = [
+    row_bytes = max(1, math.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
+    rows = max(1, _BLOCK_BYTES // row_bytes)
+    read = delayed(_block, pure=False)
+    blocks = [
         da.from_delayed(  # type: ignore[no-untyped-call]
-            delayed(_padded, pure=False)(record, spec), shape=spec.shape, dtype=spec.dtype
+            read(block, spec), shape=(len(block), *spec.shape), dtype=spec.dtype
         )
-        for record in records
+        for block in (records[start : start + rows] for start in range(0, len(records), rows))
     ]
-    stacked = da.stack(rows)  # type: ignore[no-untyped-call]
-    return xr.Variable((STEP, *spec.dims), stacked, attrs=spec.attributes)
+    joined = da.concatenate(blocks)  # type: ignore[no-untyped-call]
+    return xr.Variable((STEP, *spec.dims), joined, attrs=spec.attributes)
+
+
+def _block(records: list[Record], spec: ArraySpec) -> npt.NDArray[Any]:
+    return np.stack([_padded(record, spec) for record in records])
 
 
 def _padded(record: Record, spec: ArraySpec) -> npt.NDArray[Any]:

@@ -19,8 +19,9 @@ from steptrace_analyzer.journaled import (
 )
 from steptrace_analyzer.stored import stored_arrays
 from steptrace_analyzer.updates import with_updates
-from steptrace_schema.compact import NOT_CLOSED, is_being_moved
+from steptrace_schema.compact import NOT_CLOSED
 from steptrace_schema.journal import JournalReader, Record, journal_path
+from steptrace_schema.locks import is_being_moved
 from steptrace_schema.names import (
     ATTRIBUTES_KEY,
     STATISTIC,
@@ -71,7 +72,7 @@ def open_trace(path: str | Path) -> xr.DataTree:
     path = Path(path)
     journal = JournalReader(journal_path(path))
     declaration, records = read_journal(journal)
-    if declaration is not None and not path.exists():
+    if declaration is not None and not (path / "zarr.json").exists():
         attributes, stored = declaration.attributes, {}
     else:
         # After the journal: what the recorder moves in between is then in both, never in neither.
@@ -124,7 +125,8 @@ def _join(
         table = list(specs)
         for spec in table:
             if spec.static:
-                variables.setdefault(spec.key, static_rows(spec, present))
+                if spec.key not in variables:
+                    variables[spec.key] = static_rows(spec, present)
             else:
                 _extend(variables, spec.key, journal_rows(spec, present))
         steps = xr.Variable((STEP,), np.array([r.step for r in present], dtype=np.int64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 import zipfile
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import xarray as xr
 import zarr
 from dask.base import tokenize
+from zarr.errors import ZarrUserWarning
 
 from steptrace_schema.errors import DamagedTraceError
 from steptrace_schema.names import STATISTICS, STEP
@@ -30,7 +32,11 @@ def stored_arrays(path: Path, attributes: TraceAttributes) -> dict[str, xr.Varia
     variables: dict[str, xr.Variable] = {}
     group = open_zarr(path)
     is_stored = _stored_files(path)
-    for key, array in group.members(max_depth=None):
+    with warnings.catch_warnings():
+        # While a trace is written, and where its writer was killed, there are files half written.
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        members = dict(group.members(max_depth=None))
+    for key, array in members.items():
         if not isinstance(array, zarr.Array):
             continue
         names = getattr(array.metadata, "dimension_names", None)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import datetime
-import fcntl
+import shutil
 from collections import defaultdict
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from steptrace_schema.attributes import Missing, TraceAttributes
-from steptrace_schema.errors import NotATraceError, TraceError
+from steptrace_schema.errors import NotATraceError
 from steptrace_schema.journal import JournalReader, Record, journal_path
 from steptrace_schema.layout import ArraySpec, fill_value, split_key
+from steptrace_schema.locks import exclusive
 from steptrace_schema.names import STATISTIC_NAMES, Kind, Status
 from steptrace_schema.statistics import compute_statistics, has_statistics
 from steptrace_schema.store import TraceWriter
@@ -220,36 +220,6 @@ def _merge(known: tuple[Missing, ...], found: list[Missing]) -> tuple[Missing, .
     return tuple(merged.values())
 
 
-@contextmanager
-def exclusive(journal: Path) -> Iterator[None]:
-    """Hold the journal's lock; the kernel releases it when the process ends, however it ends.
-
-    Raises
-    ------
-    TraceError
-        If another process holds it.
-    """
-    with (journal / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            msg = (
-                f"{journal} is being moved into its store by another process; "
-                "wait until that run has ended"
-            )
-            raise TraceError(msg) from error
-        yield
-
-
-def is_being_moved(journal: Path) -> bool:
-    """Whether a live process holds the journal's lock, as a recorder does for its whole run."""
-    try:
-        with exclusive(journal):
-            return False
-    except TraceError:
-        return True
-
-
 def recover(store: Path) -> int:
     """Finish the trace at `store` from the journal beside it; return the records moved.
 
@@ -265,6 +235,8 @@ def recover(store: Path) -> int:
     journal = journal_path(store)
     reader = JournalReader(journal)
     if not reader.exists:
+        if reader.is_leftover:
+            shutil.rmtree(journal)
         if not store.exists():
             msg = f"there is neither a trace at {store} nor a journal at {journal}"
             raise NotATraceError(msg)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,8 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from steptrace_schema.attributes import TraceAttributes
-from steptrace_schema.errors import DamagedTraceError
+from steptrace_schema.errors import DamagedTraceError, TraceExistsError
 from steptrace_schema.layout import ArraySpec
+from steptrace_schema.locks import MOVER, WRITER, hold_as_writer
 from steptrace_schema.names import STEP, Status
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 _DECLARATION: Final = "declaration.json"
 _CLOSED: Final = "closed.json"
 _SUFFIX: Final = ".safetensors"
+RECORDER_LOG: Final = "recorder.log"
+"""What the recorder process said."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +88,11 @@ def _write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def _is_of_a_journal(name: str) -> bool:
+    known = (_DECLARATION, _CLOSED, RECORDER_LOG, MOVER, WRITER)
+    return name in known or name.endswith((_SUFFIX, ".partial")) or name.startswith(".tmp")
+
+
 class JournalWriter:
     """Appends records to a journal.
 
@@ -97,6 +107,7 @@ class JournalWriter:
     def __init__(self, directory: Path, first: int = 0) -> None:
         self.directory = directory
         self._next = first  # a journal has one writer, and each time it records a new one
+        self._release = weakref.finalize(self, os.close, hold_as_writer(directory))
 
     @classmethod
     def create(cls, directory: Path, declaration: Declaration) -> JournalWriter:
@@ -106,10 +117,17 @@ class JournalWriter:
 
         Raises
         ------
-        FileExistsError
+        TraceExistsError
             If the folder exists.
         """
-        directory.mkdir(parents=True)
+        try:
+            directory.mkdir(parents=True)
+        except FileExistsError as error:
+            msg = (
+                f"{directory} has just been made by another training, which writes to the same "
+                "path; choose another path for this one"
+            )
+            raise TraceExistsError(msg) from error
         writer = cls(directory, declaration.attributes.records)
         writer.declare(declaration)
         return writer
@@ -144,6 +162,7 @@ class JournalWriter:
             allow_nan=False,
         )
         _write_atomically(self.directory / _CLOSED, text)
+        self._release()
 
     def pending_records(self) -> int:
         """Return how many records are not yet in the store."""
@@ -194,6 +213,15 @@ class JournalReader:
     def exists(self) -> bool:
         """Whether there is a journal."""
         return (self.directory / _DECLARATION).is_file()
+
+    @property
+    def is_leftover(self) -> bool:
+        """Whether the folder is what a crash left of a journal: no declaration, so no data."""
+        return (
+            self.directory.is_dir()
+            and not self.exists
+            and all(_is_of_a_journal(path.name) for path in self.directory.iterdir())
+        )
 
     def declaration(self) -> Declaration:
         """Read the declaration.

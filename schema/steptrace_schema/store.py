@@ -6,13 +6,16 @@ import json
 import shutil
 import warnings
 import zipfile
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 from pydantic import ValidationError
+from zarr import AsyncArray
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore, ZipStore
 
@@ -26,6 +29,7 @@ from steptrace_schema.errors import (
 )
 from steptrace_schema.journal import JournalReader, journal_path
 from steptrace_schema.layout import ArraySpec, fill_value
+from steptrace_schema.locks import is_being_moved, live_writer
 from steptrace_schema.names import (
     ATTRIBUTES_KEY,
     STATISTIC,
@@ -154,9 +158,12 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
     Raises
     ------
     TraceExistsError
-        If something is there that may not be deleted.
+        If something is there that may not be deleted, or a live run is writing it.
     """
     journal = journal_path(path)
+    _refuse_live(path, journal)
+    if JournalReader(journal).is_leftover:
+        shutil.rmtree(journal)
     if not path.exists() and not journal.exists():
         return
     if not overwrite:
@@ -177,6 +184,19 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
             msg = f"{journal} exists and is not a journal, so it is not replaced; move it away"
             raise TraceExistsError(msg)
         shutil.rmtree(journal)
+
+
+def _refuse_live(path: Path, journal: Path) -> None:
+    writer = live_writer(journal)
+    if writer is not None:
+        msg = (
+            f"{path} is being written by a training that is still running (process {writer}); "
+            "choose another path"
+        )
+        raise TraceExistsError(msg)
+    if is_being_moved(journal):
+        msg = f"{path} is still being finished by its recorder; wait for it, or choose another path"
+        raise TraceExistsError(msg)
 
 
 def open_zarr(path: Path) -> zarr.Group:
@@ -211,8 +231,12 @@ class TraceWriter:
         self.path = path
         self.attributes = attributes
         self._arrays: dict[str, zarr.Array[Any]] = {}
-        if path.exists():
+        self._groups: set[str] = set()
+        # A folder without it is what a crash left of a store that was being made.
+        if (path / "zarr.json").exists():
             self.attributes = read_attributes(path)
+            for left in path.rglob("*.partial"):  # by a writer that was killed
+                left.unlink()
             self._root = zarr.open_group(
                 LocalStore(path), mode="r+", zarr_format=3, use_consolidated=False
             )
@@ -250,10 +274,13 @@ class TraceWriter:
         """Write `rows` (step, ...) of an array from row `start` on, growing it as needed."""
         array = self._open(spec)
         before, needed = array.shape, (start + len(rows), *spec.shape)
+        grown = _of_shape(array, needed)
         if array.shape != needed:
+            _fill_earlier_rows(grown, before, start)
+        grown[start : start + len(rows)] = rows
+        if array.shape != needed:
+            # Last, so that no row of the array's shape ever lacks a chunk, even after a crash.
             array.resize(needed)
-            _fill_earlier_rows(array, before, start)
-        array[start : start + len(rows)] = rows
 
     def write_steps(self, kind: Kind, start: int, steps: list[int]) -> None:
         """Write the step coordinate of a kind."""
@@ -323,9 +350,20 @@ class TraceWriter:
         return array
 
     def _create(self, key: str, **keywords: Any) -> zarr.Array[Any]:
+        self._require_groups(key)
         array = self._root.create_array(key, **keywords, config=_WRITE_ALL)
         self._arrays[key] = array
         return array
+
+    def _require_groups(self, key: str) -> None:
+        """Make the groups above an array, from the root down, before the array itself.
+
+        A crash in between then never leaves an array that no listing of groups finds.
+        """
+        for parent in reversed(PurePosixPath(key).parents[:-1]):
+            if str(parent) not in self._groups:
+                self._root.require_group(str(parent))
+                self._groups.add(str(parent))
 
     def _known(self, key: str) -> zarr.Array[Any] | None:
         """Return the array at `key` where the store has it."""
@@ -352,6 +390,16 @@ def _fill_earlier_rows(array: zarr.Array[Any], before: tuple[int, ...], start: i
             region = [slice(0, min(before[0], start)), *[slice(None)] * (array.ndim - 1)]
             region[axis] = slice(before[axis], None)
             array[tuple(region)] = array.fill_value
+
+
+def _of_shape(array: zarr.Array[Any], shape: tuple[int, ...]) -> zarr.Array[Any]:
+    """Return the array as it will be with another shape; what is stored says the old one."""
+    metadata = array.metadata
+    if not isinstance(metadata, ArrayV3Metadata):
+        msg = f"{array.store_path} is not a Zarr v3 array"
+        raise TraceError(msg)
+    grown = AsyncArray(metadata=metadata.update_shape(shape), store_path=array.store_path)
+    return zarr.Array(grown).with_config(_WRITE_ALL)
 
 
 def _as_attribute(attributes: TraceAttributes) -> dict[str, Any]:

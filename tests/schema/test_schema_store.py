@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 
 from journals import attributes, random_steps, write_journal
 from steptrace_schema.codecs import chunk_shape, shard_steps_for
-from steptrace_schema.compact import exclusive, recover
+from steptrace_schema.compact import recover
 from steptrace_schema.errors import (
     DamagedTraceError,
     NotATraceError,
@@ -27,6 +27,7 @@ from steptrace_schema.errors import (
 )
 from steptrace_schema.journal import Declaration, JournalReader, JournalWriter, journal_path
 from steptrace_schema.layout import ArraySpec
+from steptrace_schema.locks import exclusive
 from steptrace_schema.names import STATISTIC_NAMES
 from steptrace_schema.store import TraceWriter, read_attributes, refuse_existing
 

@@ -9,11 +9,10 @@ import sys
 from typing import IO, TYPE_CHECKING
 
 from steptrace_schema.errors import TraceError
+from steptrace_schema.journal import RECORDER_LOG
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-_LOG = "recorder.log"
 
 
 class Recorder:
@@ -28,7 +27,7 @@ class Recorder:
     def __init__(self, journal: Path, store: Path) -> None:
         self._store = store
         self._journal = journal
-        self._log = journal / _LOG
+        self._log = journal / RECORDER_LOG
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [

@@ -13,9 +13,10 @@ import signal
 import sys
 from pathlib import Path
 
-from steptrace_schema.compact import NOT_CLOSED, Compactor, exclusive
+from steptrace_schema.compact import NOT_CLOSED, Compactor
 from steptrace_schema.errors import TraceError
 from steptrace_schema.journal import JournalReader
+from steptrace_schema.locks import exclusive
 
 _POLL_SECONDS = 0.2
 _NICENESS = 10

@@ -1,0 +1,100 @@
+"""Who is at work on a journal: its writer, the training, and its mover, the recorder.
+
+Both hold a lock (flock) on a file of the journal. The kernel releases it when the process ends,
+however it ends, so the lock of a dead process stops nobody.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from steptrace_schema.errors import TraceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MOVER: Final = "lock"
+"""The file locked by the process that moves records into the store."""
+WRITER: Final = "writer"
+"""The file locked by the training that writes records; it holds the number of its process."""
+
+
+@contextmanager
+def exclusive(journal: Path) -> Iterator[None]:
+    """Hold the journal's lock as the one process that moves its records.
+
+    Raises
+    ------
+    TraceError
+        If another process holds it.
+    """
+    with (journal / MOVER).open("w") as lock:
+        if not _try(lock.fileno()):
+            msg = (
+                f"{journal} is being moved into its store by another process; "
+                "wait until that run has ended"
+            )
+            raise TraceError(msg)
+        yield
+
+
+def is_being_moved(journal: Path) -> bool:
+    """Whether a live process holds the journal's lock, as a recorder does for its whole run."""
+    return _is_locked(journal / MOVER)
+
+
+def hold_as_writer(journal: Path) -> int:
+    """Lock the journal as its writer, until the returned descriptor is closed or the process ends.
+
+    Raises
+    ------
+    TraceError
+        If another process is writing this journal.
+    """
+    lock = os.open(journal / WRITER, os.O_RDWR | os.O_CREAT, 0o644)
+    if not _try(lock):
+        os.close(lock)
+        msg = f"{journal} is being written by another training; choose another path for this one"
+        raise TraceError(msg)
+    os.ftruncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())
+    return lock
+
+
+def live_writer(journal: Path) -> int | None:
+    """Return the number of the process that is writing the journal, None where there is none."""
+    if not _is_locked(journal / WRITER):
+        return None
+    # A process that the training forked may outlive it with the lock.
+    text = (journal / WRITER).read_text()
+    return int(text) if text.isdecimal() and _is_running(int(text)) else None
+
+
+def _try(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open("rb") as lock:
+            return not _try(lock.fileno())
+    except FileNotFoundError:
+        return False
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
