@@ -67,6 +67,7 @@ X: Final = "x"
 Y: Final = "y"
 X_GRADIENT: Final = "x_gradient"
 SAMPLE_DIGEST: Final = "sample_digest"
+SAMPLE_REPLICA: Final = "sample_replica"
 OUTPUT: Final = "output"
 PREACTIVATION: Final = "preactivation"
 

@@ -115,7 +115,7 @@ def test_a_failure_while_tapping_lets_the_training_finish(
     def broken(*_: Any) -> None:
         raise RuntimeError("tap")  # noqa: EM101
 
-    monkeypatch.setattr("steptrace_tracer.taps.Tapping._keep_output", broken)
+    monkeypatch.setattr("steptrace_tracer.taps.Tapping.keep_output", broken)
     traced = mlp()
     with pytest.warns(RuntimeWarning, match="RuntimeError: tap"):
         fit(traced, [Tracer(tmp_path / "run.zarr")])
@@ -126,7 +126,7 @@ def test_on_error_raise_ends_the_training(tmp_path: Path, monkeypatch: pytest.Mo
     def broken(*_: Any) -> None:
         raise RuntimeError("tap")  # noqa: EM101
 
-    monkeypatch.setattr("steptrace_tracer.taps.Tapping._keep_output", broken)
+    monkeypatch.setattr("steptrace_tracer.taps.Tapping.keep_output", broken)
     with pytest.raises(TraceError, match="tap"):
         fit(mlp(), [Tracer(tmp_path / "run.zarr", on_error="raise")])
 

@@ -220,9 +220,6 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _take_over(self) -> None:
         model = self.model
-        if model.distribute_strategy.num_replicas_in_sync > 1:
-            msg = "training on several replicas is not recorded yet; use a single device"
-            raise TraceError(msg)
         if model.optimizer is None:
             msg = "the model has no optimizer, so it has no steps to record"
             raise TraceError(msg)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from steptrace_schema.names import OUTPUT, PREACTIVATION, X
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.naming import Names, inside_recurrent, joined, leaves, walk
-from steptrace_tracer.taps import NOT_NUMBERS, NOT_SAMPLES, Taps, rebound, storable
+from steptrace_tracer.rebinding import rebound
+from steptrace_tracer.taps import NOT_NUMBERS, NOT_SAMPLES, Taps, storable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -47,6 +47,8 @@ class Program:
         is done around it.
     logs
         Finds named scalars, to record as metrics, in the result of `body`.
+    strategy
+        The ``tf.distribute.Strategy`` that runs `body` on several replicas; None for one.
     """
 
     body: Callable[..., Any]
@@ -56,6 +58,7 @@ class Program:
     eager: bool
     compiled: Compiled
     logs: Callable[[Any], Any]
+    strategy: Any = None
 
     def update_count(self) -> int:
         """Return how many updates all optimizers have done."""
@@ -100,6 +103,7 @@ def fit_program(model: Any, spec: Any) -> Program:
         ),
     )
     others = (value for value in vars(model).values() if isinstance(value, keras.Optimizer))
+    strategy = model.distribute_strategy
     optimizers = {id(found): found for found in (model.optimizer, *others)}
     return Program(
         body=model.train_step,
@@ -109,6 +113,7 @@ def fit_program(model: Any, spec: Any) -> Program:
         eager=model.run_eagerly,
         compiled=compiled,
         logs=lambda logs: logs,
+        strategy=strategy if strategy.num_replicas_in_sync > 1 else None,
     )
 
 

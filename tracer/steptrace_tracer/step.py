@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +18,19 @@ from steptrace_schema.names import (
     LOSS_SCALE,
     LOSSES,
     METRICS,
+    SAMPLE_REPLICA,
     X,
     Y,
 )
 from steptrace_tracer._tensorflow import tf
-from steptrace_tracer.naming import joined, leaves
+from steptrace_tracer.naming import inside_recurrent, joined, leaves, walk
 from steptrace_tracer.probe import Probe
+from steptrace_tracer.rebinding import tapped
+from steptrace_tracer.replicas import first_replica, run_on_replicas, whole_batch
 from steptrace_tracer.taps import NOT_NUMBERS, NOT_SAMPLES, Tapping, Taps, storable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Set
 
     from steptrace_schema.attributes import Policy
     from steptrace_tracer.naming import Names
@@ -124,6 +128,8 @@ class TracedStep:
             self.probe = Probe(models[0], self.names, self._policy, inputs)
             return
         x = self.program.batch(*args, **kwargs).x
+        if self.program.strategy is not None:
+            x = first_replica(self.program.strategy, x)
         first = tf.nest.map_structure(lambda tensor: tensor[: self._policy.samples], x)
         try:
             self.probe = Probe(models[0], self.names, self._policy, first)
@@ -160,35 +166,37 @@ class TracedStep:
         tensors |= {f"weights/{path}": tensor for path, tensor in before.items()}
         for path, after in (self._weights() if self._policy.every > 1 else {}).items():
             tensors[f"updates/{path}"] = after - before[path]
-        batch = self.program.batch(*args, **kwargs)
-        return result, tensors | self._data_taps(batch) | _batch_input(batch)
+        return result, tensors | self._data_taps(self.program.batch(*args, **kwargs))
 
     def _step(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         self.traces += 1
-        self.taps = taps = Taps()
-        batch = self.program.batch(*args, **kwargs)
-        with Tapping(self.program, self.names, self._policy, taps, batch).installed():
-            result = self.program.body(*args, **kwargs)
+        program = self.program
+        layers = [layer for model in program.models for layer, _ in walk(model)]
+        looped = frozenset[int]().union(*map(inside_recurrent, program.models))
+        tappings: list[Tapping] = []
+        running = threading.local()  # replicas run in threads of their own, by turns
+
+        def on_replica(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+            tapping = Tapping(program, self.names, self._policy, program.batch(*args, **kwargs))
+            tappings.append(tapping)
+            running.tapping = tapping
+            result = program.body(*args, **kwargs)
+            del running.tapping
+            return result, _settled(tapping, layers, looped)
+
+        present = functools.partial(getattr, running, "tapping", None)
+        with tapped(program, self._policy, layers, looped, present):
+            if program.strategy is None:
+                result, tensors = on_replica(*args, **kwargs)
+            else:
+                result, tensors = run_on_replicas(program.strategy, on_replica, args, kwargs)
+        self.taps = tappings[0].taps
         self.draws = _draws()
-        if not taps.losses and taps.error is None:
-            msg = (
-                "the training step differentiates no loss with respect to the weights by "
-                "tf.GradientTape.gradient, so there are no gradients to record"
-            )
-            taps.error = TraceError(msg)
-        if taps.error is not None:
-            return result, {}
-        taps.add("scalars", LOSS, tf.add_n(list(taps.losses.values())))
-        if len(taps.losses) > 1:
-            for name, loss in taps.losses.items():
-                taps.add("scalars", f"{LOSSES}/{name}", loss)
-        if taps.scale is not None:
-            taps.add("scalars", LOSS_SCALE, taps.scale)
-        for name, metric in leaves(self.program.logs(result)):
+        for name, metric in leaves(program.logs(result)) if tensors else ():
             if name == LOSS or not storable(metric) or metric.shape.rank != 0:
                 continue  # Keras' loss is a mean over the epoch; the step's own is there already
-            taps.add("scalars", f"{METRICS}/{safe_path(name)}", tf.cast(metric, tf.float32))
-        return result, {**taps.tensors, ROWS: taps.count_rows()}
+            tensors[f"scalars/{METRICS}/{safe_path(name)}"] = tf.cast(metric, tf.float32)
+        return result, tensors
 
     def _learning_rates(self) -> dict[str, Any]:
         main, *others = (
@@ -213,7 +221,13 @@ class TracedStep:
 
     def _data_taps(self, batch: Batch) -> dict[str, Any]:
         taps = Taps()
-        for base, structure in ((X, batch.x), (Y, batch.y)):
+        whole, kept, samples = batch, batch, self._policy.samples
+        if self.program.strategy is not None:
+            whole, kept, replica = whole_batch(self.program.strategy, batch, samples)
+            samples *= self.program.strategy.num_replicas_in_sync
+            if replica is not None and self._policy.covers("inputs", SAMPLE_REPLICA):
+                taps.add("inputs", SAMPLE_REPLICA, replica)
+        for base, structure in ((X, kept.x), (Y, kept.y)):
             for name, tensor in leaves(structure):
                 place = joined(base, name)
                 if not self._policy.covers("inputs", place):
@@ -223,13 +237,35 @@ class TracedStep:
                 elif tensor.shape.rank == 0:
                     taps.lacks("inputs", place, NOT_SAMPLES)
                 else:
-                    taps.add("inputs", place, tensor[: self._policy.samples])
+                    taps.add("inputs", place, tensor[:samples])
         self._data_missing = taps.missing_entries()
-        return taps.tensors
+        return taps.tensors | _batch_input(whole)
 
     def present_weights(self) -> dict[str, Any]:
         """Return the models' present weights, ``weights/path`` to tensor."""
         return {f"weights/{path}": tensor for path, tensor in self._weights().items()}
+
+
+def _settled(tapping: Tapping, layers: list[Any], looped: Set[int]) -> dict[str, Any]:
+    """Return what one replica's step was asked for, nothing where that failed."""
+    taps = tapping.taps
+    try:
+        tapping.settle(layers, looped)
+        if not taps.losses:
+            msg = (
+                "the training step differentiates no loss with respect to the weights by "
+                "tf.GradientTape.gradient, so there are no gradients to record"
+            )
+            raise TraceError(msg)
+        taps.add("scalars", LOSS, tf.add_n(list(taps.losses.values())))
+        if len(taps.losses) > 1:
+            for name, loss in taps.losses.items():
+                taps.add("scalars", f"{LOSSES}/{name}", loss)
+        if taps.scale is not None:
+            taps.add("scalars", LOSS_SCALE, taps.scale)
+    except Exception as error:  # the step itself goes on, so that it need not be done again
+        taps.error = taps.error or error
+    return {} if taps.error is not None else {**taps.tensors, ROWS: taps.count_rows()}
 
 
 def _draws() -> bool:

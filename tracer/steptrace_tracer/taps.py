@@ -1,9 +1,7 @@
-"""Tapping a training step while it is being traced, without changing what it computes.
+"""The tensors that one training step is asked for beside its result.
 
-Only names are rebound, for as long as one step is traced (or, eagerly, runs): each layer's
-``call``, the model's ``call``, and ``tf.GradientTape.gradient``. The graph gets no operation
-between the existing ones; the one backward pass that the step does anyway is asked for more of its
-results.
+The graph gets no operation between the existing ones; the backward pass that the step does anyway
+is asked for more of its results.
 """
 
 from __future__ import annotations
@@ -11,17 +9,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.attributes import Missing, Policy
 from steptrace_schema.layout import unique_paths
 from steptrace_schema.names import OUTPUT, X_GRADIENT, Kind
 from steptrace_tracer._tensorflow import keras, tf
-from steptrace_tracer.naming import Names, inside_recurrent, joined, leaves, walk
+from steptrace_tracer.naming import Names, joined, leaves, walk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+    from collections.abc import Callable, Iterable, Mapping, Set
 
     from steptrace_tracer.program import Batch, Program
 
@@ -42,7 +39,7 @@ _NOT_CALLED = "the layer is not called in the training step"
 _NOT_FLOATING = "the input is not floating point, so the loss has no gradient with respect to it"
 NOT_NUMBERS = "it is not a dense tensor of numbers"
 NOT_SAMPLES = "its first dimension does not count the samples of the batch"
-_OUTPUT_KINDS: tuple[Kind, ...] = ("activations", "activation_gradients")
+OUTPUT_KINDS: tuple[Kind, ...] = ("activations", "activation_gradients")
 
 
 @dataclasses.dataclass
@@ -81,7 +78,7 @@ class Taps:
             (kind, path): NOT_SAMPLES
             for path, count in zip(self.rows, counts, strict=False)
             if count != samples
-            for kind in _OUTPUT_KINDS
+            for kind in OUTPUT_KINDS
             if f"{kind}/{path}" in self.tensors
         }
 
@@ -95,27 +92,6 @@ def as_missing(reasons: Mapping[tuple[Kind, str], str]) -> tuple[Missing, ...]:
     return tuple(
         Missing(kind=kind, path=path, reason=reason) for (kind, path), reason in reasons.items()
     )
-
-
-@contextmanager
-def rebound(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
-    """Replace attribute `name` of `owner` by ``wrap(attribute)`` for a while.
-
-    Keras tracks what is assigned to a layer; this goes past that, and leaves no trace in the
-    instance afterwards.
-    """
-    own = vars(owner)
-    had, before = name in own, own.get(name)
-    setter = type.__setattr__ if isinstance(owner, type) else object.__setattr__
-    deleter = type.__delattr__ if isinstance(owner, type) else object.__delattr__
-    setter(owner, name, wrap(getattr(owner, name)))
-    try:
-        yield
-    finally:
-        if had:
-            setter(owner, name, before)
-        else:
-            deleter(owner, name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +132,7 @@ class _Backward:
 
 
 class Tapping:
-    """One tracing of one step of `program`.
+    """What one replica's run through one step of `program` is asked for.
 
     Parameters
     ----------
@@ -166,19 +142,20 @@ class Tapping:
         The paths of their layers and weights.
     policy
         What to keep.
-    taps
-        Where to put it.
     batch
         What the step is trained on.
+
+    Attributes
+    ----------
+    taps
+        What was kept, and why the rest was not.
     """
 
-    def __init__(
-        self, program: Program, names: Names, policy: Policy, taps: Taps, batch: Batch
-    ) -> None:
+    def __init__(self, program: Program, names: Names, policy: Policy, batch: Batch) -> None:
         self._program = program
         self._names = names
         self._policy = policy
-        self._taps = taps
+        self.taps = Taps()
         self._x = [tensor for _, tensor in leaves(batch.x)]
         self._scope = _scope()
         self._calls: Counter[str] = Counter()
@@ -189,50 +166,9 @@ class Tapping:
         self._homes = _homes(program.models)
         self._watched = False
 
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Tap everything that runs inside the context, then put everything back."""
-        policy, models = self._policy, self._program.models
-        layers = [layer for model in models for layer, _ in walk(model)]
-        looped = frozenset[int]().union(*map(inside_recurrent, models))
-        with ExitStack() as stack:
-            if set(_OUTPUT_KINDS) & set(policy.kinds):
-                for layer in layers:
-                    if id(layer) not in looped:
-                        stack.enter_context(rebound(layer, "call", self._wrap_layer(layer)))
-            if policy.covers("inputs", X_GRADIENT):
-                stack.enter_context(rebound(tf.GradientTape, "__enter__", self._wrap_enter))
-                stack.enter_context(rebound(tf.GradientTape, "__exit__", self._wrap_exit))
-                for model in (*models, *(m for m in layers if isinstance(m, keras.Model))):
-                    if id(model) not in looped:
-                        stack.enter_context(rebound(model, "call", self._wrap_model(model)))
-            stack.enter_context(rebound(tf.GradientTape, "gradient", self._wrap_gradient))
-            for optimizer in self._program.optimizers:
-                stack.enter_context(rebound(optimizer, "scale_loss", self._wrap_scale_loss))
-            yield
-        try:
-            self._keep_gradients()
-            self._explain_uncalled(layers, looped)
-        except Exception as error:
-            self._taps.error = self._taps.error or error
-
-    def _wrap_layer(self, layer: Any) -> Callable[[Any], Any]:
+    def keep_output(self, layer: Any, output: Any) -> None:
+        """Keep what `layer` returned, and have its gradient when the loss is differentiated."""
         path = self._names.layers[id(layer)]
-
-        def wrap(call: Any) -> Any:
-            def tapped(*args: Any, **kwargs: Any) -> Any:
-                output = call(*args, **kwargs)
-                try:
-                    self._keep_output(path, id(layer), output)
-                except Exception as error:
-                    self._taps.error = self._taps.error or error
-                return output
-
-            return tapped
-
-        return wrap
-
-    def _keep_output(self, path: str, layer: int, output: Any) -> None:
         number = self._calls[path]
         self._calls[path] += 1
         prefix = f"call{number}_" if number else ""
@@ -242,24 +178,29 @@ class Tapping:
             place = f"{path}/{prefix}{joined(OUTPUT, name)}"
             reason = self._obstacle(tensor)
             if reason is not None:
-                for kind in _output_kinds(self._policy, place):
-                    self._taps.lacks(kind, place, reason)
+                for kind in output_kinds(self._policy, place):
+                    self.taps.lacks(kind, place, reason)
                 continue
-            if _output_kinds(self._policy, place):
-                self._taps.rows[place] = tf.shape(tensor)[0]
+            if output_kinds(self._policy, place):
+                self.taps.rows[place] = tf.shape(tensor)[0]
             if self._policy.covers("activations", place):
-                self._taps.add("activations", place, _first(tensor, self._policy.samples))
+                self.taps.add("activations", place, _first(tensor, self._policy.samples))
             if not self._policy.covers("activation_gradients", place):
                 continue
             logits = getattr(tensor, "_keras_logits", None)
             if logits is not None:
-                self._taps.lacks("activation_gradients", place, _FROM_LOGITS)
+                self.taps.lacks("activation_gradients", place, _FROM_LOGITS)
                 logits_place = f"{path}/{prefix}{_LOGITS}"
-                self._sources.append(_Source("activation_gradients", logits_place, logits, layer))
+                self._sources.append(
+                    _Source("activation_gradients", logits_place, logits, id(layer))
+                )
             elif tensor.dtype.is_floating:
-                self._sources.append(_Source("activation_gradients", place, tensor, layer))
+                self._sources.append(_Source("activation_gradients", place, tensor, id(layer)))
             else:
-                self._taps.lacks("activation_gradients", place, _NO_GRADIENT)
+                self.taps.lacks("activation_gradients", place, _NO_GRADIENT)
+
+    def _have_gradient(self, place: str, tensor: Any, layer: Any) -> None:
+        self._sources.append(_Source("activation_gradients", place, tensor, id(layer)))
 
     def _obstacle(self, tensor: Any) -> str | None:
         """Return why an output cannot be kept, None where it can."""
@@ -269,82 +210,74 @@ class Tapping:
             return NOT_NUMBERS
         return NOT_SAMPLES if tensor.shape.rank == 0 else None
 
-    def _wrap_enter(self, enter: Any) -> Any:
-        def tapped(tape: Any) -> Any:
-            self._tapes.append(tape)
-            return enter(tape)
+    def enter(self, tape: Any) -> None:
+        """Note that `tape` records from now on."""
+        self._tapes.append(tape)
 
-        return tapped
+    def leave(self, tape: Any) -> None:
+        """Note that `tape` does not record any more."""
+        self._tapes = [other for other in self._tapes if other is not tape]
 
-    def _wrap_exit(self, leave: Any) -> Any:
-        def tapped(tape: Any, *args: Any) -> Any:
-            if tape in self._tapes:
-                self._tapes.remove(tape)
-            return leave(tape, *args)
-
-        return tapped
-
-    def _wrap_model(self, model: Any) -> Callable[[Any], Any]:
+    def watch(self, model: Any, structure: Any) -> None:
+        """Have the gradient of what `model` is called with, where that is the batch."""
+        inputs = list(leaves(structure))
         # Of several models, or models in a model, the one whose input is the batch itself.
         alone = len(self._program.models) == 1 and model is self._program.models[0]
-
-        def wrap(call: Any) -> Any:
-            def tapped(*args: Any, **kwargs: Any) -> Any:
-                inputs = list(leaves(args[0] if args else kwargs.get("inputs")))
-                if alone or any(tensor is x for _, tensor in inputs for x in self._x):
-                    self._watch(inputs)
-                return call(*args, **kwargs)
-
-            return tapped
-
-        return wrap
-
-    def _watch(self, inputs: list[tuple[str, Any]]) -> None:
+        if not alone and not any(tensor is x for _, tensor in inputs for x in self._x):
+            return
         if self._watched or not self._tapes or _scope() is not self._scope:
             return
         self._watched = True
         for name, tensor in inputs:
             place = joined(X_GRADIENT, name)
             if not (storable(tensor) and tensor.dtype.is_floating):
-                self._taps.lacks("inputs", place, _NOT_FLOATING)
+                self.taps.lacks("inputs", place, _NOT_FLOATING)
                 continue
             for tape in self._tapes:
                 tape.watch(tensor)
             self._sources.append(_Source("inputs", place, tensor, None))
 
-    def _wrap_scale_loss(self, scale_loss: Any) -> Any:
-        def tapped(loss: Any) -> Any:
-            scaled = scale_loss(loss)
-            if scaled is not loss:
-                scale = tf.cast(scale_loss(tf.ones((), tf.float32)), tf.float32)
-                self._scaled.append((scaled, scale))
-                self._taps.scale = scale
-            return scaled
+    def keep_scale(self, scaled: Any, scale: Any) -> None:
+        """Note that the loss `scaled` is the loss times `scale`."""
+        scale = tf.cast(scale, tf.float32)
+        self._scaled.append((scaled, scale))
+        self.taps.scale = scale
 
-        return tapped
+    def differentiate(
+        self, gradient: Callable[..., Any], target: Any, sources: Any, keywords: dict[str, Any]
+    ) -> Any:
+        """Ask for the gradients of `target`, those of what was kept so far included.
 
-    def _wrap_gradient(self, gradient: Any) -> Any:
-        def tapped(tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
-            flat = tf.nest.flatten(sources)
-            paths = [self._names.weights.get(id(source)) for source in flat]
-            if _scope() is not self._scope or all(path is None for path in paths):
-                return gradient(tape, target, sources, *args, **kwargs)
-            wanted = list(self._sources)
-            extra = [source.tensor for source in wanted]
-            gradients = gradient(tape, target, [*flat, *extra], *args, **kwargs)
-            own = gradients[: len(flat)]
-            found: dict[tuple[Kind, str], Any] = {}
-            for path, value in zip(paths, own, strict=True):
-                if path is not None and self._policy.covers("gradients", path):
-                    found["gradients", path] = value
-            for source, value in zip(wanted, gradients[len(flat) :], strict=True):
-                found[source.kind, source.path] = value
-            weights = {id(v) for v, path in zip(flat, paths, strict=True) if path is not None}
-            home = next((home for home in self._homes if weights <= home.weights), None)
-            self._backward.append(_Backward(target, self._scale_of(target), home, found))
-            return tf.nest.pack_sequence_as(sources, own)
+        Parameters
+        ----------
+        gradient
+            ``tape.gradient`` of the tape in question.
+        target, sources, keywords
+            What the step asks it for.
+        """
+        flat = tf.nest.flatten(sources)
+        paths = [self._names.weights.get(id(source)) for source in flat]
+        if _scope() is not self._scope or all(path is None for path in paths):
+            return gradient(target, sources, **keywords)
+        wanted = list(self._sources)
+        extra = [source.tensor for source in wanted]
+        gradients = gradient(target, [*flat, *extra], **keywords)
+        own = gradients[: len(flat)]
+        found: dict[tuple[Kind, str], Any] = {}
+        for path, value in zip(paths, own, strict=True):
+            if path is not None and self._policy.covers("gradients", path):
+                found["gradients", path] = value
+        for source, value in zip(wanted, gradients[len(flat) :], strict=True):
+            found[source.kind, source.path] = value
+        weights = {id(v) for v, path in zip(flat, paths, strict=True) if path is not None}
+        home = next((home for home in self._homes if weights <= home.weights), None)
+        self._backward.append(_Backward(target, self._scale_of(target), home, found))
+        return tf.nest.pack_sequence_as(sources, own)
 
-        return tapped
+    def settle(self, layers: list[Any], looped: Set[int]) -> None:
+        """Keep the gradients, and say why what is missing is missing, when the step is through."""
+        self._keep_gradients()
+        self._explain_uncalled(layers, looped)
 
     def _scale_of(self, target: Any) -> Any:
         """Return what the differentiated loss was multiplied by."""
@@ -361,33 +294,33 @@ class Tapping:
         for kind, path in keys:
             candidates = [b for b in self._backward if b.found.get((kind, path)) is not None]
             if not candidates:
-                self._taps.lacks(kind, path, _NO_GRADIENT)
+                self.taps.lacks(kind, path, _NO_GRADIENT)
                 continue
             layer = layers.get((kind, path))
             nearest = min(candidates, key=lambda backward: backward.distance(layer))
             dense = tf.convert_to_tensor(nearest.found[kind, path])
             if kind != "gradients":
                 dense = _first(dense, self._policy.samples)
-            self._taps.add(kind, path, _unscaled(dense, nearest.scale))
+            self.taps.add(kind, path, _unscaled(dense, nearest.scale))
         for source in self._sources:
             if (source.kind, source.path) not in keys:
-                self._taps.lacks(source.kind, source.path, _NO_GRADIENT)
+                self.taps.lacks(source.kind, source.path, _NO_GRADIENT)
         for backward in self._backward:
             name = backward.home.name if backward.home is not None else _JOINT
             loss = tf.cast(tf.reduce_sum(backward.target), tf.float32)
             if backward.scale is not None:
                 loss = loss / backward.scale
-            self._taps.losses[unique_paths([*self._taps.losses, name])[-1]] = loss
+            self.taps.losses[unique_paths([*self.taps.losses, name])[-1]] = loss
 
     def _explain_uncalled(self, layers: list[Any], looped: Set[int]) -> None:
         if not self._watched and self._policy.covers("inputs", X_GRADIENT):
-            self._taps.lacks("inputs", X_GRADIENT, _NOT_THE_INPUT)
+            self.taps.lacks("inputs", X_GRADIENT, _NOT_THE_INPUT)
         for layer in layers:
             path = self._names.layers[id(layer)]
             reason = _IN_A_LOOP if id(layer) in looped else _NOT_CALLED
             if self._calls[path] == 0:
-                for kind in _output_kinds(self._policy, f"{path}/{OUTPUT}"):
-                    self._taps.lacks(kind, f"{path}/{OUTPUT}", reason)
+                for kind in output_kinds(self._policy, f"{path}/{OUTPUT}"):
+                    self.taps.lacks(kind, f"{path}/{OUTPUT}", reason)
 
 
 def _homes(models: tuple[Any, ...]) -> list[_Home]:
@@ -411,8 +344,9 @@ def _unscaled(gradient: Any, scale: Any) -> Any:
     return tf.cast(gradient, tf.float32) / scale
 
 
-def _output_kinds(policy: Policy, place: str) -> list[Kind]:
-    return [kind for kind in _OUTPUT_KINDS if policy.covers(kind, place)]
+def output_kinds(policy: Policy, place: str) -> list[Kind]:
+    """Return the kinds in which the layer output at `place` is recorded."""
+    return [kind for kind in OUTPUT_KINDS if policy.covers(kind, place)]
 
 
 def storable(tensor: Any) -> bool:
