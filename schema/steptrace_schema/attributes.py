@@ -126,6 +126,13 @@ class Event(_Model):
     step: int | None = None
 
 
+class Worker(_Model):
+    """Which process of a distributed job recorded the trace."""
+
+    rank: Annotated[int, Field(ge=0)]
+    count: Annotated[int, Field(ge=1)]
+
+
 class TraceAttributes(_Model):
     """Everything that the root group says about a trace, under the key ``steptrace``."""
 
@@ -147,6 +154,8 @@ class TraceAttributes(_Model):
     optimizer: Optimizer | None = None
     loss: str | None = None
     """Name of the loss function."""
+    worker: Worker | None = None
+    """None where the training ran in one process."""
     environment: dict[str, Any] = Field(default_factory=dict)
     events: tuple[Event, ...] = ()
     shard_steps: Annotated[int, Field(ge=1)] = 8

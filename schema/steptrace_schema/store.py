@@ -130,6 +130,10 @@ def read_attributes(path: Path) -> TraceAttributes:
             f"{path} does not exist; give the path of a trace (a .zarr folder or a .zarr.zip file)"
         )
         raise NotATraceError(msg)
+    traces = _traces_in(path)
+    if traces:
+        msg = f"{path} is a folder of {len(traces)} traces; give one of them: {', '.join(traces)}"
+        raise NotATraceError(msg)
     try:
         if is_packed(path):
             with zipfile.ZipFile(path) as archive:
@@ -142,6 +146,13 @@ def read_attributes(path: Path) -> TraceAttributes:
         msg = f"{path} is not a trace: it has no readable zarr.json of a Zarr v3 group ({error})"
         raise NotATraceError(msg) from error
     return parse_attributes(path, attributes)
+
+
+def _traces_in(path: Path) -> list[str]:
+    """Return the traces in a folder that is none itself, such as those of several workers."""
+    if not path.is_dir() or (path / "zarr.json").exists():
+        return []
+    return sorted(found.parent.name for found in path.glob("*/zarr.json"))
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +15,7 @@ from steptrace_tracer.custom_loop import WrappedStep
 from steptrace_tracer.naming import walk
 from steptrace_tracer.program import fit_program, update_count
 from steptrace_tracer.session import Moment, OnError, Session, Settings, one_line
+from steptrace_tracer.workers import present_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,7 +38,9 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
     Parameters
     ----------
     path
-        Where the trace goes, a local path that usually ends in ``.zarr``.
+        Where the trace goes, a local path that usually ends in ``.zarr``. Where several processes
+        train together (by ``TF_CONFIG``, ``RANK`` and ``WORLD_SIZE``, or what Slurm and Open MPI
+        set), a folder in which each writes a trace of its own, ``worker-<rank>.zarr``.
     policy
         What to record, and when; the default records everything at every step.
     probe
@@ -102,11 +106,12 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         if on_error not in ("warn", "raise"):
             msg = f"on_error is {on_error!r}; it must be 'warn' or 'raise'"
             raise ValueError(msg)
-        self.path = Path(path)
+        worker = present_worker(os.environ)
+        self.path = Path(path) if worker is None else Path(path) / f"worker-{worker.rank}.zarr"
         self.policy = policy if policy is not None else Policy(**fields)
         self.epoch = 0
         self._settings = Settings(
-            self.path, self.policy, probe, on_error, progress, journal_limit, resume
+            self.path, self.policy, probe, on_error, progress, journal_limit, resume, worker
         )
         self._overwrite = overwrite
         self._resume = resume

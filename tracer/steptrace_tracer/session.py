@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from steptrace_schema.attributes import Policy, TraceAttributes
+from steptrace_schema.attributes import Policy, TraceAttributes, Worker
 from steptrace_schema.errors import TraceError
 from steptrace_schema.names import SAMPLE_DIGEST, Status, X
 from steptrace_schema.resume import reopen
@@ -59,6 +59,8 @@ class Settings:
         Bytes that may wait on local disk.
     resume
         Whether to go on with a trace that is there.
+    worker
+        Which process of a distributed job this is, if it is one.
     """
 
     path: Path
@@ -68,6 +70,7 @@ class Settings:
     progress: bool
     journal_limit: int
     resume: bool
+    worker: Worker | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +122,7 @@ class Session:
             layers=provenance.describe_layers(program.models, traced.names),
             optimizer=provenance.describe_optimizer(program.optimizers[0]),
             loss=provenance.describe_loss(program.models[0]),
+            worker=settings.worker,
             environment=provenance.describe_environment(),
         )
         if before is None:
