@@ -20,13 +20,13 @@ Arrays = dict[str, "npt.NDArray[Any]"]
 
 def attributes(**fields: Any) -> TraceAttributes:
     """Return root attributes of a small trace."""
-    return TraceAttributes(
-        run_id="test",
-        created="2026-01-01T00:00:00+00:00",
-        producer="tests",
-        policy=Policy(),
-        **fields,
-    )
+    common: dict[str, Any] = {
+        "run_id": "test",
+        "created": "2026-01-01T00:00:00+00:00",
+        "producer": "tests",
+        "policy": Policy(),
+    }
+    return TraceAttributes(**(common | fields))
 
 
 def write_journal(

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from steptrace_schema.durable import Durability
 from steptrace_schema.names import KINDS, Kind, Status
 from steptrace_schema.version import FORMAT_VERSION
 
@@ -38,6 +39,9 @@ class Policy(BaseModel):
         if any of `include` matches and none of `exclude` does.
     profile
         How arrays are encoded in the store.
+    durability
+        What recorded steps survive: ``process`` the death of every process, ``fsync`` also a loss
+        of power.
 
     Examples
     --------
@@ -56,6 +60,7 @@ class Policy(BaseModel):
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     profile: Profile = "fast"
+    durability: Durability = "process"
 
     def records_step(self, step: int) -> bool:
         """Whether step number `step` is recorded."""

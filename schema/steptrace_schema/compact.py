@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from steptrace_schema.attributes import Missing, TraceAttributes
+from steptrace_schema.durable import persistence
 from steptrace_schema.errors import NotATraceError
 from steptrace_schema.journal import JournalReader, Record, journal_path
 from steptrace_schema.layout import ArraySpec, fill_value, split_key
@@ -47,6 +48,8 @@ class Compactor:
         self._reader = JournalReader(journal)
         declaration = self._reader.declaration()
         self._writer = TraceWriter(store, declaration.attributes)
+        self._store = store
+        self._lasting = persistence(declaration.attributes.policy.durability)
         self._shard_steps = self._writer.attributes.shard_steps
 
     @property
@@ -79,6 +82,7 @@ class Compactor:
         update = {"status": status, "status_reason": reason, "finished": now}
         self._writer.commit(self._attributes().model_copy(update=update))
         self._writer.consolidate()
+        self._lasting.tree(self._store)
         self._reader.clear()
 
     def _attributes(self) -> TraceAttributes:
@@ -118,6 +122,7 @@ class Compactor:
                     specs, start, present, rows.get("updates", 0)
                 )
         attributes = self._attributes()
+        self._lasting.tree(self._store)  # before the commit, which says that it is there
         self._writer.commit(
             attributes.model_copy(
                 update={
@@ -127,6 +132,7 @@ class Compactor:
                 }
             )
         )
+        self._lasting.tree(self._store)
         for path in paths:
             path.unlink()
         return len(paths)

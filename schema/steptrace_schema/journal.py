@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from steptrace_schema.attributes import TraceAttributes
+from steptrace_schema.durable import Durability, Persistence, persistence
 from steptrace_schema.errors import DamagedTraceError, TraceExistsError
 from steptrace_schema.layout import ArraySpec
 from steptrace_schema.locks import MOVER, WRITER, hold_as_writer
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 _DECLARATION: Final = "declaration.json"
 _CLOSED: Final = "closed.json"
 _SUFFIX: Final = ".safetensors"
+_BALLAST: Final = "ballast"
+_BALLAST_BYTES: Final = 256 * 2**10
+"""More than it takes to say how a run ended."""
 RECORDER_LOG: Final = "recorder.log"
 """What the recorder process said."""
 
@@ -82,14 +86,16 @@ def journal_path(store: str | Path) -> Path:
     return store.with_name(store.name + ".journal")
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def _write_atomically(path: Path, text: str, lasting: Persistence) -> None:
     temporary = path.with_name(path.name + ".partial")
     temporary.write_text(text, encoding="utf-8")
+    lasting.file(temporary)
     temporary.replace(path)
+    lasting.names(path.parent)
 
 
 def _is_of_a_journal(name: str) -> bool:
-    known = (_DECLARATION, _CLOSED, RECORDER_LOG, MOVER, WRITER)
+    known = (_DECLARATION, _CLOSED, _BALLAST, RECORDER_LOG, MOVER, WRITER)
     return name in known or name.endswith((_SUFFIX, ".partial")) or name.startswith(".tmp")
 
 
@@ -102,10 +108,13 @@ class JournalWriter:
         An existing journal, as :meth:`create` makes it.
     first
         Index of its first record: how many the store has of earlier journals.
+    durability
+        What a record survives once it is appended.
     """
 
-    def __init__(self, directory: Path, first: int = 0) -> None:
+    def __init__(self, directory: Path, first: int = 0, durability: Durability = "process") -> None:
         self.directory = directory
+        self._lasting = persistence(durability)
         self._next = first  # a journal has one writer, and each time it records a new one
         self._release = weakref.finalize(self, os.close, hold_as_writer(directory))
 
@@ -128,13 +137,16 @@ class JournalWriter:
                 "path; choose another path for this one"
             )
             raise TraceExistsError(msg) from error
-        writer = cls(directory, declaration.attributes.records)
+        attributes = declaration.attributes
+        writer = cls(directory, attributes.records, attributes.policy.durability)
+        writer._lasting.names(directory.parent)
+        (directory / _BALLAST).write_bytes(bytes(_BALLAST_BYTES))
         writer.declare(declaration)
         return writer
 
     def declare(self, declaration: Declaration) -> None:
         """Replace the declaration; call it before a record that needs a new or larger array."""
-        _write_atomically(self.directory / _DECLARATION, declaration.to_json())
+        _write_atomically(self.directory / _DECLARATION, declaration.to_json(), self._lasting)
 
     def append(self, step: int, arrays: Mapping[str, npt.NDArray[Any]]) -> int:
         """Write one record and return the bytes of its arrays.
@@ -150,18 +162,28 @@ class JournalWriter:
         tensors = {key: np.asarray(value, order="C") for key, value in arrays.items()}
         path = self.directory / f"{self._next:08d}{_SUFFIX}"
         temporary = path.with_suffix(".partial")
-        save_file(tensors, temporary, metadata={STEP: str(step)})
-        temporary.replace(path)
+        try:
+            save_file(tensors, temporary, metadata={STEP: str(step)})
+            self._lasting.file(temporary)
+            temporary.replace(path)
+            self._lasting.names(self.directory)
+        except BaseException:
+            temporary.unlink(missing_ok=True)  # on a full disk, the room is needed
+            raise
         self._next += 1
         return sum(tensor.nbytes for tensor in tensors.values())
 
     def close(self, status: Status, reason: str | None, attributes: TraceAttributes) -> None:
-        """Say how the run ended; `attributes` replace the declared ones."""
+        """Say how the run ended; `attributes` replace the declared ones.
+
+        On a disk that is full there is room for this: what was kept free when the journal was made.
+        """
         text = json.dumps(
             {"status": status, "reason": reason, "attributes": attributes.model_dump(mode="json")},
             allow_nan=False,
         )
-        _write_atomically(self.directory / _CLOSED, text)
+        (self.directory / _BALLAST).unlink(missing_ok=True)
+        _write_atomically(self.directory / _CLOSED, text, self._lasting)
         self._release()
 
     def pending_records(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import subprocess
 import sys
@@ -86,7 +87,9 @@ class Recorder:
             said = self._log.read_text(errors="replace").strip().splitlines()
         except OSError:
             said = []
-        why = said[-1] if said else f"it ended early, with code {self._process.returncode}"
+        code = self._process.returncode
+        ended = os.strerror(code) if code == errno.ENOSPC else f"it ended early, with code {code}"
+        why = said[-1] if said else ended
         return TraceError(
             f"{self._store}: the recorder process failed ({why}); every step that was recorded is "
             "safe in the journal beside it, and "

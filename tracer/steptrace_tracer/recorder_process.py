@@ -7,6 +7,8 @@ parent, the process with the id TRAINER.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import select
 import signal
@@ -60,8 +62,12 @@ def main() -> int:
     try:
         record(journal, store, sys.stdin.fileno(), int(sys.argv[3]))
     except (TraceError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+        # Said by the exit code too, because a full disk may have no room for the sentence.
+        code = error.errno if isinstance(error, OSError) else None
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"{error}\n")
+            sys.stderr.flush()
+        return code if code == errno.ENOSPC else 1
     return 0
 
 

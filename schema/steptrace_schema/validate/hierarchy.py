@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 import zarr
+from zarr.errors import ZarrUserWarning
 
 from steptrace_schema.layout import fill_value, is_safe_path
 from steptrace_schema.names import (
@@ -36,7 +38,14 @@ class Hierarchy:
     def __init__(self, path: Path, attributes: TraceAttributes) -> None:
         self.attributes = attributes
         self.group = open_zarr(path)
-        members = dict(self.group.members(max_depth=None, use_consolidated_for_children=False))
+        with warnings.catch_warnings():
+            # While a trace is written, and where its writer was killed, some files are half there.
+            warnings.simplefilter("ignore", ZarrUserWarning)
+            members = dict(self.group.members(max_depth=None, use_consolidated_for_children=False))
+        if attributes.status == "recording":
+            # What has been written and not committed is no part of the trace yet.
+            committed = {str(kind) for kind in attributes.steps_recorded}
+            members = {k: m for k, m in members.items() if kind_of(k) in committed}
         self.names = sorted(members)
         self.arrays = {k: a for k, a in sorted(members.items()) if isinstance(a, zarr.Array)}
         self.files = files_of(path)
@@ -151,6 +160,8 @@ def _statistics_are_described(trace: Hierarchy) -> Iterator[Problem]:
 
 
 def _declared_is_recorded(trace: Hierarchy) -> Iterator[Problem]:
+    if trace.attributes.status == "recording":
+        return  # it may still be in the journal
     excused = {(m.kind, m.path) for m in trace.attributes.missing if m.reason and m.steps is None}
     for kind in KINDS:
         for path in trace.attributes.declared.get(kind, ()):
