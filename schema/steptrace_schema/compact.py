@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import functools
+import itertools
+import os
 import shutil
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
@@ -10,24 +14,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from steptrace_schema.attributes import Missing, TraceAttributes
 from steptrace_schema.durable import persistence
 from steptrace_schema.errors import NotATraceError
 from steptrace_schema.journal import JournalReader, Record, journal_path
-from steptrace_schema.layout import ArraySpec, fill_value, split_key
+from steptrace_schema.layout import ArraySpec, split_key
 from steptrace_schema.locks import exclusive
-from steptrace_schema.names import STATISTIC_NAMES, Kind, Status
-from steptrace_schema.statistics import compute_statistics, has_statistics
-from steptrace_schema.store import TraceWriter
+from steptrace_schema.moving import ArrayMove, MovedArray, move_arrays
+from steptrace_schema.writer import ArrayWriter, TraceWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from steptrace_schema.attributes import Missing, TraceAttributes
+    from steptrace_schema.names import Kind, Status
+
 NOT_CLOSED = "the training process ended without closing the trace"
 """The reason stored in a trace whose run was killed."""
-
-_NO_VALUE = "the step produced no value for this tensor"
 
 
 class Compactor:
@@ -42,9 +45,13 @@ class Compactor:
         Folder of the journal.
     store
         Folder of the store; made if it is not there.
+    workers
+        Threads that move arrays. It may be set anew between moves.
     """
 
-    def __init__(self, journal: Path, store: Path) -> None:
+    def __init__(self, journal: Path, store: Path, workers: int = 1) -> None:
+        self.workers = workers
+        self._last_weights: dict[str, tuple[int, npt.NDArray[Any]]] = {}  # row count, last row
         self._reader = JournalReader(journal)
         declaration = self._reader.declaration()
         self._writer = TraceWriter(store, declaration.attributes)
@@ -65,19 +72,28 @@ class Compactor:
     def move_ready(self) -> int:
         """Move all whole shards of records; return how many records were moved."""
         moved = 0
-        while self.records_pending >= self._shard_steps:
-            moved += self._move(self._shard_steps)
+        while len(paths := self._reader.paths(self.records_moved)) >= self._shard_steps:
+            moved += self._move(paths[: self._due()])
         return moved
 
     def move_all(self) -> Iterator[int]:
         """Move every record that is left, yielding how many each time."""
-        while self.records_pending:
-            yield self._move(min(self._shard_steps, self.records_pending))
+        while paths := self._reader.paths(self.records_moved):
+            while paths:
+                moved = self._move(paths[: self._due()])
+                paths = paths[moved:]
+                yield moved
+
+    def _due(self) -> int:
+        """Return how many records complete a shard, where each one is a row."""
+        rows = self._writer.attributes.steps_recorded.get("scalars", 0)
+        return self._shard_steps - rows % self._shard_steps
 
     def finish(self, status: Status, reason: str | None) -> None:
         """Move what is left, set the trace's status, and delete the journal."""
         for _ in self.move_all():
             pass
+        self._writer.trim()
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         update = {"status": status, "status_reason": reason, "finished": now}
         self._writer.commit(self._attributes().model_copy(update=update))
@@ -100,29 +116,35 @@ class Compactor:
             }
         )
 
-    def _move(self, count: int) -> int:
-        paths = self._reader.paths(self.records_moved)[:count]
+    def _move(self, paths: list[Path]) -> int:
         records = [Record(path) for path in paths]
         arrays = self._reader.declaration().arrays
+        derived = not any(spec.kind == "updates" for spec in arrays)
         rows = dict(self._writer.attributes.steps_recorded)
-        missing: list[Missing] = []
-        for kind, specs in _by_kind(arrays).items():
-            present = [r for r in records if any(split_key(k)[0] == kind for k in r.keys)]
-            if not present:
+        kinds = {
+            kind: _Rows(tuple(specs), rows.get(kind, 0), tuple(present))
+            for kind, specs in _by_kind(arrays).items()
+            if (present := [r for r in records if any(split_key(k)[0] == kind for k in r.keys)])
+        }
+        moves = [
+            self._array_move(spec, new, updates=derived and kind == "weights")
+            for kind, new in kinds.items()
+            for spec in self._write_static(new)
+        ]
+        moved = {result.key: result for result in move_arrays(moves, self.workers)}
+        for kind, new in kinds.items():
+            results = [moved[spec.key] for spec in new.specs if spec.key in moved]
+            if not results:
                 continue
-            start = rows.get(kind, 0)
-            for spec in specs:
-                missing += self._move_array(spec, start, present)
-            self._move_statistics(kind, specs, start, present)
-            if any(not spec.static for spec in specs):
-                self._writer.write_steps(kind, start, [r.step for r in present])
-                rows[kind] = start + len(present)
-            if kind == "weights" and not any(spec.kind == "updates" for spec in arrays):
-                rows["updates"] = self._derive_update_statistics(
-                    specs, start, present, rows.get("updates", 0)
-                )
+            self._writer.write_steps(kind, new.start, new.steps)
+            rows[kind] = new.start + len(new.steps)
+            self._write_statistics(kind, new.start, new.steps, results)
+            if derived and kind == "weights":
+                written = rows.get("updates", 0)
+                rows["updates"] = self._write_update_statistics(written, new, results)
         attributes = self._attributes()
         self._lasting.tree(self._store)  # before the commit, which says that it is there
+        missing = [entry for move in moves for entry in moved[move.spec.key].missing]
         self._writer.commit(
             attributes.model_copy(
                 update={
@@ -137,73 +159,71 @@ class Compactor:
             path.unlink()
         return len(paths)
 
-    def _move_array(self, spec: ArraySpec, start: int, records: list[Record]) -> list[Missing]:
-        holders = [record for record in records if spec.key in record.keys]
-        if spec.static:
-            for record in holders:
-                self._writer.write_static(spec, record.read(spec.key))
-            return []
-        block = np.full(
-            (len(records), *spec.shape), fill_value(spec.dtype), dtype=np.dtype(spec.dtype)
-        )
-        for row, record in enumerate(records):
-            if spec.key in record.keys:
-                values = record.read(spec.key)
-                # A smaller row, of a last smaller batch, fills the leading corner.
-                corner = tuple(slice(0, extent) for extent in values.shape)
-                block[row, ...][corner] = values
-        self._writer.write_rows(spec, start, block)
-        without = tuple(record.step for record in records if spec.key not in record.keys)
-        if not without:
-            return []
-        return [Missing(kind=spec.kind, path=spec.path, reason=_NO_VALUE, steps=without)]
-
-    def _move_statistics(
-        self, kind: Kind, specs: list[ArraySpec], start: int, records: list[Record]
-    ) -> None:
-        described = [spec for spec in specs if has_statistics(spec)]
-        if not described:
-            return
-        values = np.full((len(records), len(described), len(STATISTIC_NAMES)), np.nan)
-        for row, record in enumerate(records):
-            for column, spec in enumerate(described):
+    def _write_static(self, new: _Rows) -> Iterator[ArraySpec]:
+        """Write the arrays without a step dimension, and yield the others."""
+        for spec in new.specs:
+            if not spec.static:
+                yield spec
+                continue
+            for record in new.records:
                 if spec.key in record.keys:
-                    values[row, column] = compute_statistics(record.read(spec.key))
-        self._writer.write_statistics(
-            kind, tuple(s.path for s in described), start, [r.step for r in records], values
-        )
+                    self._writer.write_static(spec, record.read(spec.key))
 
-    def _derive_update_statistics(
-        self, specs: list[ArraySpec], start: int, records: list[Record], written: int
-    ) -> int:
+    def _array_move(self, spec: ArraySpec, new: _Rows, *, updates: bool) -> ArrayMove:
+        writer = self._writer.array(spec, new.start, len(new.records))
+        before = self._row_before(spec, new, writer) if updates else None
+        return ArrayMove(spec, writer, new.start, new.records, updates, before)
+
+    def _row_before(
+        self, spec: ArraySpec, new: _Rows, writer: ArrayWriter
+    ) -> npt.NDArray[Any] | None:
+        if not new.start:
+            return None
+        if (known := self._last_weights.get(spec.key)) is not None and known[0] == new.start:
+            return known[1]
+        return writer.read_row(new.start - 1)
+
+    def _write_statistics(
+        self, kind: Kind, start: int, steps: list[int], results: list[MovedArray]
+    ) -> None:
+        tensors = [split_key(r.key)[1] for r in results if r.statistics is not None]
+        values = [r.statistics for r in results if r.statistics is not None]
+        if values:
+            self._writer.write_statistics(
+                kind, tuple(tensors), start, steps, np.stack(values, axis=1)
+            )
+
+    def _write_update_statistics(self, written: int, new: _Rows, results: list[MovedArray]) -> int:
         """Keep statistics of the updates between consecutive weights; return their new count."""
-        steps = [record.step for record in records]
-        pairs = [row for row in range(1, len(records)) if steps[row] == steps[row - 1] + 1]
-        joined = start > 0 and self._writer.read_step("weights", start - 1) == steps[0] - 1
-        count = len(pairs) + joined
-        if not count:
+        for result in results:
+            if result.last is not None:
+                self._last_weights[result.key] = (new.start + len(new.steps), result.last)
+        previous = self._writer.read_step("weights", new.start - 1) if new.start else None
+        consecutive = [
+            row
+            for row, (before, after) in enumerate(itertools.pairwise([previous, *new.steps]))
+            if before is not None and after == before + 1
+        ]
+        if not consecutive:
             return written
-        values = np.full((count, len(specs), len(STATISTIC_NAMES)), np.nan)
-        for column, spec in enumerate(specs):
-            before = self._writer.read_row(spec, start - 1) if joined else None
-            row = 0
-            for index, record in enumerate(records):
-                after = record.read(spec.key) if spec.key in record.keys else None
-                if (index == 0 and joined) or index in pairs:
-                    if before is not None and after is not None and before.shape == after.shape:
-                        values[row, column] = compute_statistics(_difference(after, before))
-                    row += 1
-                before = after
-        labels = ([steps[0] - 1] if joined else []) + [steps[row - 1] for row in pairs]
-        self._writer.write_statistics(
-            "updates", tuple(spec.path for spec in specs), written, labels, values
-        )
-        return written + count
+        tensors = tuple(split_key(r.key)[1] for r in results if r.updates is not None)
+        values = np.stack([r.updates for r in results if r.updates is not None], axis=1)
+        labels = [new.steps[row] - 1 for row in consecutive]
+        self._writer.write_statistics("updates", tensors, written, labels, values[consecutive])
+        return written + len(consecutive)
 
 
-def _difference(after: npt.NDArray[Any], before: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN, which is the answer
-        return np.asarray(after - before)
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """The rows of one kind that are to be moved: the row they begin at, and a record for each."""
+
+    specs: tuple[ArraySpec, ...]
+    start: int
+    records: tuple[Record, ...]
+
+    @functools.cached_property
+    def steps(self) -> list[int]:
+        return [record.step for record in self.records]
 
 
 def _by_kind(arrays: tuple[ArraySpec, ...]) -> dict[Kind, list[ArraySpec]]:
@@ -224,6 +244,11 @@ def _merge(known: tuple[Missing, ...], found: list[Missing]) -> tuple[Missing, .
         steps = sorted({*((earlier and earlier.steps) or ()), *(entry.steps or ())})
         merged[key] = entry.model_copy(update={"steps": tuple(steps)})
     return tuple(merged.values())
+
+
+def all_cores() -> int:
+    """Return how many threads move a journal while no training needs the processor."""
+    return os.cpu_count() or 1
 
 
 def recover(store: Path) -> int:
@@ -248,7 +273,7 @@ def recover(store: Path) -> int:
             raise NotATraceError(msg)
         return 0
     with exclusive(journal):
-        compactor = Compactor(journal, store)
+        compactor = Compactor(journal, store, all_cores())
         pending = compactor.records_pending
         closing = reader.closing()
         if closing:

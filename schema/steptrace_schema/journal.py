@@ -7,9 +7,12 @@ temporary name and renamed, so it is there whole or not at all.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import math
 import os
 import shutil
+import struct
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -38,6 +41,22 @@ _BALLAST_BYTES: Final = 256 * 2**10
 """More than it takes to say how a run ended."""
 RECORDER_LOG: Final = "recorder.log"
 """What the recorder process said."""
+_READ_WHOLE: Final = 4 * 2**20
+_DTYPES: Final = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "uint16": "U16",
+    "int16": "I16",
+    "float16": "F16",
+    "uint32": "U32",
+    "int32": "I32",
+    "float32": "F32",
+    "uint64": "U64",
+    "int64": "I64",
+    "float64": "F64",
+}
+"""What safetensors calls NumPy's element types."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,6 +247,76 @@ class Record:
         array: npt.NDArray[Any] = self._file.get_tensor(key)
         return array
 
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Return the shape of the array ``kind/path`` of this step."""
+        return self._layout[key].shape
+
+    def read_into(self, key: str, array: npt.NDArray[Any]) -> None:
+        """Read the array ``kind/path`` of this step into `array`, contiguous and of its size.
+
+        Not through the package: it maps the file into memory, which then counts as this process's,
+        and makes two copies more. The file must still be there.
+        """
+        layout = self._layout[key]
+        if layout.dtype != _DTYPES.get(array.dtype.name):
+            array[...] = self.read(key)
+        elif self._content is not None:
+            count = math.prod(layout.shape)
+            flat = np.frombuffer(self._content, array.dtype, count, layout.begin)
+            array[...] = flat.reshape(layout.shape)
+        else:
+            self._read_bytes(array.reshape(-1).view(np.uint8).data, layout.begin)
+
+    def _read_bytes(self, target: memoryview, begin: int) -> None:
+        done = 0
+        while done < len(target):
+            count = os.preadv(self._descriptor, [target[done:]], begin + done)
+            if count == 0:
+                msg = (
+                    f"{self.path} ends too early; move it away and run 'steptrace recover' to keep "
+                    "the steps before and after it"
+                )
+                raise DamagedTraceError(msg)
+            done += count
+
+    @functools.cached_property
+    def _content(self) -> bytearray | None:
+        """The whole file, if it is small: one system call instead of one for each array."""
+        size = os.fstat(self._descriptor).st_size
+        if size > _READ_WHOLE:
+            return None
+        content = bytearray(size)
+        self._read_bytes(memoryview(content), 0)
+        return content
+
+    @functools.cached_property
+    def _descriptor(self) -> int:
+        descriptor = os.open(self.path, os.O_RDONLY)
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
+
+    @functools.cached_property
+    def _layout(self) -> dict[str, _Layout]:
+        """Where each array is: a file begins with the length of its header, and the header."""
+        (length,) = struct.unpack("<Q", os.pread(self._descriptor, 8, 0))
+        header = json.loads(os.pread(self._descriptor, length, 8))
+        return {
+            key: _Layout(
+                entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
+            )
+            for key, entry in header.items()
+            if key in self.keys
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """What the header says of an array: its type, its shape, and where its bytes begin."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+
 
 class JournalReader:
     """Reads a journal, whether or not it is still being written."""
@@ -281,8 +370,14 @@ class JournalReader:
 
     def paths(self, start: int = 0) -> list[Path]:
         """Return the record files with index `start` or later, in order."""
-        found = sorted(self.directory.glob("*" + _SUFFIX))
-        return [path for path in found if path.stem.isdecimal() and int(path.stem) >= start]
+        found = (path.name for path in self.directory.iterdir())
+        names = sorted(name for name in found if name.endswith(_SUFFIX))
+        indices = [name.removesuffix(_SUFFIX) for name in names]
+        return [
+            self.directory / name
+            for name, index in zip(names, indices, strict=True)
+            if index.isdecimal() and int(index) >= start
+        ]
 
     def clear(self) -> None:
         """Delete the journal; everything in it must be in the store."""

@@ -15,7 +15,8 @@ from steptrace_schema.errors import TraceError
 from steptrace_schema.journal import JournalReader, journal_path
 from steptrace_schema.layout import ArraySpec, split_key
 from steptrace_schema.names import STATISTICS, STEP, Kind
-from steptrace_schema.store import TraceWriter, is_packed, open_zarr, read_attributes
+from steptrace_schema.store import is_packed, open_zarr, read_attributes
+from steptrace_schema.writer import TraceWriter
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -60,7 +60,7 @@ def test_a_broken_off_trace_joins_store_and_journal(tmp_path: Path, moves: int) 
     if moves:
         compactor = Compactor(writer.directory, store)
         for _ in range(moves):
-            compactor._move(8)
+            next(compactor.move_all())
     tree = open_trace(store)
     assert_holds(tree, steps)
     found = trace_attributes(tree)
@@ -76,7 +76,7 @@ def test_statistics_do_not_depend_on_where_a_step_is(tmp_path: Path, moves: int)
     recover(whole)
     writer = write_journal(parts, steps, shard_steps=8)
     for _ in range(moves):
-        Compactor(writer.directory, parts)._move(8)
+        next(Compactor(writer.directory, parts).move_all())
     a, b = open_trace(whole), open_trace(parts)
     for kind in ("weights", "gradients", "updates"):
         left, right = a[f"statistics/{kind}"].dataset, b[f"statistics/{kind}"].dataset
@@ -100,10 +100,10 @@ def test_records_moved_while_opening_are_seen_once(
 ) -> None:
     store, steps = tmp_path / "run.zarr", random_steps(21)
     writer = write_journal(store, steps, shard_steps=8)
-    Compactor(writer.directory, store)._move(8)
+    next(Compactor(writer.directory, store).move_all())
 
     def move_first(path: Path) -> Any:
-        Compactor(writer.directory, store)._move(8)
+        next(Compactor(writer.directory, store).move_all())
         return read_attributes(path)
 
     monkeypatch.setattr("steptrace_analyzer.open.read_attributes", move_first)
@@ -114,10 +114,10 @@ def test_rows_beyond_what_is_committed_are_not_data(tmp_path: Path) -> None:
     store, steps = tmp_path / "run.zarr", random_steps(21)
     writer = write_journal(store, steps, shard_steps=8)
     compactor = Compactor(writer.directory, store)
-    compactor._move(8)
+    next(compactor.move_all())
     metadata = (store / "zarr.json").read_text()
     saved = {p.name: p.read_bytes() for p in writer.directory.glob("*.safetensors")}
-    compactor._move(8)
+    next(compactor.move_all())
     (store / "zarr.json").write_text(metadata)  # as if killed before the commit
     for name, content in saved.items():
         (writer.directory / name).write_bytes(content)

@@ -28,17 +28,25 @@ class SimulatedDisk:
         self._contents: dict[int, bytes] = {}
         self._names: dict[int, dict[str, tuple[int, bool]]] = {}
         self._sync = os.fsync
+        self._held: dict[int, int] = {}
         self.states = 0
 
     def fsync(self, descriptor: int) -> None:
         self._sync(descriptor)
         path = Path(f"/proc/self/fd/{descriptor}").resolve()
         number = os.fstat(descriptor).st_ino
+        if number not in self._held:  # so that no other file ever gets the number
+            self._held[number] = os.dup(descriptor)
         if path.is_dir():
             found = [(entry, entry.stat()) for entry in path.iterdir()]
             self._names[number] = {e.name: (status.st_ino, e.is_dir()) for e, status in found}
         else:
             self._contents[number] = path.read_bytes()
+
+    def release(self) -> None:
+        """Close what was held open."""
+        for descriptor in self._held.values():
+            os.close(descriptor)
 
     def restore(self, target: Path) -> None:
         """Write what the disk holds below `target`."""
@@ -99,6 +107,7 @@ def test_acknowledged_steps_survive_a_loss_of_power_at_any_moment(
     compactor.finish("complete", None)
     assert not journal_path(store).exists()
     check()
+    disk.release()
     assert lost == []
     assert disk.states >= 2 * len(STEPS)
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from steptrace_schema.names import STATISTIC_NAMES
-from steptrace_schema.statistics import DEFINITIONS, QUANTILE_SAMPLE, compute_statistics
+from steptrace_schema.statistics import (
+    DEFINITIONS,
+    QUANTILE_SAMPLE,
+    compute_row_statistics,
+    compute_statistics,
+)
 
 FINITE = hnp.arrays(
     np.float32,
@@ -75,3 +80,36 @@ def test_integers_and_booleans_are_described_as_numbers() -> None:
 
 def test_every_statistic_has_a_definition() -> None:
     assert tuple(DEFINITIONS) == STATISTIC_NAMES
+
+
+@given(
+    rows=st.integers(1, 40),
+    n=st.one_of(st.integers(1, 300), st.sampled_from([8_192, 8_193, 16_385, 40_000])),
+    dtype=st.sampled_from(["float32", "float64", "float16", "int32"]),
+    seed=st.integers(0, 5),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_row_among_many_has_the_same_bits_as_alone(
+    rows: int, n: int, dtype: str, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    values = (rng.normal(size=(rows, n)) * 100).astype(dtype)
+    if values.dtype.kind == "f":
+        values[rng.random(values.shape) < 0.001] = rng.choice([np.nan, np.inf, 0])
+    together = compute_row_statistics(values)
+    alone = np.stack([compute_statistics(row) for row in values])
+    assert together.tobytes() == alone.tobytes()
+
+
+def test_the_statistics_of_a_difference_are_those_of_the_array() -> None:
+    rng = np.random.default_rng(0)
+    after, before = rng.normal(size=(2, 5, 300, 70)).astype(np.float32)
+    assert np.array_equal(
+        compute_row_statistics(after, before), compute_row_statistics(after - before)
+    )
+
+
+def test_equal_values_far_from_zero_do_not_vary() -> None:
+    values = np.full(157_801, 237_317.23828125, np.float64)
+    assert named(values)["std"] <= np.finfo(np.float64).eps * values[0]
+    assert named(values)["l2"] == pytest.approx(values[0] * np.sqrt(values.size), rel=1e-12)

@@ -15,7 +15,7 @@ import signal
 import sys
 from pathlib import Path
 
-from steptrace_schema.compact import NOT_CLOSED, Compactor
+from steptrace_schema.compact import NOT_CLOSED, Compactor, all_cores
 from steptrace_schema.errors import TraceError
 from steptrace_schema.journal import JournalReader
 from steptrace_schema.locks import exclusive
@@ -46,6 +46,7 @@ def record(journal: Path, store: Path, trainer: int, parent: int) -> None:
             or reader.closing()
         ):
             compactor.move_ready()
+        compactor.workers = all_cores()
         closing = reader.closing()
         if closing is None:
             compactor.finish("incomplete", NOT_CLOSED)

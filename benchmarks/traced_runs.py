@@ -1,0 +1,142 @@
+"""Journals of real training runs, for the benchmarks that begin where the training ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+WORKLOADS = ("mlp", "cnn")
+BATCH_SIZE = {"mlp": 64, "cnn": 32}
+
+
+def journal_of(workload: str, steps: int, profile: str, folder: Path) -> Path:
+    """Write the journal of a traced run and return the path of the store it belongs to.
+
+    The run itself is traced once and kept in `folder`; its records are those that the tracer wrote.
+
+    Parameters
+    ----------
+    workload
+        ``mlp``: 784-256-128-10 with Adam on scikit-learn's digits, scaled up to 28 x 28.
+        ``cnn``: the 150 x 150 x 3 network of `benchmarks/recording.py` on random images.
+    steps
+        Training steps.
+    profile
+        The profile that the journal declares.
+    folder
+        Where the runs are kept.
+    """
+    from steptrace_schema.codecs import shard_steps_for
+    from steptrace_schema.journal import Declaration, JournalWriter, journal_path
+    from steptrace_schema.store import read_attributes
+
+    run = folder / f"{workload}-{steps}.zarr"
+    if not run.exists():
+        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+        command = [sys.executable, __file__, workload, str(steps), str(run)]
+        subprocess.run(command, check=True, env=environment)
+    store = folder / f"{workload}-{steps}-{profile}.zarr"
+    for path in (store, journal_path(store)):
+        shutil.rmtree(path, ignore_errors=True)
+    attributes = read_attributes(run)
+    update = {
+        "policy": attributes.policy.model_copy(update={"profile": profile}),
+        "status": "recording",
+        "steps_recorded": {},
+        "records": 0,
+        "shard_steps": shard_steps_for(_step_bytes(run)),
+    }
+    attributes = attributes.model_copy(update=update)
+    specs = tuple(_specs(run))
+    writer = JournalWriter.create(journal_path(store), Declaration(attributes, specs))
+    for step, arrays in _records(run, specs):
+        writer.append(step, arrays)
+    writer.close("complete", None, attributes)
+    return store
+
+
+def _step_bytes(run: Path) -> int:
+    import zarr
+
+    from steptrace_schema.store import open_zarr
+
+    members = dict(open_zarr(run).members(max_depth=None))
+    arrays = [array for array in members.values() if isinstance(array, zarr.Array)]
+    return sum(array.nbytes // array.shape[0] for array in arrays if array.ndim)
+
+
+def _specs(run: Path) -> Iterator[Any]:
+    import zarr
+
+    from steptrace_schema.layout import ArraySpec, split_key
+    from steptrace_schema.store import open_zarr
+
+    for key, array in sorted(open_zarr(run).members(max_depth=None)):
+        if not isinstance(array, zarr.Array) or key.startswith("statistics/"):
+            continue
+        if key.endswith("/step"):
+            continue
+        dims = array.metadata.dimension_names
+        static = dims[:1] != ("step",)
+        skip = 0 if static else 1
+        yield ArraySpec(
+            *split_key(key), dims[skip:], array.shape[skip:], str(array.dtype), static, {}
+        )
+
+
+def _records(
+    run: Path, specs: tuple[Any, ...]
+) -> Iterator[tuple[int, dict[str, npt.NDArray[Any]]]]:
+    import numpy as np
+
+    from steptrace_schema.store import open_zarr
+
+    group = open_zarr(run)
+    arrays: dict[str, Any] = {spec.key: group[spec.key] for spec in specs}
+    steps = {kind: list(np.asarray(group[f"{kind}/step"])) for kind in {s.kind for s in specs}}
+    for step in steps["weights"]:
+        record = {}
+        for spec in specs:
+            if spec.static:
+                if step == steps["weights"][0]:
+                    record[spec.key] = np.asarray(arrays[spec.key][...])
+            elif step in steps[spec.kind]:
+                record[spec.key] = np.asarray(arrays[spec.key][steps[spec.kind].index(step)])
+        yield int(step), record
+
+
+def _train(workload: str, steps: int, run: Path) -> None:
+    import keras
+    import numpy as np
+    from recording import build
+    from sklearn.datasets import load_digits
+
+    from steptrace_tracer import Policy, Tracer
+
+    model, x, y, batch_size = build(workload)
+    if workload == "mlp":
+        digits = load_digits()
+        large = keras.ops.image.resize(digits.images[..., None] / 16, (28, 28))
+        order = np.random.default_rng(0).permutation(
+            np.arange(steps * batch_size) % len(digits.target)
+        )
+        x = np.asarray(large, dtype=np.float32).reshape(-1, 784)[order]
+        y = digits.target[order]
+    tracer = Tracer(run, Policy(profile="none"), on_error="raise", progress=False)
+    count = steps * batch_size
+    model.fit(
+        x[:count], y[:count], batch_size=batch_size, shuffle=False, verbose=0, callbacks=[tracer]
+    )
+
+
+if __name__ == "__main__":
+    _train(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,115 @@
+"""Objects that are encoded directly are what Zarr itself would read and write."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import tensorstore
+import zarr
+
+from journals import attributes
+from steptrace_schema import codecs, writer
+from steptrace_schema.codecs import Encoding, encoding
+from steptrace_schema.errors import TraceError
+from steptrace_schema.layout import ArraySpec
+from steptrace_schema.writer import TraceWriter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from steptrace_schema.attributes import Profile
+
+
+def spec_of(shape: tuple[int, ...], dtype: str = "float32") -> ArraySpec:
+    return ArraySpec("gradients", "a", tuple(f"d{i}" for i in range(len(shape))), shape, dtype)
+
+
+def values_of(rows: int, spec: ArraySpec, seed: int = 0) -> npt.NDArray[Any]:
+    values = np.random.default_rng(seed).normal(size=(rows, *spec.shape)) * 100
+    return values.astype(spec.dtype)
+
+
+@pytest.fixture
+def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut arrays of a few elements as finely as large ones are cut."""
+    monkeypatch.setattr(codecs, "_SMALL_CHUNK", 256)
+    monkeypatch.setattr(codecs, "_TARGET_CHUNK", 512)
+    monkeypatch.setattr(codecs, "_LARGEST_CHUNK", 1024)
+    monkeypatch.setattr(codecs, "_LARGEST_SHARD", 4096)
+
+
+@pytest.mark.usefixtures("small_units")
+@pytest.mark.parametrize("profile", ["fast", "none"])
+@pytest.mark.parametrize("shape", [(), (3,), (40,), (7, 33), (5, 6, 19)])
+@pytest.mark.parametrize("cuts", [(16, 16), (16, 5), (3, 20, 9)])
+def test_zarr_and_tensorstore_read_what_was_written(
+    tmp_path: Path, profile: Profile, shape: tuple[int, ...], cuts: tuple[int, ...]
+) -> None:
+    spec, path = spec_of(shape), tmp_path / "run.zarr"
+    declared = attributes(shard_steps=16)
+    policy = declared.policy.model_copy(update={"profile": profile})
+    store = TraceWriter(path, declared.model_copy(update={"policy": policy}))
+    values, start = values_of(sum(cuts), spec), 0
+    for rows in cuts:
+        store.array(spec, start, rows).write(start, values[start : start + rows])
+        start += rows
+    store.attributes = store.attributes.model_copy(update={"steps_recorded": {"gradients": start}})
+    store.trim()
+    array = zarr.open_array(path / "gradients/a", mode="r")
+    assert array.shape == values.shape
+    assert np.asarray(array[...]).tobytes() == values.tobytes()
+    location = {"driver": "file", "path": str(path / "gradients/a")}
+    other = tensorstore.open({"driver": "zarr3", "kvstore": location}).result()
+    assert np.asarray(other.read().result()).tobytes() == values.tobytes()
+
+
+@pytest.mark.usefixtures("small_units")
+def test_a_chunk_has_the_bytes_that_zarr_gives_it(tmp_path: Path) -> None:
+    spec = spec_of((7, 33))
+    values = values_of(8, spec)
+    found = encoding(spec, "fast", 8)
+    keywords = found.keywords() | {"shards": None, "chunks": values.shape}
+    array = zarr.create_array(
+        tmp_path / "a", shape=values.shape, dtype="float32", fill_value=0, **keywords
+    )
+    array[...] = values
+    whole = Encoding(values.shape, None, found.blosc, found.step_last)
+    stored = (tmp_path / "a" / "c" / "0" / "0" / "0").read_bytes()
+    assert b"".join(whole.encode(values)) == stored
+
+
+def test_what_is_written_is_read_back_from_the_array_itself(tmp_path: Path) -> None:
+    for profile in ("fast", "none"):
+        spec = spec_of((7, 33))
+        wanted = encoding(spec, profile, 8)
+        array = zarr.create_array(
+            tmp_path / profile, shape=(8, 7, 33), dtype="float32", **wanted.keywords()
+        )
+        assert Encoding.of(array) == wanted
+
+
+def test_an_array_of_another_program_is_not_written_to(tmp_path: Path) -> None:
+    array = zarr.create_array(tmp_path / "a", shape=(8, 3), dtype="float32")
+    with pytest.raises(TraceError, match="record into another trace"):
+        Encoding.of(array)
+
+
+def test_metadata_are_rewritten_a_few_times_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, rewritten = spec_of((2,)), []
+    replace = writer.replace
+
+    def count(store: Any, key: str, pieces: Any) -> None:
+        rewritten.append(key)
+        replace(store, key, pieces)
+
+    monkeypatch.setattr(writer, "replace", count)
+    store = TraceWriter(tmp_path / "run.zarr", attributes(shard_steps=8))
+    for start in range(0, 8 * 200, 8):
+        store.array(spec, start, 8).write(start, values_of(8, spec))
+    assert 1 <= len(rewritten) <= 8
