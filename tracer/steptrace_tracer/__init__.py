@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from steptrace_schema.attributes import Policy as Policy
     from steptrace_tracer.keras_callback import Tracer as Tracer
+    from steptrace_tracer.verification import verify as verify
 
-__all__ = ["Policy", "Tracer"]
+__all__ = ["Policy", "Tracer", "verify"]
 
 
 def __getattr__(name: str) -> Any:
@@ -27,5 +28,9 @@ def __getattr__(name: str) -> Any:
         from steptrace_schema.attributes import Policy
 
         return Policy
+    if name == "verify":
+        from steptrace_tracer.verification import verify
+
+        return verify
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)

@@ -1,10 +1,41 @@
 """Commands that need TensorFlow; they join ``steptrace`` through its entry-point group."""
 
+import json
 import os
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from steptrace_schema.attributes import Policy
+
+ScriptName = Annotated[
+    str, typer.Argument(metavar="SCRIPT", help="The training script; with -m, a module.")
+]
+ScriptArguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[ARGS]...", help="Its own arguments and options.", show_default=False),
+]
+IsModule = Annotated[
+    bool, typer.Option("--module", "-m", help="SCRIPT is a module, as for python -m.")
+]
+Every = Annotated[int, typer.Option(min=1, help="Record every so many steps.")]
+Samples = Annotated[int, typer.Option(min=1, help="How many samples of a batch are kept.")]
+KindNames = Annotated[
+    list[str] | None,
+    typer.Option("--kind", metavar="KIND", help="Only this kind of data; may be repeated."),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Only paths that match, as */conv*; may be repeated."),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="No paths that match; may be repeated."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def demo(
@@ -38,3 +69,115 @@ def demo(
     report = run_demo(output, steps)
     if open_report:
         typer.launch(report.absolute().as_uri())
+
+
+def record(
+    script: ScriptName,
+    arguments: ScriptArguments = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="RUN", help="Where the first trace goes.")
+    ] = Path("run.zarr"),
+    is_module: IsModule = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace traces that are already there.")
+    ] = False,
+    every: Every = 1,
+    samples: Samples = 4,
+    kind: KindNames = None,
+    include: Include = None,
+    exclude: Exclude = None,
+) -> None:
+    """Run an unmodified training script with every fit in it traced.
+
+    The first fit is traced into RUN, the second one into a path with -2 before its suffix, and so
+    on. A fit that has a tracer of its own is left alone. Options of this command stand before
+    SCRIPT. The exit status is the script's, or 2 if it called no fit.
+
+    Examples
+    --------
+    steptrace record train.py
+    steptrace record -o run.zarr --every 10 train.py --epochs 3
+    steptrace record -o run.zarr -m project.train
+    """
+    from steptrace_tracer.scripted_recording import record_script
+    from steptrace_tracer.scripts import Script
+
+    found = record_script(
+        Script(script, tuple(arguments or ()), is_module),
+        output,
+        _policy(every, samples, kind, include, exclude),
+        overwrite=overwrite,
+    )
+    sys.stderr.write(f"steptrace: traces: {', '.join(map(str, found.traces)) or 'none'}\n")
+    raise typer.Exit(found.exit_status)
+
+
+def verify(
+    script: ScriptName,
+    arguments: ScriptArguments = None,
+    is_module: IsModule = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of Python, NumPy and Keras.")] = 0,
+    every: Every = 1,
+    samples: Samples = 4,
+    kind: KindNames = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    as_json: Json = False,
+) -> None:
+    """Run a training script with and without the tracer, and compare every bit.
+
+    All weights and optimizer variables are compared after every step of every fit. Each run is a
+    process of its own with the same seed, and the script's files are written in each. Exits with
+    1 where the tracer changes the training, and with 2 where two runs without it differ already.
+
+    Examples
+    --------
+    steptrace verify train.py --epochs 1
+    steptrace verify --seed 3 --json train.py
+    """
+    from steptrace_schema.errors import TraceError
+    from steptrace_tracer.scripts import Script
+    from steptrace_tracer.verification import verify_script
+
+    found = verify_script(
+        Script(script, tuple(arguments or ()), is_module),
+        policy=_policy(every, samples, kind, include, exclude),
+        seed=seed,
+    )
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+    elif found.verdict != "not deterministic":
+        typer.echo(f"{script}: {found}")
+    if found.verdict == "not deterministic":
+        msg = f"{script}: {found}"
+        raise TraceError(msg)
+    raise typer.Exit(0 if found.verdict == "identical" else 1)
+
+
+def _policy(
+    every: int,
+    samples: int,
+    kinds: list[str] | None,
+    include: list[str] | None,
+    exclude: list[str] | None,
+) -> "Policy":
+    """Return the policy that the options ask for."""
+    from pydantic import ValidationError
+
+    from steptrace_schema.attributes import Policy
+    from steptrace_schema.errors import TraceError
+    from steptrace_schema.names import KINDS
+
+    given: dict[str, Any] = {"kinds": kinds, "include": include, "exclude": exclude}
+    fields: dict[str, Any] = {name: tuple(value) for name, value in given.items() if value}
+    try:
+        return Policy(every=every, samples=samples, **fields)
+    except ValidationError as error:
+        unknown = [name for name in kinds or () if name not in KINDS]
+        msg = f"there is no kind {', '.join(unknown)}; the kinds are {', '.join(KINDS)}"
+        raise TraceError(msg) from error
+
+
+# Whatever stands behind the script is the script's own.
+for _command in (record, verify):
+    vars(_command)["context_settings"] = {"allow_interspersed_args": False}

@@ -176,7 +176,9 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         """Finish the trace; an exception makes it incomplete, and goes on."""
         if error is None:
             self.close()
-        elif self._session is not None and self._session.active:
+            return
+        self._give_back()
+        if self._session is not None and self._session.active:
             self._session.end("incomplete", f"the training was ended by {one_line(error)}")
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:

@@ -75,7 +75,8 @@ def _command(name: str, target: typer.Typer | Callable[..., Any]) -> Any:
         return command
     text, examples = _split_examples(inspect.getdoc(target) or "")
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
-    single.command(name, help=text, epilog=examples)(target)
+    settings = getattr(target, "context_settings", None)  # of click, where a command needs any
+    single.command(name, help=text, epilog=examples, context_settings=settings)(target)
     return typer.main.get_command(single)
 
 
