@@ -36,6 +36,10 @@ _STAGES: Final[dict[Kind, int]] = {
     "activation_gradients": 6,
     "gradients": 8,
     "updates": 9,
+    "optimizer": 2,
+    "validation": 2,
+    "logged": 10,
+    "probe_gradients": 3,
 }
 _X_GRADIENT_STAGE: Final = 7
 _INPUTS: Final = (X, Y, SAMPLE_DIGEST)  # the data before what is computed from it

@@ -79,7 +79,8 @@ def journal_statistics(specs: list[ArraySpec], records: list[Record]) -> xr.Vari
     for row, record in enumerate(records):
         for column, spec in enumerate(specs):
             if spec.key in record.keys:
-                values[row, column] = compute_statistics(record.read(spec.key))
+                found = record.read(spec.key)
+                values[row, column] = found if spec.statistics_only else compute_statistics(found)
     return statistics_variable(values, [spec.path for spec in specs])
 
 

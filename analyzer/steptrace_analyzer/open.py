@@ -127,7 +127,7 @@ def _join(
             if spec.static:
                 if spec.key not in variables:
                     variables[spec.key] = static_rows(spec, present)
-            else:
+            elif not spec.statistics_only:
                 _extend(variables, spec.key, journal_rows(spec, present))
         steps = xr.Variable((STEP,), np.array([r.step for r in present], dtype=np.int64))
         described = [spec for spec in table if has_statistics(spec)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -91,6 +93,33 @@ ARRAYS: Final[tuple[ArrayDefinition, ...]] = (
         "metric as the framework reports it at the step: a mean over the epoch so far",
     ),
     ArrayDefinition(
+        "scalars",
+        "losses/<model>",
+        "step",
+        "float32",
+        "",
+        "if a step differentiates several losses",
+        "loss that the model's weights were differentiated for; scalars/loss is their sum",
+    ),
+    ArrayDefinition(
+        "scalars",
+        "learning_rates/<optimizer>",
+        "step",
+        "float32",
+        "1",
+        "if a step uses several optimizers",
+        "learning rate of the optimizer",
+    ),
+    ArrayDefinition(
+        "scalars",
+        "loss_scale",
+        "step",
+        "float32",
+        "1",
+        "if the optimizer scales the loss",
+        "factor that the loss was multiplied by before it was differentiated",
+    ),
+    ArrayDefinition(
         "weights",
         "<layer>/<variable>",
         "step, ...",
@@ -138,6 +167,24 @@ ARRAYS: Final[tuple[ArrayDefinition, ...]] = (
         "gradient of the loss with respect to the layer's output",
     ),
     ArrayDefinition(
+        "activations",
+        "<layer>/call<n>_output",
+        "step, sample, ...",
+        "as in the model",
+        "",
+        "if a layer is called more than once in a step",
+        "output of the layer's call number n, counted from 0",
+    ),
+    ArrayDefinition(
+        "activation_gradients",
+        "<layer>/logits",
+        "step, sample, ...",
+        "as in the model",
+        "",
+        "if the loss is computed from logits",
+        "gradient of the loss with respect to the logits, where that of the output is not computed",
+    ),
+    ArrayDefinition(
         "inputs",
         "x",
         "step, sample, ...",
@@ -174,6 +221,42 @@ ARRAYS: Final[tuple[ArrayDefinition, ...]] = (
         "xxh3-64 of the bytes of each sample of the whole batch, read as a signed integer",
     ),
     ArrayDefinition(
+        "inputs",
+        "sample_loss",
+        "step, batch",
+        "float32",
+        "",
+        _RECORDED,
+        "loss of each sample of the whole batch, before weights and before the mean over the batch",
+    ),
+    ArrayDefinition(
+        "inputs",
+        "sample_weight",
+        "step, batch",
+        "as in the data",
+        "1",
+        "if the samples are weighted",
+        "weight of each sample in the loss",
+    ),
+    ArrayDefinition(
+        "inputs",
+        "sample_id",
+        "step, batch",
+        "int64",
+        "",
+        "if the training gives ids",
+        "id of each sample of the whole batch, as the data set names it",
+    ),
+    ArrayDefinition(
+        "inputs",
+        "sample_replica",
+        "step, sample",
+        "int64",
+        "1",
+        "if several replicas train",
+        "number of the replica that each recorded sample was trained on",
+    ),
+    ArrayDefinition(
         "probe",
         "x",
         "sample, ...",
@@ -200,8 +283,62 @@ ARRAYS: Final[tuple[ArrayDefinition, ...]] = (
         _RECORDED,
         "output of the layer's activation function, in inference mode, with the step's weights",
     ),
+    ArrayDefinition(
+        "optimizer",
+        "<layer>/<variable>/<slot>",
+        "step, ...",
+        "as in the model",
+        "",
+        _RECORDED,
+        "what the optimizer remembers of the weight, such as its momentum, before the update",
+    ),
+    ArrayDefinition(
+        "validation",
+        "<metric>",
+        "step",
+        "float64",
+        "",
+        "if the training validates",
+        "loss or metric on the validation data, of the weights of the step",
+    ),
+    ArrayDefinition(
+        "logged",
+        "<name>",
+        "step, ...",
+        "as logged",
+        "",
+        "if the training logs",
+        "what the training logged under the name at the step; NaN where it logged nothing",
+    ),
+    ArrayDefinition(
+        "probe_gradients",
+        "<layer>/saliency",
+        "step, sample, ...",
+        "as in the model",
+        "",
+        _RECORDED,
+        "gradient, with respect to the probe's input, of one unit of the layer's activation",
+    ),
+    ArrayDefinition(
+        "probe_gradients",
+        "<layer>/norm",
+        "step, sample",
+        "float32",
+        "",
+        _RECORDED,
+        "L2 norm of the saliency of each sample",
+    ),
+    ArrayDefinition(
+        "probe_gradients",
+        "<layer>/unit",
+        "step, sample",
+        "int64",
+        "1",
+        _RECORDED,
+        "unit that the saliency is of: that of the largest mean activation, or the policy's",
+    ),
 )
-"""Every array that format 1.0 defines, but for `step` and the statistics."""
+"""Every array that format 1.1 defines, but for `step` and the statistics."""
 
 
 def definition(kind: Kind, path: str) -> ArrayDefinition | None:
@@ -212,12 +349,19 @@ def definition(kind: Kind, path: str) -> ArrayDefinition | None:
     >>> definition("activations", "sequential/dense/output").dims
     'step, sample, ...'
     """
-    last = path.rpartition("/")[2]
-    for entry in ARRAYS:
-        if entry.kind != kind:
-            continue
-        pattern = entry.name.rpartition("/")[2]
-        nested = "/" in path
-        if ("/" in entry.name) == nested and (pattern == last or pattern.startswith("<")):
-            return entry
-    return None
+    return next((e for e in ARRAYS if e.kind == kind and _pattern(e.name).fullmatch(path)), None)
+
+
+@functools.cache
+def _pattern(name: str) -> re.Pattern[str]:
+    """Return what the paths of an array called `name` look like; a layer's may have parts."""
+    parts = (_PLACEHOLDERS.get(part, re.escape(part)) for part in re.split(r"(<\w+>)", name))
+    return re.compile("".join(parts))
+
+
+_PLACEHOLDERS: Final = {
+    "<layer>": ".+",
+    "<name>": ".+",
+    "<n>": r"\d+",
+    **dict.fromkeys(("<variable>", "<slot>", "<metric>", "<model>", "<optimizer>"), "[^/]+"),
+}

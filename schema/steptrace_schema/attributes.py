@@ -3,16 +3,49 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from steptrace_schema.durable import Durability
-from steptrace_schema.names import KINDS, Kind, Status
+from steptrace_schema.names import DEFAULT_KINDS, Kind, Status
 from steptrace_schema.version import FORMAT_VERSION
 
 Profile = Literal["fast", "none"]
 """How arrays are encoded: ``fast`` compresses with core Zarr codecs, ``none`` does not compress."""
+
+
+Precision = Literal["bfloat16"] | Annotated[int, Field(ge=1, le=52)]
+"""Bits of the mantissa that are kept, or the name of a type that has as many."""
+
+StatisticsKind = Literal["weights", "gradients", "activations", "activation_gradients"]
+"""Kinds that may be recorded by their statistics alone."""
+
+_BFLOAT16_BITS: Final = 7
+
+SACRIFICES: Final[tuple[Kind, ...]] = (
+    "probe_gradients",
+    "optimizer",
+    "activation_gradients",
+    "activations",
+    "probe",
+    "inputs",
+    "updates",
+    "gradients",
+    "weights",
+)
+"""What is left out of a step that takes more bytes than the policy allows, first to last."""
+
+
+def _ordered(window: tuple[int, int]) -> tuple[int, int]:
+    if not 0 <= window[0] < window[1]:
+        msg = f"the window {window} must begin at 0 or later, and end after its beginning"
+        raise ValueError(msg)
+    return window
+
+
+Window = Annotated[tuple[int, int], AfterValidator(_ordered)]
+"""A range of steps: from the first number, and before the second."""
 
 
 class _Model(BaseModel):
@@ -31,12 +64,31 @@ class Policy(BaseModel):
         cannot be derived from consecutive weights, so it needs no mention here.
     every
         Record steps whose number is a multiple of this.
+    windows
+        Record only steps in one of these ranges, ``((0, 100), (5000, 5100))``: from the first
+        number, and before the second; all steps where there are none.
+    epochs
+        Record only steps of these epochs, counted from 0; None for all.
     samples
         How many of the first rows of each batch are kept of inputs, activations and their
         gradients.
     include, exclude
         Shell patterns on array paths (``"*/conv2d*/kernel"``, ``"*dense*"``); a tensor is recorded
         if any of `include` matches and none of `exclude` does.
+    precision
+        Per kind, how many bits of each number's mantissa are kept (a float32 has 23), or
+        ``"bfloat16"``, which are 7; numbers are rounded to the nearest, and to even between two.
+        Kinds that are not named are recorded as they are.
+    statistics_only
+        Kinds of which only the statistics are recorded.
+    step_bytes
+        The most bytes that a step may take, before encoding. Kinds are left out until it does, in
+        the order of `SACRIFICES`; what is left out is listed as missing.
+    total_bytes
+        The most bytes that all steps may take, before encoding. When they are used up, the
+        recording ends, and the training goes on without it.
+    probe_unit
+        The unit whose gradient ``probe_gradients`` holds; None for the strongest of each sample.
     profile
         How arrays are encoded in the store.
     durability
@@ -54,24 +106,45 @@ class Policy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kinds: tuple[Kind, ...] = KINDS
+    kinds: tuple[Kind, ...] = DEFAULT_KINDS
     every: Annotated[int, Field(ge=1)] = 1
+    windows: tuple[Window, ...] = ()
+    epochs: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     samples: Annotated[int, Field(ge=1)] = 4
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
+    precision: dict[Kind, Precision] = Field(default_factory=dict)
+    statistics_only: tuple[StatisticsKind, ...] = ()
+    step_bytes: Annotated[int, Field(ge=1)] | None = None
+    total_bytes: Annotated[int, Field(ge=1)] | None = None
+    probe_unit: Annotated[int, Field(ge=0)] | None = None
     profile: Profile = "fast"
     durability: Durability = "process"
 
-    def records_step(self, step: int) -> bool:
-        """Whether step number `step` is recorded."""
-        return step % self.every == 0
+    @property
+    def consecutive(self) -> bool:
+        """Whether every step is recorded, so that updates follow from the weights."""
+        return self.every == 1 and not self.windows and self.epochs is None
+
+    def records_step(self, step: int, epoch: int = 0) -> bool:
+        """Whether step number `step`, of epoch number `epoch`, is recorded."""
+        return (
+            step % self.every == 0
+            and (not self.windows or any(start <= step < stop for start, stop in self.windows))
+            and (self.epochs is None or epoch in self.epochs)
+        )
+
+    def keep_bits(self, kind: Kind) -> int | None:
+        """Return how many bits of the mantissa are kept in arrays of `kind`, None for all."""
+        precision = self.precision.get(kind)
+        return _BFLOAT16_BITS if precision == "bfloat16" else precision
 
     def covers(self, kind: Kind, path: str) -> bool:
         """Whether the array at `path` of `kind` is recorded."""
         if kind == "scalars":
             return True
         if kind == "updates":
-            return self.every > 1 and self.covers("weights", path)
+            return not self.consecutive and self.covers("weights", path)
         return (
             kind in self.kinds
             and any(fnmatchcase(path, pattern) for pattern in self.include)

@@ -170,6 +170,8 @@ class Compactor:
                     self._writer.write_static(spec, record.read(spec.key))
 
     def _array_move(self, spec: ArraySpec, new: _Rows, *, updates: bool) -> ArrayMove:
+        if spec.statistics_only:
+            return ArrayMove(spec, None, new.start, new.records, False, None)
         writer = self._writer.array(spec, new.start, len(new.records))
         before = self._row_before(spec, new, writer) if updates else None
         return ArrayMove(spec, writer, new.start, new.records, updates, before)
@@ -207,6 +209,8 @@ class Compactor:
         if not consecutive:
             return written
         tensors = tuple(split_key(r.key)[1] for r in results if r.updates is not None)
+        if not tensors:
+            return written
         values = np.stack([r.updates for r in results if r.updates is not None], axis=1)
         labels = [new.steps[row] - 1 for row in consecutive]
         self._writer.write_statistics("updates", tensors, written, labels, values[consecutive])

@@ -54,6 +54,9 @@ class ArraySpec:
         True for an array without a ``step`` dimension, written once.
     attributes
         Attributes of the array in the store; valid JSON.
+    statistics_only
+        True where records hold the statistics of the tensor in its place, dims (statistic,), and
+        the store has no array.
     """
 
     kind: Kind
@@ -63,6 +66,7 @@ class ArraySpec:
     dtype: str
     static: bool = False
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    statistics_only: bool = False
 
     @property
     def key(self) -> str:

@@ -64,7 +64,7 @@ class ArrayMove:
     spec
         The array.
     writer
-        Where they go.
+        Where they go; None where the records hold their statistics only.
     start
         The row of the array that they begin at.
     records
@@ -76,7 +76,7 @@ class ArrayMove:
     """
 
     spec: ArraySpec
-    writer: ArrayWriter
+    writer: ArrayWriter | None
     start: int
     records: tuple[Record, ...]
     updates: bool
@@ -91,6 +91,8 @@ class ArrayMove:
     def run(self) -> MovedArray:
         """Read the rows once, write them, and describe them."""
         spec = self.spec
+        if self.writer is None:
+            return self._run_statistics()
         rows = np.empty((len(self.records), *spec.shape), dtype=np.dtype(spec.dtype))
         smaller: dict[int, npt.NDArray[Any]] = {}
         absent: list[int] = []
@@ -110,11 +112,19 @@ class ArrayMove:
         missing = Missing(kind=spec.kind, path=spec.path, reason=_NO_VALUE, steps=steps)
         return MovedArray(
             spec.key,
-            (missing,) if absent else (),
+            (missing,) if absent and spec.kind != "logged" else (),
             _describe(rows, smaller, absent) if has_statistics(spec) else None,
             self._describe_updates(rows, {*smaller, *absent}) if self.updates else None,
             rows[-1, ...].copy() if self.updates and len(rows) - 1 not in absent else None,
         )
+
+    def _run_statistics(self) -> MovedArray:
+        """Read the statistics of an array that is not recorded itself."""
+        values = np.full((len(self.records), len(STATISTIC_NAMES)), np.nan)
+        for row, record in enumerate(self.records):
+            if self.spec.key in record.keys:
+                values[row] = record.read(self.spec.key)
+        return MovedArray(self.spec.key, (), values, None, None)
 
     def _describe_updates(
         self, rows: npt.NDArray[Any], without: set[int]

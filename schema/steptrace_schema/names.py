@@ -11,11 +11,20 @@ Kind = Literal[
     "activation_gradients",
     "inputs",
     "probe",
+    "optimizer",
+    "validation",
+    "logged",
+    "probe_gradients",
 ]
 """The kinds of data that a step can record; each is a top-level group of the store."""
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 """All kinds, in the order in which a training step produces them."""
+
+DEFAULT_KINDS: Final[tuple[Kind, ...]] = tuple(
+    kind for kind in KINDS if kind not in ("optimizer", "probe_gradients")
+)
+"""The kinds that are recorded unless a policy says otherwise: those that cost little."""
 
 STATISTICS: Final = "statistics"
 """Group that holds one group of statistics per kind."""
@@ -68,8 +77,16 @@ Y: Final = "y"
 X_GRADIENT: Final = "x_gradient"
 SAMPLE_DIGEST: Final = "sample_digest"
 SAMPLE_REPLICA: Final = "sample_replica"
+SAMPLE_ID: Final = "sample_id"
+SAMPLE_LOSS: Final = "sample_loss"
+SAMPLE_WEIGHT: Final = "sample_weight"
 OUTPUT: Final = "output"
 PREACTIVATION: Final = "preactivation"
+
+# probe_gradients
+SALIENCY: Final = "saliency"
+SALIENCY_NORM: Final = "norm"
+SALIENCY_UNIT: Final = "unit"
 
 Status = Literal["recording", "complete", "incomplete"]
 """How far a trace is: still being written, closed by its run, or ended without being closed."""

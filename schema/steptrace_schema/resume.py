@@ -14,11 +14,19 @@ from steptrace_schema.compact import recover
 from steptrace_schema.errors import TraceError
 from steptrace_schema.journal import JournalReader, journal_path
 from steptrace_schema.layout import ArraySpec, split_key
-from steptrace_schema.names import STATISTICS, STEP, Kind
+from steptrace_schema.names import (
+    STATISTIC,
+    STATISTIC_NAMES,
+    STATISTICS,
+    STATISTICS_VALUES,
+    STEP,
+    Kind,
+)
 from steptrace_schema.store import is_packed, open_zarr, read_attributes
 from steptrace_schema.writer import TraceWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import numpy.typing as npt
@@ -93,6 +101,7 @@ def reopen(path: Path, step: int) -> Continuation:
         for key, array in group.members(max_depth=None)
         if isinstance(array, zarr.Array) and _is_recorded(key)
     }
+    found |= {spec.key: spec for spec in _only_described(group, attributes)}
     arrays = tuple(found[key] for key in order if key in found)
     probe = {
         spec.path: np.asarray(group[spec.key])
@@ -127,6 +136,16 @@ def _meeting(last: int, step: int) -> str:
 
 def _is_recorded(key: str) -> bool:
     return not key.startswith(f"{STATISTICS}/") and key.rpartition("/")[2] != STEP
+
+
+def _only_described(group: zarr.Group, attributes: TraceAttributes) -> Iterator[ArraySpec]:
+    """Yield the tensors of which only the statistics are recorded."""
+    shape = (len(STATISTIC_NAMES),)
+    for kind in attributes.policy.statistics_only:
+        values = group.get(f"{STATISTICS}/{kind}/{STATISTICS_VALUES}")
+        tensors = values.attrs["tensors"] if values is not None else ()
+        for path in tensors if isinstance(tensors, list) else ():
+            yield ArraySpec(kind, str(path), (STATISTIC,), shape, "float64", statistics_only=True)
 
 
 def _spec(key: str, array: zarr.Array[Any]) -> ArraySpec:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from steptrace_schema.names import SAMPLE_DIGEST, STATISTIC_NAMES
+from steptrace_schema.names import SAMPLE_DIGEST, SAMPLE_ID, SAMPLE_REPLICA, STATISTIC_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,8 +52,12 @@ Float64 = npt.NDArray[np.float64]
 
 
 def has_statistics(spec: ArraySpec) -> bool:
-    """Whether statistics are kept of the array: all but scalars, static arrays and digests."""
-    return not spec.static and spec.kind != "scalars" and spec.path != SAMPLE_DIGEST
+    """Whether statistics are kept of the array: of all that is neither one number nor a name."""
+    if spec.static or spec.kind in ("scalars", "validation"):
+        return False
+    if spec.kind == "logged" and not spec.shape:
+        return False
+    return spec.path not in (SAMPLE_DIGEST, SAMPLE_REPLICA, SAMPLE_ID)
 
 
 def compute_statistics(values: Array) -> Float64:

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -17,12 +17,10 @@ from steptrace_schema.journal import Declaration, JournalWriter, journal_path
 from steptrace_schema.locks import exclusive, live_writer
 from steptrace_schema.store import read_attributes, refuse_existing
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-_WRITER = """
+_WRITER = f"""
 import sys, time
 from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from journals import random_steps, write_journal
 writer = write_journal(Path(sys.argv[1]), random_steps(2))
 print("written", flush=True)

@@ -77,9 +77,14 @@ class WrappedStep:
         self._batches = (epoch, batch + 1)
         step = self._first_step + self._calls
         self._calls += 1
-        if not session.wants(step):
+        if not session.wants(step, epoch):
             return original()
         return session.run(args, kwargs, Moment(step, epoch, batch), original)
+
+    @property
+    def present_step(self) -> int:
+        """The number of the last step, or of the first one before that."""
+        return self._first_step + max(0, self._calls - 1)
 
     def close(self) -> None:
         """Record the weights after the last step, and finish the trace."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from steptrace_schema.arrays import definition
+from steptrace_schema.attributes import Missing
 from steptrace_schema.errors import TraceError
 from steptrace_schema.layout import (
     ArraySpec,
@@ -15,27 +16,39 @@ from steptrace_schema.layout import (
     split_key,
     variable_dims,
 )
-from steptrace_schema.names import BATCH, SAMPLE, SAMPLE_DIGEST, Kind
+from steptrace_schema.names import (
+    BATCH,
+    SAMPLE,
+    SAMPLE_DIGEST,
+    SAMPLE_ID,
+    SAMPLE_LOSS,
+    SAMPLE_WEIGHT,
+    STATISTIC,
+    Kind,
+)
+from steptrace_tracer.precision import is_rounded
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from steptrace_schema.attributes import Missing
+    from steptrace_schema.attributes import Policy
 
-_FIXED_KINDS: tuple[Kind, ...] = ("weights", "gradients", "updates")
+_FIXED_KINDS: Final = ("weights", "gradients", "updates", "optimizer")
+_PROBE_KINDS: Final = ("probe", "probe_gradients")
+_OF_THE_BATCH: Final = (SAMPLE_DIGEST, SAMPLE_ID, SAMPLE_LOSS, SAMPLE_WEIGHT)
 
 Arrays = Mapping[str, "npt.NDArray[Any]"]
 
 
-def specify(arrays: Arrays, samples: int, known: tuple[ArraySpec, ...]) -> tuple[ArraySpec, ...]:
+def specify(arrays: Arrays, policy: Policy, known: tuple[ArraySpec, ...]) -> tuple[ArraySpec, ...]:
     """Return the table of arrays that has room for `arrays` and for all that is `known`.
 
     Parameters
     ----------
     arrays
         ``kind/path`` to the value at one step, without the step dimension.
-    samples
-        How many samples the policy keeps; a smaller batch does not make the array smaller.
+    policy
+        Says how many samples are kept, which a smaller batch does not change, and how exactly.
     known
         The table so far. It is returned itself where nothing is new or larger.
 
@@ -52,7 +65,7 @@ def specify(arrays: Arrays, samples: int, known: tuple[ArraySpec, ...]) -> tuple
     if not unknown:
         return known
     for key, values in unknown.items():
-        new, old = _specify(key, values, samples), table.get(key)
+        new, old = _specify(key, values, policy), table.get(key)
         if old is not None:
             shape = tuple(max(n, o) for n, o in zip(new.shape, old.shape, strict=True))
             new = dataclasses.replace(old, shape=shape)
@@ -81,12 +94,20 @@ def _fits(values: npt.NDArray[Any], spec: ArraySpec) -> bool:
     return all(n <= room for n, room in zip(values.shape, spec.shape, strict=True))
 
 
-def _specify(key: str, values: npt.NDArray[Any], samples: int) -> ArraySpec:
+def _specify(key: str, values: npt.NDArray[Any], policy: Policy) -> ArraySpec:
     kind, path = split_key(key)
+    if kind in policy.statistics_only:
+        return ArraySpec(
+            kind, path, (STATISTIC,), values.shape, str(values.dtype), statistics_only=True
+        )
     known = definition(kind, path)
     dims, shape = _dims(kind, path, values.ndim), values.shape
-    if dims[:1] == (SAMPLE,) and not (kind == "probe"):
-        shape = (max(samples, shape[0]), *shape[1:])
+    if dims[:1] == (SAMPLE,) and kind not in _PROBE_KINDS:
+        shape = (max(policy.samples, shape[0]), *shape[1:])
+    attributes = known.attributes() if known else {}
+    keep_bits = policy.keep_bits(kind)
+    if keep_bits is not None and is_rounded(str(values.dtype), keep_bits):
+        attributes["keep_bits"] = keep_bits
     return ArraySpec(
         kind=kind,
         path=path,
@@ -94,18 +115,30 @@ def _specify(key: str, values: npt.NDArray[Any], samples: int) -> ArraySpec:
         shape=shape,
         dtype=str(values.dtype),
         static=kind == "probe" and "/" not in path,
-        attributes=known.attributes() if known else {},
+        attributes=attributes,
     )
 
 
 def _dims(kind: Kind, path: str, rank: int) -> tuple[str, ...]:
-    if kind in {"weights", "gradients", "updates"}:
+    if kind in _FIXED_KINDS:
         return variable_dims(rank)
     if kind == "scalars" or rank == 0:
         return ()
-    if path == SAMPLE_DIGEST:
+    if kind == "logged":
+        return tuple(f"axis_{i}" for i in range(1, rank + 1))
+    if kind == "inputs" and path in _OF_THE_BATCH:
         return (BATCH,)
     return (SAMPLE, *feature_dims(rank - 1))
+
+
+def only_described(specs: Iterable[ArraySpec]) -> tuple[Missing, ...]:
+    """Return the tensors of which only the statistics are recorded, as the trace lists them."""
+    reason = "only its statistics are recorded, as the policy asks"
+    return tuple(
+        Missing(kind=spec.kind, path=spec.path, reason=reason)
+        for spec in specs
+        if spec.statistics_only
+    )
 
 
 def declared_paths(keys: Iterable[str], missing: Iterable[Missing]) -> dict[Kind, tuple[str, ...]]:

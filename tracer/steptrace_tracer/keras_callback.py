@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from steptrace_schema.attributes import Policy
 from steptrace_schema.errors import TraceError
 from steptrace_schema.store import refuse_existing
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 
 JOURNAL_LIMIT: Final = 4 * 2**30
 """Bytes that the journal may hold before training waits for the recorder, by default."""
+
+
+_VALIDATION: Final = "val_"
+"""What Keras puts before the names of losses and metrics on the validation data."""
 
 
 class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
@@ -62,6 +68,9 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
     journal_limit
         Bytes of local disk that may hold steps that are not in the store yet; when they are used
         up, training waits.
+    sample_ids
+        Called with the batch as the step gets it; returns an integer for each of its samples, which
+        names it in the trace.
     **fields
         Fields of :class:`Policy`, instead of `policy`: ``Tracer("run.zarr", every=10, samples=8)``.
 
@@ -97,6 +106,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         on_error: OnError = "warn",
         progress: bool = True,
         journal_limit: int = JOURNAL_LIMIT,
+        sample_ids: Callable[..., Any] | None = None,
         **fields: Any,
     ) -> None:
         super().__init__()
@@ -111,7 +121,15 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         self.policy = policy if policy is not None else Policy(**fields)
         self.epoch = 0
         self._settings = Settings(
-            self.path, self.policy, probe, on_error, progress, journal_limit, resume, worker
+            self.path,
+            self.policy,
+            probe,
+            on_error,
+            progress,
+            journal_limit,
+            resume,
+            worker,
+            sample_ids,
         )
         self._overwrite = overwrite
         self._resume = resume
@@ -158,6 +176,41 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         )
         return self._wrapped
 
+    def log(self, name: str, value: Any) -> None:
+        """Record a number or a tensor of one's own at the present step.
+
+        Call it between steps: in another callback, or in a loop of one's own. A name may be used
+        once a step; what is logged last counts.
+
+        Parameters
+        ----------
+        name
+            A name such as ``"noise"`` or ``"reward/mean"``.
+        value
+            A number, or an array of numbers that may change its lengths but not its dimensions.
+
+        Raises
+        ------
+        ValueError
+            If `value` holds no numbers, has other dimensions than before, or is a tensor of a
+            graph, which has no value yet.
+
+        Examples
+        --------
+        >>> tracer.log("temperature", 0.7)  # doctest: +SKIP
+        """
+        if tf.is_symbolic_tensor(value):
+            msg = (
+                f"'{name}' has no value while its step is compiled; return it from the step, and "
+                "log what it returned"
+            )
+            raise ValueError(msg)
+        session = self._session
+        if session is None or not session.active:
+            return
+        step = self._next_step - 1 if self._wrapped is None else self._wrapped.present_step
+        session.log(max(0, step), name, np.asarray(value))
+
     def close(self) -> None:
         """Record the weights after the last step of a loop of one's own, and finish the trace."""
         if self._wrapped is not None:
@@ -198,13 +251,20 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         self._batch = batch
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Keep the weights, which may be the last ones.
+        """Record the validation, and keep the weights, which may be the last ones.
 
         When the training ends, Keras or another callback may have put averaged or best ones in
         their place.
         """
-        if self._session is not None:
-            self._session.keep_weights()
+        if self._session is None:
+            return
+        self._session.keep_weights()
+        validation = {
+            name.removeprefix(_VALIDATION): value
+            for name, value in (logs or {}).items()
+            if name.startswith(_VALIDATION)
+        }
+        self._session.validated(self._next_step, validation)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Record the last weights, give the train function back, and finish the trace."""
@@ -257,7 +317,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         batch, self._batch = self._batch, None
         count = self.model.steps_per_execution
         first = self._next_step
-        if not session.wants(first, count):
+        if not session.wants(first, self.epoch, count):
             logs = original(iterator)
             # The last of several executions may hold fewer steps, as only the optimizer knows.
             present = first + 1 if count == 1 else update_count(self.model.optimizer)

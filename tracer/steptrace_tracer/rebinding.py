@@ -1,8 +1,8 @@
 """Rebinding names while a training step is traced, so that its tensors can be seen.
 
 Only names are rebound, for as long as one step is traced (or, eagerly, runs): each layer's
-``call``, the models' ``call``, ``scale_loss`` of the optimizers, and methods of
-``tf.GradientTape``. Everything is put back.
+``call``, the models' ``call``, what losses compute of each sample, ``scale_loss`` of the
+optimizers, and methods of ``tf.GradientTape``. Everything is put back.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from steptrace_schema.names import X_GRADIENT
+from steptrace_schema.names import SAMPLE_LOSS, X_GRADIENT
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.taps import OUTPUT_KINDS
 
@@ -79,6 +79,8 @@ def tapped(
                 if id(model) not in looped:
                     stack.enter_context(rebound(model, "call", _see_input(model, present)))
         stack.enter_context(rebound(tf.GradientTape, "gradient", _see_gradient(present)))
+        if policy.covers("inputs", SAMPLE_LOSS):
+            stack.enter_context(rebound(keras.losses.Loss, "__call__", _see_loss(present)))
         for optimizer in program.optimizers:
             stack.enter_context(rebound(optimizer, "scale_loss", _see_scale(present)))
         yield
@@ -145,6 +147,29 @@ def _see_gradient(present: Present) -> Callable[[Any], Any]:
             if (tapping := present()) is None:
                 return ask(target, sources, **kwargs)
             return tapping.differentiate(ask, target, sources, kwargs)
+
+        return seen
+
+    return wrap
+
+
+def _see_loss(present: Present) -> Callable[[Any], Any]:
+    def wrap(compute: Any) -> Any:
+        def seen(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+            tapping = present()
+            if tapping is None:
+                return compute(loss, y_true, y_pred, sample_weight)
+
+            def keeping(call: Any) -> Any:
+                def kept(*args: Any, **kwargs: Any) -> Any:
+                    values = call(*args, **kwargs)
+                    tapping.keep_loss(values, sample_weight)
+                    return values
+
+                return kept
+
+            with rebound(loss, "call", keeping):
+                return compute(loss, y_true, y_pred, sample_weight)
 
         return seen
 

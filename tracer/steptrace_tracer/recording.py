@@ -17,7 +17,7 @@ from steptrace_schema.attributes import Event, Missing, TraceAttributes
 from steptrace_schema.codecs import shard_steps_for
 from steptrace_schema.errors import TraceError
 from steptrace_schema.journal import Declaration, JournalWriter, journal_path
-from steptrace_tracer.declare import declared_paths, specify
+from steptrace_tracer.declare import declared_paths, only_described, specify
 from steptrace_tracer.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -110,6 +110,11 @@ class Recording:
         self._thread = threading.Thread(target=self._write, name="steptrace-journal", daemon=True)
         self._thread.start()
 
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes of all arrays that are in the journal, or were."""
+        return self._raw_bytes
+
     def put(self, pending: PendingStep) -> None:
         """Hand over one step; waits until the one before is in the journal.
 
@@ -200,12 +205,12 @@ class Recording:
             self._steps += 1
 
     def _declaration(self, arrays: Arrays, missing: tuple[Missing, ...]) -> Declaration:
-        samples = self._attributes.policy.samples
-        specs = specify(arrays, samples, self._arrays)
+        specs = specify(arrays, self._attributes.policy, self._arrays)
         if specs is self._arrays and all(entry in self._attributes.missing for entry in missing):
             return Declaration(self._attributes, specs)
         known = {(entry.kind, entry.path): entry for entry in (*self._attributes.missing, *missing)}
-        recorded = {spec.key for spec in specs}
+        recorded = {spec.key for spec in specs if not spec.statistics_only}
+        known |= {(entry.kind, entry.path): entry for entry in only_described(specs)}
         update: dict[str, Any] = {
             "missing": tuple(m for m in known.values() if f"{m.kind}/{m.path}" not in recorded)
         }

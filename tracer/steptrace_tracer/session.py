@@ -8,6 +8,7 @@ import datetime
 import time
 import uuid
 import warnings
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,20 +16,30 @@ import numpy.typing as npt
 
 from steptrace_schema.attributes import Policy, TraceAttributes, Worker
 from steptrace_schema.errors import TraceError
-from steptrace_schema.names import SAMPLE_DIGEST, Status, X
+from steptrace_schema.layout import safe_path, split_key
+from steptrace_schema.names import (
+    SAMPLE_DIGEST,
+    SAMPLE_ID,
+    SAMPLE_LOSS,
+    SAMPLE_WEIGHT,
+    Status,
+    X,
+)
 from steptrace_schema.resume import reopen
 from steptrace_schema.version import PACKAGE_VERSION
 from steptrace_tracer import provenance
 from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.budget import beyond_budget
 from steptrace_tracer.closing import ClosingProgress, describe, report
 from steptrace_tracer.digests import sample_digests
 from steptrace_tracer.naming import Names
-from steptrace_tracer.recording import Collected, PendingStep, Recording, scalar
+from steptrace_tracer.precision import rounded
+from steptrace_tracer.recording import Collected, PendingStep, Recording, human_bytes, scalar
 from steptrace_tracer.step import BATCH_INPUT, ROWS, StepResult, TracedStep
-from steptrace_tracer.taps import as_missing
+from steptrace_tracer.taps import NOT_SAMPLES, as_missing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from steptrace_tracer.program import Program
@@ -61,6 +72,8 @@ class Settings:
         Whether to go on with a trace that is there.
     worker
         Which process of a distributed job this is, if it is one.
+    sample_ids
+        Returns the ids of a batch's samples, from the arguments of the step.
     """
 
     path: Path
@@ -71,6 +84,7 @@ class Settings:
     journal_limit: int
     resume: bool
     worker: Worker | None
+    sample_ids: Callable[..., Any] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +112,9 @@ class Session:
         self._recording: Recording | None = None
         self._last_weights: dict[str, Any] = {}
         self._began = False
+        self._logged: dict[str, npt.NDArray[Any]] = {}
+        self._logged_at = 0
+        self._logged_as: dict[str, npt.NDArray[Any]] = {}
         self._handing_over = 0.0
         self._step_seconds = 0.0
         atexit.register(self.abandon)
@@ -137,10 +154,10 @@ class Session:
             )
         self.traced = traced
 
-    def wants(self, first: int, count: int = 1) -> bool:
+    def wants(self, first: int, epoch: int, count: int = 1) -> bool:
         """Whether any of `count` steps from number `first` on has to run with its taps."""
         return (self.traced is not None and self.traced.draws) or any(
-            self.settings.policy.records_step(step) for step in range(first, first + count)
+            self.settings.policy.records_step(step, epoch) for step in range(first, first + count)
         )
 
     def run(
@@ -180,8 +197,11 @@ class Session:
         try:
             if traced.taps.error is not None:
                 raise traced.taps.error
-            if self.settings.policy.records_step(moment.step):
-                self._hand_over(traced, result, moment)
+            if self.settings.policy.records_step(moment.step, moment.epoch):
+                ids = self.settings.sample_ids
+                self._hand_over(
+                    traced, result, moment, None if ids is None else ids(*args, **kwargs)
+                )
         except Exception as error:
             self.fail(error)
         self._step_seconds += result.duration
@@ -196,13 +216,58 @@ class Session:
         if self.traced is not None:
             self._last_weights = self.traced.present_weights()
 
+    def validated(self, step: int, values: Mapping[str, Any]) -> None:
+        """Record loss and metrics on the validation data, of the weights before `step`."""
+        arrays = {
+            f"validation/{safe_path(name)}": scalar(value, np.float64)
+            for name, value in values.items()
+            if self.settings.policy.covers("validation", safe_path(name)) and np.ndim(value) == 0
+        }
+        if self.traced is None or not arrays:
+            return
+        try:
+            self._put(step, lambda: Collected(arrays))
+        except Exception as error:
+            self.fail(error)
+
+    def log(self, step: int, name: str, value: npt.NDArray[Any]) -> None:
+        """Keep a value that the training logs at `step`; the last one of a name counts."""
+        path = safe_path(name)
+        if not path:
+            msg = f"{name!r} is no name to log a value under; use letters and digits"
+            raise ValueError(msg)
+        if value.dtype.kind not in "biuf":
+            msg = f"'{name}' is logged as {value.dtype}; log numbers"
+            raise ValueError(msg)
+        if value.ndim == 0:
+            value = value.astype(np.float64)  # 1 and 1.5 may be logged under one name
+        known = self._logged_as.setdefault(path, value)
+        if (known.ndim, known.dtype) != (value.ndim, value.dtype):
+            msg = (
+                f"'{name}' was logged with {known.ndim} dimensions as {known.dtype}, and now with "
+                f"{value.ndim} as {value.dtype}; log it under another name"
+            )
+            raise ValueError(msg)
+        if not self.settings.policy.covers("logged", path):
+            return
+        if step != self._logged_at:
+            self._put_logged()
+        self._logged_at = step
+        self._logged[f"logged/{path}"] = value
+
+    def _put_logged(self) -> None:
+        if self._logged and self.traced is not None:
+            arrays, self._logged = self._logged, {}
+            self._put(self._logged_at, lambda: Collected(arrays))
+
     def complete(self, step: int) -> None:
         """Record the last weights, which are those before step number `step`, and end."""
         if not self.active:
             return
         try:
-            if self._recording is not None and (weights := self._last_weights):
-                self._recording.put(PendingStep(step, lambda: Collected(_to_arrays(weights))))
+            self._put_logged()
+            if weights := self._last_weights:
+                self._put(step, lambda: Collected(_to_arrays(weights)))
         except Exception as error:
             self.fail(error)
             return
@@ -235,7 +300,7 @@ class Session:
         self.fail(error)
         return result
 
-    def _hand_over(self, traced: TracedStep, result: StepResult, moment: Moment) -> None:
+    def _hand_over(self, traced: TracedStep, result: StepResult, moment: Moment, ids: Any) -> None:
         if self._recording is None:
             return
         tensors = dict(result.tensors)
@@ -254,6 +319,12 @@ class Session:
             for kind, path in misfits:
                 tensors.pop(f"{kind}/{path}", None)
             arrays = _to_arrays(tensors)
+            for name in (SAMPLE_LOSS, SAMPLE_WEIGHT):
+                if len(arrays.get(f"inputs/{name}", range(size))) != size:
+                    del arrays[f"inputs/{name}"]
+                    misfits["inputs", name] = NOT_SAMPLES
+            if ids is not None and policy.covers("inputs", SAMPLE_ID):
+                arrays[f"inputs/{SAMPLE_ID}"] = _checked_ids(ids, size)
             if inputs and policy.covers("inputs", SAMPLE_DIGEST):
                 arrays[f"inputs/{SAMPLE_DIGEST}"] = sample_digests(inputs)
             arrays |= {
@@ -263,9 +334,36 @@ class Session:
                 "scalars/wall_time": scalar(result.wall_time, np.float64),
                 "scalars/step_duration": scalar(result.duration, np.float64),
             }
-            return Collected(arrays, (*missing, *as_missing(misfits)))
+            if policy.step_bytes is None:
+                return Collected(arrays, (*missing, *as_missing(misfits)))
+            left_out = beyond_budget(arrays, policy.step_bytes)
+            arrays = {key: values for key, values in arrays.items() if key not in left_out}
+            return Collected(arrays, (*missing, *as_missing(misfits), *left_out.values()))
 
-        self._recording.put(PendingStep(moment.step, collect))
+        self._put(moment.step, collect)
+
+    def _put(self, step: int, collect: Callable[[], Collected]) -> None:
+        """Hand arrays over, as exactly as the policy wants them, while its budget lasts."""
+        recording, policy = self._recording, self.settings.policy
+        if recording is None:
+            return
+        if policy.total_bytes is not None and recording.raw_bytes >= policy.total_bytes:
+            budget = human_bytes(policy.total_bytes)
+            self.end("incomplete", f"the policy's budget of {budget} was used up at step {step}")
+            return
+
+        def with_precision() -> Collected:
+            collected = collect()
+            if not policy.precision:
+                return collected
+            arrays = {}
+            for key, values in collected.arrays.items():
+                kind = split_key(key)[0]
+                keep_bits = None if kind in policy.statistics_only else policy.keep_bits(kind)
+                arrays[key] = values if keep_bits is None else rounded(values, keep_bits)
+            return Collected(arrays, collected.missing)
+
+        recording.put(PendingStep(step, with_precision))
 
     def _complain(self, message: str, error: Exception) -> None:
         if self.settings.on_error == "raise":
@@ -275,6 +373,10 @@ class Session:
 
     def _finish(self, status: Status, reason: str | None) -> TraceError | None:
         """Finish the trace; return what went wrong."""
+        if self._recording is not None and self._logged:
+            logged, self._logged = self._logged, {}
+            with suppress(TraceError):  # which closing the recording says again
+                self._recording.put(PendingStep(self._logged_at, lambda: Collected(logged)))
         recording, self._recording, self.traced = self._recording, None, None
         self.active = False
         atexit.unregister(self.abandon)
@@ -294,6 +396,17 @@ class Session:
 def one_line(error: BaseException) -> str:
     """Return the type and the first line of an error."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _checked_ids(ids: Any, size: int) -> npt.NDArray[np.int64]:
+    found = np.asarray(ids)
+    if found.shape != (size,) or found.dtype.kind not in "iu":
+        msg = (
+            f"sample_ids returned {found.dtype} of shape {found.shape}; it must return one integer "
+            f"for each of the {size} samples"
+        )
+        raise TraceError(msg)
+    return found.astype(np.int64)
 
 
 def _to_arrays(tensors: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:

@@ -23,10 +23,12 @@ from steptrace_schema.names import (
     Y,
 )
 from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.graph_statistics import tensor_statistics
 from steptrace_tracer.naming import inside_recurrent, joined, leaves, walk
 from steptrace_tracer.probe import Probe
 from steptrace_tracer.rebinding import tapped
 from steptrace_tracer.replicas import first_replica, run_on_replicas, whole_batch
+from steptrace_tracer.slots import optimizer_slots
 from steptrace_tracer.taps import NOT_NUMBERS, NOT_SAMPLES, Tapping, Taps, storable
 
 if TYPE_CHECKING:
@@ -39,6 +41,12 @@ if TYPE_CHECKING:
 ROWS = "rows"
 BATCH_INPUT = "batch_input"
 """Keys of taps that the record needs and that are not arrays of the trace."""
+
+
+_UNBUILT = (
+    "the optimizer remembered nothing when the first step began; call "
+    "optimizer.build(model.trainable_variables) before"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +104,7 @@ class TracedStep:
         self._function: Any = None
         self._data_missing: tuple[Missing, ...] = ()
         self._probe_missing: tuple[Missing, ...] = ()
+        self._slots_missing: tuple[Missing, ...] = ()
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepResult:
         """Train on one batch.
@@ -107,6 +116,7 @@ class TracedStep:
         """
         if self._function is None:
             self._prepare_probe(args, kwargs)
+            self._prepare_slots()
             self._function = self._compile()
         probed = self.probe() if self.probe is not None else {}
         wall_time, start = time.time(), time.perf_counter()
@@ -117,8 +127,8 @@ class TracedStep:
     def missing(self) -> tuple[Missing, ...]:
         """Return what the last step has no data for, with reasons."""
         probed = self.probe.taps.missing_entries() if self.probe is not None else ()
-        own = (*self.taps.missing_entries(), *self._data_missing, *self._probe_missing)
-        return (*own, *probed)
+        own = (*self.taps.missing_entries(), *self._data_missing)
+        return (*own, *probed, *self._probe_missing, *self._slots_missing)
 
     def _prepare_probe(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if "probe" not in self._policy.kinds:
@@ -143,6 +153,19 @@ class TracedStep:
             )
             self._probe_missing = (Missing(kind="probe", path=X, reason=reason),)
 
+    def _prepare_slots(self) -> None:
+        """Have the optimizer's slots before the step that reads them is compiled."""
+        if "optimizer" not in self._policy.kinds:
+            return
+        models = self.program.models
+        unbuilt = [optimizer for optimizer in self.program.optimizers if not optimizer.built]
+        if len(models) == 1 and unbuilt == [self.program.optimizers[0]]:
+            with models[0].distribute_strategy.scope():
+                unbuilt.pop().build(models[0].trainable_variables)
+        self._slots_missing = tuple(
+            Missing(kind="optimizer", path=optimizer.name, reason=_UNBUILT) for optimizer in unbuilt
+        )
+
     def _compile(self) -> Any:
         if self.program.eager:
             return functools.partial(self._around, self._step)
@@ -160,13 +183,15 @@ class TracedStep:
         variables.
         """
         rates = self._learning_rates()
-        before = self._weights()
+        before, slots = self._weights(), self._slots()
         result, tensors = step(*args, **kwargs)
         tensors = tensors | rates
         tensors |= {f"weights/{path}": tensor for path, tensor in before.items()}
-        for path, after in (self._weights() if self._policy.every > 1 else {}).items():
+        tensors |= {f"optimizer/{path}": tensor for path, tensor in slots.items()}
+        for path, after in (self._weights() if not self._policy.consecutive else {}).items():
             tensors[f"updates/{path}"] = after - before[path]
-        return result, tensors | self._data_taps(self.program.batch(*args, **kwargs))
+        tensors |= self._data_taps(self.program.batch(*args, **kwargs))
+        return result, self._reduced(tensors)
 
     def _step(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         self.traces += 1
@@ -210,6 +235,16 @@ class TracedStep:
                 rates[f"scalars/{LEARNING_RATES}/{name}"] = rate
         return rates
 
+    def _slots(self) -> dict[str, Any]:
+        if "optimizer" not in self._policy.kinds:
+            return {}
+        return {
+            path: tf.identity(variable.value)
+            for optimizer in self.program.optimizers
+            for path, variable in optimizer_slots(optimizer, self.program.models, self.names)
+            if self._policy.covers("optimizer", path)
+        }
+
     def _weights(self) -> dict[str, Any]:
         return {
             path: tf.identity(variable.value)
@@ -243,7 +278,16 @@ class TracedStep:
 
     def present_weights(self) -> dict[str, Any]:
         """Return the models' present weights, ``weights/path`` to tensor."""
-        return {f"weights/{path}": tensor for path, tensor in self._weights().items()}
+        weights = {f"weights/{path}": tensor for path, tensor in self._weights().items()}
+        return self._reduced(weights)
+
+    def _reduced(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Put statistics in the place of tensors of which no more is wanted."""
+        only = self._policy.statistics_only
+        return {
+            key: tensor_statistics(tensor) if key.partition("/")[0] in only else tensor
+            for key, tensor in tensors.items()
+        }
 
 
 def _settled(tapping: Tapping, layers: list[Any], looped: Set[int]) -> dict[str, Any]:

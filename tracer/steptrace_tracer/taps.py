@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.attributes import Missing, Policy
 from steptrace_schema.layout import unique_paths
-from steptrace_schema.names import OUTPUT, X_GRADIENT, Kind
+from steptrace_schema.names import OUTPUT, SAMPLE_LOSS, SAMPLE_WEIGHT, X_GRADIENT, Kind
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.naming import Names, joined, leaves, walk
 
@@ -35,6 +35,7 @@ _IN_A_LOOP = (
 _NOT_THE_INPUT = "no model of the step is called with the batch itself"
 _JOINT = "joint"
 """Name of a loss that is differentiated for the weights of several models at once."""
+_NO_SAMPLE_LOSS = "the step computes no loss, or more than one, that has a value for each sample"
 _NOT_CALLED = "the layer is not called in the training step"
 _NOT_FLOATING = "the input is not floating point, so the loss has no gradient with respect to it"
 NOT_NUMBERS = "it is not a dense tensor of numbers"
@@ -163,6 +164,7 @@ class Tapping:
         self._tapes: list[Any] = []
         self._scaled: list[tuple[Any, Any]] = []
         self._backward: list[_Backward] = []
+        self._losses: list[Any] = []
         self._homes = _homes(program.models)
         self._watched = False
 
@@ -237,6 +239,13 @@ class Tapping:
                 tape.watch(tensor)
             self._sources.append(_Source("inputs", place, tensor, None))
 
+    def keep_loss(self, values: Any, sample_weight: Any) -> None:
+        """Keep what a loss found for each sample, before weights and the mean over the batch."""
+        if _scope() is self._scope:
+            self._losses.append(values)
+            if storable(sample_weight) and sample_weight.shape.rank == 1:
+                self.taps.add("inputs", SAMPLE_WEIGHT, sample_weight)
+
     def keep_scale(self, scaled: Any, scale: Any) -> None:
         """Note that the loss `scaled` is the loss times `scale`."""
         scale = tf.cast(scale, tf.float32)
@@ -277,6 +286,8 @@ class Tapping:
     def settle(self, layers: list[Any], looped: Set[int]) -> None:
         """Keep the gradients, and say why what is missing is missing, when the step is through."""
         self._keep_gradients()
+        if self._policy.covers("inputs", SAMPLE_LOSS):
+            self._keep_sample_loss()
         self._explain_uncalled(layers, looped)
 
     def _scale_of(self, target: Any) -> Any:
@@ -311,6 +322,25 @@ class Tapping:
             if backward.scale is not None:
                 loss = loss / backward.scale
             self.taps.losses[unique_paths([*self.taps.losses, name])[-1]] = loss
+
+    def _keep_sample_loss(self) -> None:
+        """Keep the loss of each sample: the sum over outputs, the mean over a sequence."""
+        compiled = getattr(self._program.models[0], "_compile_loss", None)
+        flat = getattr(compiled, "_flat_losses", None) or ()
+        factors = [factor for _, loss, factor, _ in flat if loss is not None] or [None]
+        if len(factors) != len(self._losses):
+            self.taps.lacks("inputs", SAMPLE_LOSS, _NO_SAMPLE_LOSS)
+            return
+        total: Any = None
+        for values, factor in zip(self._losses, factors, strict=True):
+            if not storable(values) or not values.shape.rank:
+                self.taps.lacks("inputs", SAMPLE_LOSS, _NO_SAMPLE_LOSS)
+                return
+            own = tf.cast(values, tf.float32)
+            own = tf.reduce_mean(own, axis=list(range(1, own.shape.rank)))
+            own = own if factor is None else own * tf.cast(factor, tf.float32)
+            total = own if total is None else total + own
+        self.taps.add("inputs", SAMPLE_LOSS, total)
 
     def _explain_uncalled(self, layers: list[Any], looped: Set[int]) -> None:
         if not self._watched and self._policy.covers("inputs", X_GRADIENT):

@@ -1,0 +1,39 @@
+"""What is left out of a step that takes more bytes than the policy allows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from steptrace_schema.attributes import SACRIFICES, Missing
+from steptrace_schema.layout import split_key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy.typing as npt
+
+
+def beyond_budget(arrays: Mapping[str, npt.NDArray[Any]], step_bytes: int) -> dict[str, Missing]:
+    """Return which arrays a step has to do without, ``kind/path`` to the reason.
+
+    Whole kinds go, in the order of `SACRIFICES`, until the rest fits.
+
+    Parameters
+    ----------
+    arrays
+        Everything that the step would record.
+    step_bytes
+        The most bytes that a step may take.
+    """
+    total = sum(values.nbytes for values in arrays.values())
+    left_out: dict[str, Missing] = {}
+    for kind in SACRIFICES:
+        if total <= step_bytes:
+            break
+        for key, values in arrays.items():
+            own, path = split_key(key)
+            if own == kind:
+                reason = f"left out, so that a step takes no more than {step_bytes} bytes"
+                left_out[key] = Missing(kind=own, path=path, reason=reason)
+                total -= values.nbytes
+    return left_out
