@@ -101,7 +101,7 @@ def test_statistics_alone_equal_those_of_the_tensors(tmp_path: Path, full: zarr.
     hnp.arrays(
         np.float32,
         hnp.array_shapes(min_dims=1, max_dims=3, max_side=6),
-        elements=st.floats(width=32, min_value=-1e6, max_value=1e6)
+        elements=st.floats(width=32, min_value=-1e6, max_value=1e6, allow_subnormal=False)
         | st.sampled_from([np.nan, np.inf, -np.inf, 0.0]),
     )
 )
