@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import warnings
 import zipfile
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,15 @@ import numpy as np
 import xarray as xr
 import zarr
 from dask.base import tokenize
+from zarr.abc.store import RangeByteRequest, SuffixByteRequest
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
 from zarr.errors import ZarrUserWarning
 
-from steptrace_schema.errors import DamagedTraceError
+from steptrace_schema.codecs import Encoding
+from steptrace_schema.errors import DamagedTraceError, TraceError
 from steptrace_schema.names import STATISTICS, STEP
+from steptrace_schema.reading import read_region
 from steptrace_schema.store import is_packed, open_zarr
 
 if TYPE_CHECKING:
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
+    from zarr.abc.store import ByteRequest
 
     from steptrace_schema.attributes import TraceAttributes
 
@@ -88,15 +95,34 @@ class _StoredArray:
         self.dtype = array.dtype
         self.ndim = array.ndim
         self._is_stored = is_stored
+        self._encoding = _encoding(array)
 
     def __getitem__(self, index: tuple[slice, ...]) -> npt.NDArray[Any]:
         for name in self._chunk_files(index):
             if not self._is_stored(name):
                 raise self._damaged(index, f"file {name} is missing or empty")
         try:
-            return np.asarray(self.array[index])
+            if self._encoding is None or any(part.step not in (None, 1) for part in index):
+                return np.asarray(self.array[index])
+            bounds = (p.indices(n) for p, n in zip(index, self.shape, strict=True))
+            region = tuple(slice(start, max(start, stop)) for start, stop, _ in bounds)
+            fill = self.array.fill_value
+            return read_region(self._encoding, region, self.dtype, fill, self._fetch)
         except Exception as error:  # each codec raises its own kind
             raise self._damaged(index, f"{type(error).__name__}: {error}") from error
+
+    def _fetch(self, position: tuple[int, ...], start: int, stop: int | None) -> bytes:
+        name = f"{self.key}/{self.array.metadata.encode_chunk_key(position)}"
+        if not is_packed(self.path):
+            with (self.path / name).open("rb", buffering=0) as file:
+                begin = file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
+                return file.read(-1 if stop is None else stop - begin)
+        part: ByteRequest | None = RangeByteRequest(start, stop) if stop is not None else None
+        if start < 0:
+            part = SuffixByteRequest(-start)
+        store, prototype = self.array.store, default_buffer_prototype()
+        content = sync(store.get(name, prototype, part))
+        return b"" if content is None else content.to_bytes()
 
     def _chunk_files(self, index: tuple[slice, ...]) -> Iterator[str]:
         unit = self.array.shards or self.array.chunks
@@ -115,6 +141,14 @@ class _StoredArray:
             f"{self.path}: array '{self.key}' cannot be decoded in {rows} ({why}); copy the trace "
             "again, or read other steps; 'steptrace validate' lists all that is damaged"
         )
+
+
+def _encoding(array: zarr.Array[Any]) -> Encoding | None:
+    """Return how the array is encoded, None where Zarr has to find out."""
+    try:
+        return Encoding.of(array)
+    except TraceError:
+        return None
 
 
 def _stored_files(path: Path) -> Callable[[str], bool]:

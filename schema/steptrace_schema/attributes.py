@@ -11,8 +11,10 @@ from steptrace_schema.durable import Durability
 from steptrace_schema.names import DEFAULT_KINDS, Kind, Status
 from steptrace_schema.version import FORMAT_VERSION
 
-Profile = Literal["fast", "none"]
-"""How arrays are encoded: ``fast`` compresses with core Zarr codecs, ``none`` does not compress."""
+Profile = Literal["fast", "compact", "none"]
+"""How arrays are encoded, without loss. ``fast`` compresses with core Zarr codecs; ``compact``
+compresses most, with pcodec, which readers need the package numcodecs[pcodec] for; ``none`` does
+not compress."""
 
 
 Precision = Literal["bfloat16"] | Annotated[int, Field(ge=1, le=52)]

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import math
+import warnings
 from typing import TYPE_CHECKING, Any, Final
 
+import numcodecs
 import numpy as np
 import numpy.typing as npt
 from google_crc32c import value as crc32c
-from numcodecs import Blosc
 from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
+from zarr.codecs.numcodecs import PCodec
+from zarr.errors import ZarrUserWarning
 
 from steptrace_schema.errors import TraceError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import zarr
     from typing_extensions import Buffer
 
@@ -26,12 +33,15 @@ MAX_SHARD_STEPS: Final = 256
 SHARD_BYTES: Final = 64 * 2**20
 """Raw bytes of records that are gathered before they are moved into the store."""
 
-_POINT_READ_STEPS = 8  # a read of one step may decode this many
-_POINT_READ_UNITS = 8  # a read of one unit may decode this many
+_POINT_READ = 8  # a read of one step, or of one unit, may decode so many where that is little gain
+_SMOOTH_POINT_READ = 16  # and so many where neighbouring steps are alike, so that it is half gained
 _SMALL_CHUNK = 64 * 2**10
-_TARGET_CHUNK = 512 * 2**10
 _LARGEST_CHUNK = 4 * 2**20
 _LARGEST_SHARD = 16 * 2**20
+
+_SMOOTH_KINDS: Final = frozenset({"weights", "probe", "optimizer"})
+"""Kinds whose values change little from step to step."""
+_PCODEC_KINDS: Final = "iuf"  # integers and floats, but for those of one byte
 
 
 def shard_steps_for(step_bytes: int) -> int:
@@ -49,22 +59,33 @@ def shard_steps_for(step_bytes: int) -> int:
     return int(min(MAX_SHARD_STEPS, max(MIN_SHARD_STEPS, 2 ** int(math.log2(wanted)))))
 
 
-def chunk_shape(row_shape: tuple[int, ...], itemsize: int, shard_steps: int) -> tuple[int, ...]:
+def chunk_shape(
+    row_shape: tuple[int, ...], itemsize: int, shard_steps: int, point_read: int = _POINT_READ
+) -> tuple[int, ...]:
     """Return the chunk shape (step, ...) of an array with rows of `row_shape`.
 
-    Chunks span 8 steps or more, and where that gets large, only a few units of the last axis, so
-    that "this tensor at step t" and "this unit over all steps" both decode little more than they
-    return.
+    Chunks span few steps, and few units of the last axis, so that "this tensor at step t" and "this
+    unit over all steps" both decode little more than they return; but no chunk is made smaller than
+    64 KiB for that.
+
+    Parameters
+    ----------
+    row_shape, itemsize
+        Shape of a row, and bytes of an element.
+    shard_steps
+        Steps that one shard spans.
+    point_read
+        How many steps, and units, a chunk spans where that is more than 64 KiB.
     """
     row_bytes = max(1, math.prod(row_shape)) * itemsize
-    steps = min(_POINT_READ_STEPS, shard_steps)
+    steps = min(point_read, shard_steps)
     while steps < shard_steps and steps * row_bytes < _SMALL_CHUNK:
         steps *= 2
     extents = [max(1, n) for n in row_shape]
-    if extents and steps * row_bytes > _TARGET_CHUNK:
-        unit_bytes = steps * row_bytes // extents[-1]
-        units = max(_POINT_READ_UNITS, _TARGET_CHUNK // max(1, unit_bytes))
-        extents[-1] = min(extents[-1], units)
+    if extents:
+        unit_bytes = max(1, steps * row_bytes // extents[-1])
+        units = max(point_read, -(-_SMALL_CHUNK // unit_bytes))
+        extents[-1] = -(-extents[-1] // -(-extents[-1] // units))
     for axis in range(len(extents) - 1):
         while steps * math.prod(extents) * itemsize > _LARGEST_CHUNK and extents[axis] > 1:
             extents[axis] = -(-extents[axis] // 2)
@@ -99,16 +120,17 @@ class Encoding:
         Shape of one compressed chunk.
     shards
         Shape of one stored object that holds many chunks; None where each chunk is one.
-    blosc
-        The compressor, None for none.
     step_last
         Whether the first axis goes last before compression.
+    blosc, pcodec
+        The compressor: one of them, or none.
     """
 
     chunks: tuple[int, ...]
     shards: tuple[int, ...] | None
-    blosc: BloscCodec | None
-    step_last: bool
+    step_last: bool = False
+    blosc: BloscCodec | None = None
+    pcodec: PCodec | None = None
 
     @classmethod
     def of(cls, array: zarr.Array[Any]) -> Encoding:
@@ -131,8 +153,9 @@ class Encoding:
                 "which this steptrace does not write; record into another trace"
             )
             raise TraceError(msg)
+        pcodec = array.serializer if isinstance(array.serializer, PCodec) else None
         compressor = blosc[0] if blosc else None
-        return cls(array.chunks, array.shards, compressor, step_last=bool(array.filters))
+        return cls(array.chunks, array.shards, bool(array.filters), compressor, pcodec)
 
     def keywords(self) -> dict[str, Any]:
         """Return the keywords for ``zarr.Group.create_array``."""
@@ -140,21 +163,48 @@ class Encoding:
         keywords: dict[str, Any] = {"chunks": self.chunks, "compressors": compressors}
         if self.step_last:
             keywords["filters"] = [TransposeCodec(order=_step_last(len(self.chunks)))]
+        if self.pcodec is not None:
+            keywords["serializer"] = self.pcodec
         return keywords if self.shards is None else keywords | {"shards": self.shards}
 
     def encode(self, chunk: npt.NDArray[Any]) -> tuple[Buffer, bytes]:
         """Encode one chunk of the shape `chunks`; return it, and its checksum."""
-        ordered = np.moveaxis(chunk, 0, -1) if self.step_last else chunk
-        data: Any = np.ascontiguousarray(ordered).reshape(-1).view(np.uint8)
-        if self.blosc is not None:
-            data = Blosc(
-                self.blosc.cname.value,
-                self.blosc.clevel,
-                _SHUFFLES[self.blosc.shuffle.value],
-                self.blosc.blocksize,
-                typesize=self.blosc.typesize,
-            ).encode(data)
+        ordered = np.ascontiguousarray(np.moveaxis(chunk, 0, -1) if self.step_last else chunk)
+        data: Any = ordered.reshape(-1).view(np.uint8)
+        if self._codec is not None:
+            data = self._codec.encode(data if self.pcodec is None else ordered)
         return data, checksum(data)
+
+    def decode(self, data: bytes, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        """Decode one chunk.
+
+        Raises
+        ------
+        ValueError
+            If its checksum is not the one that is stored with it.
+        """
+        content, stored = data[:-4], data[-4:]
+        if checksum(content) != stored:
+            msg = f"the checksum is {checksum(content).hex()} where {stored.hex()} is stored"
+            raise ValueError(msg)
+        decoded = content if self._codec is None else self._codec.decode(content)
+        ordered = (*self.chunks[1:], *self.chunks[:1]) if self.step_last else self.chunks
+        chunk = np.frombuffer(decoded, dtype).reshape(ordered)
+        return np.moveaxis(chunk, -1, 0) if self.step_last else chunk
+
+    @functools.cached_property
+    def _codec(self) -> Any:  # the package has no types
+        if self.pcodec is not None:
+            return numcodecs.get_codec({"id": "pcodec", **self.pcodec.codec_config})
+        if self.blosc is None:
+            return None
+        return numcodecs.Blosc(
+            self.blosc.cname.value,
+            self.blosc.clevel,
+            _SHUFFLES[self.blosc.shuffle.value],
+            self.blosc.blocksize,
+            typesize=self.blosc.typesize,
+        )
 
 
 def checksum(data: Buffer) -> bytes:
@@ -173,14 +223,38 @@ _SHUFFLES: Final = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 def encoding(spec: ArraySpec, profile: Profile, shard_steps: int) -> Encoding:
     """Return how `spec` is encoded under `profile`.
 
-    ``fast`` and ``none`` use core Zarr v3 codecs only; every profile ends in a ``crc32c`` checksum.
+    ``fast`` and ``none`` use core Zarr v3 codecs only; ``compact`` uses pcodec. Every profile ends
+    in a ``crc32c`` checksum.
     """
-    itemsize = np.dtype(spec.dtype).itemsize
+    dtype = np.dtype(spec.dtype)
     if spec.static:
-        return Encoding(tuple(max(1, n) for n in spec.shape), None, None, step_last=False)
-    chunks = chunk_shape(spec.shape, itemsize, shard_steps)
-    shards = shard_shape(spec.shape, chunks, itemsize, shard_steps)
+        return Encoding(tuple(max(1, n) for n in spec.shape), None)
+    smooth = profile == "compact" and spec.kind in _SMOOTH_KINDS
+    point_read = _SMOOTH_POINT_READ if smooth else _POINT_READ
+    chunks = chunk_shape(spec.shape, dtype.itemsize, shard_steps, point_read)
+    shards = shard_shape(spec.shape, chunks, dtype.itemsize, shard_steps)
+    plain = Encoding(chunks, shards)
     if profile == "none":
-        return Encoding(chunks, shards, None, step_last=False)
-    blosc = BloscCodec(cname="lz4", clevel=1, shuffle="shuffle", typesize=itemsize)
-    return Encoding(chunks, shards, blosc, step_last=bool(spec.shape))
+        return plain
+    step_last = dataclasses.replace(plain, step_last=bool(spec.shape))
+    if profile == "compact" and dtype.kind in _PCODEC_KINDS and dtype.itemsize > 1:
+        return dataclasses.replace(step_last, pcodec=_pcodec(smooth=smooth))
+    size = dtype.itemsize
+    fast = BloscCodec(cname="lz4", clevel=1, shuffle="shuffle", typesize=size)
+    small = BloscCodec(cname="zstd", clevel=5, shuffle="shuffle", typesize=size)
+    return dataclasses.replace(step_last, blosc=small if profile == "compact" else fast)
+
+
+def _pcodec(*, smooth: bool) -> PCodec:
+    with quiet():
+        if smooth:
+            return PCodec(level=8, delta_spec="try_consecutive", delta_encoding_order=1)
+        return PCodec(level=8, delta_spec="none")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out that pcodec is no core codec of Zarr, which `Profile` says already."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Numcodecs codecs are not", ZarrUserWarning)
+        yield

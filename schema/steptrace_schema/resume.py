@@ -10,6 +10,7 @@ import numpy as np
 import zarr
 
 from steptrace_schema.attributes import Event, TraceAttributes
+from steptrace_schema.codecs import quiet
 from steptrace_schema.compact import recover
 from steptrace_schema.errors import TraceError
 from steptrace_schema.journal import JournalReader, journal_path
@@ -96,9 +97,11 @@ def reopen(path: Path, step: int) -> Continuation:
             last = int(steps[-1])
     # In the order in which they were declared, which is that of the columns of the statistics.
     order = [f"{kind}/{path}" for kind, paths in attributes.declared.items() for path in paths]
+    with quiet():
+        members = dict(group.members(max_depth=None))
     found = {
-        key: _spec(key, array)
-        for key, array in group.members(max_depth=None)
+        key: spec_of(key, array)
+        for key, array in members.items()
         if isinstance(array, zarr.Array) and _is_recorded(key)
     }
     found |= {spec.key: spec for spec in _only_described(group, attributes)}
@@ -148,7 +151,8 @@ def _only_described(group: zarr.Group, attributes: TraceAttributes) -> Iterator[
             yield ArraySpec(kind, str(path), (STATISTIC,), shape, "float64", statistics_only=True)
 
 
-def _spec(key: str, array: zarr.Array[Any]) -> ArraySpec:
+def spec_of(key: str, array: zarr.Array[Any]) -> ArraySpec:
+    """Return the declaration of an array that is stored under `key`."""
     kind, path = split_key(key)
     names = getattr(array.metadata, "dimension_names", None) or ()
     dims = tuple(str(name) for name in names)

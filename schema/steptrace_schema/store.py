@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from zarr.storage import LocalStore, ZipStore
 
 from steptrace_schema.attributes import TraceAttributes
+from steptrace_schema.codecs import quiet
 from steptrace_schema.errors import (
     NotATraceError,
     TraceExistsError,
@@ -192,4 +193,5 @@ def open_zarr(path: Path) -> zarr.Group:
     """
     read_attributes(path)
     store = ZipStore(path, mode="r") if is_packed(path) else LocalStore(path, read_only=True)
-    return zarr.open_group(store, mode="r", zarr_format=3)
+    with quiet():
+        return zarr.open_group(store, mode="r", zarr_format=3)

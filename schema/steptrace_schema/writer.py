@@ -17,7 +17,7 @@ from zarr.core.sync import sync
 from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore
 
-from steptrace_schema.codecs import Encoding, encoding
+from steptrace_schema.codecs import Encoding, encoding, quiet
 from steptrace_schema.errors import TraceError
 from steptrace_schema.layout import ArraySpec, fill_value
 from steptrace_schema.names import (
@@ -258,7 +258,9 @@ class TraceWriter:
     def trim(self) -> None:
         """Give every array exactly the rows that are recorded."""
         if not self._is_new:  # other processes have written arrays that this one never saw
-            for key, array in self._root.members(max_depth=None):
+            with quiet():
+                members = dict(self._root.members(max_depth=None))
+            for key, array in members.items():
                 if isinstance(array, zarr.Array) and key not in self._arrays:
                     names = getattr(array.metadata, "dimension_names", None) or (None,)
                     if names[0] == STEP:
@@ -387,7 +389,8 @@ class TraceWriter:
 
     def _create(self, key: str, **keywords: Any) -> zarr.Array[Any]:
         self._require_groups(key)
-        return self._root.create_array(key, **keywords)
+        with quiet():
+            return self._root.create_array(key, **keywords)
 
     def _require_groups(self, key: str) -> None:
         """Make the groups above an array, from the root down, before the array itself.
@@ -401,7 +404,8 @@ class TraceWriter:
 
     def _find(self, key: str) -> zarr.Array[Any] | None:
         """Return the array at `key` where the store has it."""
-        found = self._root.get(key)
+        with quiet():
+            found = self._root.get(key)
         if isinstance(found, zarr.Group):
             msg = f"{self.path}: '{key}' is a group where an array is declared"
             raise TraceError(msg)
