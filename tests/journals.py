@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steptrace_schema.attributes import Policy, TraceAttributes
-from steptrace_schema.journal import Declaration, JournalWriter, journal_path
+from steptrace_schema.journal import Declaration, JournalWriter
 from steptrace_schema.layout import ArraySpec, resolve_dims, split_key
+from steptrace_schema.location import journal_path
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy.typing as npt
+
+    from steptrace_schema.location import Location
 
 Arrays = dict[str, "npt.NDArray[Any]"]
 
@@ -30,7 +31,7 @@ def attributes(**fields: Any) -> TraceAttributes:
 
 
 def write_journal(
-    store: Path,
+    store: Location,
     steps: list[tuple[int, Arrays]],
     *,
     specify_for: list[tuple[int, Arrays]] | None = None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +10,8 @@ import numpy as np
 from steptrace_analyzer.open import trace_attributes
 from steptrace_analyzer.select import format_steps, recorded_steps, tensor_paths
 from steptrace_analyzer.updates import is_derived
-from steptrace_schema.journal import journal_path
+from steptrace_schema.location import Location, file_sizes, journal_path
 from steptrace_schema.names import KINDS, LOSS, STATISTICS, STEP
-from steptrace_schema.store import is_packed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,7 +100,7 @@ class TraceInfo:
         }
 
 
-def describe(trace: xr.DataTree, path: Path) -> TraceInfo:
+def describe(trace: xr.DataTree, path: Location) -> TraceInfo:
     """Describe a trace without reading any tensor.
 
     Parameters
@@ -170,22 +168,14 @@ def _first_and_last_loss(trace: xr.DataTree) -> tuple[float, float] | None:
     return float(loss[0]), float(loss[1])
 
 
-def _stored_bytes(path: Path) -> dict[str, int]:
+def _stored_bytes(path: Location) -> dict[str, int]:
     """Return bytes on disk by top-level group; those of the root's own files under ``""``."""
     sizes: dict[str, int] = {}
-    for name, size in _files(path):
+    for name, size in file_sizes(path).items():
         head, separator, _ = name.partition("/")
         group = head if separator else ""
         sizes[group] = sizes.get(group, 0) + size
     return sizes
-
-
-def _files(path: Path) -> list[tuple[str, int]]:
-    if is_packed(path):
-        with zipfile.ZipFile(path) as archive:
-            return [(member.filename, member.compress_size) for member in archive.infolist()]
-    found = path.rglob("*")
-    return [(f.relative_to(path).as_posix(), f.stat().st_size) for f in found if f.is_file()]
 
 
 def _folder_bytes(folder: Path) -> int:

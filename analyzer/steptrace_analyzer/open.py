@@ -20,7 +20,8 @@ from steptrace_analyzer.journaled import (
 from steptrace_analyzer.stored import stored_arrays
 from steptrace_analyzer.updates import with_updates
 from steptrace_schema.compact import NOT_CLOSED
-from steptrace_schema.journal import JournalReader, Record, journal_path
+from steptrace_schema.journal import JournalReader, Record
+from steptrace_schema.location import Location, has_root, journal_path, locate
 from steptrace_schema.locks import is_being_moved
 from steptrace_schema.names import (
     ATTRIBUTES_KEY,
@@ -39,14 +40,15 @@ if TYPE_CHECKING:
     from steptrace_schema.layout import ArraySpec
 
 
-def open_trace(path: str | Path) -> xr.DataTree:
+def open_trace(path: str | Location) -> xr.DataTree:
     """Open a trace lazily.
 
     Parameters
     ----------
     path
-        A ``.zarr`` folder or a packed ``.zarr.zip`` file. A trace that is still being written, or
-        whose run was killed, opens with every completed step: those in its journal included.
+        A ``.zarr`` folder, a packed ``.zarr.zip`` file, or ``s3://bucket/path``. A trace
+        that is still being written, or whose run was killed, opens with every completed step: those
+        in its journal included.
 
     Returns
     -------
@@ -69,10 +71,10 @@ def open_trace(path: str | Path) -> xr.DataTree:
     >>> trace = open_trace("run.zarr")  # doctest: +SKIP
     >>> trace["weights/dense/kernel"].sel(step=40).mean().compute()  # doctest: +SKIP
     """
-    path = Path(path)
+    path = locate(path)
     journal = JournalReader(journal_path(path))
     declaration, records = read_journal(journal)
-    if declaration is not None and not (path / "zarr.json").exists():
+    if declaration is not None and not has_root(path):
         attributes, stored = declaration.attributes, {}
     else:
         # After the journal: what the recorder moves in between is then in both, never in neither.
@@ -99,7 +101,7 @@ def trace_attributes(trace: xr.DataTree) -> TraceAttributes:
 
 
 def _live_attributes(
-    journal: JournalReader, stored: TraceAttributes, path: Path
+    journal: JournalReader, stored: TraceAttributes, path: Location
 ) -> TraceAttributes:
     """Return the attributes with the status that a trace with a journal has right now."""
     closing = journal.closing()

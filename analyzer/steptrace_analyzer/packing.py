@@ -12,8 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from steptrace_schema.errors import DamagedTraceError, NotATraceError, TraceError, TraceExistsError
-from steptrace_schema.journal import JournalReader, journal_path
-from steptrace_schema.store import is_packed, read_attributes
+from steptrace_schema.journal import JournalReader
+from steptrace_schema.location import Location, is_packed, journal_path, locate
+from steptrace_schema.store import read_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ def _ignore(done: int, total: int) -> None:
 
 
 def pack(
-    path: str | Path,
+    path: str | Location,
     output: str | Path | None = None,
     *,
     overwrite: bool = False,
@@ -68,7 +69,7 @@ def pack(
     >>> pack("run.zarr")  # doctest: +SKIP
     PosixPath('run.zarr.zip')
     """
-    path = Path(path)
+    path = _local(path)
     output = Path(output) if output is not None else path.with_name(path.name + ".zip")
     if is_packed(path):
         msg = f"{path} is packed already; give the folder of a trace"
@@ -102,7 +103,7 @@ def pack(
 
 
 def unpack(
-    path: str | Path,
+    path: str | Location,
     output: str | Path | None = None,
     *,
     progress: Callable[[int, int], None] = _ignore,
@@ -137,7 +138,7 @@ def unpack(
     >>> unpack("run.zarr.zip")  # doctest: +SKIP
     PosixPath('run.zarr')
     """
-    path = Path(path)
+    path = _local(path)
     output = Path(output) if output is not None else path.with_suffix("")
     if not is_packed(path):
         msg = f"{path} is not a packed trace; give a .zarr.zip file"
@@ -153,6 +154,14 @@ def unpack(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return output
+
+
+def _local(path: str | Location) -> Path:
+    location = locate(path)
+    if not isinstance(location, Path):
+        msg = f"{location} is not on a local disk; copy the trace into a folder first"
+        raise TraceError(msg)
+    return location
 
 
 def _extract(path: Path, folder: Path, progress: Callable[[int, int], None]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import warnings
-import zipfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -20,13 +21,13 @@ from zarr.errors import ZarrUserWarning
 
 from steptrace_schema.codecs import Encoding
 from steptrace_schema.errors import DamagedTraceError, TraceError
+from steptrace_schema.location import Location, file_sizes, is_packed
 from steptrace_schema.names import STATISTICS, STEP
 from steptrace_schema.reading import read_region
-from steptrace_schema.store import is_packed, open_zarr
+from steptrace_schema.store import open_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     import numpy.typing as npt
     from zarr.abc.store import ByteRequest
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from steptrace_schema.attributes import TraceAttributes
 
 
-def stored_arrays(path: Path, attributes: TraceAttributes) -> dict[str, xr.Variable]:
+def stored_arrays(path: Location, attributes: TraceAttributes) -> dict[str, xr.Variable]:
     """Return every array of the store as a lazy variable, cut to the rows that are recorded."""
     variables: dict[str, xr.Variable] = {}
     group = open_zarr(path)
@@ -82,7 +83,7 @@ class _StoredArray:
 
     def __init__(
         self,
-        path: Path,
+        path: Location,
         key: str,
         array: zarr.Array[Any],
         rows: int | None,
@@ -113,7 +114,7 @@ class _StoredArray:
 
     def _fetch(self, position: tuple[int, ...], start: int, stop: int | None) -> bytes:
         name = f"{self.key}/{self.array.metadata.encode_chunk_key(position)}"
-        if not is_packed(self.path):
+        if isinstance(self.path, Path) and not is_packed(self.path):
             with (self.path / name).open("rb", buffering=0) as file:
                 begin = file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
                 return file.read(-1 if stop is None else stop - begin)
@@ -151,12 +152,11 @@ def _encoding(array: zarr.Array[Any]) -> Encoding | None:
         return None
 
 
-def _stored_files(path: Path) -> Callable[[str], bool]:
+def _stored_files(path: Location) -> Callable[[str], bool]:
     """Return a function that says whether a file of the trace is there and not empty."""
-    if is_packed(path):
-        with zipfile.ZipFile(path) as archive:
-            sizes = {info.filename: info.file_size for info in archive.infolist()}
-        return lambda name: sizes.get(name, 0) > 0
+    if not isinstance(path, Path) or is_packed(path):
+        sizes = functools.cache(lambda: file_sizes(path))  # a listing only if something is read
+        return lambda name: sizes().get(name, 0) > 0
 
     def is_stored(name: str) -> bool:
         try:

@@ -17,8 +17,9 @@ import numpy as np
 
 from steptrace_schema.attributes import Layer, Missing, Policy, TraceAttributes
 from steptrace_schema.compact import recover
-from steptrace_schema.journal import Declaration, JournalWriter, journal_path
+from steptrace_schema.journal import Declaration, JournalWriter
 from steptrace_schema.layout import ArraySpec, resolve_dims
+from steptrace_schema.location import journal_path
 from steptrace_schema.names import REQUIRED_SCALARS
 
 if TYPE_CHECKING:

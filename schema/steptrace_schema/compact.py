@@ -9,6 +9,7 @@ import itertools
 import os
 import shutil
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,15 +17,15 @@ import numpy.typing as npt
 
 from steptrace_schema.durable import persistence
 from steptrace_schema.errors import NotATraceError
-from steptrace_schema.journal import JournalReader, Record, journal_path
+from steptrace_schema.journal import JournalReader, Record
 from steptrace_schema.layout import ArraySpec, split_key
+from steptrace_schema.location import Location, journal_path
 from steptrace_schema.locks import exclusive
 from steptrace_schema.moving import ArrayMove, MovedArray, move_arrays
 from steptrace_schema.writer import ArrayWriter, TraceWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from steptrace_schema.attributes import Missing, TraceAttributes
     from steptrace_schema.names import Kind, Status
@@ -44,12 +45,12 @@ class Compactor:
     journal
         Folder of the journal.
     store
-        Folder of the store; made if it is not there.
+        Where the store is; made if it is not there.
     workers
         Threads that move arrays. It may be set anew between moves.
     """
 
-    def __init__(self, journal: Path, store: Path, workers: int = 1) -> None:
+    def __init__(self, journal: Path, store: Location, workers: int = 1) -> None:
         self.workers = workers
         self._last_weights: dict[str, tuple[int, npt.NDArray[Any]]] = {}  # row count, last row
         self._reader = JournalReader(journal)
@@ -98,8 +99,12 @@ class Compactor:
         update = {"status": status, "status_reason": reason, "finished": now}
         self._writer.commit(self._attributes().model_copy(update=update))
         self._writer.consolidate()
-        self._lasting.tree(self._store)
+        self._make_last()
         self._reader.clear()
+
+    def _make_last(self) -> None:
+        if isinstance(self._store, Path):  # an object store keeps what it has taken
+            self._lasting.tree(self._store)
 
     def _attributes(self) -> TraceAttributes:
         """Return the latest attributes from the trainer with what the store has committed."""
@@ -143,7 +148,7 @@ class Compactor:
                 written = rows.get("updates", 0)
                 rows["updates"] = self._write_update_statistics(written, new, results)
         attributes = self._attributes()
-        self._lasting.tree(self._store)  # before the commit, which says that it is there
+        self._make_last()  # before the commit, which says that it is there
         missing = [entry for move in moves for entry in moved[move.spec.key].missing]
         self._writer.commit(
             attributes.model_copy(
@@ -154,7 +159,7 @@ class Compactor:
                 }
             )
         )
-        self._lasting.tree(self._store)
+        self._make_last()
         for path in paths:
             path.unlink()
         return len(paths)
@@ -255,7 +260,7 @@ def all_cores() -> int:
     return os.cpu_count() or 1
 
 
-def recover(store: Path) -> int:
+def recover(store: Location) -> int:
     """Finish the trace at `store` from the journal beside it; return the records moved.
 
     A trace without a journal is finished already, and is left as it is.

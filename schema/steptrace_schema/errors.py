@@ -31,3 +31,7 @@ class UnknownNameError(TraceError):
 
 class StepNotRecordedError(TraceError):
     """A step was asked for that the trace does not have."""
+
+
+class UnreachableError(TraceError):
+    """An object store does not answer, or refuses; it may be worth another try."""

@@ -14,7 +14,6 @@ import os
 import shutil
 import struct
 import weakref
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -27,11 +26,13 @@ from steptrace_schema.attributes import TraceAttributes
 from steptrace_schema.durable import Durability, Persistence, persistence
 from steptrace_schema.errors import DamagedTraceError, TraceExistsError
 from steptrace_schema.layout import ArraySpec
+from steptrace_schema.location import journal_path as journal_path
 from steptrace_schema.locks import MOVER, WRITER, hold_as_writer
 from steptrace_schema.names import STEP, Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 _DECLARATION: Final = "declaration.json"
 _CLOSED: Final = "closed.json"
@@ -91,18 +92,6 @@ class Closing:
     status: Status
     reason: str | None
     attributes: TraceAttributes
-
-
-def journal_path(store: str | Path) -> Path:
-    """Return the folder of the journal that belongs to the local store at `store`.
-
-    Examples
-    --------
-    >>> journal_path("runs/a.zarr").as_posix()
-    'runs/a.zarr.journal'
-    """
-    store = Path(store)
-    return store.with_name(store.name + ".journal")
 
 
 def _write_atomically(path: Path, text: str, lasting: Persistence) -> None:

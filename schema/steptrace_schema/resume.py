@@ -13,8 +13,9 @@ from steptrace_schema.attributes import Event, TraceAttributes
 from steptrace_schema.codecs import quiet
 from steptrace_schema.compact import recover
 from steptrace_schema.errors import TraceError
-from steptrace_schema.journal import JournalReader, journal_path
+from steptrace_schema.journal import JournalReader
 from steptrace_schema.layout import ArraySpec, split_key
+from steptrace_schema.location import Location, is_packed, journal_path
 from steptrace_schema.names import (
     STATISTIC,
     STATISTIC_NAMES,
@@ -23,12 +24,11 @@ from steptrace_schema.names import (
     STEP,
     Kind,
 )
-from steptrace_schema.store import is_packed, open_zarr, read_attributes
+from steptrace_schema.store import open_zarr, read_attributes
 from steptrace_schema.writer import TraceWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -52,7 +52,7 @@ class Continuation:
     probe: dict[str, npt.NDArray[Any]]
 
 
-def reopen(path: Path, step: int) -> Continuation:
+def reopen(path: Location, step: int) -> Continuation:
     """Make the trace at `path` ready to be recorded into from step number `step` on.
 
     Rows of `step` and later ones are given up, and a journal that is left over is moved into the

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
 
 import zarr
 from pydantic import ValidationError
-from zarr.storage import LocalStore, ZipStore
 
 from steptrace_schema.attributes import TraceAttributes
 from steptrace_schema.codecs import quiet
@@ -18,16 +17,21 @@ from steptrace_schema.errors import (
     TraceExistsError,
     UnsupportedVersionError,
 )
-from steptrace_schema.journal import JournalReader, journal_path
+from steptrace_schema.journal import JournalReader
+from steptrace_schema.location import (
+    Location,
+    delete,
+    has_root,
+    journal_path,
+    read_file,
+    zarr_store,
+)
+from steptrace_schema.location import (
+    is_packed as is_packed,
+)
 from steptrace_schema.locks import is_being_moved, live_writer
 from steptrace_schema.names import ATTRIBUTES_KEY
 from steptrace_schema.version import FORMAT_VERSION
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-PACKED_SUFFIX: Final = ".zip"
-"""File name ending of a trace packed into one file."""
 
 
 def supported(version: object) -> bool:
@@ -42,12 +46,7 @@ def supported(version: object) -> bool:
     return isinstance(version, str) and version.partition(".")[0] == major
 
 
-def is_packed(path: Path) -> bool:
-    """Whether `path` names a trace packed into one file."""
-    return path.suffix == PACKED_SUFFIX
-
-
-def parse_attributes(path: Path, attributes: object) -> TraceAttributes:
+def parse_attributes(path: Location, attributes: object) -> TraceAttributes:
     """Read the root attributes of the trace at `path`.
 
     Parameters
@@ -86,7 +85,7 @@ def parse_attributes(path: Path, attributes: object) -> TraceAttributes:
         raise NotATraceError(msg) from error
 
 
-def read_attributes(path: Path) -> TraceAttributes:
+def read_attributes(path: Location) -> TraceAttributes:
     """Read the root attributes of the trace at `path` without opening an array.
 
     Raises
@@ -98,7 +97,8 @@ def read_attributes(path: Path) -> TraceAttributes:
     """
     if not path.exists():
         msg = (
-            f"{path} does not exist; give the path of a trace (a .zarr folder or a .zarr.zip file)"
+            f"{path} does not exist; give the path of a trace (a .zarr folder, a .zarr.zip file "
+            "or s3://bucket/path)"
         )
         raise NotATraceError(msg)
     traces = _traces_in(path)
@@ -106,12 +106,7 @@ def read_attributes(path: Path) -> TraceAttributes:
         msg = f"{path} is a folder of {len(traces)} traces; give one of them: {', '.join(traces)}"
         raise NotATraceError(msg)
     try:
-        if is_packed(path):
-            with zipfile.ZipFile(path) as archive:
-                text = archive.read("zarr.json").decode()
-        else:
-            text = (path / "zarr.json").read_text(encoding="utf-8")
-        metadata = json.loads(text)
+        metadata = json.loads(read_file(path, "zarr.json"))
         attributes = metadata["attributes"].get(ATTRIBUTES_KEY)
     except (OSError, zipfile.BadZipFile, KeyError, ValueError, AttributeError, TypeError) as error:
         msg = f"{path} is not a trace: it has no readable zarr.json of a Zarr v3 group ({error})"
@@ -119,14 +114,14 @@ def read_attributes(path: Path) -> TraceAttributes:
     return parse_attributes(path, attributes)
 
 
-def _traces_in(path: Path) -> list[str]:
+def _traces_in(path: Location) -> list[str]:
     """Return the traces in a folder that is none itself, such as those of several workers."""
-    if not path.is_dir() or (path / "zarr.json").exists():
+    if not isinstance(path, Path) or not path.is_dir() or has_root(path):
         return []
     return sorted(found.parent.name for found in path.glob("*/zarr.json"))
 
 
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
+def refuse_existing(path: Location, *, overwrite: bool) -> None:
     """Make sure that a new trace can be written at `path`.
 
     Parameters
@@ -160,7 +155,7 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
         except NotATraceError as error:
             msg = f"{path} exists and is not a trace, so it is not replaced; choose another path"
             raise TraceExistsError(msg) from error
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        delete(path)
     if journal.exists():
         if not JournalReader(journal).exists:
             msg = f"{journal} exists and is not a journal, so it is not replaced; move it away"
@@ -168,7 +163,7 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
         shutil.rmtree(journal)
 
 
-def _refuse_live(path: Path, journal: Path) -> None:
+def _refuse_live(path: Location, journal: Path) -> None:
     writer = live_writer(journal)
     if writer is not None:
         msg = (
@@ -181,7 +176,7 @@ def _refuse_live(path: Path, journal: Path) -> None:
         raise TraceExistsError(msg)
 
 
-def open_zarr(path: Path) -> zarr.Group:
+def open_zarr(path: Location) -> zarr.Group:
     """Open the trace at `path`, a folder or a packed file, for reading.
 
     Raises
@@ -192,6 +187,5 @@ def open_zarr(path: Path) -> zarr.Group:
         If it is of another major version.
     """
     read_attributes(path)
-    store = ZipStore(path, mode="r") if is_packed(path) else LocalStore(path, read_only=True)
     with quiet():
-        return zarr.open_group(store, mode="r", zarr_format=3)
+        return zarr.open_group(zarr_store(path, read_only=True), mode="r", zarr_format=3)

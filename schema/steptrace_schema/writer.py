@@ -20,6 +20,7 @@ from zarr.storage import LocalStore
 from steptrace_schema.codecs import Encoding, encoding, quiet
 from steptrace_schema.errors import TraceError
 from steptrace_schema.layout import ArraySpec, fill_value
+from steptrace_schema.location import Location, has_root, sweep, zarr_store
 from steptrace_schema.names import (
     ATTRIBUTES_KEY,
     STATISTIC,
@@ -226,29 +227,27 @@ class TraceWriter:
     Parameters
     ----------
     path
-        Folder of the store; made if it is not there.
+        Where the store is; made if it is not there.
     attributes
         Root attributes for a new store; those of an existing one are read from it.
     """
 
-    def __init__(self, path: Path, attributes: TraceAttributes) -> None:
+    def __init__(self, path: Location, attributes: TraceAttributes) -> None:
         self.path = path
         self.attributes = attributes
         self._arrays: dict[str, ArrayWriter] = {}
         self._groups: set[str] = set()
         # A folder without it is what a crash left of a store that was being made.
-        self._is_new = not (path / "zarr.json").exists()
+        self._is_new = not has_root(path)
+        store = zarr_store(path, read_only=False)
         if self._is_new:
             self._root = zarr.create_group(
-                LocalStore(path), zarr_format=3, attributes=_as_attribute(attributes)
+                store, zarr_format=3, attributes=_as_attribute(attributes)
             )
         else:
             self.attributes = read_attributes(path)
-            for left in path.rglob("*.partial"):  # by a writer that was killed
-                left.unlink()
-            self._root = zarr.open_group(
-                LocalStore(path), mode="r+", zarr_format=3, use_consolidated=False
-            )
+            sweep(path)
+            self._root = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=False)
 
     def commit(self, attributes: TraceAttributes) -> None:
         """Make `attributes` the root attributes, and with them what they say is recorded."""

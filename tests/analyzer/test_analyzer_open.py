@@ -13,7 +13,7 @@ from journals import Arrays, attributes, random_steps, write_journal
 from steptrace_analyzer.open import open_trace, trace_attributes
 from steptrace_schema.compact import Compactor, recover
 from steptrace_schema.errors import DamagedTraceError, NotATraceError, UnsupportedVersionError
-from steptrace_schema.journal import journal_path
+from steptrace_schema.location import journal_path
 from steptrace_schema.locks import exclusive
 from steptrace_schema.store import read_attributes
 

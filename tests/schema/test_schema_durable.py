@@ -12,7 +12,7 @@ from journals import attributes, random_steps, write_journal
 from steptrace_analyzer.open import open_trace
 from steptrace_schema.attributes import Policy
 from steptrace_schema.compact import Compactor
-from steptrace_schema.journal import journal_path
+from steptrace_schema.location import journal_path
 
 if TYPE_CHECKING:
     import pytest

@@ -10,8 +10,9 @@ import zarr
 
 from journals import attributes
 from steptrace_schema.compact import Compactor
-from steptrace_schema.journal import Declaration, JournalWriter, journal_path
+from steptrace_schema.journal import Declaration, JournalWriter
 from steptrace_schema.layout import ArraySpec
+from steptrace_schema.location import journal_path
 from steptrace_schema.names import REQUIRED_SCALARS
 from steptrace_schema.validate import validate
 

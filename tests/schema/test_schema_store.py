@@ -25,8 +25,9 @@ from steptrace_schema.errors import (
     TraceExistsError,
     UnsupportedVersionError,
 )
-from steptrace_schema.journal import Declaration, JournalReader, JournalWriter, journal_path
+from steptrace_schema.journal import Declaration, JournalReader, JournalWriter
 from steptrace_schema.layout import ArraySpec
+from steptrace_schema.location import journal_path
 from steptrace_schema.locks import exclusive
 from steptrace_schema.names import STATISTIC_NAMES
 from steptrace_schema.store import read_attributes, refuse_existing

@@ -13,7 +13,8 @@ import pytest
 from journals import attributes, random_steps, write_journal
 from steptrace_schema.compact import recover
 from steptrace_schema.errors import TraceExistsError
-from steptrace_schema.journal import Declaration, JournalWriter, journal_path
+from steptrace_schema.journal import Declaration, JournalWriter
+from steptrace_schema.location import journal_path
 from steptrace_schema.locks import exclusive, live_writer
 from steptrace_schema.store import read_attributes, refuse_existing
 

@@ -17,7 +17,8 @@ import zarr
 
 from keras_models import mlp, vectors, weights_of
 from steptrace_schema.compact import recover
-from steptrace_schema.journal import JournalWriter, journal_path
+from steptrace_schema.journal import JournalWriter
+from steptrace_schema.location import journal_path
 from steptrace_schema.store import read_attributes
 from steptrace_schema.validate import validate
 from steptrace_tracer import Tracer

@@ -12,7 +12,7 @@ import pytest
 from keras_models import mlp, vectors, weights_of
 from steptrace_analyzer.open import open_trace, trace_attributes
 from steptrace_schema.compact import recover
-from steptrace_schema.journal import journal_path
+from steptrace_schema.location import journal_path
 from steptrace_schema.store import read_attributes
 from steptrace_schema.validate import validate
 from steptrace_tracer import Tracer

@@ -14,7 +14,7 @@ import pytest
 
 from steptrace_analyzer.open import open_trace
 from steptrace_schema.compact import recover
-from steptrace_schema.journal import journal_path
+from steptrace_schema.location import journal_path
 from steptrace_schema.store import read_attributes
 from steptrace_schema.validate import validate
 

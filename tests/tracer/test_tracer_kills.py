@@ -15,8 +15,8 @@ import kills
 from steptrace_analyzer.open import open_trace
 from steptrace_schema.compact import recover
 from steptrace_schema.errors import NotATraceError
-from steptrace_schema.journal import journal_path
 from steptrace_schema.layout import fill_value
+from steptrace_schema.location import journal_path
 from steptrace_schema.store import read_attributes
 from steptrace_schema.validate import Problem, validate
 

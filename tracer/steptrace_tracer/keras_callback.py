@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from steptrace_schema.attributes import Policy
 from steptrace_schema.errors import TraceError
+from steptrace_schema.location import Location, locate
 from steptrace_schema.store import refuse_existing
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.custom_loop import WrappedStep
@@ -44,7 +44,8 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
     Parameters
     ----------
     path
-        Where the trace goes, a local path that usually ends in ``.zarr``. Where several processes
+        Where the trace goes: a local path that usually ends in ``.zarr``, or
+        ``s3://bucket/path``. Where several processes
         train together (by ``TF_CONFIG``, ``RANK`` and ``WORLD_SIZE``, or what Slurm and Open MPI
         set), a folder in which each writes a trace of its own, ``worker-<rank>.zarr``.
     policy
@@ -97,7 +98,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Location,
         policy: Policy | None = None,
         *,
         probe: Any = None,
@@ -117,7 +118,8 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
             msg = f"on_error is {on_error!r}; it must be 'warn' or 'raise'"
             raise ValueError(msg)
         worker = present_worker(os.environ)
-        self.path = Path(path) if worker is None else Path(path) / f"worker-{worker.rank}.zarr"
+        location = locate(path)
+        self.path = location if worker is None else location / f"worker-{worker.rank}.zarr"
         self.policy = policy if policy is not None else Policy(**fields)
         self.epoch = 0
         self._settings = Settings(

@@ -15,6 +15,8 @@ from steptrace_schema.journal import RECORDER_LOG
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from steptrace_schema.location import Location
+
 
 class Recorder:
     """A running recorder process.
@@ -25,7 +27,7 @@ class Recorder:
         The folders that it moves from and to.
     """
 
-    def __init__(self, journal: Path, store: Path) -> None:
+    def __init__(self, journal: Path, store: Location) -> None:
         self._store = store
         self._journal = journal
         self._log = journal / RECORDER_LOG

@@ -15,16 +15,18 @@ import signal
 import sys
 from pathlib import Path
 
-from steptrace_schema.compact import NOT_CLOSED, Compactor, all_cores
+from steptrace_schema.compact import NOT_CLOSED
 from steptrace_schema.errors import TraceError
 from steptrace_schema.journal import JournalReader
+from steptrace_schema.location import Location, locate
 from steptrace_schema.locks import exclusive
+from steptrace_tracer.patience import PatientMover
 
 _POLL_SECONDS = 0.2
 _NICENESS = 10
 
 
-def record(journal: Path, store: Path, trainer: int, parent: int) -> None:
+def record(journal: Path, store: Location, trainer: int, parent: int) -> None:
     """Move the journal into the store until the run is over, then finish the store.
 
     Parameters
@@ -38,20 +40,19 @@ def record(journal: Path, store: Path, trainer: int, parent: int) -> None:
     """
     reader = JournalReader(journal)
     with exclusive(journal):
-        compactor = Compactor(journal, store)
+        mover = PatientMover(journal, store)
         # Processes that the trainer forks hold the pipe open, so its end is not the only sign.
         while not (
             select.select([trainer], [], [], _POLL_SECONDS)[0]
             or os.getppid() != parent
             or reader.closing()
         ):
-            compactor.move_ready()
-        compactor.workers = all_cores()
+            mover.move_ready()
         closing = reader.closing()
         if closing is None:
-            compactor.finish("incomplete", NOT_CLOSED)
+            mover.finish("incomplete", NOT_CLOSED)
         else:
-            compactor.finish(closing.status, closing.reason)
+            mover.finish(closing.status, closing.reason)
 
 
 def main() -> int:
@@ -59,7 +60,7 @@ def main() -> int:
     # Ctrl-C is for the trainer, which closes the trace; the recorder ends after it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(_NICENESS)
-    journal, store = Path(sys.argv[1]), Path(sys.argv[2])
+    journal, store = Path(sys.argv[1]), locate(sys.argv[2])
     try:
         record(journal, store, sys.stdin.fileno(), int(sys.argv[3]))
     except (TraceError, OSError) as error:

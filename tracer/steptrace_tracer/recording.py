@@ -16,13 +16,13 @@ import numpy.typing as npt
 from steptrace_schema.attributes import Event, Missing, TraceAttributes
 from steptrace_schema.codecs import shard_steps_for
 from steptrace_schema.errors import TraceError
-from steptrace_schema.journal import Declaration, JournalWriter, journal_path
+from steptrace_schema.journal import Declaration, JournalWriter
+from steptrace_schema.location import Location, file_sizes, journal_path
 from steptrace_tracer.declare import declared_paths, only_described, specify
 from steptrace_tracer.recorder import Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from steptrace_schema.layout import ArraySpec
     from steptrace_schema.names import Status
@@ -61,7 +61,7 @@ class PendingStep:
 class Summary:
     """What a closed recording holds."""
 
-    path: Path
+    path: Location
     status: Status
     steps: int
     raw_bytes: int
@@ -91,7 +91,7 @@ class Recording:
 
     def __init__(
         self,
-        store: Path,
+        store: Location,
         attributes: TraceAttributes,
         journal_limit: int,
         arrays: tuple[ArraySpec, ...] = (),
@@ -167,7 +167,7 @@ class Recording:
         while not self._recorder.wait(_CLOSE_POLL_SECONDS):
             waiting(self._journal.pending_records())
         self._raise_error()
-        stored = sum(p.stat().st_size for p in self._store.rglob("*") if p.is_file())
+        stored = sum(file_sizes(self._store).values())
         return Summary(
             self._store, status, self._steps, self._raw_bytes, stored, self._attributes.missing
         )

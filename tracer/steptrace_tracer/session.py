@@ -40,8 +40,8 @@ from steptrace_tracer.taps import NOT_SAMPLES, as_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
+    from steptrace_schema.location import Location
     from steptrace_tracer.program import Program
 
 OnError = Literal["warn", "raise"]
@@ -76,7 +76,7 @@ class Settings:
         Returns the ids of a batch's samples, from the arguments of the step.
     """
 
-    path: Path
+    path: Location
     policy: Policy
     probe: Any
     on_error: OnError

@@ -1,13 +1,23 @@
 """Arguments and options that several commands share."""
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+
+def _locate(path: str) -> Any:
+    from steptrace_schema.location import locate  # takes long to import
+
+    return locate(path)
+
+
 TracePath = Annotated[
-    Path,
-    typer.Argument(metavar="TRACE", help="A trace: a .zarr folder or a .zarr.zip file."),
+    Any,  # a Location, which typer does not know
+    typer.Argument(
+        metavar="TRACE",
+        parser=_locate,
+        help="A trace: a .zarr folder, a .zarr.zip file, or s3://bucket/path.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Kinds = Annotated[

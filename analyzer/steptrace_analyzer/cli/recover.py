@@ -15,7 +15,8 @@ def recover(trace: TracePath) -> None:
     steptrace recover run.zarr
     """
     from steptrace_schema.compact import recover as finish
-    from steptrace_schema.journal import JournalReader, journal_path
+    from steptrace_schema.journal import JournalReader
+    from steptrace_schema.location import journal_path
     from steptrace_schema.store import read_attributes
 
     had_journal = JournalReader(journal_path(trace)).exists

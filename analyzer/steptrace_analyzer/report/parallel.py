@@ -11,18 +11,18 @@ from steptrace_analyzer.report.layers import layer_figures
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
-    from pathlib import Path
 
     import xarray as xr
 
     from steptrace_analyzer.report.markup import Markup
     from steptrace_analyzer.report.page import StepChoices
+    from steptrace_schema.location import Location
 
 _opened: list[xr.DataTree] = []  # one in each process that draws
 
 
 def draw_layers(
-    path: Path, layers: Sequence[str], choices: StepChoices, workers: int
+    path: Location, layers: Sequence[str], choices: StepChoices, workers: int
 ) -> Generator[Markup]:
     """Yield the figures of each layer, in order, drawn ahead in `workers` processes.
 
@@ -40,7 +40,7 @@ def draw_layers(
         pool.shutdown(cancel_futures=True)
 
 
-def _open(path: Path) -> None:
+def _open(path: Location) -> None:
     _opened.append(open_trace(path))
 
 

@@ -21,6 +21,7 @@ from steptrace_analyzer.report.page import Section, StepChoices, build_page
 from steptrace_analyzer.report.parallel import draw_layers
 from steptrace_analyzer.report.pictures import line_picture, pixel_picture
 from steptrace_analyzer.select import format_steps, recorded_steps, tensor_paths
+from steptrace_schema.location import Location, locate
 from steptrace_schema.names import LOSS, STATISTICS
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def write_report(
     trace: xr.DataTree,
     output: str | Path,
     *,
-    path: str | Path | None = None,
+    path: str | Location | None = None,
     anomalies: Sequence[Anomaly] | None = None,
     workers: int = 1,
     progress: Callable[[int, int], None] = _ignore,
@@ -84,7 +85,7 @@ def write_report(
     """
     attributes = trace_attributes(trace)
     found = find_anomalies(trace) if anomalies is None else anomalies
-    info = describe(trace, Path(path)) if path is not None else None
+    info = describe(trace, locate(path)) if path is not None else None
     layers = drawn_layers(trace)
     choices = _step_choices(trace, found)
     anchors = {layer: f"layer-{place}" for place, layer in enumerate(layers)}
@@ -111,7 +112,7 @@ def write_report(
     drawn: dict[str, Markup] = {}
     order = _by_interest(layers, found)
     if path is not None and workers > 1 and len(order) > 1:
-        figures = draw_layers(Path(path), order, choices, workers)
+        figures = draw_layers(locate(path), order, choices, workers)
     else:
         figures = (layer_figures(trace, layer, choices) for layer in order)
     with contextlib.closing(figures):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from zarr.errors import BaseZarrError
 
 from steptrace_schema.errors import NotATraceError, UnsupportedVersionError
+from steptrace_schema.location import Location, locate
 from steptrace_schema.store import read_attributes
 from steptrace_schema.validate.attributes import json_is_strict, root_is_group, status_is_explained
 from steptrace_schema.validate.data import DATA_CHECKS
@@ -16,7 +15,7 @@ from steptrace_schema.validate.rules import COPY, LEVELS, REWRITE, RULES, Level,
 __all__ = ["LEVELS", "RULES", "Level", "Problem", "validate"]
 
 
-def validate(path: str | Path, level: Level = "data") -> list[Problem]:
+def validate(path: str | Location, level: Level = "data") -> list[Problem]:
     """Check the trace at `path`, a folder or a packed file.
 
     Parameters
@@ -41,10 +40,11 @@ def validate(path: str | Path, level: Level = "data") -> list[Problem]:
     >>> for problem in validate("run.zarr"):  # doctest: +SKIP
     ...     print(problem.rule, problem.path, problem.found, problem.remedy)
     """
-    path = Path(path)
+    path = locate(path)
     if not path.exists():
         msg = (
-            f"{path} does not exist; give the path of a trace (a .zarr folder or a .zarr.zip file)"
+            f"{path} does not exist; give the path of a trace (a .zarr folder, a .zarr.zip file "
+            "or s3://bucket/path)"
         )
         raise NotATraceError(msg)
     problems = [*root_is_group(path)] or [*json_is_strict(path)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NoReturn
 
 from steptrace_schema.validate.files import files_of, read_text
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from steptrace_schema.attributes import TraceAttributes
+    from steptrace_schema.location import Location
 
 
-def root_is_group(path: Path) -> Iterator[Problem]:
+def root_is_group(path: Location) -> Iterator[Problem]:
     """Check R1."""
     expected = "zarr.json with zarr_format 3 and node_type group"
     try:
@@ -31,7 +32,7 @@ def root_is_group(path: Path) -> Iterator[Problem]:
             yield Problem("/", "R1", expected, found, "give the path of the trace itself")
 
 
-def json_is_strict(path: Path) -> Iterator[Problem]:
+def json_is_strict(path: Location) -> Iterator[Problem]:
     """Check R2."""
 
     def refuse(constant: str) -> NoReturn:

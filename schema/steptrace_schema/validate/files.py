@@ -1,34 +1,23 @@
-"""The files of a trace, in a folder or packed."""
+"""The files of a trace, wherever it is."""
 
 from __future__ import annotations
 
-import zipfile
 from typing import TYPE_CHECKING
 
-from steptrace_schema.store import is_packed
+from steptrace_schema.location import file_sizes, read_file
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from steptrace_schema.location import Location
 
 
-def files_of(path: Path) -> frozenset[str]:
+def files_of(path: Location) -> frozenset[str]:
     """Return the names of all files that are not empty, relative to the trace.
 
     Zarr takes an empty chunk file for a chunk that was never written, so it counts as absent.
     """
-    if is_packed(path):
-        with zipfile.ZipFile(path) as archive:
-            return frozenset(info.filename for info in archive.infolist() if info.file_size)
-    return frozenset(
-        p.relative_to(path).as_posix()
-        for p in path.rglob("*")
-        if p.is_file() and p.stat().st_size > 0
-    )
+    return frozenset(name for name, size in file_sizes(path).items() if size)
 
 
-def read_text(path: Path, name: str) -> str:
+def read_text(path: Location, name: str) -> str:
     """Return the text of one file."""
-    if is_packed(path):
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(name).decode()
-    return (path / name).read_text(encoding="utf-8")
+    return read_file(path, name).decode()

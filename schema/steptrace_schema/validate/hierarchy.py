@@ -27,15 +27,15 @@ from steptrace_schema.validate.rules import COPY, REWRITE, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from steptrace_schema.attributes import TraceAttributes
+    from steptrace_schema.location import Location
 
 
 class Hierarchy:
     """The arrays of a trace and the names of its files."""
 
-    def __init__(self, path: Path, attributes: TraceAttributes) -> None:
+    def __init__(self, path: Location, attributes: TraceAttributes) -> None:
         self.attributes = attributes
         self.group = open_zarr(path)
         with warnings.catch_warnings():

