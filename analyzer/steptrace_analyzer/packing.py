@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Final
 from steptrace_schema.errors import DamagedTraceError, NotATraceError, TraceError, TraceExistsError
 from steptrace_schema.journal import JournalReader
 from steptrace_schema.location import Location, is_packed, journal_path, locate
+from steptrace_schema.reencode import reencode
 from steptrace_schema.store import read_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from steptrace_schema.attributes import Profile
 
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the same trace packs to the same bytes
 _BLOCK: Final = 4 * 2**20
@@ -31,13 +34,14 @@ def pack(
     path: str | Location,
     output: str | Path | None = None,
     *,
+    profile: Profile | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] = _ignore,
 ) -> Path:
     """Write a trace into one ``.zarr.zip`` file, which ``open_trace`` and zarr open directly.
 
     Members are stored as they are: chunks are compressed already. The file appears under its name
-    only when it is whole. The same trace gives the same bytes.
+    only when it is whole. The same trace gives the same bytes. The trace itself is left as it is.
 
     Parameters
     ----------
@@ -45,6 +49,9 @@ def pack(
         Folder of a finished trace.
     output
         The file to write; beside the trace, with ``.zip`` added to its name, if not given.
+    profile
+        Encode the values anew, without loss: ``"compact"`` makes the smallest file, which programs
+        other than steptrace need the package numcodecs[pcodec] for. As recorded if not given.
     overwrite
         Replace `output` if it exists.
     progress
@@ -79,6 +86,18 @@ def pack(
         raise TraceError(msg)
     _refuse_unfinished(path)
     _refuse_existing(output, overwrite=overwrite)
+    if profile is None:
+        _zip(path, output, progress)
+        return output
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
+        encoded = Path(folder) / path.name
+        reencode(path, encoded, profile, progress)
+        _zip(encoded, output, _ignore)
+    return output
+
+
+def _zip(path: Path, output: Path, progress: Callable[[int, int], None]) -> None:
     # Metadata first: a reader that streams the file learns what it holds before the data.
     files = sorted(
         (file for file in path.rglob("*") if file.is_file()),
@@ -99,7 +118,6 @@ def pack(
                     target.write(block)
                     done += len(block)
                     progress(done, total)
-    return output
 
 
 def unpack(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from steptrace_schema.codecs import Encoding
 from steptrace_schema.errors import DamagedTraceError, TraceError
 from steptrace_schema.location import Location, file_sizes, is_packed
 from steptrace_schema.names import STATISTICS, STEP
-from steptrace_schema.reading import read_region
+from steptrace_schema.reading import file_fetch, read_region
 from steptrace_schema.store import open_zarr
 
 if TYPE_CHECKING:
@@ -113,11 +112,9 @@ class _StoredArray:
             raise self._damaged(index, f"{type(error).__name__}: {error}") from error
 
     def _fetch(self, position: tuple[int, ...], start: int, stop: int | None) -> bytes:
-        name = f"{self.key}/{self.array.metadata.encode_chunk_key(position)}"
         if isinstance(self.path, Path) and not is_packed(self.path):
-            with (self.path / name).open("rb", buffering=0) as file:
-                begin = file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
-                return file.read(-1 if stop is None else stop - begin)
+            return file_fetch(self.path / self.key, self.array)(position, start, stop)
+        name = f"{self.key}/{self.array.metadata.encode_chunk_key(position)}"
         part: ByteRequest | None = RangeByteRequest(start, stop) if stop is not None else None
         if start < 0:
             part = SuffixByteRequest(-start)

@@ -6,6 +6,7 @@ Zarr's own reading takes a millisecond for each chunk, more than most chunks tak
 from __future__ import annotations
 
 import itertools
+import os
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -14,6 +15,10 @@ import numpy.typing as npt
 from steptrace_schema.codecs import checksum
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import zarr
+
     from steptrace_schema.codecs import Encoding
 
 _ABSENT = np.uint64(2**64 - 1)
@@ -29,6 +34,18 @@ class Fetch(Protocol):
 
         A negative `start` counts from the end; `stop` None is the end.
         """
+
+
+def file_fetch(folder: Path, array: zarr.Array[Any]) -> Fetch:
+    """Return what reads the stored objects of an array whose files are in `folder`."""
+
+    def fetch(position: tuple[int, ...], start: int, stop: int | None) -> bytes:
+        path = folder / array.metadata.encode_chunk_key(position)
+        with path.open("rb", buffering=0) as file:
+            begin = file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
+            return file.read(-1 if stop is None else stop - begin)
+
+    return fetch
 
 
 def read_region(

@@ -3,23 +3,29 @@ from __future__ import annotations
 import json
 import shutil
 import stat
+import subprocess
+import sys
 import zipfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pytest
 import zarr
 from zarr.storage import ZipStore
 
+from steptrace_analyzer.cli.pack import Encoding
 from steptrace_analyzer.differences import diff
 from steptrace_analyzer.open import open_trace
 from steptrace_analyzer.packing import pack, unpack
+from steptrace_schema.attributes import Profile
 from steptrace_schema.errors import (
     DamagedTraceError,
     NotATraceError,
     TraceError,
     TraceExistsError,
 )
+from steptrace_schema.store import read_attributes
+from steptrace_schema.validate import validate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,3 +191,74 @@ def test_a_damaged_member_is_named(packed: Path, tmp_path: Path) -> None:
     with pytest.raises(DamagedTraceError, match=r"c/0/0/0' is damaged .*copy the file"):
         unpack(damaged)
     assert [file.name for file in tmp_path.iterdir()] == ["run.zarr.zip"]
+
+
+@pytest.fixture(scope="module")
+def compact(healthy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    seen: list[tuple[int, int]] = []
+    output = tmp_path_factory.mktemp("compact") / "run.zarr.zip"
+    path = pack(
+        healthy_path,
+        output,
+        profile="compact",
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen[0][0] == 0
+    assert seen[-1][0] == seen[-1][1] > 0
+    assert list(output.parent.iterdir()) == [output]
+    return path
+
+
+def test_a_compact_trace_has_the_same_bits(healthy_path: Path, compact: Path) -> None:
+    left, right = open_trace(healthy_path), open_trace(compact)
+    assert [node.path for node in left.subtree] == [node.path for node in right.subtree]
+    for before, after in zip(left.subtree, right.subtree, strict=True):
+        assert before.dataset.variables.keys() == after.dataset.variables.keys()
+        for name, variable in before.dataset.variables.items():
+            assert variable.dims == after.dataset.variables[name].dims
+            assert variable.attrs == after.dataset.variables[name].attrs
+            assert variable.to_numpy().tobytes() == after.dataset[name].to_numpy().tobytes()
+
+
+def test_a_compact_trace_is_valid_and_says_what_it_is(compact: Path) -> None:
+    assert validate(compact) == []
+    assert read_attributes(compact).policy.profile == "compact"
+
+
+def test_a_compact_trace_is_smaller(compact: Path, packed: Path, tmp_path: Path) -> None:
+    def size(path: Path, key: str) -> int:
+        with zipfile.ZipFile(path) as archive:
+            return sum(m.file_size for m in archive.infolist() if m.filename.startswith(key))
+
+    kernel = "weights/sequential/dense/kernel/c/"
+    assert size(compact, kernel) < size(packed, kernel)
+
+
+def test_zarr_alone_reads_a_compact_trace(healthy_path: Path, compact: Path) -> None:
+    script = f"""
+import warnings, zarr
+warnings.simplefilter("ignore")
+store = zarr.storage.ZipStore({str(compact)!r}, mode="r")
+kernel = zarr.open_group(store, mode="r")["weights/sequential/dense/kernel"][...]
+print(kernel.tobytes().hex())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    expected = open_trace(healthy_path)["weights/sequential/dense/kernel"].to_numpy()
+    assert bytes.fromhex(done.stdout.decode()) == expected.tobytes()
+
+
+def test_a_damaged_trace_is_not_packed_anew(healthy_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    shutil.copytree(healthy_path, path)
+    shard = next((path / "weights/sequential/dense/kernel/c").rglob("0"))
+    shard = next(file for file in shard.rglob("*") if file.is_file()) if shard.is_dir() else shard
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 3] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(DamagedTraceError, match=r"'weights/sequential/dense/kernel'.*validate"):
+        pack(path, profile="compact")
+    assert not path.with_name("run.zarr.zip").exists()
+
+
+def test_the_command_offers_the_profiles_of_the_format() -> None:
+    assert {choice.value for choice in Encoding} == set(get_args(Profile))

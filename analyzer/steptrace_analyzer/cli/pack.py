@@ -1,12 +1,24 @@
 """``steptrace pack``."""
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from steptrace_analyzer.cli._options import TracePath
 from steptrace_analyzer.cli._output import progress, write_line
+
+if TYPE_CHECKING:
+    from steptrace_schema.attributes import Profile
+
+
+class Encoding(StrEnum):
+    """How values are encoded: the profiles of the format."""
+
+    fast = "fast"
+    compact = "compact"
+    none = "none"
 
 
 def pack(
@@ -14,6 +26,13 @@ def pack(
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="The file to write, ending in .zip."),
+    ] = None,
+    profile: Annotated[
+        Encoding | None,
+        typer.Option(
+            "--profile",
+            help="Encode anew, without loss, in one process for each core: compact is smallest.",
+        ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the file if it exists.")
@@ -27,10 +46,12 @@ def pack(
     --------
     steptrace pack run.zarr
     steptrace pack run.zarr -o shared/run.zarr.zip
+    steptrace pack run.zarr --profile compact
     """
     from steptrace_analyzer import packing
     from steptrace_analyzer.text import format_bytes
 
+    name: Profile | None = None if profile is None else profile.value
     with progress("packing") as report:
-        written = packing.pack(trace, output, overwrite=overwrite, progress=report)
+        written = packing.pack(trace, output, profile=name, overwrite=overwrite, progress=report)
     write_line(f"{written} ({format_bytes(written.stat().st_size)})")
