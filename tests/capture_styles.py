@@ -114,7 +114,9 @@ def _several_inputs_and_outputs() -> Any:
     right = layers.Dense(1, activation="sigmoid", name="right")(hidden)
     model = keras.Model({"a": a, "b": b}, {"left": left, "right": right}, name="net")
     model.compile(
-        keras.optimizers.SGD(RATE), {"left": "mse", "right": "mse"}, loss_weights={"left": 1.0, "right": 0.5}
+        keras.optimizers.SGD(RATE),
+        {"left": "mse", "right": "mse"},
+        loss_weights={"left": 1.0, "right": 0.5},
     )
     return model
 

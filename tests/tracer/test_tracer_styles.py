@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,9 +17,6 @@ from keras_models import weights_of
 from steptrace_schema.store import read_attributes
 from steptrace_schema.validate import validate
 from steptrace_tracer import Tracer
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SAMPLES = 4
 
@@ -126,7 +123,7 @@ def test_every_tensor_of_a_step_equals_that_of_a_second_tape(trace: Trace, step:
     found = tape.gradient(loss, [*variables, *inputs, *replay.outputs.values()])
     # What a bfloat16 layer computes has eight bits.
     low = any(layer.compute_dtype == "bfloat16" for layer in trace.model.layers)
-    close = {"rtol": 0.02, "atol": 0.002} if low else {"rtol": 1e-4, "atol": 1e-6}
+    rtol, atol = (0.02, 0.002) if low else (1e-4, 1e-6)
 
     assert trace["scalars/loss"][step] == pytest.approx(float(loss), rel=0.02 if low else 1e-5)
     assert trace["scalars/batch_size"][step] == rows.stop - rows.start
@@ -135,11 +132,11 @@ def test_every_tensor_of_a_step_equals_that_of_a_second_tape(trace: Trace, step:
     keys += [f"activation_gradients/{trace.paths[name]}/output" for name in names]
     for key, expected in zip(keys, found, strict=True):
         kept = numpy(expected) if key.startswith("gradients/") else numpy(expected)[:SAMPLES]
-        np.testing.assert_allclose(trace[key][step], kept, **close, err_msg=key)
+        np.testing.assert_allclose(trace[key][step], kept, rtol, atol, err_msg=key)
     for name, output in replay.outputs.items():
         key = f"activations/{trace.paths[name]}/output"
         np.testing.assert_allclose(
-            trace[key][step], numpy(output)[:SAMPLES], **close, err_msg=key
+            trace[key][step], numpy(output)[:SAMPLES], rtol, atol, err_msg=key
         )
 
 
@@ -169,9 +166,11 @@ def test_the_probe_is_the_model_in_inference_mode(trace: Trace) -> None:
     for name, before in replay.preactivations.items():
         path = trace.paths[name]
         low = before.dtype == tf.bfloat16
-        close = {"rtol": 0.02, "atol": 0.01} if low else {"rtol": 1e-4, "atol": 1e-6}
+        rtol, atol = (0.02, 0.01) if low else (1e-4, 1e-6)
         for part, expected in (("preactivation", before), ("output", replay.outputs[name])):
-            np.testing.assert_allclose(trace[f"probe/{path}/{part}"][1], numpy(expected), **close)
+            np.testing.assert_allclose(
+                trace[f"probe/{path}/{part}"][1], numpy(expected), rtol, atol
+            )
 
 
 def test_statistics_are_those_of_the_recorded_tensors(trace: Trace) -> None:
@@ -235,6 +234,8 @@ class Replay:
             self.outputs[layer.name] = output
             if isinstance(layer, keras.layers.Dense) and layer.activation.__name__ != "linear":
                 kernel, bias = (tf.cast(v, layer.compute_dtype) for v in layer.weights)
-                self.preactivations[layer.name] = tf.matmul(tf.cast(args[0], layer.compute_dtype), kernel) + bias
+                self.preactivations[layer.name] = (
+                    tf.matmul(tf.cast(args[0], layer.compute_dtype), kernel) + bias
+                )
             values[id(node.outputs[0])] = output
         return [values[id(output)] for output in graph.outputs]

@@ -154,6 +154,48 @@ def verify(
     raise typer.Exit(0 if found.verdict == "identical" else 1)
 
 
+def plan(
+    script: ScriptName,
+    arguments: ScriptArguments = None,
+    is_module: IsModule = False,
+    budget: Annotated[
+        str | None, typer.Option(metavar="BYTES", help="What the trace may take, such as 10GB.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Length of the run, if not what the fit says.")
+    ] = None,
+    every: Every = 1,
+    samples: Samples = 4,
+    kind: KindNames = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a trace of a training script will cost, before the run.
+
+    Runs the script up to the first step of its first fit, trains a few steps there, and shows bytes
+    by kind and layer and the time of a step with and without the tracer. With --budget it says
+    which tracer fits, and exits with 1 if not even one step does. All bytes are before encoding.
+
+    Examples
+    --------
+    steptrace plan train.py
+    steptrace plan --budget 10GB --steps 50000 train.py --epochs 100
+    """
+    from steptrace_tracer.plan_text import describe, parse_bytes
+    from steptrace_tracer.planning import plan_script
+    from steptrace_tracer.scripts import Script
+
+    found = plan_script(
+        Script(script, tuple(arguments or ()), is_module),
+        _policy(every, samples, kind, include, exclude),
+        steps=steps,
+        budget=None if budget is None else parse_bytes(budget),
+    )
+    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else describe(found))
+    raise typer.Exit(1 if found.budget is not None and found.fitting is None else 0)
+
+
 def _policy(
     every: int,
     samples: int,
@@ -179,5 +221,5 @@ def _policy(
 
 
 # Whatever stands behind the script is the script's own.
-for _command in (record, verify):
+for _command in (record, verify, plan):
     vars(_command)["context_settings"] = {"allow_interspersed_args": False}

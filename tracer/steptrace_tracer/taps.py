@@ -161,6 +161,8 @@ class Tapping:
         self._scope = _scope()
         self._calls: Counter[str] = Counter()
         self._sources: list[_Source] = []
+        self._logits: dict[str, str] = {}
+        """Path of an output to that of the logits that it is computed from."""
         self._tapes: list[Any] = []
         self._scaled: list[tuple[Any, Any]] = []
         self._backward: list[_Backward] = []
@@ -189,17 +191,15 @@ class Tapping:
                 self.taps.add("activations", place, _first(tensor, self._policy.samples))
             if not self._policy.covers("activation_gradients", place):
                 continue
-            logits = getattr(tensor, "_keras_logits", None)
-            if logits is not None:
-                self.taps.lacks("activation_gradients", place, _FROM_LOGITS)
-                logits_place = f"{path}/{prefix}{_LOGITS}"
-                self._sources.append(
-                    _Source("activation_gradients", logits_place, logits, id(layer))
-                )
-            elif tensor.dtype.is_floating:
-                self._sources.append(_Source("activation_gradients", place, tensor, id(layer)))
+            if tensor.dtype.is_floating:
+                self._have_gradient(place, tensor, layer)
             else:
                 self.taps.lacks("activation_gradients", place, _NO_GRADIENT)
+            logits = getattr(tensor, "_keras_logits", None)
+            if logits is not None:
+                # A cross-entropy takes these, any other loss or layer takes the output.
+                self._logits[place] = f"{path}/{prefix}{_LOGITS}"
+                self._have_gradient(self._logits[place], logits, layer)
 
     def _have_gradient(self, place: str, tensor: Any, layer: Any) -> None:
         self._sources.append(_Source("activation_gradients", place, tensor, id(layer)))
@@ -302,10 +302,14 @@ class Tapping:
         """Keep each gradient once: of the loss that belongs to the layer's own model."""
         layers = {(source.kind, source.path): source.layer for source in self._sources}
         keys = dict.fromkeys(key for backward in self._backward for key in backward.found)
+        taken = self._logits_that_are_taken()
         for kind, path in keys:
+            if path in self._logits.values() and path not in taken:
+                continue
             candidates = [b for b in self._backward if b.found.get((kind, path)) is not None]
             if not candidates:
-                self.taps.lacks(kind, path, _NO_GRADIENT)
+                reason = _FROM_LOGITS if self._logits.get(path) in taken else _NO_GRADIENT
+                self.taps.lacks(kind, path, reason)
                 continue
             layer = layers.get((kind, path))
             nearest = min(candidates, key=lambda backward: backward.distance(layer))
@@ -314,7 +318,7 @@ class Tapping:
                 dense = _first(dense, self._policy.samples)
             self.taps.add(kind, path, _unscaled(dense, nearest.scale))
         for source in self._sources:
-            if (source.kind, source.path) not in keys:
+            if (source.kind, source.path) not in keys and source.path not in self._logits.values():
                 self.taps.lacks(source.kind, source.path, _NO_GRADIENT)
         for backward in self._backward:
             name = backward.home.name if backward.home is not None else _JOINT
@@ -322,6 +326,20 @@ class Tapping:
             if backward.scale is not None:
                 loss = loss / backward.scale
             self.taps.losses[unique_paths([*self.taps.losses, name])[-1]] = loss
+
+    def _logits_that_are_taken(self) -> set[str]:
+        """Return the paths of logits that a loss depends on, but not by way of the output."""
+        found = {
+            path
+            for backward in self._backward
+            for (kind, path), value in backward.found.items()
+            if kind == "activation_gradients" and value is not None
+        }
+        return {
+            logits
+            for output, logits in self._logits.items()
+            if logits in found and output not in found
+        }
 
     def _keep_sample_loss(self) -> None:
         """Keep the loss of each sample: the sum over outputs, the mean over a sequence."""
