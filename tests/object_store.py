@@ -15,13 +15,12 @@ BUCKET = "traces"
 
 
 class ObjectStoreServer:
-    """A store with a gateway that speaks S3, which can be stopped and started again."""
+    """A server that can be stopped and started again; its data stay."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._ports = _free_ports(4)
-        self._store: subprocess.Popen[bytes] | None = None
-        self._gateway: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -35,43 +34,35 @@ class ObjectStoreServer:
         }
 
     def start(self) -> None:
-        """Start what is not running, and wait until it stores objects."""
+        """Start it, and wait until it stores objects; again, it takes half a minute."""
         s3, master, volume, filer = self._ports
-        if self._store is None:
-            self._store = self._run(
-                *("server", f"-dir={self._folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
-                *("-master.telemetry=false", "-filer", "-volume.max=20"),
-                *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
-            )
-        self._gateway = self._run(
-            *("s3", f"-filer=127.0.0.1:{filer}", "-ip.bind=127.0.0.1", f"-port={s3}"),
-            *("-iam=false", "-port.iceberg=0", "-port.lance=0"),
-        )
-        for _ in range(900):  # a gateway that was killed is missed for half a minute
+        command = [
+            str(Path(sys.executable).with_name("weed")),
+            *("server", f"-dir={self._folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+            *("-master.telemetry=false", "-s3", "-s3.iam=false", f"-s3.port={s3}"),
+            *("-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=20"),
+            *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
+        ]
+        with (self._folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        said = ""
+        for _ in range(900):
             try:
                 self._put("")
                 self._put("/ready")
-            except OSError:
+            except OSError as error:
+                said = str(error)
                 time.sleep(0.1)
             else:
                 return
-        raise AssertionError((self._folder / "server.log").read_text()[-2000:])
+        raise AssertionError(said)
 
     def stop(self) -> None:
-        """Stop the gateway at once; the data stay."""
-        _end(self._gateway)
-        self._gateway = None
-
-    def stop_all(self) -> None:
-        """Stop everything."""
-        self.stop()
-        _end(self._store)
-        self._store = None
-
-    def _run(self, *arguments: str) -> subprocess.Popen[bytes]:
-        command = [str(Path(sys.executable).with_name("weed")), *arguments]
-        with (self._folder / "server.log").open("ab") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log)
+        """Stop it at once."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
     def _put(self, path: str) -> None:
         url = f"http://127.0.0.1:{self._ports[0]}/{BUCKET}{path}"
@@ -82,12 +73,6 @@ class ObjectStoreServer:
             error.close()
             if error.code != 409:  # the bucket is there already
                 raise
-
-
-def _end(process: subprocess.Popen[bytes] | None) -> None:
-    if process is not None:
-        process.kill()
-        process.wait()
 
 
 def is_installed() -> bool:

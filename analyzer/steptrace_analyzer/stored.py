@@ -21,7 +21,7 @@ from zarr.errors import ZarrUserWarning
 from steptrace_schema.codecs import Encoding
 from steptrace_schema.errors import DamagedTraceError, TraceError
 from steptrace_schema.location import Location, file_sizes, is_packed
-from steptrace_schema.names import STATISTICS, STEP
+from steptrace_schema.names import STEP
 from steptrace_schema.reading import file_fetch, read_region
 from steptrace_schema.store import open_zarr
 
@@ -68,9 +68,7 @@ def stored_arrays(path: Location, attributes: TraceAttributes) -> dict[str, xr.V
 
 def _recorded_rows(key: str, array: zarr.Array[Any], attributes: TraceAttributes) -> int:
     """Return how many rows of the array are data; see `steps_recorded` in the specification."""
-    kind = key.removeprefix(f"{STATISTICS}/").partition("/")[0]
-    counts: dict[str, int] = {str(k): n for k, n in attributes.steps_recorded.items()}
-    return min(int(array.shape[0]), counts.get(kind, 0))
+    return min(int(array.shape[0]), attributes.rows(key))
 
 
 class _StoredArray:

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from steptrace_schema.durable import Durability
-from steptrace_schema.names import DEFAULT_KINDS, Kind, Status
+from steptrace_schema.names import DEFAULT_KINDS, STATISTICS, Kind, Status
+from steptrace_schema.retention import Retain
 from steptrace_schema.version import FORMAT_VERSION
 
 Profile = Literal["fast", "compact", "none"]
@@ -96,6 +97,9 @@ class Policy(BaseModel):
     durability
         What recorded steps survive: ``process`` the death of every process, ``fsync`` also a loss
         of power.
+    retain
+        Which recorded steps keep their tensors: ``"all"``, or what `retention.last` and
+        `retention.around` return. Statistics and scalars are kept of all.
 
     Examples
     --------
@@ -122,6 +126,7 @@ class Policy(BaseModel):
     probe_unit: Annotated[int, Field(ge=0)] | None = None
     profile: Profile = "fast"
     durability: Durability = "process"
+    retain: Retain = "all"
 
     @property
     def consecutive(self) -> bool:
@@ -242,8 +247,20 @@ class TraceAttributes(_Model):
     """How many steps one shard, and one commit, spans."""
     steps_recorded: dict[Kind, int] = Field(default_factory=dict)
     """How many rows of each kind are written; rows beyond are not data."""
+    statistics_recorded: dict[Kind, int] = Field(default_factory=dict)
+    """Rows of the statistics of each kind that has more of them than of tensors, because not all
+    steps keep their tensors."""
     records: int = 0
     """How many records of the journal have been moved into the store."""
+
+    def rows(self, key: str) -> int:
+        """Return how many rows of the array at `key` are data."""
+        counts = {str(kind): count for kind, count in self.steps_recorded.items()}
+        kind = key.partition("/")[0]
+        if kind == STATISTICS:
+            kind = key.split("/")[1]
+            counts |= {str(k): count for k, count in self.statistics_recorded.items()}
+        return counts.get(kind, 0)
 
     def layer(self, path: str) -> Layer | None:
         """Return the layer at `path`, or None."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from steptrace_schema.attributes import Event, Missing
 from steptrace_schema.durable import persistence
 from steptrace_schema.errors import NotATraceError
 from steptrace_schema.journal import JournalReader, Record
@@ -22,16 +23,21 @@ from steptrace_schema.layout import ArraySpec, split_key
 from steptrace_schema.location import Location, journal_path
 from steptrace_schema.locks import exclusive
 from steptrace_schema.moving import ArrayMove, MovedArray, move_arrays
-from steptrace_schema.writer import ArrayWriter, TraceWriter
+from steptrace_schema.names import LOSS
+from steptrace_schema.retention import held_back, is_thinned
+from steptrace_schema.writer import TraceWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from steptrace_schema.attributes import Missing, TraceAttributes
+    from steptrace_schema.attributes import TraceAttributes
     from steptrace_schema.names import Kind, Status
 
 NOT_CLOSED = "the training process ended without closing the trace"
 """The reason stored in a trace whose run was killed."""
+
+_THINNED = "from here on only some steps keep their tensors, as the policy's 'retain' says"
+_NONE_KEPT = "no step was retained; its statistics are recorded"
 
 
 class Compactor:
@@ -59,6 +65,11 @@ class Compactor:
         self._store = store
         self._lasting = persistence(declaration.attributes.policy.durability)
         self._shard_steps = self._writer.attributes.shard_steps
+        self._retain = declaration.attributes.policy.retain
+        self._chooser = None if self._retain == "all" else self._retain.chooser()
+        self._kept: set[int] = set()
+        self._opened: dict[Path, Record] = {}
+        self._left: list[Path] = []
 
     @property
     def records_moved(self) -> int:
@@ -71,11 +82,29 @@ class Compactor:
         return len(self._reader.paths(self.records_moved))
 
     def move_ready(self) -> int:
-        """Move all whole shards of records; return how many records were moved."""
+        """Move all whole shards of records; return how many records were moved.
+
+        Records of steps that may still have to be kept in full stay.
+        """
         moved = 0
         while len(paths := self._reader.paths(self.records_moved)) >= self._shard_steps:
+            if self._retain != "all":
+                records = self._records(paths)
+                paths = paths[: len(paths) - held_back(records, self._retain.waiting)]
+                if len(paths) < self._shard_steps:
+                    break
+                self._choose(records, ended=False, crashed=False)
             moved += self._move(paths[: self._due()])
         return moved
+
+    def _records(self, paths: list[Path]) -> list[Record]:
+        return [
+            self._opened.get(path) or self._opened.setdefault(path, Record(path)) for path in paths
+        ]
+
+    def _choose(self, records: list[Record], *, ended: bool, crashed: bool) -> None:
+        if self._chooser is not None:
+            self._kept = self._chooser.kept(records, ended=ended, crashed=crashed)
 
     def move_all(self) -> Iterator[int]:
         """Move every record that is left, yielding how many each time."""
@@ -92,12 +121,20 @@ class Compactor:
 
     def finish(self, status: Status, reason: str | None) -> None:
         """Move what is left, set the trace's status, and delete the journal."""
+        left = self._records(self._reader.paths(self.records_moved))
+        self._choose(left, ended=True, crashed=status != "complete")
         for _ in self.move_all():
             pass
         self._writer.trim()
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        update = {"status": status, "status_reason": reason, "finished": now}
-        self._writer.commit(self._attributes().model_copy(update=update))
+        attributes = self._attributes()
+        update = {
+            "status": status,
+            "status_reason": reason,
+            "finished": now,
+            "missing": (*attributes.missing, *self._never_kept(attributes)),
+        }
+        self._writer.commit(attributes.model_copy(update=update))
         self._writer.consolidate()
         self._make_last()
         self._reader.clear()
@@ -117,17 +154,29 @@ class Compactor:
                 "missing": missing,
                 "shard_steps": committed.shard_steps,
                 "steps_recorded": committed.steps_recorded,
+                "statistics_recorded": committed.statistics_recorded,
+                "events": (
+                    *latest.events,
+                    *(e for e in committed.events if e not in latest.events),
+                ),
                 "records": committed.records,
             }
         )
 
     def _move(self, paths: list[Path]) -> int:
-        records = [Record(path) for path in paths]
+        records = self._records(paths)
         arrays = self._reader.declaration().arrays
         derived = not any(spec.kind == "updates" for spec in arrays)
         rows = dict(self._writer.attributes.steps_recorded)
+        described = dict(self._writer.attributes.statistics_recorded)
         kinds = {
-            kind: _Rows(tuple(specs), rows.get(kind, 0), tuple(present))
+            kind: _Rows(
+                tuple(specs),
+                rows.get(kind, 0),
+                described.get(kind, rows.get(kind, 0)),
+                tuple(present),
+                tuple(self._is_kept(kind, record) for record in present),
+            )
             for kind, specs in _by_kind(arrays).items()
             if (present := [r for r in records if any(split_key(k)[0] == kind for k in r.keys)])
         }
@@ -141,9 +190,12 @@ class Compactor:
             results = [moved[spec.key] for spec in new.specs if spec.key in moved]
             if not results:
                 continue
-            self._writer.write_steps(kind, new.start, new.steps)
-            rows[kind] = new.start + len(new.steps)
-            self._write_statistics(kind, new.start, new.steps, results)
+            if new.kept_steps:
+                self._writer.write_steps(kind, new.start, new.kept_steps)
+            rows[kind] = new.start + len(new.kept_steps)
+            if self._chooser is not None and is_thinned(kind):
+                described[kind] = new.described + len(new.steps)
+            self._write_statistics(kind, new.described, new.steps, results)
             if derived and kind == "weights":
                 written = rows.get("updates", 0)
                 rows["updates"] = self._write_update_statistics(written, new, results)
@@ -154,15 +206,55 @@ class Compactor:
             attributes.model_copy(
                 update={
                     "steps_recorded": rows,
+                    "statistics_recorded": described,
+                    "events": self._noting(attributes, kinds.values()),
                     "records": records[-1].index + 1,
                     "missing": _merge(attributes.missing, missing),
                 }
             )
         )
         self._make_last()
-        for path in paths:
-            path.unlink()
+        # The last one stays until the next move where the store may lack its weights, from which
+        # the next update is computed; a record that is counted as moved is not read as data.
+        done = [*self._left, *paths] if self._chooser is None else [*self._left, *paths[:-1]]
+        self._left = paths[len(paths) - (self._chooser is not None) :]
+        for path in done:
+            path.unlink(missing_ok=True)
+            self._opened.pop(path, None)
         return len(paths)
+
+    def _is_kept(self, kind: Kind, record: Record) -> bool:
+        """Whether the record's arrays of `kind` are kept; those after the last step always are."""
+        if self._chooser is None or not is_thinned(kind):
+            return True
+        return record.step in self._kept or f"scalars/{LOSS}" not in record.keys
+
+    def _noting(self, attributes: TraceAttributes, moved: Iterable[_Rows]) -> tuple[Event, ...]:
+        """Return the events, with one that says from where on steps have lost their tensors."""
+        lost = [
+            step
+            for new in moved
+            for step, kept in zip(new.steps, new.kept, strict=True)
+            if not kept
+        ]
+        if not lost or any(event.message == _THINNED for event in attributes.events):
+            return attributes.events
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return (*attributes.events, Event(time=now, message=_THINNED, step=min(lost)))
+
+    def _never_kept(self, attributes: TraceAttributes) -> list[Missing]:
+        """Return what has statistics and no tensor, because no step was worth keeping."""
+        empty = {
+            kind
+            for kind in attributes.statistics_recorded
+            if not attributes.steps_recorded.get(kind, 0)
+        }
+        known = {(m.kind, m.path) for m in attributes.missing if m.steps is None}
+        return [
+            Missing(kind=spec.kind, path=spec.path, reason=_NONE_KEPT)
+            for spec in self._reader.declaration().arrays
+            if spec.kind in empty and not spec.static and (spec.kind, spec.path) not in known
+        ]
 
     def _write_static(self, new: _Rows) -> Iterator[ArraySpec]:
         """Write the arrays without a step dimension, and yield the others."""
@@ -176,19 +268,24 @@ class Compactor:
 
     def _array_move(self, spec: ArraySpec, new: _Rows, *, updates: bool) -> ArrayMove:
         if spec.statistics_only:
-            return ArrayMove(spec, None, new.start, new.records, False, None)
-        writer = self._writer.array(spec, new.start, len(new.records))
-        before = self._row_before(spec, new, writer) if updates else None
-        return ArrayMove(spec, writer, new.start, new.records, updates, before)
+            return ArrayMove(spec, None, new.start, new.records, False, None, new.kept)
+        count = len(new.kept_steps)
+        writer = self._writer.array(spec, new.start, count) if count else None
+        before = self._row_before(spec, new) if updates else None
+        return ArrayMove(spec, writer, new.start, new.records, updates, before, new.kept)
 
-    def _row_before(
-        self, spec: ArraySpec, new: _Rows, writer: ArrayWriter
-    ) -> npt.NDArray[Any] | None:
-        if not new.start:
+    def _row_before(self, spec: ArraySpec, new: _Rows) -> npt.NDArray[Any] | None:
+        if not new.described:
             return None
-        if (known := self._last_weights.get(spec.key)) is not None and known[0] == new.start:
+        if (known := self._last_weights.get(spec.key)) is not None and known[0] == new.described:
             return known[1]
-        return writer.read_row(new.start - 1)
+        if self._chooser is None:
+            return self._writer.array(spec, new.start, len(new.records)).read_row(new.start - 1)
+        for path in self._reader.paths(self.records_moved - 1)[:1]:
+            left = Record(path)
+            if left.index < self.records_moved and spec.key in left.keys:
+                return left.read(spec.key)
+        return None
 
     def _write_statistics(
         self, kind: Kind, start: int, steps: list[int], results: list[MovedArray]
@@ -204,8 +301,9 @@ class Compactor:
         """Keep statistics of the updates between consecutive weights; return their new count."""
         for result in results:
             if result.last is not None:
-                self._last_weights[result.key] = (new.start + len(new.steps), result.last)
-        previous = self._writer.read_step("weights", new.start - 1) if new.start else None
+                self._last_weights[result.key] = (new.described + len(new.steps), result.last)
+        start = new.described
+        previous = self._writer.read_step("weights", start - 1) if start else None
         consecutive = [
             row
             for row, (before, after) in enumerate(itertools.pairwise([previous, *new.steps]))
@@ -224,15 +322,21 @@ class Compactor:
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-    """The rows of one kind that are to be moved: the row they begin at, and a record for each."""
+    """The rows of one kind that are to be moved: where they begin, and a record for each."""
 
     specs: tuple[ArraySpec, ...]
     start: int
+    described: int
     records: tuple[Record, ...]
+    kept: tuple[bool, ...]
 
     @functools.cached_property
     def steps(self) -> list[int]:
         return [record.step for record in self.records]
+
+    @functools.cached_property
+    def kept_steps(self) -> list[int]:
+        return list(itertools.compress(self.steps, self.kept))
 
 
 def _by_kind(arrays: tuple[ArraySpec, ...]) -> dict[Kind, list[ArraySpec]]:

@@ -64,7 +64,7 @@ class ArrayMove:
     spec
         The array.
     writer
-        Where they go; None where the records hold their statistics only.
+        Where they go; None where none is kept, or the records hold their statistics only.
     start
         The row of the array that they begin at.
     records
@@ -73,6 +73,8 @@ class ArrayMove:
         Whether to describe each row minus the one before.
     before
         The row before the first, where there is one.
+    kept
+        Which of the rows are written; the others are only described.
     """
 
     spec: ArraySpec
@@ -81,6 +83,7 @@ class ArrayMove:
     records: tuple[Record, ...]
     updates: bool
     before: npt.NDArray[Any] | None
+    kept: tuple[bool, ...]
 
     @property
     def nbytes(self) -> int:
@@ -91,7 +94,7 @@ class ArrayMove:
     def run(self) -> MovedArray:
         """Read the rows once, write them, and describe them."""
         spec = self.spec
-        if self.writer is None:
+        if spec.statistics_only:
             return self._run_statistics()
         rows = np.empty((len(self.records), *spec.shape), dtype=np.dtype(spec.dtype))
         smaller: dict[int, npt.NDArray[Any]] = {}
@@ -107,7 +110,8 @@ class ArrayMove:
                 rows[row, ...][tuple(slice(0, extent) for extent in values.shape)] = values
             else:
                 absent.append(row)
-        self.writer.write(self.start, rows)
+        if self.writer is not None:
+            self.writer.write(self.start, rows if all(self.kept) else rows[list(self.kept)])
         steps = tuple(self.records[row].step for row in absent)
         missing = Missing(kind=spec.kind, path=spec.path, reason=_NO_VALUE, steps=steps)
         return MovedArray(

@@ -92,7 +92,7 @@ def reopen(path: Location, step: int) -> Continuation:
         steps = np.asarray(group[f"{STATISTICS}/{kind}/{STEP}" if derived else f"{kind}/{STEP}"])
         steps = steps[:count]
         # The update before the first new step is computed again, from its weights.
-        kept[kind] = int(np.count_nonzero(steps < step - derived))
+        kept[kind] = int(np.count_nonzero(steps < step - derived)) if count else 0
         if kind == "scalars" and count:
             last = int(steps[-1])
     # In the order in which they were declared, which is that of the columns of the statistics.
@@ -122,11 +122,19 @@ def reopen(path: Location, step: int) -> Continuation:
             "status_reason": None,
             "finished": None,
             "steps_recorded": kept,
+            "statistics_recorded": {
+                kind: int(np.count_nonzero(_described_steps(group, kind)[:count] < step))
+                for kind, count in attributes.statistics_recorded.items()
+            },
             "events": (*attributes.events, event),
         }
     )
     TraceWriter(path, attributes).commit(attributes)
     return Continuation(attributes, arrays, probe)
+
+
+def _described_steps(group: zarr.Group, kind: Kind) -> npt.NDArray[np.int64]:
+    return np.asarray(group[f"{STATISTICS}/{kind}/{STEP}"])
 
 
 def _meeting(last: int, step: int) -> str:

@@ -264,10 +264,8 @@ class TraceWriter:
                     names = getattr(array.metadata, "dimension_names", None) or (None,)
                     if names[0] == STEP:
                         self._arrays[key] = ArrayWriter(self._root.store, key, array)
-        counts = {str(kind): count for kind, count in self.attributes.steps_recorded.items()}
         for key, writer in self._arrays.items():
-            kind = key.removeprefix(f"{STATISTICS}/").partition("/")[0]
-            writer.trim(counts.get(kind, 0))
+            writer.trim(self.attributes.rows(key))
 
     def consolidate(self) -> None:
         """Put a copy of all metadata into the root, so that opening reads one file."""
@@ -277,8 +275,8 @@ class TraceWriter:
             zarr.consolidate_metadata(self._root.store)
 
     def read_step(self, kind: Kind, row: int) -> int:
-        """Return the step of one row of a kind."""
-        array = self._root[f"{kind}/{STEP}"]
+        """Return the step of one row of the statistics of a kind."""
+        array = self._root[f"{STATISTICS}/{kind}/{STEP}"]
         return int(np.asarray(array[row]))  # type: ignore[index]
 
     def write_static(self, spec: ArraySpec, values: npt.NDArray[Any]) -> None:

@@ -39,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreServ
     server = ObjectStoreServer(tmp_path_factory.mktemp("objects"))
     server.start()
     yield server
-    server.stop_all()
+    server.stop()
 
 
 @pytest.fixture

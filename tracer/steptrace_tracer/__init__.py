@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from steptrace_schema.attributes import Policy as Policy
+    from steptrace_schema.retention import around as around
+    from steptrace_schema.retention import last as last
     from steptrace_tracer.keras_callback import Tracer as Tracer
     from steptrace_tracer.verification import verify as verify
 
-__all__ = ["Policy", "Tracer", "verify"]
+__all__ = ["Policy", "Tracer", "around", "last", "verify"]
 
 
 def __getattr__(name: str) -> Any:
@@ -28,6 +30,10 @@ def __getattr__(name: str) -> Any:
         from steptrace_schema.attributes import Policy
 
         return Policy
+    if name in ("around", "last"):
+        from steptrace_schema import retention
+
+        return getattr(retention, name)
     if name == "verify":
         from steptrace_tracer.verification import verify
 

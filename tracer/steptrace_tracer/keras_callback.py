@@ -257,6 +257,17 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         step = self._next_step - 1 if self._wrapped is None else self._wrapped.present_step
         session.log(max(0, step), name, np.asarray(value))
 
+    def mark(self) -> None:
+        """Mark the present step as worth keeping, where the policy retains steps around marks.
+
+        The step is recorded as ``logged/mark``.
+
+        Examples
+        --------
+        >>> Tracer("run.zarr", retain=around("mark", before=20)).mark()  # doctest: +SKIP
+        """
+        self.log("mark", 1.0)
+
     def close(self) -> None:
         """Record the weights after the last step of a loop of one's own, and finish the trace."""
         if self._wrapped is not None:

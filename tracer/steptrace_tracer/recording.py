@@ -99,6 +99,9 @@ class Recording:
         self._store = store
         self._attributes = attributes
         self._journal_limit = journal_limit
+        retain = attributes.policy.retain
+        # What is logged is in records of its own, at most one for each step.
+        self._waiting = 0 if retain == "all" else 2 * retain.waiting + 1
         self._arrays = arrays
         self._journal: JournalWriter | None = None
         self._recorder: Recorder | None = None
@@ -241,7 +244,7 @@ class Recording:
             )
             journal.declare(Declaration(self._attributes, self._arrays))
         while (pending := journal.pending_bytes()) > self._journal_limit:
-            if journal.pending_records() < self._attributes.shard_steps:
+            if journal.pending_records() < self._attributes.shard_steps + self._waiting:
                 break  # the recorder waits for more
             if self._recorder is not None:
                 self._recorder.check()

@@ -59,8 +59,7 @@ class Hierarchy:
         """Return how many rows of an array are recorded, None where it has no step dimension."""
         if STEP not in self.dims(key):
             return None
-        counts = {str(kind): n for kind, n in self.attributes.steps_recorded.items()}
-        return counts.get(kind_of(key), 0)
+        return self.attributes.rows(key)
 
 
 def kind_of(key: str) -> str:

@@ -1,0 +1,50 @@
+"""A training of which only some steps keep their tensors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import zarr
+
+from keras_models import mlp, vectors, weights_of
+from steptrace_analyzer.open import open_trace
+from steptrace_schema.validate import validate
+from steptrace_tracer import Tracer, around
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_steps_around_a_mark_are_kept_and_the_training_is_not_changed(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    tracer = Tracer(
+        path, retain=around("mark", before=2, after=1), on_error="raise", progress=False
+    )
+
+    class Mark(keras.callbacks.Callback):  # type: ignore[misc]
+        seen = 0
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if Mark.seen == 7:
+                tracer.mark()
+            Mark.seen += 1
+
+    def fit(callbacks: list[Any]) -> Any:
+        model, (x, y) = mlp(), vectors()
+        model.fit(x, y, batch_size=8, epochs=5, shuffle=False, verbose=0, callbacks=callbacks)
+        return weights_of(model)
+
+    traced = fit([tracer, Mark()])
+    for left, right in zip(fit([]), traced, strict=True):
+        assert left.tobytes() == right.tobytes()
+    group = zarr.open_group(path, mode="r")
+    assert np.asarray(group["gradients/step"]).tolist() == [5, 6, 7, 8]
+    assert np.asarray(group["weights/step"]).tolist() == [5, 6, 7, 8, 15]
+    assert np.asarray(group["logged/step"]).tolist() == [7]
+    assert np.asarray(group["scalars/step"]).tolist() == list(range(15))
+    assert np.asarray(group["statistics/activations/step"]).tolist() == list(range(15))
+    assert validate(path) == []
+    last = open_trace(path)["weights/mlp/out"].dataset["kernel"].sel(step=15).to_numpy()
+    assert last.tobytes() == traced[2].tobytes()
