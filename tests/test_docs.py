@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from steptrace_schema.version import FORMAT_VERSION
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_tables_of_the_specification_are_those_of_the_code() -> None:
-    found = importlib.util.spec_from_file_location("render", ROOT / "docs" / "render.py")
+def _module(path: str) -> Any:
+    found = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     assert found is not None
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
+    return module
+
+
+def test_the_tables_of_the_specification_are_those_of_the_code() -> None:
+    module = _module("docs/render.py")
     text = (ROOT / "schema" / "SPEC.md").read_text(encoding="utf-8")
     assert module.render(text) == text
     assert all(f"begin {name}" in text for name in module.TABLES)
+
+
+def test_the_page_on_capture_is_the_one_that_the_tests_give() -> None:
+    from capture_matrix import COLUMNS, ROWS
+
+    page = _module("docs/render_capture.py")
+    assert page.PAGE.read_text(encoding="utf-8") == page.render()
+    tests = ROOT / "tests" / "tracer"
+    for row in ROWS:
+        file, _, function = row.test.partition("::")
+        assert f"\ndef {function}(" in (tests / file).read_text(encoding="utf-8"), row
+        assert set(row.lacks) <= set(COLUMNS), row
 
 
 def test_the_specification_has_the_version_that_is_written() -> None:

@@ -13,6 +13,17 @@ from keras import layers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+COMPARED = (
+    "weights",
+    "gradients",
+    "activations",
+    "activation_gradients",
+    "inputs",
+    "probe",
+    "probe_gradients",
+)
+"""Kinds that are compared with a second computation; besides the optimizer's momentum."""
+
 SAMPLES = 6
 """Rows of a batch."""
 
@@ -35,6 +46,8 @@ class Style:
         More arguments of ``fit``.
     callbacks
         More callbacks of ``fit``.
+    lacks
+        Kinds that it cannot have, with the reason.
     kept_weights
         Whether the weights after ``fit`` are those after the last step.
     """
@@ -45,6 +58,7 @@ class Style:
     tolerance: float = 1e-5
     fit: dict[str, Any] = dataclasses.field(default_factory=dict)
     callbacks: Callable[[], list[Any]] = list
+    lacks: tuple[tuple[str, str], ...] = ()
     kept_weights: bool = True
 
     def train(self, callbacks: list[Any]) -> Any:
@@ -311,6 +325,7 @@ STYLES: tuple[Style, ...] = (
         "Embedding, sparse gradients",
         _built(lambda: _sequential(layers.Embedding(7, 4), layers.Flatten(), _relu(), shape=(5,))),
         _tokens,
+        lacks=(("probe_gradients", "tokens are numbers of words, which have no gradient"),),
     ),
     Style("MultiHeadAttention, LayerNormalization", _built(_attention), _sequences),
     Style(

@@ -13,6 +13,7 @@ from keras import layers
 
 from keras_models import mlp, vectors, weights_of
 from steptrace_schema.errors import TraceError
+from steptrace_schema.names import KINDS
 from steptrace_schema.store import read_attributes
 from steptrace_schema.validate import validate
 from steptrace_tracer import Tracer
@@ -124,7 +125,7 @@ def test_a_custom_step_is_recorded_and_not_changed(tmp_path: Path, style: Style)
     plain, plain_step = single(style)
     run_single(plain_step)
     model, step = single(style)
-    found = traced(tmp_path / "run.zarr", step, run_single)
+    found = traced(tmp_path / "run.zarr", step, run_single, kinds=KINDS)
     for expected, weight in zip(weights_of(plain), weights_of(model), strict=True):
         assert expected.tobytes() == weight.tobytes()
 
@@ -148,6 +149,18 @@ def test_a_custom_step_is_recorded_and_not_changed(tmp_path: Path, style: Style)
         for key, expected in zip(keys, gradients, strict=True):
             np.testing.assert_allclose(values(found, key)[t], expected, rtol=2e-5, atol=1e-7)
         assert values(found, "scalars/loss")[t] == pytest.approx(float(loss), rel=1e-6)
+        for name, expected in (("hidden", hidden), ("out", out)):
+            activation = values(found, f"activations/mlp/{name}/output")[t]
+            np.testing.assert_allclose(activation, expected, rtol=1e-5, atol=1e-6)
+        probed = again.layers[0](x[:BATCH])
+        np.testing.assert_allclose(
+            values(found, "probe/mlp/hidden/output")[t], probed, rtol=1e-5, atol=1e-6
+        )
+    momentum = np.zeros((3, 4))
+    for t in range(1, STEPS):  # Kingma and Ba (2015)
+        momentum += 0.1 * (values(found, "gradients/mlp/hidden/kernel")[t - 1] - momentum)
+        recorded = values(found, "optimizer/mlp/hidden/kernel/momentum")[t]
+        np.testing.assert_allclose(recorded, momentum, rtol=1e-5, atol=1e-7)
     last = [values(found, f"weights/{v.path}")[-1] for v in model.weights]
     assert [w.tobytes() for w in last] == [w.tobytes() for w in weights_of(model)]
 

@@ -87,6 +87,14 @@ def test_outputs_are_those_of_the_replicas(trace: zarr.Group) -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_the_probe_is_pushed_through_the_weights_of_the_step(trace: zarr.Group) -> None:
+    for step in range(STEPS):
+        kernel, bias = (values(trace, f"weights/mlp/hidden/{v}")[step] for v in ("kernel", "bias"))
+        expected = np.tanh(values(trace, "probe/x") @ kernel + bias)
+        found = values(trace, "probe/mlp/hidden/output")[step]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_gradients_are_those_that_the_optimizer_applies(trace: zarr.Group) -> None:
     for name in ("hidden/kernel", "hidden/bias", "out/kernel", "out/bias"):
         weights = values(trace, f"weights/mlp/{name}")

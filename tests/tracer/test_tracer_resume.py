@@ -117,11 +117,14 @@ def test_another_model_is_refused_with_what_differs(tmp_path: Path) -> None:
 
 def test_layers_may_be_frozen_between_fits(tmp_path: Path) -> None:
     path = tmp_path / "run.zarr"
-    model, tracer = mlp(), Tracer(path, on_error="raise", progress=False)
-    fit(model, tracer, epochs=1)
-    model.layers[0].trainable = False
-    model.compile("sgd", "mse")
-    fit(model, tracer, epochs=1)
+    plain, traced, tracer = mlp(), mlp(), Tracer(path, on_error="raise", progress=False)
+    for model, callback in ((plain, None), (traced, tracer)):
+        fit(model, callback, epochs=1)
+        model.layers[0].trainable = False
+        model.compile("sgd", "mse")
+        fit(model, callback, epochs=1)
+    for expected, weight in zip(weights_of(plain), weights_of(traced), strict=True):
+        assert expected.tobytes() == weight.tobytes()
     assert validate(path) == []
     found = arrays_of(path)
     assert found["scalars/step"].tolist() == list(range(2 * STEPS))

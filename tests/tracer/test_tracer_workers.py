@@ -20,12 +20,16 @@ from steptrace_tracer.workers import present_worker
 _SCRIPT = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from keras_models import mlp, vectors
+from keras_models import mlp, vectors, weights_of
 from steptrace_tracer import Tracer
 x, y = vectors()
 rank = int(sys.argv[2])
 tracer = Tracer(sys.argv[1], on_error="raise", progress=False)
-mlp().fit(x[rank::2], y[rank::2], batch_size=4, shuffle=False, verbose=0, callbacks=[tracer])
+models = [mlp(), mlp()]
+for model, callbacks in zip(models, ([], [tracer])):
+    model.fit(x[rank::2], y[rank::2], batch_size=4, shuffle=False, verbose=0, callbacks=callbacks)
+plain, traced = map(weights_of, models)
+assert all(a.tobytes() == b.tobytes() for a, b in zip(plain, traced))
 """
 
 
