@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from steptrace_analyzer.anomalies import find_anomalies as find_anomalies
     from steptrace_analyzer.differences import diff as diff
     from steptrace_analyzer.differences import diff_steps as diff_steps
+    from steptrace_analyzer.follow import follow as follow
     from steptrace_analyzer.info import describe as describe
     from steptrace_analyzer.open import open_trace as open_trace
     from steptrace_analyzer.open import trace_attributes as trace_attributes
@@ -18,6 +19,7 @@ _HOMES = {
     "diff": "differences",
     "diff_steps": "differences",
     "find_anomalies": "anomalies",
+    "follow": "follow",
     "open_trace": "open",
     "pack": "packing",
     "trace_attributes": "open",
@@ -29,6 +31,7 @@ __all__ = [
     "diff",
     "diff_steps",
     "find_anomalies",
+    "follow",
     "open_trace",
     "pack",
     "trace_attributes",
