@@ -10,6 +10,7 @@ import numpy as np
 from steptrace_analyzer.open import trace_attributes
 from steptrace_analyzer.select import format_steps, recorded_steps, tensor_paths
 from steptrace_analyzer.updates import is_derived
+from steptrace_schema.coverage import Coverage, coverage
 from steptrace_schema.location import Location, file_sizes, journal_path
 from steptrace_schema.names import KINDS, LOSS, STATISTICS, STEP
 
@@ -60,6 +61,8 @@ class TraceInfo:
     """All bytes on disk, metadata included, the journal not."""
     journal_bytes: int
     """Bytes of steps that still wait in the journal."""
+    coverage: tuple[Coverage, ...]
+    """What became of everything that the trace declares, by kind and layer."""
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -97,6 +100,7 @@ class TraceInfo:
             "kinds": [kind.to_dict() for kind in self.kinds],
             "stored_bytes": self.stored_bytes,
             "journal_bytes": self.journal_bytes,
+            "coverage": [row.to_dict() for row in self.coverage],
         }
 
 
@@ -124,13 +128,16 @@ def describe(trace: xr.DataTree, path: Location) -> TraceInfo:
     kinds = [_kind_info(trace, kind, stored) for kind in KINDS if tensor_paths(trace, kind)]
     if STATISTICS in trace.children:
         kinds.append(_statistics_info(trace.children[STATISTICS], stored))
+    attributes = trace_attributes(trace)
+    arrays = {f"{kind}/{tensor}" for kind in KINDS for tensor in tensor_paths(trace, kind)}
     return TraceInfo(
         path=str(path),
-        attributes=trace_attributes(trace),
+        attributes=attributes,
         kinds=tuple(kinds),
         loss=_first_and_last_loss(trace),
         stored_bytes=sum(stored.values()),
         journal_bytes=_folder_bytes(journal_path(path)),
+        coverage=coverage(attributes, arrays),
     )
 
 

@@ -53,6 +53,8 @@ def test_info_prints_json(capsys: pytest.CaptureFixture[str], healthy_path: Path
     code, out, _ = _run(capsys, "info", healthy_path, "--json")
     assert code == 0
     assert json.loads(out)["model"]["parameters"] == 53
+    rows = {(row["kind"], row["layer"]): row for row in json.loads(out)["coverage"]}
+    assert rows["weights", "sequential/dense"]["recorded"] == 2
 
 
 def test_validate_exits_with_1_where_a_rule_is_violated(
@@ -65,6 +67,10 @@ def test_validate_exits_with_1_where_a_rule_is_violated(
     code, out, _ = _run(capsys, "validate", broken, "--json")
     assert code == 1
     assert any("gradients" in problem["path"] for problem in json.loads(out)["problems"])
+    rows = {(row["kind"], row["layer"]): row for row in json.loads(out)["coverage"]}
+    expected = {"declared": 2, "recorded": 0, "explained": 0}
+    assert rows["gradients", "sequential/dense"].items() >= expected.items()
+    assert rows["gradients", "sequential/dense_1"]["recorded"] == 2
     code, out, err = _run(capsys, "validate", broken)
     assert code == 1
     assert "remedy" in out.splitlines()[0]

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from steptrace_schema.coverage import summarize
 from steptrace_tracer.recording import Summary, human_bytes
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def describe(summary: Summary, handing_over: float, step_seconds: float) -> str:
         f"  a traced step took {step_seconds / steps * 1e3:.1f} ms, and handing it over "
         f"{handing_over / steps * 1e3:.1f} ms more",
     ]
+    lines.insert(2, f"  {summarize(summary.coverage)}")
     if summary.missing:
         named = ", ".join(f"{m.kind}/{m.path}" for m in summary.missing[:3])
         more = f" and {len(summary.missing) - 3} more" if len(summary.missing) > 3 else ""

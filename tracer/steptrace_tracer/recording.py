@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from steptrace_schema.attributes import Event, Missing, TraceAttributes
 from steptrace_schema.codecs import shard_steps_for
+from steptrace_schema.coverage import Coverage, coverage
 from steptrace_schema.errors import TraceError
 from steptrace_schema.journal import Declaration, JournalWriter
 from steptrace_schema.location import Location, file_sizes, journal_path
@@ -67,6 +68,7 @@ class Summary:
     raw_bytes: int
     stored_bytes: int
     missing: tuple[Missing, ...]
+    coverage: tuple[Coverage, ...]
 
 
 class Recording:
@@ -172,7 +174,15 @@ class Recording:
         self._raise_error()
         stored = sum(file_sizes(self._store).values())
         return Summary(
-            self._store, status, self._steps, self._raw_bytes, stored, self._attributes.missing
+            self._store,
+            status,
+            self._steps,
+            self._raw_bytes,
+            stored,
+            self._attributes.missing,
+            coverage(
+                self._attributes, {spec.key for spec in self._arrays if not spec.statistics_only}
+            ),
         )
 
     def _raise_error(self) -> None:

@@ -33,6 +33,7 @@ def info(trace: TracePath, as_json: Json = False) -> None:
 def _show(described: "TraceInfo") -> None:
     from steptrace_analyzer.select import format_steps
     from steptrace_analyzer.text import format_bytes
+    from steptrace_schema.coverage import summarize
 
     attributes = described.attributes
     status: str = attributes.status
@@ -61,6 +62,7 @@ def _show(described: "TraceInfo") -> None:
     _show_environment(described)
     _show_layers(described)
     _show_kinds(described)
+    write_line(summarize(described.coverage))
     for missing in described.missing:
         at = "" if missing.steps is None else f" at steps {format_steps(missing.steps)}"
         write_line(f"missing: {missing.kind}/{missing.path}{at}: {missing.reason}")

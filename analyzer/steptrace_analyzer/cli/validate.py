@@ -1,12 +1,15 @@
 """``steptrace validate``."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from steptrace_analyzer.cli._options import Json, TracePath
 from steptrace_analyzer.cli._output import Column, hint, write_json, write_line, write_table
+
+_UNREADABLE: Final = frozenset({"R1", "R2", "R3", "R4"})
+"""Rules without which a trace cannot be opened."""
 
 
 class Depth(StrEnum):
@@ -24,7 +27,8 @@ def validate(
 ) -> None:
     """Check a trace against the specification.
 
-    What it declares is checked against what it holds. Exits with 1 where a rule is violated.
+    What it declares is checked against what it holds, and counted by kind and layer. Exits with 1
+    where a rule is violated.
 
     Examples
     --------
@@ -32,16 +36,22 @@ def validate(
     steptrace validate run.zarr --level attributes
     """
     from steptrace_schema import validate as rules
+    from steptrace_schema.coverage import stored_coverage, summarize
 
     problems = rules.validate(trace, level.value)
+    readable = level is not Depth.attributes and not {p.rule for p in problems} & _UNREADABLE
+    covered = stored_coverage(trace) if readable else ()
     if as_json:
         found = [problem.to_dict() for problem in problems]
-        write_json({"path": str(trace), "level": level.value, "problems": found})
+        rows = [row.to_dict() for row in covered]
+        write_json({"path": str(trace), "level": level.value, "problems": found, "coverage": rows})
     elif not problems:
         write_line(f"{trace}: valid (level {level.value})")
+        if covered:
+            write_line(summarize(covered))
     else:
         columns = ["rule", "path", "expected", "found", "remedy"]
-        rows = [(p.rule, p.path, p.expected, p.found, p.remedy) for p in problems]
-        write_table([Column(name) for name in columns], rows)
+        cells = [(p.rule, p.path, p.expected, p.found, p.remedy) for p in problems]
+        write_table([Column(name) for name in columns], cells)
         hint(f"{trace}: {len(problems)} problem{'s' * (len(problems) > 1)}")
     raise typer.Exit(1 if problems else 0)
