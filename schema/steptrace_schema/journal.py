@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from steptrace_schema.attributes import TraceAttributes
 from steptrace_schema.durable import Durability, Persistence, persistence
@@ -29,6 +28,7 @@ from steptrace_schema.layout import ArraySpec
 from steptrace_schema.location import journal_path as journal_path
 from steptrace_schema.locks import MOVER, WRITER, hold_as_writer
 from steptrace_schema.names import STEP, Status
+from steptrace_schema.record_file import write_record_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -166,12 +166,10 @@ class JournalWriter:
         arrays
             ``kind/path`` to array, without the step dimension.
         """
-        # Not ascontiguousarray: it makes a 0-d array one-dimensional.
-        tensors = {key: np.asarray(value, order="C") for key, value in arrays.items()}
         path = self.directory / f"{self._next:08d}{_SUFFIX}"
         temporary = path.with_suffix(".partial")
         try:
-            save_file(tensors, temporary, metadata={STEP: str(step)})
+            nbytes = write_record_file(temporary, arrays, {STEP: str(step)})
             self._lasting.file(temporary)
             temporary.replace(path)
             self._lasting.names(self.directory)
@@ -179,7 +177,7 @@ class JournalWriter:
             temporary.unlink(missing_ok=True)  # on a full disk, the room is needed
             raise
         self._next += 1
-        return sum(tensor.nbytes for tensor in tensors.values())
+        return nbytes
 
     def close(self, status: Status, reason: str | None, attributes: TraceAttributes) -> None:
         """Say how the run ended; `attributes` replace the declared ones.

@@ -1,0 +1,101 @@
+"""Writing safetensors files without copying the tensors.
+
+The package safetensors turns every array into bytes of its own before it writes, and holds Python's
+lock meanwhile; a training step cannot run then. The format is a length, a JSON header and the
+arrays one after the other (https://github.com/huggingface/safetensors, "Format"), so that the
+operating system can gather them from where they are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+_DTYPES: Final = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "uint16": "U16",
+    "int16": "I16",
+    "float16": "F16",
+    "uint32": "U32",
+    "int32": "I32",
+    "float32": "F32",
+    "uint64": "U64",
+    "int64": "I64",
+    "float64": "F64",
+}
+_ALIGNMENT: Final = 8
+_MOST_BUFFERS: Final = 512  # of one system call; the limit is 1024 on Linux
+
+
+def write_record_file(
+    path: Path, arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]
+) -> int:
+    """Write arrays into a safetensors file, and return their bytes.
+
+    Parameters
+    ----------
+    path
+        The file, made or replaced.
+    arrays
+        Name to array; of any shape, contiguous or not, boolean, integer or floating point.
+    metadata
+        Kept in the header.
+
+    Raises
+    ------
+    TypeError
+        If an array is of a type that safetensors has not.
+    OSError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> write_record_file(path, {"scalars/loss": np.float32(1.5)}, {"step": "0"})  # doctest: +SKIP
+    4
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    buffers: list[memoryview] = []
+    end = 0
+    # The widest types first, as safetensors itself orders them, so that each array is aligned.
+    for key, array in sorted(arrays.items(), key=lambda item: -np.asarray(item[1]).itemsize):
+        # Not ascontiguousarray: it makes a 0-d array one-dimensional.
+        values = np.asarray(array, order="C")
+        if (dtype := _DTYPES.get(values.dtype.name)) is None:
+            msg = f"'{key}' is of type {values.dtype}, which a record cannot hold"
+            raise TypeError(msg)
+        start, end = end, end + values.nbytes
+        header[key] = {"dtype": dtype, "shape": values.shape, "data_offsets": (start, end)}
+        if values.nbytes:
+            buffers.append(values.reshape(-1).view(np.uint8).data)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    head = memoryview(len(text).to_bytes(8, "little") + text)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        _write_all(descriptor, [head, *buffers])
+    finally:
+        os.close(descriptor)
+    return end
+
+
+def _write_all(descriptor: int, buffers: list[memoryview]) -> None:
+    """Write everything; a system call may write less than it was given."""
+    for start in range(0, len(buffers), _MOST_BUFFERS):
+        pending = buffers[start : start + _MOST_BUFFERS]
+        while pending:
+            written = os.writev(descriptor, pending)
+            while pending and written >= len(pending[0]):
+                written -= len(pending.pop(0))
+            if written:
+                pending[0] = pending[0][written:]
