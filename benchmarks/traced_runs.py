@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -77,7 +78,7 @@ def _step_bytes(run: Path) -> int:
 def _specs(run: Path) -> Iterator[Any]:
     import zarr
 
-    from steptrace_schema.layout import ArraySpec, split_key
+    from steptrace_schema.resume import spec_of
     from steptrace_schema.store import open_zarr
 
     for key, array in sorted(open_zarr(run).members(max_depth=None)):
@@ -85,12 +86,7 @@ def _specs(run: Path) -> Iterator[Any]:
             continue
         if key.endswith("/step"):
             continue
-        dims = array.metadata.dimension_names
-        static = dims[:1] != ("step",)
-        skip = 0 if static else 1
-        yield ArraySpec(
-            *split_key(key), dims[skip:], array.shape[skip:], str(array.dtype), static, {}
-        )
+        yield dataclasses.replace(spec_of(key, array), attributes={})
 
 
 def _records(

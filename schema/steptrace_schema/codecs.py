@@ -169,13 +169,16 @@ class Encoding:
 
     def encode(self, chunk: npt.NDArray[Any]) -> tuple[Buffer, bytes]:
         """Encode one chunk of the shape `chunks`; return it, and its checksum."""
-        ordered = np.ascontiguousarray(np.moveaxis(chunk, 0, -1) if self.step_last else chunk)
+        ordered = np.empty(chunk.shape, chunk.dtype)
+        copy_runs(ordered, chunk)
+        if self.step_last:
+            ordered = np.ascontiguousarray(np.moveaxis(ordered, 0, -1))
         data: Any = ordered.reshape(-1).view(np.uint8)
         if self._codec is not None:
             data = self._codec.encode(data if self.pcodec is None else ordered)
         return data, checksum(data)
 
-    def decode(self, data: bytes, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    def decode(self, data: bytes | memoryview, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         """Decode one chunk.
 
         Raises
@@ -183,14 +186,15 @@ class Encoding:
         ValueError
             If its checksum is not the one that is stored with it.
         """
-        content, stored = data[:-4], data[-4:]
+        everything: Any = np.frombuffer(data, np.uint8)
+        content, stored = everything[:-4], everything[-4:].tobytes()
         if checksum(content) != stored:
             msg = f"the checksum is {checksum(content).hex()} where {stored.hex()} is stored"
             raise ValueError(msg)
-        decoded = content if self._codec is None else self._codec.decode(content)
+        decoded: Any = content if self._codec is None else self._codec.decode(content)
         ordered = (*self.chunks[1:], *self.chunks[:1]) if self.step_last else self.chunks
         chunk = np.frombuffer(decoded, dtype).reshape(ordered)
-        return np.moveaxis(chunk, -1, 0) if self.step_last else chunk
+        return np.ascontiguousarray(np.moveaxis(chunk, -1, 0)) if self.step_last else chunk
 
     @functools.cached_property
     def _codec(self) -> Any:  # the package has no types
@@ -205,6 +209,20 @@ class Encoding:
             self.blosc.blocksize,
             typesize=self.blosc.typesize,
         )
+
+
+def copy_runs(target: npt.NDArray[Any], source: npt.NDArray[Any]) -> None:
+    """Copy an array into another of its shape, as fast as the last axis is long.
+
+    NumPy copies element by element where an array is a part of a larger one. Here the last axis, a
+    few units long, is one element.
+    """
+    contiguous = all(a.strides[-1:] == (a.itemsize,) for a in (target, source))
+    if not source.size or not contiguous:
+        target[...] = source
+        return
+    run = np.dtype((np.void, source.shape[-1] * source.itemsize))
+    target.view(run)[...] = source.view(run)
 
 
 def checksum(data: Buffer) -> bytes:

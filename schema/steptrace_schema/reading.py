@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from steptrace_schema.codecs import checksum
+from steptrace_schema.codecs import checksum, copy_runs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _ABSENT = np.uint64(2**64 - 1)
 _INDEX_CHECKSUM = 4
-_WHOLE_OBJECT = 0.5  # with so many of its chunks wanted, an object is read in one go
+_WHOLE_OBJECT = 0.75  # with so many of its chunks wanted, an object is read in one go
 
 
 class Fetch(Protocol):
@@ -76,12 +76,18 @@ def read_region(
     out = np.empty([part.stop - part.start for part in region], dtype)
     unit = encoding.shards or encoding.chunks
     for position, inner, target in _overlaps(region, unit):
-        part = out[target]
+        part = _view(out, target)
         if encoding.shards is None:
-            part[...] = encoding.decode(fetch(position, 0, None), dtype)[inner]
+            copy_runs(part, encoding.decode(fetch(position, 0, None), dtype)[inner])
         else:
             _read_shard(encoding, encoding.shards, position, inner, fill, fetch, part)
     return out
+
+
+def _view(array: npt.NDArray[Any], region: tuple[Any, ...]) -> npt.NDArray[Any]:
+    """Return a part of an array that can be written to, also of an array without axes."""
+    view: npt.NDArray[Any] = array[(*region, ...)]
+    return view
 
 
 def _overlaps(
@@ -118,6 +124,7 @@ def _read_shard(
     if len(wanted) >= _WHOLE_OBJECT * np.prod(counts):
         whole = fetch(position, 0, None)
     table = whole[-length:] or fetch(position, -length, None)
+    view = memoryview(whole)
     if len(table) != length or checksum(table[:-_INDEX_CHECKSUM]) != table[-_INDEX_CHECKSUM:]:
         msg = "the index of the shard does not have the checksum that is stored with it"
         raise ValueError(msg)
@@ -128,5 +135,5 @@ def _read_shard(
             out[target] = fill
             continue
         begin, end = int(offset), int(offset + size)
-        data = whole[begin:end] if whole else fetch(position, begin, end)
-        out[target] = encoding.decode(data, out.dtype)[inner]
+        data = view[begin:end] if whole else fetch(position, begin, end)
+        copy_runs(_view(out, target), encoding.decode(data, out.dtype)[inner])

@@ -1,0 +1,274 @@
+"""What one run takes on disk, and to read, in the format's profiles and in common other ways.
+
+    python benchmarks/reading.py                      256 steps
+    python benchmarks/reading.py --steps 1000 --folder /tmp/runs
+
+The run is an MLP 784-256-128-10 with Adam on scikit-learn's digits, scaled up to 28 x 28. Bytes are
+counted where they are read, so they do not depend on the machine; times are of one thread, medians
+of three, with the files in the page cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import platform
+import statistics
+import tempfile
+import time
+import warnings
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import zarr
+from traced_runs import journal_of
+from zarr.codecs import BloscCodec
+
+from steptrace_schema.codecs import Encoding
+from steptrace_schema.compact import Compactor
+from steptrace_schema.journal import JournalReader, Record, journal_path
+from steptrace_schema.reading import file_fetch, read_region
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KERNEL = "weights/sequential/dense/kernel"
+KINDS = ("weights", "gradients", "activations")
+PROFILES = ("none", "fast", "compact")
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reads:
+    """How a file answers: values, and the bytes that were read for them."""
+
+    size: Callable[[str], int]
+    step: Callable[[int], tuple[npt.NDArray[Any], int]]
+    unit: Callable[[int], tuple[npt.NDArray[Any], int]]
+    scan: Callable[[], tuple[npt.NDArray[Any], int]]
+
+
+def profile_reads(store: Path) -> Reads:
+    """Return how a trace answers, through what the analyzer reads with."""
+    array = zarr.open_array(store / KERNEL, mode="r")
+    encoding, fetch = Encoding.of(array), file_fetch(store / KERNEL, array)
+
+    def read(*region: slice) -> tuple[npt.NDArray[Any], int]:
+        touched = 0
+
+        def count(position: tuple[int, ...], start: int, stop: int | None) -> bytes:
+            nonlocal touched
+            data = fetch(position, start, stop)
+            touched += len(data)
+            return data
+
+        values = read_region(encoding, region, array.dtype, array.fill_value, count)
+        return values, touched
+
+    steps, rows, units = (slice(0, extent) for extent in array.shape)
+
+    def size(key: str) -> int:
+        return sum(f.stat().st_size for f in (store / key / "c").rglob("*") if f.is_file())
+
+    return Reads(
+        size,
+        lambda step: read(slice(step, step + 1), rows, units),
+        lambda unit: read(steps, rows, slice(unit, unit + 1)),
+        lambda: read(steps, rows, units),
+    )
+
+
+def write_step_chunks(records: list[Record], keys: list[str], folder: Path) -> Reads:
+    """Write one zstd chunk for each step with Zarr, as a direct writer does."""
+    blosc = BloscCodec(cname="zstd", clevel=5, shuffle="shuffle", typesize=4)
+    arrays: dict[str, Any] = {}
+    for key in keys:
+        values = records[0].read(key)
+        arrays[key] = zarr.create_array(
+            folder / key,
+            shape=(len(records), *values.shape),
+            chunks=(1, *values.shape),
+            dtype=values.dtype,
+            compressors=[blosc],
+        )
+    for row, record in enumerate(records):
+        for key in keys:
+            arrays[key][row] = record.read(key)
+
+    def touched(steps: range) -> int:
+        return sum((folder / KERNEL / f"c/{step}/0/0").stat().st_size for step in steps)
+
+    kernel, everything = arrays[KERNEL], range(len(records))
+    return Reads(
+        lambda key: sum(f.stat().st_size for f in (folder / key / "c").rglob("*") if f.is_file()),
+        lambda step: (kernel[step], touched(range(step, step + 1))),
+        lambda unit: (kernel[:, :, unit], touched(everything)),
+        lambda: (kernel[:], touched(everything)),
+    )
+
+
+def write_npz(records: list[Record], keys: list[str], folder: Path) -> Reads:
+    """Write one compressed npz file for each step."""
+    import zipfile
+
+    folder.mkdir()
+    sizes: dict[str, int] = defaultdict(int)
+    paths = []
+    for row, record in enumerate(records):
+        paths.append(folder / f"{row}.npz")
+        np.savez_compressed(paths[-1], **{k: record.read(k) for k in keys})  # type: ignore[arg-type]
+        with zipfile.ZipFile(paths[-1]) as archive:
+            for member in archive.infolist():
+                sizes[member.filename.removesuffix(".npy")] += member.compress_size
+    mean = sizes[KERNEL] // len(records)
+
+    def load(step: int) -> npt.NDArray[Any]:
+        with np.load(paths[step]) as file:
+            values: npt.NDArray[Any] = file[KERNEL]
+        return values
+
+    every = range(len(records))
+    return Reads(
+        lambda key: sizes[key],
+        lambda step: (load(step), mean),
+        lambda unit: (np.stack([load(step)[:, unit] for step in every]), sizes[KERNEL]),
+        lambda: (np.stack([load(step) for step in every]), sizes[KERNEL]),
+    )
+
+
+def write_h5(records: list[Record], keys: list[str], folder: Path) -> Reads:
+    """Write one HDF5 file with gzip, one chunk for each step."""
+    file = h5py.File(folder.with_suffix(".h5"), "w")
+    for key in keys:
+        values = records[0].read(key)
+        file.create_dataset(
+            key,
+            shape=(len(records), *values.shape),
+            dtype=values.dtype,
+            chunks=(1, *values.shape),
+            compression="gzip",
+        )
+    for row, record in enumerate(records):
+        for key in keys:
+            file[key][row] = record.read(key)
+    file.flush()
+    kernel = file[KERNEL]
+    size = kernel.id.get_storage_size()
+    return Reads(
+        lambda key: int(file[key].id.get_storage_size()),
+        lambda step: (kernel[step], size // len(records)),
+        lambda unit: (kernel[:, :, unit], size),
+        lambda: (kernel[:], size),
+    )
+
+
+def decode_speed(store: Path) -> float:
+    """Return bytes a second of the codec alone: every chunk of the kernel from memory."""
+    array = zarr.open_array(store / KERNEL, mode="r")
+    encoding = Encoding.of(array)
+    rng = np.random.default_rng(0)
+    shape = list(zip(array.shape, encoding.chunks, strict=True))
+    corners = [[int(rng.integers(0, n // c)) * c for n, c in shape] for _ in range(24)]
+    encoded = []
+    for corner in corners:
+        region = tuple(
+            slice(start, start + n) for start, n in zip(corner, encoding.chunks, strict=True)
+        )
+        chunk = np.asarray(array[region])
+        data = b"".join(bytes(piece) for piece in encoding.encode(chunk))
+        encoded.append((data, chunk.nbytes))
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        for data, _ in encoded:
+            encoding.decode(data, array.dtype)
+        times.append(time.perf_counter() - began)
+    return sum(size for _, size in encoded) / statistics.median(times)
+
+
+def timed(read: Callable[[], tuple[npt.NDArray[Any], int]]) -> tuple[float, int, int]:
+    """Return median seconds, bytes returned and bytes touched."""
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        values, touched = read()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds), np.asarray(values).nbytes, touched
+
+
+def main() -> None:
+    """Write, measure and print."""
+    parser = argparse.ArgumentParser(description="Compare sizes and reads of ways to keep a run.")
+    parser.add_argument("--steps", type=int, default=256)
+    parser.add_argument("--folder", type=Path, help="where to keep the training run")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore", "Numcodecs codecs are not")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        compare(arguments.steps, folder, Path(temporary) / "others")
+
+
+def compare(steps: int, folder: Path, others: Path) -> None:
+    """Write all files and print the tables."""
+    others.mkdir()
+    found: dict[str, Reads] = {}
+    appended: dict[str, float] = {}
+    decoding: dict[str, float] = {}
+    store = journal_of("mlp", steps, "none", folder)
+    records = [Record(path) for path in JournalReader(journal_path(store)).paths()][:steps]
+    keys = [k for k in sorted(records[0].keys) if k.split("/")[0] in KINDS]
+    raw = {key: records[0].read(key).nbytes * steps for key in keys}
+    writers = {
+        "a zstd chunk for each step": write_step_chunks,
+        "npz, gzip": write_npz,
+        "h5, gzip": write_h5,
+    }
+    for name, write in writers.items():
+        began = time.perf_counter()
+        found[name] = write(records, keys, others / name.replace(" ", "_"))
+        appended[name] = sum(raw.values()) / (time.perf_counter() - began)
+    for profile in PROFILES:
+        store = journal_of("mlp", steps, profile, folder)
+        size = sum(path.stat().st_size for path in JournalReader(journal_path(store)).paths())
+        began = time.perf_counter()
+        Compactor(journal_path(store), store, 1).finish("complete", None)
+        appended[profile] = size / (time.perf_counter() - began)
+        found[profile] = profile_reads(store)
+        decoding[profile] = decode_speed(store)
+    names = [*PROFILES, *writers]
+    print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(f"\n{steps} steps, {sum(raw.values()) / 1e6:.0f} MB; size as a part of the raw bytes\n")
+    print("| | " + " | ".join(KINDS) + " | append MB/s |\n" + "| --- " * (len(KINDS) + 2) + "|")
+    for name in names:
+        cells = []
+        for kind in KINDS:
+            inside = [key for key in keys if key.startswith(f"{kind}/")]
+            stored = sum(found[name].size(key) for key in inside)
+            cells.append(f"{stored / sum(raw[key] for key in inside):.2f}")
+        print(f"| {name} | " + " | ".join(cells) + f" | {appended[name] / 1e6:.0f} |")
+    print(f"\nReading `{KERNEL}`: bytes touched for each byte returned, and time\n")
+    print(
+        "| | one step: bytes | ms | one unit: bytes | ms | full scan MB/s | codec alone MB/s | "
+        "part |\n" + "| --- " * 8 + "|"
+    )
+    for name in names:
+        reads = found[name]
+        cells = []
+        for read in (lambda reads=reads: reads.step(steps // 2), lambda reads=reads: reads.unit(7)):
+            seconds, returned, touched = timed(read)
+            cells += [f"{touched / returned:.1f}", f"{seconds * 1e3:.1f}"]
+        seconds, returned, _ = timed(reads.scan)
+        cells.append(f"{returned / seconds / 1e6:.0f}")
+        alone = decoding.get(name)
+        cells += [f"{alone / 1e6:.0f}", f"{returned / seconds / alone:.2f}"] if alone else ["", ""]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
