@@ -226,6 +226,26 @@ def test_the_gradient_of_a_softmax_is_recorded_at_its_logits(tmp_path: Path) -> 
     assert "logits" in missing.reason
 
 
+def test_the_gradient_of_a_sigmoid_is_recorded_at_its_output_unless_the_loss_takes_its_logits(
+    tmp_path: Path,
+) -> None:
+    keras.utils.set_random_seed(0)
+    x = keras.Input((3,))
+    gate = keras.layers.Dense(4, activation="sigmoid", name="gate")(x)
+    model = keras.Model(x, keras.layers.Dense(2, activation="softmax", name="out")(gate))
+    model.compile("sgd", "mse")
+    trace = record(tmp_path, model, *vectors(), epochs=1)
+    assert trace.attributes.missing == ()
+    out, y = trace["activations/out/output"][0], trace["inputs/y"][0]
+    of_out = trace["activation_gradients/out/output"][0]
+    np.testing.assert_allclose(of_out, 2 * (out - y) / y.size, rtol=1e-5, atol=1e-8)
+    of_logits = out * (of_out - (out * of_out).sum(axis=1, keepdims=True))
+    of_gate = of_logits @ trace["weights/out/kernel"][0].T
+    found = trace["activation_gradients/gate/output"][0]
+    np.testing.assert_allclose(found, of_gate, rtol=1e-4, atol=1e-7)
+    assert trace.paths("activation_gradients") == ["gate/output", "out/output"]
+
+
 def test_dropout_is_recorded_as_it_was_in_the_step(tmp_path: Path) -> None:
     x, y = images(8)
     trace = record(tmp_path, cnn(), x, y, epochs=1)

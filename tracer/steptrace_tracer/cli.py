@@ -75,8 +75,8 @@ def record(
     script: ScriptName,
     arguments: ScriptArguments = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="RUN", help="Where the first trace goes.")
-    ] = Path("run.zarr"),
+        str, typer.Option("--output", "-o", metavar="RUN", help="Where the first trace goes.")
+    ] = "run.zarr",
     is_module: IsModule = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace traces that are already there.")
@@ -99,12 +99,16 @@ def record(
     steptrace record -o run.zarr --every 10 train.py --epochs 3
     steptrace record -o run.zarr -m project.train
     """
+    from steptrace_schema.errors import TraceError
     from steptrace_tracer.scripted_recording import record_script
     from steptrace_tracer.scripts import Script
 
+    if "://" in output:
+        msg = f"{output}: record writes to a local path; give one, and copy the trace afterwards"
+        raise TraceError(msg)
     found = record_script(
         Script(script, tuple(arguments or ()), is_module),
-        output,
+        Path(output),
         _policy(every, samples, kind, include, exclude),
         overwrite=overwrite,
     )
