@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from steptrace_schema.journal import Record
     from steptrace_schema.writer import ArrayWriter
 
-_IN_MEMORY: Final = 192 * 2**20
+_IN_MEMORY: Final = 128 * 2**20
 """Bytes of rows that may be in memory at once, unless one array alone has more."""
 
 _TOGETHER: Final = 2**20
