@@ -103,7 +103,8 @@ def read_attributes(path: Location) -> TraceAttributes:
         raise NotATraceError(msg)
     traces = _traces_in(path)
     if traces:
-        msg = f"{path} is a folder of {len(traces)} traces; give one of them: {', '.join(traces)}"
+        count = "one trace" if len(traces) == 1 else f"{len(traces)} traces"
+        msg = f"{path} is a folder of {count}; give the path of a trace: {', '.join(traces)}"
         raise NotATraceError(msg)
     try:
         metadata = json.loads(read_file(path, "zarr.json"))

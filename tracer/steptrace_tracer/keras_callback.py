@@ -332,7 +332,14 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
     def _begin_session(self) -> Session:
         earlier = self._session
         if earlier is not None and earlier.active:
-            earlier.abandon()
+            if self._wrapped is not None:
+                msg = (
+                    f"{self.path}: this tracer records another training step already; wrap one "
+                    "function that does the whole step, or call close() first"
+                )
+                raise TraceError(msg)
+            earlier.abandon()  # a fit that never came to its end
+        self._wrapped = None
         resume = earlier is not None or self._resume
         if resume and not self.path.exists():
             resume = False  # the first of several runs

@@ -18,7 +18,7 @@ from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.naming import Names, joined, leaves, walk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Set
+    from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
     from steptrace_tracer.program import Batch, Program
 
@@ -299,7 +299,10 @@ class Tapping:
         return self._scaled[0][1] if len(self._scaled) == 1 else None
 
     def _keep_gradients(self) -> None:
-        """Keep each gradient once: of the loss that belongs to the layer's own model."""
+        """Keep each gradient once: of the losses that belong to the layer's own model.
+
+        Where these are several, it is the gradient of their sum, as ``scalars/loss`` is the sum.
+        """
         layers = {(source.kind, source.path): source.layer for source in self._sources}
         keys = dict.fromkeys(key for backward in self._backward for key in backward.found)
         taken = self._logits_that_are_taken()
@@ -312,11 +315,10 @@ class Tapping:
                 self.taps.lacks(kind, path, reason)
                 continue
             layer = layers.get((kind, path))
-            nearest = min(candidates, key=lambda backward: backward.distance(layer))
-            dense = tf.convert_to_tensor(nearest.found[kind, path])
-            if kind != "gradients":
-                dense = _first(dense, self._policy.samples)
-            self.taps.add(kind, path, _unscaled(dense, nearest.scale))
+            if kind != "gradients":  # those of weights are of every loss that asks for them
+                nearest = min(backward.distance(layer) for backward in candidates)
+                candidates = [b for b in candidates if b.distance(layer) == nearest]
+            self.taps.add(kind, path, self._summed(kind, path, candidates))
         for source in self._sources:
             if (source.kind, source.path) not in keys and source.path not in self._logits.values():
                 self.taps.lacks(source.kind, source.path, _NO_GRADIENT)
@@ -326,6 +328,15 @@ class Tapping:
             if backward.scale is not None:
                 loss = loss / backward.scale
             self.taps.losses[unique_paths([*self.taps.losses, name])[-1]] = loss
+
+    def _summed(self, kind: Kind, path: str, backwards: Sequence[_Backward]) -> Any:
+        gradients = []
+        for backward in backwards:
+            dense = tf.convert_to_tensor(backward.found[kind, path])
+            if kind != "gradients":
+                dense = _first(dense, self._policy.samples)
+            gradients.append(_unscaled(dense, backward.scale))
+        return gradients[0] if len(gradients) == 1 else tf.add_n(gradients)
 
     def _logits_that_are_taken(self) -> set[str]:
         """Return the paths of logits that a loss depends on, but not by way of the output."""
