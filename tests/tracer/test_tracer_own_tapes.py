@@ -173,7 +173,6 @@ def test_a_loop_goes_on_with_its_trace(tmp_path: Path) -> None:
 def test_a_step_with_a_signature_is_traced_once_for_all_sizes_of_a_batch(tmp_path: Path) -> None:
     model, optimizer, calls = mlp(), keras.optimizers.SGD(RATE), []
 
-    @tf.function(input_signature=[tf.TensorSpec((None, 3)), tf.TensorSpec((None, 2))])
     def train_step(x: Any, y: Any) -> Any:
         calls.append(x.shape)
         with tf.GradientTape() as tape:
@@ -183,8 +182,9 @@ def test_a_step_with_a_signature_is_traced_once_for_all_sizes_of_a_batch(tmp_pat
         return loss
 
     x, y = batch(0)
+    signature = [tf.TensorSpec((None, 3)), tf.TensorSpec((None, 2))]
     with Tracer(tmp_path / "run.zarr", on_error="raise", progress=False) as tracer:
-        step = tracer.wrap(train_step)
+        step = tracer.wrap(tf.function(train_step, input_signature=signature))
         for size in (6, 4, 5):
             step(x[:size], y[:size])
     assert len(calls) == 1
