@@ -51,8 +51,8 @@ def render(text: str) -> str:
     """Return `text` with every table between its markers replaced by the one from the code."""
     for name, table in TABLES.items():
         text = re.sub(
-            rf"(<!-- begin {name} -->\n).*?(\n<!-- end {name} -->)",
-            lambda match, table=table: match.group(1) + table + match.group(2),  # type: ignore[misc]
+            rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)",
+            lambda match, table=table: f"{match.group(1)}{table}\n{match.group(2)}",  # type: ignore[misc]
             text,
             flags=re.DOTALL,
         )
