@@ -9,14 +9,12 @@ import itertools
 import os
 import shutil
 from collections import defaultdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from steptrace_schema.attributes import Event, Missing
-from steptrace_schema.durable import persistence
 from steptrace_schema.errors import NotATraceError
 from steptrace_schema.journal import JournalReader, Record
 from steptrace_schema.layout import ArraySpec, split_key
@@ -29,6 +27,7 @@ from steptrace_schema.writer import TraceWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from steptrace_schema.attributes import TraceAttributes
     from steptrace_schema.names import Kind, Status
@@ -62,8 +61,6 @@ class Compactor:
         self._reader = JournalReader(journal)
         declaration = self._reader.declaration()
         self._writer = TraceWriter(store, declaration.attributes)
-        self._store = store
-        self._lasting = persistence(declaration.attributes.policy.durability)
         self._shard_steps = self._writer.attributes.shard_steps
         self._retain = declaration.attributes.policy.retain
         self._chooser = None if self._retain == "all" else self._retain.chooser()
@@ -136,12 +133,7 @@ class Compactor:
         }
         self._writer.commit(attributes.model_copy(update=update))
         self._writer.consolidate()
-        self._make_last()
         self._reader.clear()
-
-    def _make_last(self) -> None:
-        if isinstance(self._store, Path):  # an object store keeps what it has taken
-            self._lasting.tree(self._store)
 
     def _attributes(self) -> TraceAttributes:
         """Return the latest attributes from the trainer with what the store has committed."""
@@ -200,7 +192,6 @@ class Compactor:
                 written = rows.get("updates", 0)
                 rows["updates"] = self._write_update_statistics(written, new, results)
         attributes = self._attributes()
-        self._make_last()  # before the commit, which says that it is there
         missing = [entry for move in moves for entry in moved[move.spec.key].missing]
         self._writer.commit(
             attributes.model_copy(
@@ -213,7 +204,6 @@ class Compactor:
                 }
             )
         )
-        self._make_last()
         # The last one stays until the next move where the store may lack its weights, from which
         # the next update is computed; a record that is counted as moved is not read as data.
         done = [*self._left, *paths] if self._chooser is None else [*self._left, *paths[:-1]]

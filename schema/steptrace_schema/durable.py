@@ -26,10 +26,6 @@ class Persistence(abc.ABC):
     def names(self, folder: Path) -> None:
         """Make the names in a folder last: those made, replaced and deleted."""
 
-    @abc.abstractmethod
-    def tree(self, folder: Path) -> None:
-        """Make everything below a folder last that has changed since the last call."""
-
 
 @final
 class PageCache(Persistence):
@@ -41,16 +37,10 @@ class PageCache(Persistence):
     def names(self, folder: Path) -> None:
         """Do nothing."""
 
-    def tree(self, folder: Path) -> None:
-        """Do nothing."""
-
 
 @final
 class Disk(Persistence):
     """Waits until the disk has it."""
-
-    def __init__(self) -> None:
-        self._seen: dict[str, tuple[int, int]] = {}
 
     def file(self, path: Path) -> None:
         """Wait for the content of a file."""
@@ -59,21 +49,6 @@ class Disk(Persistence):
     def names(self, folder: Path) -> None:
         """Wait for the names in a folder."""
         _sync(folder)
-
-    def tree(self, folder: Path) -> None:
-        """Wait for the files and folders that are new or changed, the names after the contents."""
-        changed = []
-        for path in (folder, *folder.rglob("*")):
-            status = path.stat()
-            # A replaced file is another one, with a number of its own.
-            mark = (status.st_ino, status.st_mtime_ns)
-            if self._seen.get(str(path)) != mark:
-                changed.append(path)
-                self._seen[str(path)] = mark
-        for path in reversed(changed):
-            _sync(path)
-        if changed:
-            _sync(folder.parent)
 
 
 _PERSISTENCE: Final[dict[Durability, type[Persistence]]] = {"process": PageCache, "fsync": Disk}

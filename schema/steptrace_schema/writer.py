@@ -18,6 +18,7 @@ from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore
 
 from steptrace_schema.codecs import Encoding, encoding, quiet
+from steptrace_schema.durable_store import lasting
 from steptrace_schema.errors import TraceError
 from steptrace_schema.layout import ArraySpec, fill_value
 from steptrace_schema.location import Location, has_root, sweep, zarr_store
@@ -239,7 +240,7 @@ class TraceWriter:
         self._groups: set[str] = set()
         # A folder without it is what a crash left of a store that was being made.
         self._is_new = not has_root(path)
-        store = zarr_store(path, read_only=False)
+        store = lasting(zarr_store(path, read_only=False), attributes.policy.durability)
         if self._is_new:
             self._root = zarr.create_group(
                 store, zarr_format=3, attributes=_as_attribute(attributes)

@@ -17,7 +17,7 @@ from steptrace_schema.location import journal_path
 if TYPE_CHECKING:
     import pytest
 
-STEPS = random_steps(6)
+STEPS = random_steps(4)
 
 
 class SimulatedDisk:
@@ -49,9 +49,18 @@ class SimulatedDisk:
             os.close(descriptor)
 
     def restore(self, target: Path) -> None:
-        """Write what the disk holds below `target`."""
+        """Write below `target` what the disk holds for certain."""
         self._restore(self._folder.stat().st_ino, target)
         self.states += 1
+
+    def restore_names(self, target: Path) -> None:
+        """Write below `target` what it holds if names got there that nobody waited for."""
+        for path in (self._folder, *self._folder.rglob("*")):
+            place = target / path.relative_to(self._folder)
+            if path.is_dir():
+                place.mkdir()
+            else:
+                place.write_bytes(self._contents.get(path.stat().st_ino, b""))
 
     def _restore(self, number: int, target: Path) -> None:
         target.mkdir()
@@ -62,7 +71,7 @@ class SimulatedDisk:
                 (target / name).write_bytes(self._contents.get(inner, b""))
 
 
-def _loses_nothing(folder: Path, acknowledged: int) -> bool:
+def _holds(folder: Path, acknowledged: int) -> bool:
     kernel = open_trace(folder / "run.zarr")["weights/dense"].dataset["kernel"].to_numpy()
     rows = [arrays["weights/dense/kernel"] for _, arrays in STEPS[:acknowledged]]
     return bool(np.array_equal(kernel[:acknowledged], np.stack(rows)))
@@ -73,15 +82,16 @@ def test_acknowledged_steps_survive_a_loss_of_power_at_any_moment(
 ) -> None:
     folder = tmp_path / "disk"
     folder.mkdir()
-    disk, lost = SimulatedDisk(folder), []
+    disk = SimulatedDisk(folder)
+    lost: list[tuple[Path, int]] = []
     acknowledged = 0
 
     def check() -> None:
         if acknowledged:
-            target = tmp_path / f"after-{disk.states}"
+            target, names = tmp_path / f"after-{disk.states}", tmp_path / f"names-{disk.states}"
+            disk.restore_names(names)
             disk.restore(target)
-            if not _loses_nothing(target, acknowledged):
-                lost.append((disk.states, acknowledged))
+            lost.extend((f, acknowledged) for f in (target, names) if not _holds(f, acknowledged))
 
     unlink = Path.unlink
 
@@ -94,7 +104,7 @@ def test_acknowledged_steps_survive_a_loss_of_power_at_any_moment(
     monkeypatch.setattr(Path, "unlink", unlink_after_a_loss)
     store = folder / "run.zarr"
     writer = write_journal(
-        store, [], specify_for=STEPS, shard_steps=3, policy=Policy(durability="fsync")
+        store, [], specify_for=STEPS, shard_steps=2, policy=Policy(durability="fsync")
     )
     compactor = Compactor(writer.directory, store)
     for step, arrays in STEPS:
@@ -103,7 +113,7 @@ def test_acknowledged_steps_survive_a_loss_of_power_at_any_moment(
         check()
         compactor.move_ready()
         check()
-    writer.close("complete", None, attributes(policy=Policy(durability="fsync"), shard_steps=3))
+    writer.close("complete", None, attributes(policy=Policy(durability="fsync"), shard_steps=2))
     compactor.finish("complete", None)
     assert not journal_path(store).exists()
     check()
@@ -120,5 +130,5 @@ def test_without_it_nothing_waits_for_the_disk(
 
     monkeypatch.setattr(os, "fsync", fail)
     store = tmp_path / "run.zarr"
-    writer = write_journal(store, STEPS, shard_steps=3)
+    writer = write_journal(store, STEPS, shard_steps=2)
     Compactor(writer.directory, store).finish("complete", None)
