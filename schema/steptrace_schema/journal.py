@@ -14,6 +14,7 @@ import os
 import shutil
 import struct
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -202,13 +203,17 @@ class JournalWriter:
 
     def pending_bytes(self) -> int:
         """Return the bytes of the records that are not yet in the store."""
-        total = 0
-        for path in self.directory.glob("*" + _SUFFIX):
-            try:
-                total += path.stat().st_size
-            except FileNotFoundError:  # the recorder has just moved it
-                continue
-        return total
+        return _bytes_of_records(self.directory)
+
+
+def _bytes_of_records(directory: Path) -> int:
+    total = 0
+    with suppress(FileNotFoundError):  # the recorder has just finished
+        for entry in os.scandir(directory):
+            if entry.name.endswith(_SUFFIX):
+                with suppress(FileNotFoundError):  # the recorder has just moved it
+                    total += entry.stat().st_size
+    return total
 
 
 class Record:
@@ -354,6 +359,10 @@ class JournalReader:
         except (KeyError, TypeError, ValueError, ValidationError) as error:
             msg = f"{path} is not readable: {error}"
             raise DamagedTraceError(msg) from error
+
+    def pending_bytes(self) -> int:
+        """Return the bytes of the records that are not yet in the store."""
+        return _bytes_of_records(self.directory)
 
     def paths(self, start: int = 0) -> list[Path]:
         """Return the record files with index `start` or later, in order."""

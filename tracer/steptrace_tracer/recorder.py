@@ -25,9 +25,11 @@ class Recorder:
     ----------
     journal, store
         The folders that it moves from and to.
+    backlog
+        Bytes that the journal may hold before anything is moved while the training goes on.
     """
 
-    def __init__(self, journal: Path, store: Location) -> None:
+    def __init__(self, journal: Path, store: Location, backlog: int) -> None:
         self._store = store
         self._journal = journal
         self._log = journal / RECORDER_LOG
@@ -41,6 +43,7 @@ class Recorder:
                     str(journal.absolute()),
                     str(store.absolute()),
                     str(os.getpid()),
+                    str(backlog),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,

@@ -1,8 +1,8 @@
 """The recorder: a process without TensorFlow that moves the journal into the store.
 
-``python -m steptrace_tracer.recorder_process JOURNAL STORE TRAINER``. Its standard input is a pipe
-from the trainer, whose end means that the trainer is gone, however it went; so does the loss of its
-parent, the process with the id TRAINER.
+``python -m steptrace_tracer.recorder_process JOURNAL STORE TRAINER BACKLOG``. Its standard input is
+a pipe from the trainer, whose end means that the trainer is gone, however it went; so does the loss
+of its parent, the process with the id TRAINER.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _POLL_SECONDS = 0.2
 _NICENESS = 10
 
 
-def record(journal: Path, store: Location, trainer: int, parent: int) -> None:
+def record(journal: Path, store: Location, trainer: int, parent: int, backlog: int = 0) -> None:
     """Move the journal into the store until the run is over, then finish the store.
 
     Parameters
@@ -37,6 +37,8 @@ def record(journal: Path, store: Location, trainer: int, parent: int) -> None:
         A file descriptor that becomes readable when the trainer is done or dead.
     parent
         The trainer's process, this one's parent while it lives.
+    backlog
+        Bytes that the journal may hold before anything is moved while the trainer lives.
     """
     reader = JournalReader(journal)
     with exclusive(journal):
@@ -47,7 +49,8 @@ def record(journal: Path, store: Location, trainer: int, parent: int) -> None:
             or os.getppid() != parent
             or reader.closing()
         ):
-            mover.move_ready()
+            if not backlog or reader.pending_bytes() > backlog:
+                mover.move_ready()
         closing = reader.closing()
         if closing is None:
             mover.finish("incomplete", NOT_CLOSED)
@@ -62,7 +65,7 @@ def main() -> int:
     os.nice(_NICENESS)
     journal, store = Path(sys.argv[1]), locate(sys.argv[2])
     try:
-        record(journal, store, sys.stdin.fileno(), int(sys.argv[3]))
+        record(journal, store, sys.stdin.fileno(), int(sys.argv[3]), int(sys.argv[4]))
     except (TraceError, OSError) as error:
         # Said by the exit code too, because a full disk may have no room for the sentence.
         code = error.errno if isinstance(error, OSError) else None

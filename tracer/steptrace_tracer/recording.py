@@ -18,7 +18,7 @@ from steptrace_schema.codecs import shard_steps_for
 from steptrace_schema.coverage import Coverage, coverage
 from steptrace_schema.errors import TraceError
 from steptrace_schema.journal import Declaration, JournalWriter
-from steptrace_schema.location import Location, file_sizes, journal_path
+from steptrace_schema.location import Location, Remote, file_sizes, journal_path
 from steptrace_tracer.declare import declared_paths, only_described, specify
 from steptrace_tracer.recorder import Recorder
 
@@ -207,7 +207,7 @@ class Recording:
         declaration = self._declaration(arrays, collected.missing)
         if self._journal is None:
             self._journal = JournalWriter.create(journal_path(self._store), declaration)
-            self._recorder = Recorder(self._journal.directory, self._store)
+            self._recorder = Recorder(self._journal.directory, self._store, self._backlog())
         elif declaration.arrays is not self._arrays or declaration.attributes != self._attributes:
             self._journal.declare(declaration)
         self._arrays, self._attributes = declaration.arrays, declaration.attributes
@@ -232,6 +232,17 @@ class Recording:
         attributes = self._attributes.model_copy(update=update)
         declared = declared_paths([spec.key for spec in specs], attributes.missing)
         return Declaration(attributes.model_copy(update={"declared": declared}), specs)
+
+    def _backlog(self) -> int:
+        """Return how many bytes may wait in the journal while the training goes on.
+
+        The recorder takes memory bandwidth, and often half of a physical core, from the training;
+        what fits into a quarter of the journal is moved when the training is over. What may have
+        to be thinned, or to go over a network, is moved at once.
+        """
+        local = not isinstance(self._store, Remote)
+        all_is_kept = self._attributes.policy.retain == "all"
+        return self._journal_limit // 4 if local and all_is_kept else 0
 
     def _shard_steps(self, step_bytes: int) -> int:
         """Return how many steps to move at once, so that the journal has room for two moves."""
