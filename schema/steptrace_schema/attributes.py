@@ -5,10 +5,10 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from steptrace_schema.durable import Durability
-from steptrace_schema.names import DEFAULT_KINDS, STATISTICS, Kind, Status
+from steptrace_schema.names import DEFAULT_KINDS, KINDS, STATISTICS, Kind, Status
 from steptrace_schema.retention import Retain
 from steptrace_schema.version import FORMAT_VERSION
 
@@ -261,6 +261,29 @@ class TraceAttributes(_Model):
             kind = key.split("/")[1]
             counts |= {str(k): count for k, count in self.statistics_recorded.items()}
         return counts.get(kind, 0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_is_newer(cls, fields: Any) -> Any:
+        """Leave out kinds, and fields of the policy, that a later minor version has added."""
+        if not isinstance(fields, dict):
+            return fields
+        known = dict(fields)
+        for name in ("declared", "steps_recorded", "statistics_recorded"):
+            if isinstance(found := known.get(name), dict):
+                known[name] = {kind: value for kind, value in found.items() if kind in KINDS}
+        if isinstance(missing := known.get("missing"), (list, tuple)):
+            known["missing"] = [
+                entry
+                for entry in missing
+                if not isinstance(entry, dict) or entry.get("kind", "weights") in KINDS
+            ]
+        if isinstance(policy := known.get("policy"), dict):
+            policy = {name: value for name, value in policy.items() if name in Policy.model_fields}
+            if isinstance(kinds := policy.get("kinds"), (list, tuple)):
+                policy["kinds"] = [kind for kind in kinds if kind in KINDS]
+            known["policy"] = policy
+        return known
 
     def layer(self, path: str) -> Layer | None:
         """Return the layer at `path`, or None."""
