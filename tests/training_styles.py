@@ -46,6 +46,8 @@ class Style:
         More arguments of ``fit``.
     callbacks
         More callbacks of ``fit``.
+    missing
+        Shell patterns of what the trace says that it cannot hold; nothing else may be missing.
     lacks
         Kinds that it cannot have, with the reason.
     kept_weights
@@ -58,6 +60,7 @@ class Style:
     tolerance: float = 1e-5
     fit: dict[str, Any] = dataclasses.field(default_factory=dict)
     callbacks: Callable[[], list[Any]] = list
+    missing: tuple[str, ...] = ()
     lacks: tuple[tuple[str, str], ...] = ()
     kept_weights: bool = True
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from steptrace_analyzer.open import trace_attributes as trace_attributes
     from steptrace_analyzer.packing import pack as pack
     from steptrace_analyzer.packing import unpack as unpack
+    from steptrace_analyzer.sensitivity import total_gradient as total_gradient
 
 _HOMES = {
     "describe": "info",
@@ -22,6 +23,7 @@ _HOMES = {
     "follow": "follow",
     "open_trace": "open",
     "pack": "packing",
+    "total_gradient": "sensitivity",
     "trace_attributes": "open",
     "unpack": "packing",
 }
@@ -34,6 +36,7 @@ __all__ = [
     "follow",
     "open_trace",
     "pack",
+    "total_gradient",
     "trace_attributes",
     "unpack",
 ]

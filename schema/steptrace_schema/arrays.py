@@ -249,6 +249,15 @@ ARRAYS: Final[tuple[ArrayDefinition, ...]] = (
     ),
     ArrayDefinition(
         "inputs",
+        "recorded_id",
+        "step, sample",
+        "int64",
+        "",
+        "if the policy names samples by id",
+        "id of each recorded sample; -1 is padding",
+    ),
+    ArrayDefinition(
+        "inputs",
         "sample_replica",
         "step, sample",
         "int64",

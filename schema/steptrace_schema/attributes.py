@@ -74,7 +74,8 @@ class Policy(BaseModel):
         Record only steps of these epochs, counted from 0; None for all.
     samples
         How many of the first rows of each batch are kept of inputs, activations and their
-        gradients.
+        gradients; or the ids of samples that are kept wherever they occur, which takes
+        ``Tracer(sample_ids=...)``.
     include, exclude
         Shell patterns on array paths (``"*/conv2d*/kernel"``, ``"*dense*"``); a tensor is recorded
         if any of `include` matches and none of `exclude` does.
@@ -116,7 +117,7 @@ class Policy(BaseModel):
     every: Annotated[int, Field(ge=1)] = 1
     windows: tuple[Window, ...] = ()
     epochs: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    samples: Annotated[int, Field(ge=1)] = 4
+    samples: Annotated[int, Field(ge=1)] | Annotated[tuple[int, ...], Field(min_length=1)] = 4
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     precision: dict[Kind, Precision] = Field(default_factory=dict)
@@ -127,6 +128,16 @@ class Policy(BaseModel):
     profile: Profile = "fast"
     durability: Durability = "process"
     retain: Retain = "all"
+
+    @property
+    def rows(self) -> int | None:
+        """How many of the first rows of a batch a step returns; None for all, to be picked."""
+        return self.samples if isinstance(self.samples, int) else None
+
+    @property
+    def sample_count(self) -> int:
+        """The most samples that are kept of a batch."""
+        return self.samples if isinstance(self.samples, int) else len(self.samples)
 
     @property
     def consecutive(self) -> bool:

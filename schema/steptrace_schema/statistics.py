@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from steptrace_schema.names import SAMPLE_DIGEST, SAMPLE_ID, SAMPLE_REPLICA, STATISTIC_NAMES
+from steptrace_schema.names import (
+    RECORDED_ID,
+    SAMPLE_DIGEST,
+    SAMPLE_ID,
+    SAMPLE_REPLICA,
+    STATISTIC_NAMES,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +63,7 @@ def has_statistics(spec: ArraySpec) -> bool:
         return False
     if spec.kind == "logged" and not spec.shape:
         return False
-    return spec.path not in (SAMPLE_DIGEST, SAMPLE_REPLICA, SAMPLE_ID)
+    return spec.path not in (SAMPLE_DIGEST, SAMPLE_REPLICA, SAMPLE_ID, RECORDED_ID)
 
 
 def compute_statistics(values: Array) -> Float64:

@@ -224,6 +224,42 @@ def test_a_value_that_cannot_be_logged_is_refused_at_once(tmp_path: Path) -> Non
     assert values(tmp_path / "run.zarr", "logged/a").tolist() == [1.0]
 
 
+def test_samples_of_given_ids_are_kept_wherever_they_occur(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    x, y = vectors(3 * BATCH)
+    ids = np.arange(3 * BATCH) * 10
+    wanted = (
+        150,
+        30,
+        160,
+        999,
+    )  # one of each batch, and one that is in none
+    batches = iter(ids.reshape(3, BATCH))
+    tracer = Tracer(
+        path, samples=wanted, sample_ids=lambda _: next(batches), on_error="raise", progress=False
+    )
+    mlp().fit(x, y, batch_size=BATCH, shuffle=False, verbose=0, callbacks=[tracer])
+    assert validate(path) == []
+    assert values(path, "inputs/recorded_id").tolist() == [
+        [30, -1, -1, -1],
+        [150, -1, -1, -1],
+        [160, -1, -1, -1],
+    ]
+    for step, sample in enumerate((3, 15, 16)):
+        found = values(path, "inputs/x")[step]
+        assert (found[0] == x[sample]).all()
+        assert np.isnan(found[1:]).all()
+        kernel, bias = (values(path, f"weights/mlp/hidden/{v}")[step] for v in ("kernel", "bias"))
+        output = values(path, "activations/mlp/hidden/output")[step]
+        np.testing.assert_allclose(output[0], np.tanh(x[sample] @ kernel + bias), rtol=1e-5)
+    statistics: Any = zarr.open_group(path, mode="r")["statistics/inputs/values"]
+    mean = np.asarray(statistics)[0, statistics.attrs["tensors"].index("x"), 0]
+    np.testing.assert_allclose(mean, x[3].mean(), rtol=1e-6)
+    assert (values(path, "inputs/sample_id") == ids.reshape(3, BATCH)).all()
+    with pytest.raises(ValueError, match="pass sample_ids"):
+        Tracer(path, samples=wanted)
+
+
 def test_optimizer_and_saliency_are_recorded_on_request_only() -> None:
     assert set(KINDS) - set(DEFAULT_KINDS) == {"optimizer", "probe_gradients"}
     assert Policy().kinds == DEFAULT_KINDS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from contextlib import ExitStack
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -188,6 +189,12 @@ def test_a_style_is_recorded_as_a_second_computation_finds_it_and_not_changed(
         assert expected.tobytes() == weight.tobytes()
     assert validate(path) == []
     trace = Trace(path, model)
+    unexpected = {
+        f"{m.kind}/{m.path}: {m.reason}"
+        for m in trace.attributes.missing
+        if not any(fnmatch(f"{m.kind}/{m.path}", pattern) for pattern in style.missing)
+    }
+    assert not unexpected
     assert trace.values("scalars/step").tolist() == list(range(STEPS))
     replay(style, trace)
     for variable in model.weights if style.kept_weights else ():

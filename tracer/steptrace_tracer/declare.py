@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 _FIXED_KINDS: Final = ("weights", "gradients", "updates", "optimizer")
 _PROBE_KINDS: Final = ("probe", "probe_gradients")
-_OF_THE_BATCH: Final = (SAMPLE_DIGEST, SAMPLE_ID, SAMPLE_LOSS, SAMPLE_WEIGHT)
+OF_THE_BATCH: Final = (SAMPLE_DIGEST, SAMPLE_ID, SAMPLE_LOSS, SAMPLE_WEIGHT)
+"""Arrays of `inputs` that have a value for every sample of the batch."""
 
 Arrays = Mapping[str, "npt.NDArray[Any]"]
 
@@ -103,7 +104,7 @@ def _specify(key: str, values: npt.NDArray[Any], policy: Policy) -> ArraySpec:
     known = definition(kind, path)
     dims, shape = _dims(kind, path, values.ndim), values.shape
     if dims[:1] == (SAMPLE,) and kind not in _PROBE_KINDS:
-        shape = (max(policy.samples, shape[0]), *shape[1:])
+        shape = (max(policy.sample_count, shape[0]), *shape[1:])
     attributes = known.attributes() if known else {}
     keep_bits = policy.keep_bits(kind)
     if keep_bits is not None and is_rounded(str(values.dtype), keep_bits):
@@ -126,9 +127,16 @@ def _dims(kind: Kind, path: str, rank: int) -> tuple[str, ...]:
         return ()
     if kind == "logged":
         return tuple(f"axis_{i}" for i in range(1, rank + 1))
-    if kind == "inputs" and path in _OF_THE_BATCH:
+    if kind == "inputs" and path in OF_THE_BATCH:
         return (BATCH,)
     return (SAMPLE, *feature_dims(rank - 1))
+
+
+def has_samples(kind: Kind, path: str) -> bool:
+    """Whether an array has a row for each recorded sample of the batch."""
+    if kind == "inputs":
+        return path not in OF_THE_BATCH
+    return kind in ("activations", "activation_gradients")
 
 
 def only_described(specs: Iterable[ArraySpec]) -> tuple[Missing, ...]:

@@ -46,7 +46,7 @@ def run_on_replicas(
     return tf.nest.map_structure(mean, result), merged
 
 
-def whole_batch(strategy: Any, batch: Batch, samples: int) -> tuple[Batch, Batch, Any]:
+def whole_batch(strategy: Any, batch: Batch, samples: int | None) -> tuple[Batch, Batch, Any]:
     """Return a batch that is spread over replicas as one.
 
     Parameters
@@ -56,7 +56,7 @@ def whole_batch(strategy: Any, batch: Batch, samples: int) -> tuple[Batch, Batch
     batch
         Its leaves hold one tensor per replica.
     samples
-        How many rows of each replica are kept.
+        How many rows of each replica are kept; None for all.
 
     Returns
     -------
@@ -82,7 +82,10 @@ def whole_batch(strategy: Any, batch: Batch, samples: int) -> tuple[Batch, Batch
     first = next((tensor for _, tensor in leaves(batch.x)), None)
     counts = [tf.shape(part)[0] for part in _parts(strategy, first)] if first is not None else []
     replica = [
-        tf.fill([tf.minimum(count, samples)], tf.constant(number, tf.int64))
+        tf.fill(
+            [count if samples is None else tf.minimum(count, samples)],
+            tf.constant(number, tf.int64),
+        )
         for number, count in enumerate(counts)
     ]
     return structure(None), structure(samples), tf.concat(replica, 0) if replica else None

@@ -18,6 +18,7 @@ from steptrace_schema.attributes import Policy, TraceAttributes, Worker
 from steptrace_schema.errors import TraceError
 from steptrace_schema.layout import safe_path, split_key
 from steptrace_schema.names import (
+    RECORDED_ID,
     SAMPLE_DIGEST,
     SAMPLE_ID,
     SAMPLE_LOSS,
@@ -31,6 +32,7 @@ from steptrace_tracer import provenance
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.budget import beyond_budget
 from steptrace_tracer.closing import ClosingProgress, describe, report
+from steptrace_tracer.declare import has_samples
 from steptrace_tracer.digests import sample_digests
 from steptrace_tracer.naming import Names
 from steptrace_tracer.precision import rounded
@@ -323,8 +325,8 @@ class Session:
                 if len(arrays.get(f"inputs/{name}", range(size))) != size:
                     del arrays[f"inputs/{name}"]
                     misfits["inputs", name] = NOT_SAMPLES
-            if ids is not None and policy.covers("inputs", SAMPLE_ID):
-                arrays[f"inputs/{SAMPLE_ID}"] = _checked_ids(ids, size)
+            if ids is not None:
+                arrays |= _with_ids(arrays, _checked_ids(ids, size), policy)
             if inputs and policy.covers("inputs", SAMPLE_DIGEST):
                 arrays[f"inputs/{SAMPLE_DIGEST}"] = sample_digests(inputs)
             arrays |= {
@@ -396,6 +398,23 @@ class Session:
 def one_line(error: BaseException) -> str:
     """Return the type and the first line of an error."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _with_ids(
+    arrays: Mapping[str, npt.NDArray[Any]], ids: npt.NDArray[np.int64], policy: Policy
+) -> dict[str, npt.NDArray[Any]]:
+    """Return the ids of a batch's samples, and where a policy names samples, only their rows."""
+    found: dict[str, npt.NDArray[Any]] = {}
+    if policy.covers("inputs", SAMPLE_ID):
+        found[f"inputs/{SAMPLE_ID}"] = ids
+    if isinstance(policy.samples, int):
+        return found
+    picked = np.flatnonzero(np.isin(ids, policy.samples))
+    for key, values in arrays.items():
+        kind, path = split_key(key)
+        if has_samples(kind, path) and kind not in policy.statistics_only:
+            found[key] = values[picked]
+    return found | {f"inputs/{RECORDED_ID}": ids[picked]}
 
 
 def _checked_ids(ids: Any, size: int) -> npt.NDArray[np.int64]:

@@ -140,7 +140,7 @@ class TracedStep:
         x = self.program.batch(*args, **kwargs).x
         if self.program.strategy is not None:
             x = first_replica(self.program.strategy, x)
-        first = tf.nest.map_structure(lambda tensor: tensor[: self._policy.samples], x)
+        first = tf.nest.map_structure(lambda tensor: tensor[: self._policy.sample_count], x)
         try:
             self.probe = Probe(models[0], self.names, self._policy, first)
             self.probe()
@@ -256,10 +256,10 @@ class TracedStep:
 
     def _data_taps(self, batch: Batch) -> dict[str, Any]:
         taps = Taps()
-        whole, kept, samples = batch, batch, self._policy.samples
+        whole, kept, samples = batch, batch, self._policy.rows
         if self.program.strategy is not None:
             whole, kept, replica = whole_batch(self.program.strategy, batch, samples)
-            samples *= self.program.strategy.num_replicas_in_sync
+            samples = None  # `kept` holds no more
             if replica is not None and self._policy.covers("inputs", SAMPLE_REPLICA):
                 taps.add("inputs", SAMPLE_REPLICA, replica)
         for base, structure in ((X, kept.x), (Y, kept.y)):

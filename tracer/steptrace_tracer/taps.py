@@ -36,6 +36,7 @@ _NOT_THE_INPUT = "no model of the step is called with the batch itself"
 _JOINT = "joint"
 """Name of a loss that is differentiated for the weights of several models at once."""
 _NO_SAMPLE_LOSS = "the step computes no loss, or more than one, that has a value for each sample"
+_NOT_DIFFERENTIATED = "the step differentiates no loss with respect to this weight"
 _NOT_CALLED = "the layer is not called in the training step"
 _NOT_FLOATING = "the input is not floating point, so the loss has no gradient with respect to it"
 NOT_NUMBERS = "it is not a dense tensor of numbers"
@@ -188,7 +189,7 @@ class Tapping:
             if output_kinds(self._policy, place):
                 self.taps.rows[place] = tf.shape(tensor)[0]
             if self._policy.covers("activations", place):
-                self.taps.add("activations", place, _first(tensor, self._policy.samples))
+                self.taps.add("activations", place, _first(tensor, self._policy.rows))
             if not self._policy.covers("activation_gradients", place):
                 continue
             if tensor.dtype.is_floating:
@@ -288,6 +289,7 @@ class Tapping:
         self._keep_gradients()
         if self._policy.covers("inputs", SAMPLE_LOSS):
             self._keep_sample_loss()
+        self._explain_undifferentiated()
         self._explain_uncalled(layers, looped)
 
     def _scale_of(self, target: Any) -> Any:
@@ -334,7 +336,7 @@ class Tapping:
         for backward in backwards:
             dense = tf.convert_to_tensor(backward.found[kind, path])
             if kind != "gradients":
-                dense = _first(dense, self._policy.samples)
+                dense = _first(dense, self._policy.rows)
             gradients.append(_unscaled(dense, backward.scale))
         return gradients[0] if len(gradients) == 1 else tf.add_n(gradients)
 
@@ -370,6 +372,19 @@ class Tapping:
             own = own if factor is None else own * tf.cast(factor, tf.float32)
             total = own if total is None else total + own
         self.taps.add("inputs", SAMPLE_LOSS, total)
+
+    def _explain_undifferentiated(self) -> None:
+        """Say of which trainable weights no loss is differentiated in the step."""
+        for model in self._program.models:
+            for variable in model.trainable_weights:
+                path = self._names.weights.get(id(variable))
+                known = self.taps.tensors.keys() | {f"{k}/{p}" for k, p in self.taps.missing}
+                if (
+                    path is not None
+                    and self._policy.covers("gradients", path)
+                    and f"gradients/{path}" not in known
+                ):
+                    self.taps.lacks("gradients", path, _NOT_DIFFERENTIATED)
 
     def _explain_uncalled(self, layers: list[Any], looped: Set[int]) -> None:
         if not self._watched and self._policy.covers("inputs", X_GRADIENT):
@@ -420,5 +435,5 @@ def _scope() -> Any:
     return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
 
-def _first(tensor: Any, samples: int) -> Any:
+def _first(tensor: Any, samples: int | None) -> Any:
     return tensor[:samples] if tensor.shape.rank else tensor

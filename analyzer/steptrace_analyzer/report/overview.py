@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from steptrace_analyzer.anomalies import Anomaly
     from steptrace_analyzer.info import TraceInfo
     from steptrace_analyzer.report.page import StepChoices
-    from steptrace_schema.attributes import TraceAttributes
+    from steptrace_schema.attributes import Policy, TraceAttributes
 
 _STATUS: Final = {
     "complete": "complete: the run closed it",
@@ -195,7 +195,7 @@ def recording(attributes: TraceAttributes) -> Markup:
             [
                 ("Kinds", ", ".join(policy.kinds)),
                 ("Every", "step" if policy.every == 1 else f"{policy.every} steps"),
-                ("Samples", f"the first {policy.samples} of each batch"),
+                ("Samples", _samples(policy)),
                 ("Include", ", ".join(policy.include)),
                 ("Exclude", ", ".join(policy.exclude) or "nothing"),
                 ("Profile", policy.profile),
@@ -207,6 +207,12 @@ def recording(attributes: TraceAttributes) -> Markup:
     if attributes.environment:
         parts += [element("h3", "Environment"), _settings(attributes.environment)]
     return join(parts)
+
+
+def _samples(policy: Policy) -> str:
+    if isinstance(policy.samples, int):
+        return f"the first {policy.samples} of each batch"
+    return f"{policy.sample_count} of given ids, where they occur"
 
 
 def _settings(values: Mapping[str, object]) -> Markup:
