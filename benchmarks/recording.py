@@ -83,7 +83,7 @@ def peer(name: str, folder: Path) -> Any:
             if name == "h5py":
                 self.file = h5py.File(folder / "run.h5", "w")
             elif name == "zarr":
-                self.group = zarr.create_group(folder / "run.zarr")
+                self.group: Any = zarr.create_group(folder / "run.zarr")
                 for key, value in zip(self.names, self.model.get_weights(), strict=True):
                     self.group.create_array(
                         key,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from steptrace_schema.compact import recover
 from steptrace_schema.errors import NotATraceError
 from steptrace_schema.layout import fill_value
 from steptrace_schema.location import journal_path
+from steptrace_schema.locks import is_being_moved
 from steptrace_schema.store import read_attributes
 from steptrace_schema.validate import Problem, validate
 
@@ -61,6 +63,8 @@ def _run(store: Path, victim: kills.Victim, operation: int, seconds: float) -> i
             count += 1
     except EOFError:  # both ends of the trainer and of the recorder, which it forked, are closed
         process.join()
+    while is_being_moved(journal_path(store)):  # a killed process closes its files one by one
+        time.sleep(0.001)
     return count
 
 

@@ -104,13 +104,13 @@ def test_sample_ids_and_weights_are_those_of_the_data(
 def test_the_loss_of_the_samples_is_the_loss_before_weights_and_mean(
     classified: Classified,
 ) -> None:
-    path, _, _ = classified
+    path, model, _ = classified
     losses = values(path, "inputs/sample_loss")
     weights = values(path, "inputs/sample_weight")
     np.testing.assert_allclose(
         (losses * weights).mean(axis=1), values(path, "scalars/loss"), rtol=1e-5
     )
-    outputs = values(path, "activations/cnn/dense_1/output")  # of the first samples
+    outputs = values(path, f"activations/{model.layers[-1].path}/output")  # of the first samples
     y = images(24)[1].reshape(3, BATCH)
     for step in range(STEPS):
         picked = outputs[step][np.arange(4), y[step % 3][:4]]
