@@ -270,8 +270,14 @@ STYLES: tuple[Style, ...] = (
         "convolutional, softmax",
         _built(_convolutional, loss="sparse_categorical_crossentropy"),
         _images,
+        missing=("activation_gradients/*/dense/output",),  # its logits are there
     ),
-    Style("Functional, several inputs and outputs", _built(_several), _several_batches),
+    Style(
+        "Functional, several inputs and outputs",
+        _built(_several),
+        _several_batches,
+        missing=("probe_gradients/*/saliency_b",),  # that activation sees the other input only
+    ),
     Style("subclassed", _built(_Subclassed), _vectors),
     Style("model in a model", _built(_nested), _vectors),
     Style("a layer called twice", _built(_shared), _vectors),
@@ -309,6 +315,7 @@ STYLES: tuple[Style, ...] = (
         "LSTM",
         _built(lambda: _sequential(layers.LSTM(3, name="recurrent"), _relu(), shape=(5, 4))),
         _sequences,
+        missing=("*/lstm_cell/*", "probe/*/recurrent/*"),  # what runs inside its loop
     ),
     Style(
         "GRU, sequence outputs",
@@ -318,6 +325,7 @@ STYLES: tuple[Style, ...] = (
             )
         ),
         _sequences,
+        missing=("*/gru_cell/*", "probe/*/gru/*"),
     ),
     Style(
         "sequences of different lengths",
@@ -328,9 +336,15 @@ STYLES: tuple[Style, ...] = (
         "Embedding, sparse gradients",
         _built(lambda: _sequential(layers.Embedding(7, 4), layers.Flatten(), _relu(), shape=(5,))),
         _tokens,
+        missing=("inputs/x_gradient", "probe_gradients/*"),
         lacks=(("probe_gradients", "tokens are numbers of words, which have no gradient"),),
     ),
-    Style("MultiHeadAttention, LayerNormalization", _built(_attention), _sequences),
+    Style(
+        "MultiHeadAttention, LayerNormalization",
+        _built(_attention),
+        _sequences,
+        missing=("*/attention/dropout/*", "*/attention/softmax/*"),  # one fused operation
+    ),
     Style(
         "BatchNormalization",
         _built(lambda: _sequential(layers.Dense(4), layers.BatchNormalization(), layers.ReLU())),
