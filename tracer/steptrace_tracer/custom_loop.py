@@ -82,9 +82,9 @@ class WrappedStep:
         return session.run(args, kwargs, Moment(step, epoch, batch), original)
 
     @property
-    def present_step(self) -> int:
-        """The number of the last step, or of the first one before that."""
-        return self._first_step + max(0, self._calls - 1)
+    def present_step(self) -> int | None:
+        """The number of the last step, None before the first."""
+        return self._first_step + self._calls - 1 if self._calls else None
 
     def close(self) -> None:
         """Record the weights after the last step, and finish the trace."""

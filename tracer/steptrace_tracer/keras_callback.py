@@ -144,6 +144,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         self._original: Any = None
         self._batch: int | None = None
         self._next_step = 0
+        self._first_step = 0
         self._wrapped: WrappedStep | None = None
 
     @staticmethod
@@ -257,8 +258,12 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         session = self._session
         if session is None or not session.active:
             return
-        step = self._next_step - 1 if self._wrapped is None else self._wrapped.present_step
-        session.log(max(0, step), name, np.asarray(value))
+        session.log(self._present_step(), name, np.asarray(value))
+
+    def _present_step(self) -> int | None:
+        if self._wrapped is not None:
+            return self._wrapped.present_step
+        return self._next_step - 1 if self._next_step > self._first_step else None
 
     def mark(self) -> None:
         """Mark the present step as worth keeping, where the policy retains steps around marks.
@@ -361,6 +366,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
             holder._abandon()  # of a fit that never came to its end
         # A model that was compiled again counts from 0 again; its trace goes on.
         self._next_step = max(self._next_step, update_count(model.optimizer))
+        self._first_step = self._next_step
         self._original = model.train_function
         model.train_function = self._train_function
 

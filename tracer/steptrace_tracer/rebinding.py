@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from steptrace_schema.names import SAMPLE_LOSS, X_GRADIENT
+from steptrace_schema.names import SAMPLE_LOSS, SAMPLE_WEIGHT, X_GRADIENT
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.taps import OUTPUT_KINDS
 
@@ -79,7 +79,7 @@ def tapped(
                 if id(model) not in looped:
                     stack.enter_context(rebound(model, "call", _see_input(model, present)))
         stack.enter_context(rebound(tf.GradientTape, "gradient", _see_gradient(present)))
-        if policy.covers("inputs", SAMPLE_LOSS):
+        if policy.covers("inputs", SAMPLE_LOSS) or policy.covers("inputs", SAMPLE_WEIGHT):
             stack.enter_context(rebound(keras.losses.Loss, "__call__", _see_loss(present)))
         for optimizer in program.optimizers:
             stack.enter_context(rebound(optimizer, "scale_loss", _see_scale(present)))

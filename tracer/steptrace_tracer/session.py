@@ -115,7 +115,7 @@ class Session:
         self._last_weights: dict[str, Any] = {}
         self._began = False
         self._logged: dict[str, npt.NDArray[Any]] = {}
-        self._logged_at = 0
+        self._logged_at: int | None = None
         self._logged_as: dict[str, npt.NDArray[Any]] = {}
         self._handing_over = 0.0
         self._step_seconds = 0.0
@@ -155,6 +155,8 @@ class Session:
                 settings.path, attributes, settings.journal_limit, before.arrays
             )
         self.traced = traced
+        if self._logged_at is None:
+            self._logged_at = step
 
     def wants(self, first: int, epoch: int, count: int = 1) -> bool:
         """Whether any of `count` steps from number `first` on has to run with its taps."""
@@ -232,8 +234,11 @@ class Session:
         except Exception as error:
             self.fail(error)
 
-    def log(self, step: int, name: str, value: npt.NDArray[Any]) -> None:
-        """Keep a value that the training logs at `step`; the last one of a name counts."""
+    def log(self, step: int | None, name: str, value: npt.NDArray[Any]) -> None:
+        """Keep a value that the training logs at `step`; the last one of a name counts.
+
+        What is logged before the first step, at None, belongs to the first step.
+        """
         path = safe_path(name)
         if not path:
             msg = f"{name!r} is no name to log a value under; use letters and digits"
@@ -258,9 +263,10 @@ class Session:
         self._logged[f"logged/{path}"] = value
 
     def _put_logged(self) -> None:
-        if self._logged and self.traced is not None:
+        step = self._logged_at
+        if self._logged and self.traced is not None and step is not None:
             arrays, self._logged = self._logged, {}
-            self._put(self._logged_at, lambda: Collected(arrays))
+            self._put(step, lambda: Collected(arrays))
 
     def complete(self, step: int) -> None:
         """Record the last weights, which are those before step number `step`, and end."""
@@ -375,10 +381,11 @@ class Session:
 
     def _finish(self, status: Status, reason: str | None) -> TraceError | None:
         """Finish the trace; return what went wrong."""
-        if self._recording is not None and self._logged:
+        step = self._logged_at
+        if self._recording is not None and self._logged and step is not None:
             logged, self._logged = self._logged, {}
             with suppress(TraceError):  # which closing the recording says again
-                self._recording.put(PendingStep(self._logged_at, lambda: Collected(logged)))
+                self._recording.put(PendingStep(step, lambda: Collected(logged)))
         recording, self._recording, self.traced = self._recording, None, None
         self.active = False
         atexit.unregister(self.abandon)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.layout import safe_path
@@ -12,35 +13,36 @@ if TYPE_CHECKING:
     from steptrace_tracer.naming import Names
 
 
-def optimizer_slots(
-    optimizer: Any, models: tuple[Any, ...], names: Names
-) -> Iterator[tuple[str, Any]]:
+def optimizer_slots(optimizer: Any, names: Names) -> Iterator[tuple[str, Any]]:
     """Yield the variables that an optimizer keeps for each weight, with their paths.
 
     Keras calls such a variable after the weight and the slot:
     ``adam/dense_kernel_momentum``. What belongs to no weight, such as the count of updates, is
-    left out.
+    left out. Weights of several models may have the same name; their variables come in the order
+    in which the optimizer has the weights.
 
     Parameters
     ----------
     optimizer
         A Keras optimizer; before its first step it has no slots.
-    models
-        The models whose weights it may train.
     names
         The paths of the weights.
     """
-    weights = {
-        f"{str(weight.path).replace('/', '_')}_": weight
-        for model in models
-        for weight in model.trainable_variables
-    }
-    for variable in getattr(optimizer, "inner_optimizer", optimizer).variables:
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if not inner.built:
+        return
+    weights: dict[str, list[Any]] = {}
+    for weight in inner._trainable_variables:
+        weights.setdefault(f"{str(weight.path).replace('/', '_')}_", []).append(weight)
+    seen: Counter[str] = Counter()
+    for variable in inner.variables:
         name = str(variable.path).rpartition("/")[2]
         owners = [prefix for prefix in weights if name.startswith(prefix)]
         if not owners:
             continue
         prefix = max(owners, key=len)
-        path = names.weights.get(id(weights[prefix]))
+        same = weights[prefix]
+        path = names.weights.get(id(same[seen[name] % len(same)]))
+        seen[name] += 1
         if path is not None:
             yield f"{path}/{safe_path(name.removeprefix(prefix))}", variable

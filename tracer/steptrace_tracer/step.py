@@ -241,7 +241,7 @@ class TracedStep:
         return {
             path: tf.identity(variable.value)
             for optimizer in self.program.optimizers
-            for path, variable in optimizer_slots(optimizer, self.program.models, self.names)
+            for path, variable in optimizer_slots(optimizer, self.names)
             if self._policy.covers("optimizer", path)
         }
 

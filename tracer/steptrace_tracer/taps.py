@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _LOGITS = "logits"
 
+_WEIGHTS_OF_LOSSES = "each loss of the step has sample weights of its own"
+_WEIGHTS_OF_PARTS = "the parts of a sample have weights of their own"
 _NO_GRADIENT = "the loss does not depend on this tensor"
 _FROM_LOGITS = (
     "the loss is computed from the layer's logits; their gradient is recorded as 'logits' beside it"
@@ -168,6 +170,7 @@ class Tapping:
         self._scaled: list[tuple[Any, Any]] = []
         self._backward: list[_Backward] = []
         self._losses: list[Any] = []
+        self._sample_weights: list[Any] = []
         self._homes = _homes(program.models)
         self._watched = False
 
@@ -244,8 +247,7 @@ class Tapping:
         """Keep what a loss found for each sample, before weights and the mean over the batch."""
         if _scope() is self._scope:
             self._losses.append(values)
-            if storable(sample_weight) and sample_weight.shape.rank == 1:
-                self.taps.add("inputs", SAMPLE_WEIGHT, sample_weight)
+            self._sample_weights.append(sample_weight)
 
     def keep_scale(self, scaled: Any, scale: Any) -> None:
         """Note that the loss `scaled` is the loss times `scale`."""
@@ -286,11 +288,29 @@ class Tapping:
 
     def settle(self, layers: list[Any], looped: Set[int]) -> None:
         """Keep the gradients, and say why what is missing is missing, when the step is through."""
+        if self._policy.covers("inputs", SAMPLE_WEIGHT):
+            self._keep_sample_weight()
         self._keep_gradients()
         if self._policy.covers("inputs", SAMPLE_LOSS):
             self._keep_sample_loss()
         self._explain_undifferentiated()
         self._explain_uncalled(layers, looped)
+
+    def _keep_sample_weight(self) -> None:
+        """Keep the weight of each sample, where all losses take the same one."""
+        distinct = {id(weight): weight for weight in self._sample_weights}
+        if all(weight is None for weight in distinct.values()):
+            return
+        if len(distinct) > 1:
+            self.taps.lacks("inputs", SAMPLE_WEIGHT, _WEIGHTS_OF_LOSSES)
+            return
+        weight = tf.convert_to_tensor(*distinct.values())
+        if weight.shape.rank == 2 and weight.shape[1] == 1:
+            weight = tf.squeeze(weight, 1)
+        if weight.shape.rank == 1:
+            self.taps.add("inputs", SAMPLE_WEIGHT, weight)
+        else:
+            self.taps.lacks("inputs", SAMPLE_WEIGHT, _WEIGHTS_OF_PARTS)
 
     def _scale_of(self, target: Any) -> Any:
         """Return what the differentiated loss was multiplied by."""
