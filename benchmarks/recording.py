@@ -1,17 +1,20 @@
 """What recording costs: the training loop with and without the tracer, side by side.
 
     python benchmarks/recording.py                       both workloads, five rounds
-    python benchmarks/recording.py --workload mlp --rounds 3 --peers
+    python benchmarks/recording.py --workload mlp --rounds 3
+    python benchmarks/recording.py --peers --rounds 3    the MLP, and other ways to record it
+    python benchmarks/recording.py --memory              memory over 2,000 steps of the MLP
 
 Every round runs each variant once, in a process of its own, in turn, so that all see the same
 machine. Prints one table for each workload: medians, and ratios to the untraced variant of the
-same round.
+same round, for each step. TensorBoard needs the package tensorboard (extra `benchmarks`).
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import dataclasses
+import itertools
 import json
 import os
 import platform
@@ -20,19 +23,40 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from peers import PEERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 WORKLOADS = {"mlp": 500, "cnn": 24}
 """Steps of each workload."""
-VARIANTS = ("untraced", "one step of all", "weights+gradients", "default")
-PEERS = ("np.savez", "h5py", "zarr", "save_weights", "histograms", "tfdbg")
-"""Other ways to write down each step's weights: one file or one row a step; TensorBoard's
-histograms; every tensor of the graph by TensorFlow's debugger. Only the debugger has gradients."""
+OWN = {
+    "untraced": "nothing",
+    "one step of all": "the first step; the others are not traced",
+    "weights+gradients": "weights, gradients",
+    "default": "everything of the default policy",
+}
+"""What is always compared, and what it records."""
 WARM_UP = 5
 """Steps at the beginning that are not timed: compilation is paid once."""
+MEMORY_EPOCHS = 4
+"""Epochs of the MLP's steps over which memory is watched."""
+_SAMPLING_SECONDS = 0.1
+_QUARTERS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Resident memory at one time, in MB; 0 where there is no recorder."""
+
+    time: float
+    trainer: float
+    recorder: float
 
 
 def build(workload: str) -> tuple[Any, Any, Any, int]:
@@ -68,209 +92,189 @@ def build(workload: str) -> tuple[Any, Any, Any, int]:
     return model, x, rng.integers(0, 2, (32 * steps, 1)), 32
 
 
-def peer(name: str, folder: Path) -> Any:
-    """Return a callback that writes the weights after every step in a peer's way."""
-    import h5py
-    import keras
-    import numpy as np
-    import tensorflow as tf
-    import zarr
-
-    class Peer(keras.callbacks.Callback):  # type: ignore[misc]
-        def on_train_begin(self, logs: Any = None) -> None:
-            self.step = 0
-            self.names = [str(index) for index in range(len(self.model.weights))]
-            if name == "h5py":
-                self.file = h5py.File(folder / "run.h5", "w")
-            elif name == "zarr":
-                self.group: Any = zarr.create_group(folder / "run.zarr")
-                for key, value in zip(self.names, self.model.get_weights(), strict=True):
-                    self.group.create_array(
-                        key,
-                        shape=(self.params["steps"], *value.shape),
-                        chunks=(1, *value.shape),
-                        dtype=value.dtype,
-                    )
-            elif name == "histograms":
-                self.writer = tf.summary.create_file_writer(str(folder))
-
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            if name == "save_weights":
-                self.model.save_weights(folder / f"{self.step}.weights.h5")
-            elif name == "histograms":
-                with self.writer.as_default(step=self.step):
-                    for key, variable in zip(self.names, self.model.weights, strict=True):
-                        tf.summary.histogram(key, variable.value)
-            elif name != "tfdbg":
-                weights = dict(zip(self.names, self.model.get_weights(), strict=True))
-                if name == "np.savez":
-                    np.savez(folder / f"{self.step}.npz", **weights)
-                for key, value in weights.items():
-                    if name == "h5py":
-                        self.file[f"{self.step}/{key}"] = value
-                    elif name == "zarr":
-                        self.group[key][self.step] = value
-            self.step += 1
-
-        def on_train_end(self, logs: Any = None) -> None:
-            if name == "h5py":
-                self.file.close()
-            elif name == "histograms":
-                self.writer.close()
-
-    return Peer()
-
-
-class PeakMemory:
-    """The most memory that a child process has had, sampled while this process trains."""
-
-    def __init__(self) -> None:
-        self.peak = 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._thread.start()
-
-    def _sample(self) -> None:
-        import psutil
-
-        own = psutil.Process()
-        while not self._ended.wait(0.05):
-            for child in own.children():
-                with contextlib.suppress(psutil.Error):
-                    self.peak = max(self.peak, child.memory_info().rss)
-
-    def end(self) -> float:
-        """Return the peak in MB."""
-        self._ended.set()
-        self._thread.join()
-        return self.peak / 1e6
-
-
-def run_variant(workload: str, variant: str, folder: str) -> dict[str, float]:
+def run_variant(workload: str, variant: str, epochs: int, folder: str) -> dict[str, float]:
     """Train once; return seconds of the loop and of closing, CPU seconds, and bytes."""
     import keras
 
-    if variant == "tfdbg":
-        import tensorflow as tf
-
-        tf.debugging.experimental.enable_dump_debug_info(
-            folder, tensor_debug_mode="FULL_TENSOR", circular_buffer_size=-1
-        )
     model, x, y, batch_size = build(workload)
-    if variant in ("tfdbg", "save_weights"):
-        x, y = x[: batch_size * 60], y[: batch_size * 60]  # they take seconds for a few steps
-    ends: list[float] = []
-
-    class Clock(keras.callbacks.Callback):  # type: ignore[misc]
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            ends.append(time.perf_counter())
-
+    steps = WORKLOADS[workload]
     callbacks: list[Any] = []
-    path = Path(folder) / "run.zarr"
-    memory = PeakMemory()
     if variant in PEERS:
-        callbacks.append(peer(variant, Path(folder)))
+        steps = min(steps, PEERS[variant].steps)
+        model, callbacks = PEERS[variant].attach(lambda: build(workload)[0], Path(folder))
     elif variant != "untraced":
         from steptrace_tracer import Policy, Tracer
 
-        kinds = {
-            "one step of all": Policy(every=10**6),
+        policy = {
+            "one step of all": Policy(every=10**9),
             "weights+gradients": Policy(kinds=("weights", "gradients")),
             "default": Policy(),
         }[variant]
-        callbacks.append(Tracer(path, kinds, on_error="raise", progress=False))
-    began = resource.getrusage(resource.RUSAGE_SELF)
-    model.fit(
-        x, y, batch_size=batch_size, shuffle=False, verbose=0, callbacks=[*callbacks, Clock()]
-    )
-    closed = time.perf_counter()
-    own = resource.getrusage(resource.RUSAGE_SELF)
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    raw, stored = 0, 0
-    if variant in PEERS:
-        stored = sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
-    elif callbacks:
-        import zarr
+        tracer = Tracer(Path(folder) / "run.zarr", policy, on_error="raise", progress=False)
+        callbacks.append(tracer)
+    ends: list[float] = []
+    cpu: list[float] = []
 
-        members = zarr.open_group(path, mode="r").members(max_depth=None)
-        raw = sum(a.nbytes for _, a in members if isinstance(a, zarr.Array))
-        stored = sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    class Clock(keras.callbacks.Callback):  # type: ignore[misc]
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            ends.append(time.time())
+            cpu.append(time.process_time())
+
+    model.fit(
+        x[: steps * batch_size],
+        y[: steps * batch_size],
+        batch_size=batch_size,
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=[*callbacks, Clock()],
+    )
+    closed, cpu_closed = time.time(), time.process_time()
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    timed = len(ends) - WARM_UP
+    stored = sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
     return {
-        "loop": (ends[-1] - ends[WARM_UP - 1]) / (len(ends) - WARM_UP) * len(ends),
-        "close": closed - ends[-1],
-        "cpu": own.ru_utime + own.ru_stime - began.ru_utime - began.ru_stime,
-        "recorder_cpu": children.ru_utime + children.ru_stime,
-        "trainer_mb": own.ru_maxrss / 1024,
-        "recorder_mb": memory.end(),
-        "per_step": (ends[-1] - ends[WARM_UP - 1]) / (len(ends) - WARM_UP),
-        "raw": raw,
-        "stored": stored,
+        "steps": len(ends),
+        "began": ends[WARM_UP - 1],
+        "ended": ends[-1],
+        "loop": (ends[-1] - ends[WARM_UP - 1]) / timed,
+        "close": (closed - ends[-1]) / len(ends),
+        "cpu": (cpu[-1] - cpu[WARM_UP - 1]) / timed + (cpu_closed - cpu[-1]) / len(ends),
+        "recorder_cpu": (children.ru_utime + children.ru_stime) / len(ends),
+        "stored": stored / len(ends),
     }
 
 
-def measure(workload: str, rounds: int, variants: tuple[str, ...]) -> None:
+def run_watched(
+    workload: str, variant: str, epochs: int = 1
+) -> tuple[dict[str, float], list[Sample]]:
+    """Run one variant in a process of its own, and watch the memory of its processes."""
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    samples: list[Sample] = []
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, "--one", workload, variant, str(epochs), folder]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as run:
+            trainer = psutil.Process(run.pid)
+            while True:
+                try:
+                    said, _ = run.communicate(timeout=_SAMPLING_SECONDS)
+                    break
+                except subprocess.TimeoutExpired:
+                    samples.extend(_memory(trainer))
+        if run.returncode:
+            msg = f"{variant}: the training ended with code {run.returncode}"
+            raise SystemExit(msg)
+    return json.loads(said.splitlines()[-1]), samples
+
+
+def _memory(trainer: Any) -> Iterator[Sample]:
+    try:
+        own = trainer.memory_info().rss / 2**20
+        recorders = [
+            child.memory_info().rss / 2**20
+            for child in trainer.children()
+            if any("recorder_process" in word for word in child.cmdline())
+        ]
+    except psutil.NoSuchProcess:  # it ended between the two looks
+        return
+    yield Sample(time.time(), own, max(recorders, default=0.0))
+
+
+def measure(workload: str, rounds: int, variants: dict[str, str]) -> None:
     """Run all variants in turn and print their table."""
     results: dict[str, list[dict[str, float]]] = {variant: [] for variant in variants}
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     for _ in range(rounds):
         for variant in variants:
-            with tempfile.TemporaryDirectory() as folder:
-                command = [sys.executable, __file__, "--one", workload, variant, folder]
-                done = subprocess.run(
-                    command, check=True, stdout=subprocess.PIPE, text=True, env=environment
-                )
-            results[variant].append(json.loads(done.stdout.splitlines()[-1]))
+            result, samples = run_watched(workload, variant)
+            result["trainer_mb"] = max(sample.trainer for sample in samples)
+            result["recorder_mb"] = max(sample.recorder for sample in samples)
+            results[variant].append(result)
     base = results["untraced"]
-    print(f"\n{workload}, {WORKLOADS[workload]} steps, median of {rounds} rounds\n")
+    print(f"\n{workload}, median of {rounds} rounds\n")
     print(
-        "| variant | ms a step | ratio | closing s | loop + closing ratio | CPU ratio, all "
-        "processes | recorder CPU s | trainer MB | recorder MB | raw MB | stored / raw |"
+        "| variant | records | steps | loop, ms a step | loop ratio | closing, ms a step "
+        "| loop + closing ratio | CPU ratio, all processes | recorder CPU, ms a step | trainer MB "
+        "| recorder MB | on disk, MB a step |"
     )
-    print("| --- " * 11 + "|")
+    print("| --- " * 12 + "|")
     for variant, runs in results.items():
+        print(_row(variant, variants[variant], runs, base))
+    sys.stdout.flush()
 
-        def median(key: str, runs: list[dict[str, float]] = runs) -> float:
-            return statistics.median(run[key] for run in runs)
 
-        pairs = list(zip(runs, base, strict=True))
-        loop = statistics.median(r["per_step"] / b["per_step"] for r, b in pairs)
-        whole = statistics.median(
-            (r["loop"] + r["close"]) / (b["loop"] + b["close"]) for r, b in pairs
+def _row(
+    variant: str, records: str, runs: list[dict[str, float]], base: list[dict[str, float]]
+) -> str:
+    def median(key: str) -> float:
+        return statistics.median(run[key] for run in runs)
+
+    def ratio(*keys: str) -> float:
+        return statistics.median(
+            sum(run[key] for key in keys) / sum(untraced[key] for key in keys)
+            for run, untraced in zip(runs, base, strict=True)
         )
-        cpu = statistics.median((r["cpu"] + r["recorder_cpu"]) / b["cpu"] for r, b in pairs)
-        raw = median("raw")
-        packed = f"{median('stored') / raw:.2f}" if raw else ""
-        cells = [
-            variant,
-            f"{median('per_step') * 1e3:.2f}",
-            f"{loop:.2f}",
-            f"{median('close'):.2f}",
-            f"{whole:.2f}",
-            f"{cpu:.2f}",
-            f"{median('recorder_cpu'):.1f}",
-            f"{median('trainer_mb'):.0f}",
-            f"{median('recorder_mb'):.0f}",
-            f"{raw / 1e6:.0f}",
-            packed,
-        ]
-        print("| " + " | ".join(cells) + " |")
+
+    cells = [
+        variant,
+        records,
+        f"{median('steps'):.0f}",
+        f"{median('loop') * 1e3:.2f}",
+        f"{ratio('loop'):.2f}",
+        f"{median('close') * 1e3:.2f}",
+        f"{ratio('loop', 'close'):.2f}",
+        f"{ratio('cpu', 'recorder_cpu'):.2f}",
+        f"{median('recorder_cpu') * 1e3:.2f}",
+        f"{median('trainer_mb'):.0f}",
+        f"{median('recorder_mb'):.0f}" if variant in OWN and variant != "untraced" else "",
+        f"{median('stored') / 1e6:.2f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def watch_memory() -> None:
+    """Print the memory in each quarter of a long run, of which the compilation is no part."""
+    steps = WORKLOADS["mlp"] * MEMORY_EPOCHS
+    print(f"\nlargest resident memory in MB, mlp, {steps} steps, by quarters\n")
+    print("| variant | process | first | second | third | fourth |")
+    print("| --- " * 6 + "|")
+    for variant in OWN:
+        result, samples = run_watched("mlp", variant, MEMORY_EPOCHS)
+        looping = [s for s in samples if result["began"] <= s.time <= result["ended"]]
+        _print_quarters(variant, "trainer", [sample.trainer for sample in looping])
+        # The recorder's work goes on when the training has ended.
+        if recorder := [sample.recorder for sample in samples if sample.recorder]:
+            _print_quarters(variant, "recorder", recorder)
+
+
+def _print_quarters(variant: str, process: str, values: list[float]) -> None:
+    bounds = [len(values) * quarter // _QUARTERS for quarter in range(_QUARTERS + 1)]
+    parts = [values[a:b] for a, b in itertools.pairwise(bounds)]
+    cells = [f"{max(part, default=0.0):.0f}" for part in parts]
+    print("| " + " | ".join([variant, process, *cells]) + " |", flush=True)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Measure what recording costs.")
     parser.add_argument("--workload", choices=sorted(WORKLOADS), action="append")
-    parser.add_argument("--peers", action="store_true", help="other tools beside it")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--peers", action="store_true", help="other ways to record the MLP")
+    parser.add_argument("--memory", action="store_true", help="memory over many steps of the MLP")
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(run_variant(*arguments.one)))
+        workload, variant, epochs, folder = arguments.one
+        print(json.dumps(run_variant(workload, variant, int(epochs), folder)))
         return
     print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    if arguments.memory:
+        watch_memory()
+        return
+    if arguments.peers:
+        measure("mlp", arguments.rounds, OWN | {name: p.records for name, p in PEERS.items()})
+        return
     for workload in arguments.workload or WORKLOADS:
-        variants = (*VARIANTS, *PEERS) if arguments.peers else VARIANTS
-        measure(workload, arguments.rounds, variants)
+        measure(workload, arguments.rounds, OWN)
 
 
 if __name__ == "__main__":
