@@ -118,8 +118,13 @@ class Compactor:
 
     def finish(self, status: Status, reason: str | None) -> None:
         """Move what is left, set the trace's status, and delete the journal."""
-        left = self._records(self._reader.paths(self.records_moved))
-        self._choose(left, ended=True, crashed=status != "complete")
+        if self._chooser is not None:
+            # Not kept under a name: each record holds a file open, and may hold its content.
+            self._choose(
+                self._records(self._reader.paths(self.records_moved)),
+                ended=True,
+                crashed=status != "complete",
+            )
         for _ in self.move_all():
             pass
         self._writer.trim()
