@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from steptrace_schema.names import KINDS
+from steptrace_schema.retention import last
 from steptrace_schema.version import FORMAT_VERSION
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -29,7 +31,7 @@ def main() -> None:
         sys.exit(f"{target} exists, and archived traces are never replaced")
     target.parent.mkdir(exist_ok=True)
     digits = load_digits()
-    x = (digits.images[:96, :, :, None] / 16).astype("float32")
+    x = (digits.images[:128, :, :, None] / 16).astype("float32")
     keras.utils.set_random_seed(0)
     layers = keras.layers
     model = keras.Sequential(
@@ -46,9 +48,29 @@ def main() -> None:
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "digits.zarr"
-        tracer = Tracer(trace, samples=2, on_error="raise")
-        y = digits.target[:96]
-        model.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0, callbacks=[tracer])
+        tracer = Tracer(
+            trace,
+            kinds=KINDS,
+            samples=2,
+            precision={"activations": "bfloat16"},
+            statistics_only=("activation_gradients",),
+            retain=last(4, every=3),
+            on_error="raise",
+        )
+        log = keras.callbacks.LambdaCallback(
+            on_train_batch_begin=lambda batch, logs: tracer.log("batch_number", batch)
+        )
+        y = digits.target
+        model.fit(
+            x[:96],
+            y[:96],
+            batch_size=16,
+            epochs=2,
+            shuffle=False,
+            verbose=0,
+            validation_data=(x[96:], y[96:128]),
+            callbacks=[tracer, log],
+        )
         pack(trace, target)
 
 
