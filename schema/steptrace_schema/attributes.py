@@ -64,7 +64,7 @@ class Policy(BaseModel):
     ----------
     kinds
         Kinds to record. ``scalars`` is always recorded. ``updates`` is recorded only where it
-        cannot be derived from consecutive weights, so it needs no mention here.
+        cannot be derived from consecutive weights; with ``weights`` it needs no mention here.
     every
         Record steps whose number is a multiple of this.
     windows
@@ -140,9 +140,16 @@ class Policy(BaseModel):
         return self.samples if isinstance(self.samples, int) else len(self.samples)
 
     @property
-    def consecutive(self) -> bool:
-        """Whether every step is recorded, so that updates follow from the weights."""
-        return self.every == 1 and not self.windows and self.epochs is None
+    def derives_updates(self) -> bool:
+        """Whether updates follow from the weights: every step is recorded, and they are exact."""
+        return (
+            self.every == 1
+            and not self.windows
+            and self.epochs is None
+            and "weights" in self.kinds
+            and "weights" not in self.precision
+            and "weights" not in self.statistics_only
+        )
 
     def records_step(self, step: int, epoch: int = 0) -> bool:
         """Whether step number `step`, of epoch number `epoch`, is recorded."""
@@ -152,19 +159,28 @@ class Policy(BaseModel):
             and (self.epochs is None or epoch in self.epochs)
         )
 
+    def only_describes(self, kind: str) -> bool:
+        """Whether only the statistics of `kind` are recorded; of updates, if of weights."""
+        return ("weights" if kind == "updates" else kind) in self.statistics_only
+
     def keep_bits(self, kind: Kind) -> int | None:
-        """Return how many bits of the mantissa are kept in arrays of `kind`, None for all."""
-        precision = self.precision.get(kind)
+        """Return how many bits of the mantissa are kept in arrays of `kind`, None for all.
+
+        Updates are rounded as the weights are, where they are not named.
+        """
+        rounded_as = "weights" if kind == "updates" and kind not in self.precision else kind
+        precision = self.precision.get(rounded_as)
         return _BFLOAT16_BITS if precision == "bfloat16" else precision
 
     def covers(self, kind: Kind, path: str) -> bool:
         """Whether the array at `path` of `kind` is recorded."""
         if kind == "scalars":
             return True
+        wanted = kind in self.kinds
         if kind == "updates":
-            return not self.consecutive and self.covers("weights", path)
+            wanted = (wanted or "weights" in self.kinds) and not self.derives_updates
         return (
-            kind in self.kinds
+            wanted
             and any(fnmatchcase(path, pattern) for pattern in self.include)
             and not any(fnmatchcase(path, pattern) for pattern in self.exclude)
         )

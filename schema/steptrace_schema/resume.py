@@ -17,6 +17,7 @@ from steptrace_schema.journal import JournalReader
 from steptrace_schema.layout import ArraySpec, split_key
 from steptrace_schema.location import Location, is_packed, journal_path
 from steptrace_schema.names import (
+    KINDS,
     STATISTIC,
     STATISTIC_NAMES,
     STATISTICS,
@@ -152,7 +153,7 @@ def _is_recorded(key: str) -> bool:
 def _only_described(group: zarr.Group, attributes: TraceAttributes) -> Iterator[ArraySpec]:
     """Yield the tensors of which only the statistics are recorded."""
     shape = (len(STATISTIC_NAMES),)
-    for kind in attributes.policy.statistics_only:
+    for kind in filter(attributes.policy.only_describes, KINDS):
         values = group.get(f"{STATISTICS}/{kind}/{STATISTICS_VALUES}")
         tensors = values.attrs["tensors"] if values is not None else ()
         for path in tensors if isinstance(tensors, list) else ():

@@ -26,6 +26,11 @@ def values(path: Path, key: str) -> Any:
     return np.asarray(zarr.open_group(path, mode="r")[key])
 
 
+def found_keys(path: Path, kind: str) -> list[str]:
+    members = zarr.open_group(path, mode="r")[kind].members(max_depth=None)  # type: ignore[union-attr]
+    return [key for key, array in members if isinstance(array, zarr.Array)]
+
+
 def reasons(path: Path) -> dict[str, str]:
     return {f"{m.kind}/{m.path}": m.reason for m in read_attributes(path).missing}
 
@@ -108,6 +113,86 @@ def test_what_is_logged_between_two_fits_belongs_to_the_step_after_it(tmp_path: 
     begun = values(path, "logged/begun")
     assert begun[[0, STEPS]].tolist() == [7, 7]
     assert np.isnan(np.delete(begun, [0, STEPS])).all()
+
+
+def test_what_is_logged_when_a_batch_begins_belongs_to_its_step(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    tracer = Tracer(path, on_error="raise", progress=False)
+
+    class Log(keras.callbacks.Callback):  # type: ignore[misc]
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            tracer.log("begun", batch)
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            tracer.log("ended", batch)
+
+    x, y = vectors(STEPS * BATCH)
+    mlp().fit(x, y, batch_size=BATCH, epochs=2, verbose=0, callbacks=[tracer, Log()])
+    assert values(path, "logged/begun").tolist() == [0, 1, 2, 0, 1, 2]
+    assert values(path, "logged/ended").tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_what_is_logged_and_validated_before_the_first_recorded_step_is_recorded(
+    tmp_path: Path,
+) -> None:
+    path, early = tmp_path / "run.zarr", tmp_path / "early.zarr"
+    x, y = vectors(STEPS * BATCH)
+
+    def fit(path: Path, **fields: Any) -> Any:
+        tracer = Tracer(path, on_error="raise", progress=False, **fields)
+        log = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: tracer.log("batch", batch)
+        )
+        return mlp().fit(
+            x,
+            y,
+            batch_size=BATCH,
+            epochs=3,
+            verbose=0,
+            validation_data=(x, y),
+            callbacks=[tracer, log],
+        )
+
+    history = fit(path, epochs=(2,)).history
+    fit(early)
+    assert validate(path) == []
+    assert values(path, "scalars/step").tolist() == [6, 7, 8]
+    assert values(path, "logged/batch").tolist() == [0, 1, 2] * 3
+    assert values(path, "validation/step").tolist() == [3, 6, 9]
+    np.testing.assert_allclose(values(path, "validation/loss"), history["val_loss"])
+    assert read_attributes(path).shard_steps == read_attributes(early).shard_steps
+
+
+def test_slots_of_two_optimizers_of_one_weight_are_both_recorded(tmp_path: Path) -> None:
+    model = mlp()
+    optimizers = [keras.optimizers.SGD(0.1, 0.9), keras.optimizers.SGD(0.1, 0.5)]
+    for optimizer in optimizers:
+        optimizer.build(model.trainable_variables)
+
+    def step(x: Any, y: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(model(x) - y))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        for optimizer in optimizers:
+            optimizer.apply(gradients, model.trainable_variables)
+        return loss
+
+    path = tmp_path / "run.zarr"
+    kinds = ("gradients", "optimizer")
+    with Tracer(path, kinds=kinds, on_error="raise", progress=False) as tracer:
+        traced = tracer.wrap(step, models=[model], optimizers=optimizers)
+        x, y = vectors(BATCH)
+        for _ in range(STEPS):
+            traced(tf.constant(x), tf.constant(y))
+    weight = next(name for name in found_keys(path, "gradients") if name.endswith("kernel"))
+    gradients = values(path, f"gradients/{weight}").astype(np.float64)
+    for slot, factor in (("momentum", 0.9), ("momentum_1", 0.5)):
+        expected = np.zeros_like(gradients[0])
+        for row, gradient in zip(
+            values(path, f"optimizer/{weight}/{slot}"), gradients, strict=True
+        ):
+            np.testing.assert_allclose(row, expected, rtol=1e-5, atol=1e-8)
+            expected = factor * expected - 0.1 * gradient
 
 
 def test_weights_that_have_a_column_are_those_of_the_samples(tmp_path: Path) -> None:

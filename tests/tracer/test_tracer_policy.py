@@ -97,6 +97,26 @@ def test_statistics_alone_equal_those_of_the_tensors(tmp_path: Path, full: zarr.
         assert values(found, f"{kind}/step").tolist() == values(full, f"{kind}/step").tolist()
 
 
+def test_updates_are_those_of_the_exact_weights_where_these_are_not_recorded(
+    tmp_path: Path,
+) -> None:
+    every = record(tmp_path / "every.zarr")
+    exact = {k: w[1:] - w[:-1] for k, w in tensors(every, "weights").items()}
+    described = record(tmp_path / "described.zarr", statistics_only=("weights",))
+    statistics = np.asarray(described["statistics/updates/values"])
+    for column, key in enumerate(described["statistics/updates/values"].attrs["tensors"]):  # type: ignore[arg-type]
+        expected = [compute_statistics(update) for update in exact[str(key)]]
+        np.testing.assert_allclose(statistics[:, column], expected, rtol=1e-9, atol=1e-12)
+    assert tensors(described, "updates") == {}
+    rounded_weights = record(tmp_path / "rounded.zarr", precision={"weights": "bfloat16"})
+    alone = record(tmp_path / "alone.zarr", kinds=("updates",))
+    for key, update in exact.items():
+        assert (values(alone, f"updates/{key}") == update).all()
+        as_bfloat16 = tf.cast(tf.cast(tf.constant(update), tf.bfloat16), tf.float32)
+        assert (values(rounded_weights, f"updates/{key}") == np.asarray(as_bfloat16)).all()
+    assert "weights" not in alone
+
+
 @given(
     hnp.arrays(
         np.float32,
@@ -160,10 +180,11 @@ def test_a_step_budget_leaves_out_whole_kinds_with_the_reason(tmp_path: Path) ->
     sizes = {
         kind: sum(a[0].nbytes for a in tensors(every, kind).values())
         for kind in ("weights", "gradients", "activations", "activation_gradients", "inputs")
-    }
+    } | {"probe": sum(a[0].nbytes for k, a in tensors(every, "probe").items() if "/" in k)}
     scalars = sum(a[0].nbytes for a in tensors(every, "scalars").values())
-    budget = sizes["weights"] + sizes["gradients"] + sizes["inputs"] + scalars
+    budget = scalars + sum(sizes[k] for k in ("weights", "gradients", "inputs", "probe"))
     found = record(tmp_path / "run.zarr", kinds=tuple(sizes), step_bytes=budget)
+    assert len(values(found, "probe/x")) == 4, "what is recorded once takes nothing from a step"
     left_out = {m.kind for m in read_attributes(tmp_path / "run.zarr").missing}
     assert left_out == {"activations", "activation_gradients"}
     assert len(values(found, "weights/step")) == STEPS + 1

@@ -38,6 +38,28 @@ def test_weights_are_bit_identical_with_and_without_the_tracer(
     assert_identical(fit(cnn(mode), []), traced)
 
 
+def test_random_operations_draw_the_same_numbers_where_recording_begins_later(
+    tmp_path: Path,
+) -> None:
+    def noisy() -> Any:
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [
+                keras.Input((3,)),
+                keras.layers.Lambda(lambda x: x + tf.random.normal(tf.shape(x))),
+                keras.layers.Dense(2),
+            ]
+        )
+        model.compile("sgd", "mse")
+        return model
+
+    plain = fit(noisy(), [])
+    windows = ((2, 3), (4, 5))
+    tracer = Tracer(tmp_path / "run.zarr", windows=windows, on_error="raise", progress=False)
+    traced = fit(noisy(), [tracer])
+    assert_identical(plain, traced)
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras
 def test_nothing_stays_patched(tmp_path: Path) -> None:
     enter, gradient = tf.GradientTape.__enter__, tf.GradientTape.gradient

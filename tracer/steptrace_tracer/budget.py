@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.attributes import SACRIFICES, Missing
 from steptrace_schema.layout import split_key
+from steptrace_tracer.declare import is_static
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,16 +22,17 @@ def beyond_budget(arrays: Mapping[str, npt.NDArray[Any]], step_bytes: int) -> di
     Parameters
     ----------
     arrays
-        Everything that the step would record.
+        Everything that the step would record. What is recorded only once does not count.
     step_bytes
         The most bytes that a step may take.
     """
-    total = sum(values.nbytes for values in arrays.values())
+    every_step = {k: v for k, v in arrays.items() if not is_static(*split_key(k))}
+    total = sum(values.nbytes for values in every_step.values())
     left_out: dict[str, Missing] = {}
     for kind in SACRIFICES:
         if total <= step_bytes:
             break
-        for key, values in arrays.items():
+        for key, values in every_step.items():
             own, path = split_key(key)
             if own == kind:
                 reason = f"left out, so that a step takes no more than {step_bytes} bytes"

@@ -97,7 +97,7 @@ def _fits(values: npt.NDArray[Any], spec: ArraySpec) -> bool:
 
 def _specify(key: str, values: npt.NDArray[Any], policy: Policy) -> ArraySpec:
     kind, path = split_key(key)
-    if kind in policy.statistics_only:
+    if policy.only_describes(kind):
         return ArraySpec(
             kind, path, (STATISTIC,), values.shape, str(values.dtype), statistics_only=True
         )
@@ -115,7 +115,7 @@ def _specify(key: str, values: npt.NDArray[Any], policy: Policy) -> ArraySpec:
         dims=dims,
         shape=shape,
         dtype=str(values.dtype),
-        static=kind == "probe" and "/" not in path,
+        static=is_static(kind, path),
         attributes=attributes,
     )
 
@@ -130,6 +130,11 @@ def _dims(kind: Kind, path: str, rank: int) -> tuple[str, ...]:
     if kind == "inputs" and path in OF_THE_BATCH:
         return (BATCH,)
     return (SAMPLE, *feature_dims(rank - 1))
+
+
+def is_static(kind: Kind, path: str) -> bool:
+    """Whether an array is the same at every step: the probe's inputs."""
+    return kind == "probe" and "/" not in path
 
 
 def has_samples(kind: Kind, path: str) -> bool:

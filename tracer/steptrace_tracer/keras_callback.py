@@ -229,8 +229,10 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
     def log(self, name: str, value: Any) -> None:
         """Record a number or a tensor of one's own at the present step.
 
-        Call it between steps: in another callback, or in a loop of one's own. A name may be used
-        once a step; what is logged last counts.
+        Call it between steps: in another callback, or in a loop of one's own. A value belongs to
+        the step that was done last; in ``on_train_batch_begin`` of a callback that stands after
+        the tracer, and before the first step, to the one to come. What is logged last counts,
+        where a name is used more than once.
 
         Parameters
         ----------
@@ -263,7 +265,9 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
     def _present_step(self) -> int | None:
         if self._wrapped is not None:
             return self._wrapped.present_step
-        return self._next_step - 1 if self._next_step > self._first_step else None
+        if self._batch is not None or self._next_step == self._first_step:
+            return self._next_step  # whose batch has begun, or that will be the first
+        return self._next_step - 1
 
     def mark(self) -> None:
         """Mark the present step as worth keeping, where the policy retains steps around marks.

@@ -103,7 +103,7 @@ class Plan:
 
     def rows(self, policy: Policy) -> tuple[PlannedTensors, ...]:
         """Return what a step takes by kind and layer, as `policy` says how often."""
-        more = () if policy.consecutive else self.unless_consecutive
+        more = () if policy.derives_updates else self.unless_consecutive
         return (*self.tensors, *more)
 
     def bytes_of_a_step(self, policy: Policy) -> int:

@@ -110,6 +110,8 @@ class Recording:
         self._raw_bytes = 0
         self._pending_at_most = 0
         self._steps = 0
+        self.record_bytes = 0
+        """Bytes of a step's arrays, so that shards are made for them whatever is recorded first."""
         self._error: Exception | None = None
         self._queue: queue.Queue[PendingStep | None] = queue.Queue()
         self._thread = threading.Thread(target=self._write, name="steptrace-journal", daemon=True)
@@ -228,7 +230,8 @@ class Recording:
             "missing": tuple(m for m in known.values() if f"{m.kind}/{m.path}" not in recorded)
         }
         if not self._arrays:
-            update["shard_steps"] = self._shard_steps(sum(a.nbytes for a in arrays.values()))
+            step_bytes = max(self.record_bytes, sum(a.nbytes for a in arrays.values()))
+            update["shard_steps"] = self._shard_steps(step_bytes)
         attributes = self._attributes.model_copy(update=update)
         declared = declared_paths([spec.key for spec in specs], attributes.missing)
         return Declaration(attributes.model_copy(update={"declared": declared}), specs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import datetime
+import math
 import time
 import uuid
 import warnings
@@ -159,8 +160,12 @@ class Session:
             self._logged_at = step
 
     def wants(self, first: int, epoch: int, count: int = 1) -> bool:
-        """Whether any of `count` steps from number `first` on has to run with its taps."""
-        return (self.traced is not None and self.traced.draws) or any(
+        """Whether any of `count` steps from number `first` on has to run with its taps.
+
+        The first one always does: it shows whether all have to, and how large a record is.
+        """
+        traced = self.traced
+        return (traced is None or traced.traces == 0 or traced.draws) or any(
             self.settings.policy.records_step(step, epoch) for step in range(first, first + count)
         )
 
@@ -201,6 +206,8 @@ class Session:
         try:
             if traced.taps.error is not None:
                 raise traced.taps.error
+            if self._recording is not None and not self._recording.record_bytes:
+                self._recording.record_bytes = _bytes_of(result.tensors)
             if self.settings.policy.records_step(moment.step, moment.epoch):
                 ids = self.settings.sample_ids
                 self._hand_over(
@@ -367,7 +374,7 @@ class Session:
             arrays = {}
             for key, values in collected.arrays.items():
                 kind = split_key(key)[0]
-                keep_bits = None if kind in policy.statistics_only else policy.keep_bits(kind)
+                keep_bits = None if policy.only_describes(kind) else policy.keep_bits(kind)
                 arrays[key] = values if keep_bits is None else rounded(values, keep_bits)
             return Collected(arrays, collected.missing)
 
@@ -419,7 +426,7 @@ def _with_ids(
     picked = np.flatnonzero(np.isin(ids, policy.samples))
     for key, values in arrays.items():
         kind, path = split_key(key)
-        if has_samples(kind, path) and kind not in policy.statistics_only:
+        if has_samples(kind, path) and not policy.only_describes(kind):
             found[key] = values[picked]
     return found | {f"inputs/{RECORDED_ID}": ids[picked]}
 
@@ -433,6 +440,11 @@ def _checked_ids(ids: Any, size: int) -> npt.NDArray[np.int64]:
         )
         raise TraceError(msg)
     return found.astype(np.int64)
+
+
+def _bytes_of(tensors: Mapping[str, Any]) -> int:
+    taps = (tensor for key, tensor in tensors.items() if not key.startswith(BATCH_INPUT))
+    return sum(int(tensor.dtype.size) * math.prod(tensor.shape) for tensor in taps)
 
 
 def _to_arrays(tensors: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:

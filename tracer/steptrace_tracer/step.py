@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Set
 
     from steptrace_schema.attributes import Policy
+    from steptrace_schema.names import Kind
     from steptrace_tracer.naming import Names
     from steptrace_tracer.program import Batch, Program
 
@@ -183,12 +184,16 @@ class TracedStep:
         variables.
         """
         rates = self._learning_rates()
-        before, slots = self._weights(), self._slots()
+        before, slots = self._weights("weights", "updates"), self._slots()
         result, tensors = step(*args, **kwargs)
         tensors = tensors | rates
-        tensors |= {f"weights/{path}": tensor for path, tensor in before.items()}
+        tensors |= {
+            f"weights/{path}": tensor
+            for path, tensor in before.items()
+            if self._policy.covers("weights", path)
+        }
         tensors |= {f"optimizer/{path}": tensor for path, tensor in slots.items()}
-        for path, after in (self._weights() if not self._policy.consecutive else {}).items():
+        for path, after in self._weights("updates").items():
             tensors[f"updates/{path}"] = after - before[path]
         tensors |= self._data_taps(self.program.batch(*args, **kwargs))
         return result, self._reduced(tensors)
@@ -238,20 +243,27 @@ class TracedStep:
     def _slots(self) -> dict[str, Any]:
         if "optimizer" not in self._policy.kinds:
             return {}
+        slots = [
+            slot
+            for optimizer in self.program.optimizers
+            for slot in optimizer_slots(optimizer, self.names)
+        ]
+        # Several optimizers may train one weight.
+        paths = unique_paths([path for path, _ in slots])
         return {
             path: tf.identity(variable.value)
-            for optimizer in self.program.optimizers
-            for path, variable in optimizer_slots(optimizer, self.names)
+            for path, (_, variable) in zip(paths, slots, strict=True)
             if self._policy.covers("optimizer", path)
         }
 
-    def _weights(self) -> dict[str, Any]:
+    def _weights(self, *kinds: Kind) -> dict[str, Any]:
+        """Return the models' present weights that any of `kinds` is recorded of, by path."""
         return {
             path: tf.identity(variable.value)
             for model in self.program.models
             for variable in model.weights
             if (path := self.names.weights.get(id(variable))) is not None
-            and self._policy.covers("weights", path)
+            and any(self._policy.covers(kind, path) for kind in kinds)
         }
 
     def _data_taps(self, batch: Batch) -> dict[str, Any]:
@@ -278,14 +290,14 @@ class TracedStep:
 
     def present_weights(self) -> dict[str, Any]:
         """Return the models' present weights, ``weights/path`` to tensor."""
-        weights = {f"weights/{path}": tensor for path, tensor in self._weights().items()}
+        weights = {f"weights/{path}": tensor for path, tensor in self._weights("weights").items()}
         return self._reduced(weights)
 
     def _reduced(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """Put statistics in the place of tensors of which no more is wanted."""
-        only = self._policy.statistics_only
+        only = self._policy.only_describes
         return {
-            key: tensor_statistics(tensor) if key.partition("/")[0] in only else tensor
+            key: tensor_statistics(tensor) if only(key.partition("/")[0]) else tensor
             for key, tensor in tensors.items()
         }
 
