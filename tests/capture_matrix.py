@@ -68,7 +68,25 @@ ROWS: Final[tuple[Row, ...]] = (
         },
     ),
     Row(
-        "`MirroredStrategy`, two replicas",
+        "own loop: nested tapes, a gradient penalty",
+        "test_tracer_own_tapes.py::test_a_gradient_penalty_is_recorded_and_not_changed",
+        {
+            **dict.fromkeys(("activations", "activation_gradients", "inputs"), _NOT_COMPARED),
+            **dict.fromkeys(("probe", "probe_gradients"), _NOT_COMPARED),
+            "optimizer": _NO_SLOTS,
+        },
+    ),
+    Row(
+        "own loop: a persistent tape, two losses",
+        "test_tracer_own_tapes.py::test_a_persistent_tape_gives_the_sum_of_its_gradients",
+        {
+            **dict.fromkeys(("inputs", "probe", "probe_gradients"), _NOT_COMPARED),
+            "activations": "the hidden layer's are compared by way of their gradients only",
+            "optimizer": _NO_SLOTS,
+        },
+    ),
+    Row(
+        "`MirroredStrategy`, two replicas: `fit`, and an own loop with `strategy.run`",
         "test_tracer_replicas.py::test_gradients_are_those_that_the_optimizer_applies",
         {"probe_gradients": _NOT_COMPARED, "optimizer": _NO_SLOTS},
     ),

@@ -305,3 +305,15 @@ def test_a_step_without_a_model_says_what_to_pass(tmp_path: Path) -> None:
     step = Tracer(tmp_path / "run.zarr", on_error="raise").wrap(train_step)
     with pytest.raises(TraceError, match=r"refers to no Keras models.*models=\[\.\.\.\]"):
         step(tf.zeros(2))
+
+
+def test_a_wrapped_step_inside_a_compiled_function_says_what_to_wrap(tmp_path: Path) -> None:
+    model, step = single("eager")
+    plain, plain_step = single("eager")
+    wrapped = Tracer(tmp_path / "run.zarr", progress=False).wrap(step)
+    x, y = (tf.constant(a) for a in vectors(BATCH))
+    with pytest.warns(RuntimeWarning, match="wrap the outermost function"):
+        tf.function(wrapped)(x, y)
+    tf.function(plain_step)(x, y)
+    for expected, weight in zip(weights_of(plain), weights_of(model), strict=True):
+        assert expected.tobytes() == weight.tobytes()

@@ -27,9 +27,12 @@ from keras import layers
 from keras_models import vectors, weights_of
 from steptrace_tracer import Tracer
 
-def fit(callbacks):
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+x, y = vectors({BATCH * STEPS - 1})
+
+def mlp():
     keras.utils.set_random_seed(3)
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with strategy.scope():
         model = keras.Sequential(
             [
                 keras.Input((3,)),
@@ -41,20 +44,50 @@ def fit(callbacks):
             name="mlp",
         )
         model.compile(keras.optimizers.SGD(0.25), "mse", metrics=["mae"])
-    x, y = vectors({BATCH * STEPS - 1})
+    return model
+
+def fit(tracer):
+    model = mlp()
+    callbacks = [] if tracer is None else [tracer]
     model.fit(x, y, batch_size={BATCH}, epochs=1, shuffle=False, verbose=0, callbacks=callbacks)
     return weights_of(model)
 
-tracer = Tracer(sys.argv[1], samples=3, on_error="raise", progress=False)
-plain, traced = fit([]), fit([tracer])
+def loop(tracer):
+    model = mlp()
+
+    def on_replica(x, y):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.square(model(x, training=True) - y)) / {BATCH * 2}
+        weights = model.trainable_variables
+        model.optimizer.apply(tape.gradient(loss, weights), weights)
+        return loss
+
+    @tf.function
+    def step(x, y):
+        losses = strategy.run(on_replica, args=(x, y))
+        return strategy.reduce("SUM", losses, axis=None)
+
+    step = step if tracer is None else tracer.wrap(step)
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch({BATCH})
+    for xs, ys in strategy.experimental_distribute_dataset(batches):
+        step(xs, ys)
+    if tracer is not None:
+        tracer.close()
+    return weights_of(model)
+
+train = dict(fit=fit, loop=loop)[sys.argv[2]]
+plain = train(None)
+traced = train(Tracer(sys.argv[1], samples=3, on_error="raise", progress=False))
 print(all(a.tobytes() == b.tobytes() for a, b in zip(plain, traced, strict=True)))
 """
 
 
-@pytest.fixture(scope="module")
-def trace(tmp_path_factory: pytest.TempPathFactory) -> zarr.Group:
-    path = tmp_path_factory.mktemp("mirrored") / "run.zarr"
-    run = subprocess.run([sys.executable, "-c", _SCRIPT, str(path)], capture_output=True, text=True)
+@pytest.fixture(scope="module", params=["fit", "loop"])
+def trace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> zarr.Group:
+    """Return the trace of a ``fit``, and of a loop of one's own that calls ``strategy.run``."""
+    path = tmp_path_factory.mktemp(request.param) / "run.zarr"
+    arguments = [sys.executable, "-c", _SCRIPT, str(path), request.param]
+    run = subprocess.run(arguments, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout.split()[-1] == "True", "the weights differ from those without the tracer"
     assert validate(path) == []

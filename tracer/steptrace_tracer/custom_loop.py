@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from steptrace_schema.errors import TraceError
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.naming import leaves
-from steptrace_tracer.program import Batch, Compiled, Program, update_count
+from steptrace_tracer.program import Batch, Compiled, Program, several_replicas, update_count
 from steptrace_tracer.session import Moment, Session
 
 if TYPE_CHECKING:
@@ -105,6 +105,13 @@ class WrappedStep:
                     f"Keras {what}; pass them: tracer.wrap(train_step, {what}=[...])"
                 )
                 raise TraceError(msg)
+        strategy = several_replicas(models[0])
+        if not tf.executing_eagerly():
+            msg = (
+                "the wrapped step is called while another function is compiled, or on a replica; "
+                "wrap the outermost function of the step"
+            )
+            raise TraceError(msg)
         return Program(
             body=_body(self._original),
             models=models,
@@ -113,6 +120,8 @@ class WrappedStep:
             eager=not hasattr(self._original, "python_function"),
             compiled=_compiled(self._original),
             logs=_named_scalars,
+            strategy=strategy,
+            spreads=strategy is not None,
         )
 
 
@@ -137,7 +146,11 @@ def batch_of_arguments(*args: Any, **kwargs: Any) -> Batch:
 
 def _holds_tensors(value: Any) -> bool:
     found = [leaf for _, leaf in leaves(value)]
-    return bool(found) and all(hasattr(leaf, "dtype") and hasattr(leaf, "shape") for leaf in found)
+    return bool(found) and all(
+        isinstance(leaf, tf.distribute.DistributedValues)
+        or (hasattr(leaf, "dtype") and hasattr(leaf, "shape"))
+        for leaf in found
+    )
 
 
 def _referred(function: Any, owner: Any, arguments: Iterable[Any]) -> Iterable[Any]:

@@ -48,7 +48,9 @@ class Program:
     logs
         Finds named scalars, to record as metrics, in the result of `body`.
     strategy
-        The ``tf.distribute.Strategy`` that runs `body` on several replicas; None for one.
+        The ``tf.distribute.Strategy`` that runs the step on several replicas; None for one.
+    spreads
+        Whether `body` itself calls ``strategy.run``; otherwise it is what is run on each replica.
     """
 
     body: Callable[..., Any]
@@ -59,6 +61,7 @@ class Program:
     compiled: Compiled
     logs: Callable[[Any], Any]
     strategy: Any = None
+    spreads: bool = False
 
     def update_count(self) -> int:
         """Return how many updates all optimizers have done."""
@@ -103,7 +106,6 @@ def fit_program(model: Any, spec: Any) -> Program:
         ),
     )
     others = (value for value in vars(model).values() if isinstance(value, keras.Optimizer))
-    strategy = model.distribute_strategy
     optimizers = {id(found): found for found in (model.optimizer, *others)}
     return Program(
         body=model.train_step,
@@ -113,8 +115,14 @@ def fit_program(model: Any, spec: Any) -> Program:
         eager=model.run_eagerly,
         compiled=compiled,
         logs=lambda logs: logs,
-        strategy=strategy if strategy.num_replicas_in_sync > 1 else None,
+        strategy=several_replicas(model),
     )
+
+
+def several_replicas(model: Any) -> Any:
+    """Return the strategy that spreads `model` over replicas, None where there is only one."""
+    strategy = model.distribute_strategy
+    return strategy if strategy.num_replicas_in_sync > 1 else None
 
 
 def batch_of_data(data: Any) -> Batch:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from steptrace_schema.errors import TraceError
 from steptrace_schema.layout import split_key
 from steptrace_schema.names import LOSS, LOSSES
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.naming import leaves
 from steptrace_tracer.program import Batch
+from steptrace_tracer.rebinding import rebound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _SAMPLE_KINDS = ("activations", "activation_gradients", "inputs")
 
@@ -42,8 +46,48 @@ def run_on_replicas(
     def mean(value: Any) -> Any:
         return strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None)
 
-    merged = {key: _merged(key, _parts(strategy, value)) for key, value in tensors.items()}
-    return tf.nest.map_structure(mean, result), merged
+    return tf.nest.map_structure(mean, result), _together(strategy, tensors)
+
+
+@contextmanager
+def spreading(
+    strategy: Any, on_replica: Callable[..., tuple[Any, dict[str, Any]]]
+) -> Iterator[dict[str, Any]]:
+    """Have what ``strategy.run`` is called with in the context return its taps.
+
+    Parameters
+    ----------
+    strategy
+        A ``tf.distribute.Strategy``.
+    on_replica
+        Called on each replica with the function that is to run there, and its arguments; returns
+        the function's result and its taps.
+
+    Yields
+    ------
+    dict
+        Filled with the taps, put together as in :func:`run_on_replicas`.
+
+    Raises
+    ------
+    TraceError
+        At a second call of ``strategy.run``: a step has one forward and backward pass.
+    """
+    together: dict[str, Any] = {}
+
+    def wrap(run: Any) -> Any:
+        def seen(fn: Any, args: Any = (), kwargs: Any = None, options: Any = None) -> Any:
+            if together:
+                msg = "the training step calls strategy.run more than once; wrap one call of it"
+                raise TraceError(msg)
+            result, tensors = run(functools.partial(on_replica, fn), args, kwargs, options)
+            together.update(_together(strategy, tensors))
+            return result
+
+        return seen
+
+    with rebound(strategy, "run", wrap):
+        yield together
 
 
 def whole_batch(strategy: Any, batch: Batch, samples: int | None) -> tuple[Batch, Batch, Any]:
@@ -77,7 +121,8 @@ def whole_batch(strategy: Any, batch: Batch, samples: int | None) -> tuple[Batch
 
     def structure(limit: int | None) -> Batch:
         join = joined_with(limit)
-        return Batch(*(tf.nest.map_structure(join, part) for part in (batch.x, batch.y)))
+        parts = (batch.x, batch.y)
+        return Batch(*(None if p is None else tf.nest.map_structure(join, p) for p in parts))
 
     first = next((tensor for _, tensor in leaves(batch.x)), None)
     counts = [tf.shape(part)[0] for part in _parts(strategy, first)] if first is not None else []
@@ -94,6 +139,10 @@ def whole_batch(strategy: Any, batch: Batch, samples: int | None) -> tuple[Batch
 def first_replica(strategy: Any, structure: Any) -> Any:
     """Return the first replica's part of a structure."""
     return tf.nest.map_structure(lambda value: _parts(strategy, value)[0], structure)
+
+
+def _together(strategy: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    return {key: _merged(key, _parts(strategy, value)) for key, value in tensors.items()}
 
 
 def _parts(strategy: Any, value: Any) -> tuple[Any, ...]:

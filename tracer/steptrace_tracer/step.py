@@ -27,7 +27,7 @@ from steptrace_tracer.graph_statistics import tensor_statistics
 from steptrace_tracer.naming import inside_recurrent, joined, leaves, walk
 from steptrace_tracer.probe import Probe
 from steptrace_tracer.rebinding import tapped
-from steptrace_tracer.replicas import first_replica, run_on_replicas, whole_batch
+from steptrace_tracer.replicas import first_replica, run_on_replicas, spreading, whole_batch
 from steptrace_tracer.slots import optimizer_slots
 from steptrace_tracer.taps import NOT_NUMBERS, NOT_SAMPLES, Tapping, Taps, storable
 
@@ -47,6 +47,11 @@ BATCH_INPUT = "batch_input"
 _UNBUILT = (
     "the optimizer remembered nothing when the first step began; call "
     "optimizer.build(model.trainable_variables) before"
+)
+
+_NOT_SPREAD = (
+    "the model was made for several replicas, and the training step does not call strategy.run; "
+    "wrap the function that does"
 )
 
 
@@ -206,20 +211,28 @@ class TracedStep:
         tappings: list[Tapping] = []
         running = threading.local()  # replicas run in threads of their own, by turns
 
-        def on_replica(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        def on_replica(
+            body: Callable[..., Any], *args: Any, **kwargs: Any
+        ) -> tuple[Any, dict[str, Any]]:
             tapping = Tapping(program, self.names, self._policy, program.batch(*args, **kwargs))
             tappings.append(tapping)
             running.tapping = tapping
-            result = program.body(*args, **kwargs)
+            result = body(*args, **kwargs)
             del running.tapping
             return result, _settled(tapping, layers, looped)
 
         present = functools.partial(getattr, running, "tapping", None)
         with tapped(program, self._policy, layers, looped, present):
             if program.strategy is None:
-                result, tensors = on_replica(*args, **kwargs)
+                result, tensors = on_replica(program.body, *args, **kwargs)
+            elif program.spreads:
+                with spreading(program.strategy, on_replica) as tensors:
+                    result = program.body(*args, **kwargs)
             else:
-                result, tensors = run_on_replicas(program.strategy, on_replica, args, kwargs)
+                step = functools.partial(on_replica, program.body)
+                result, tensors = run_on_replicas(program.strategy, step, args, kwargs)
+        if not tappings:
+            raise TraceError(_NOT_SPREAD)
         self.taps = tappings[0].taps
         self.draws = _draws()
         for name, metric in leaves(program.logs(result)) if tensors else ():
