@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from steptrace_schema.attributes import Event, Layer, Missing, TraceAttributes
+    from steptrace_schema.names import Kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,8 @@ class TraceInfo:
     """All bytes on disk, metadata included, the journal not."""
     journal_bytes: int
     """Bytes of steps that still wait in the journal."""
+    validation: dict[str, tuple[float, float]]
+    """First and last value of each loss and metric on the validation data."""
     coverage: tuple[Coverage, ...]
     """What became of everything that the trace declares, by kind and layer."""
 
@@ -97,6 +100,10 @@ class TraceInfo:
             **{name: attributes[name] for name in described},
             "loss_function": attributes["loss"],
             "loss": loss,
+            "validation": {
+                name: {"first": first, "last": last}
+                for name, (first, last) in self.validation.items()
+            },
             "kinds": [kind.to_dict() for kind in self.kinds],
             "stored_bytes": self.stored_bytes,
             "journal_bytes": self.journal_bytes,
@@ -134,7 +141,8 @@ def describe(trace: xr.DataTree, path: Location) -> TraceInfo:
         path=str(path),
         attributes=attributes,
         kinds=tuple(kinds),
-        loss=_first_and_last_loss(trace),
+        loss=_first_and_last(trace, "scalars").get(LOSS),
+        validation=_first_and_last(trace, "validation"),
         stored_bytes=sum(stored.values()),
         journal_bytes=_folder_bytes(journal_path(path)),
         coverage=coverage(attributes, arrays),
@@ -167,12 +175,16 @@ def _raw_bytes(node: xr.DataTree) -> int:
     return sum(int(array.nbytes) for group in node.subtree for array in group.data_vars.values())
 
 
-def _first_and_last_loss(trace: xr.DataTree) -> tuple[float, float] | None:
-    scalars = trace.children.get("scalars")
-    if scalars is None or LOSS not in scalars.data_vars or not scalars.sizes.get(STEP):
-        return None
-    loss = np.asarray(scalars.dataset[LOSS].isel({STEP: [0, -1]}), dtype=np.float64)
-    return float(loss[0]), float(loss[1])
+def _first_and_last(trace: xr.DataTree, kind: Kind) -> dict[str, tuple[float, float]]:
+    """Return the first and the last value of each number of a kind that has one for each step."""
+    node = trace.children.get(kind)
+    if node is None or not node.sizes.get(STEP):
+        return {}
+    ends = {
+        name: np.asarray(array.isel({STEP: [0, -1]}), dtype=np.float64)
+        for name, array in node.data_vars.items()
+    }
+    return {str(name): (float(first), float(last)) for name, (first, last) in ends.items()}
 
 
 def _stored_bytes(path: Location) -> dict[str, int]:

@@ -47,6 +47,9 @@ def _show(described: "TraceInfo") -> None:
     if described.loss is not None:
         name = f" ({attributes.loss})" if attributes.loss else ""
         write_line(f"loss      {described.loss[0]:.4g} -> {described.loss[1]:.4g}{name}")
+    if described.validation:
+        values = (f"{n} {a:.4g} -> {b:.4g}" for n, (a, b) in described.validation.items())
+        write_line(f"validated {', '.join(values)}")
     size = format_bytes(described.stored_bytes)
     if described.journal_bytes:
         size += f", and {format_bytes(described.journal_bytes)} in the journal"

@@ -78,7 +78,7 @@ def loss(
     mark_anomalies: MarkAnomalies = True,
     dpi: Dpi = 150,
 ) -> None:
-    """Draw loss, gradient norms and learning rate by step."""
+    """Draw loss, gradient norms, learning rate and logged numbers by step."""
     _check(output)
     from steptrace_analyzer.plots.loss import draw_loss, loss_data
 

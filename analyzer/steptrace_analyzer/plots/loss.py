@@ -1,4 +1,4 @@
-"""The loss view: loss, gradient norms and learning rate by step."""
+"""The loss view: loss, gradient norms, learning rate and logged numbers by step."""
 
 from __future__ import annotations
 
@@ -38,9 +38,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from steptrace_analyzer.plots.subject import Located
+    from steptrace_schema.names import Kind
 
 _MOST_NAMED_LAYERS: Final = 8
 _MOST_EPOCH_LINES: Final = 60
+_MOST_LOGGED: Final = 4
+_LOW: Final = 1.1  # inches of a panel with one line
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """Numbers at some steps: both dims (step,), the values float64."""
+
+    steps: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +70,10 @@ class LossData:
         Norms of the gradients by layer and step; None where none are recorded.
     anomaly_steps
         Steps to be marked, ascending.
+    validation
+        Validation loss, of the weights of its steps; None where there is none.
+    logged
+        Numbers that the training logged, by name.
     """
 
     model: str
@@ -69,6 +84,8 @@ class LossData:
     epoch: npt.NDArray[np.float64]
     norms: LayerNorms | None
     anomaly_steps: tuple[int, ...]
+    validation: Series | None
+    logged: dict[str, Series]
 
     @property
     def epoch_starts(self) -> npt.NDArray[np.int64]:
@@ -82,7 +99,7 @@ class LossData:
 
 
 def loss_data(trace: xr.DataTree, anomalies: Iterable[Located] = ()) -> LossData:
-    """Read loss, learning rate, epoch and gradient norms of all steps.
+    """Read loss, gradient norms, learning rate, epoch, validation and what was logged.
 
     Parameters
     ----------
@@ -118,32 +135,57 @@ def loss_data(trace: xr.DataTree, anomalies: Iterable[Located] = ()) -> LossData
         epoch=read(EPOCH),
         norms=layer_norms(trace, "gradients") if has_norms else None,
         anomaly_steps=tuple(sorted({anomaly.step for anomaly in anomalies})),
+        validation=_series(trace, "validation", LOSS)
+        if LOSS in tensor_paths(trace, "validation")
+        else None,
+        logged={
+            name: _series(trace, "logged", name)
+            for name in tensor_paths(trace, "logged")
+            if get_tensor(trace, "logged", name).ndim == 1
+        },
     )
 
 
+def _series(trace: xr.DataTree, kind: Kind, path: str) -> Series:
+    array = get_tensor(trace, kind, path)
+    steps = np.asarray(recorded_steps(array), dtype=np.int64)
+    values = np.asarray(array.to_numpy(), dtype=np.float64)
+    given = ~np.isnan(values)  # where nothing was logged under the name
+    return Series(steps[given], values[given])
+
+
 def draw_loss(data: LossData) -> Figure:
-    """Draw loss above gradient norms above learning rate, over one axis of steps."""
+    """Draw loss, gradient norms, learning rate and logged numbers over one axis of steps."""
     with style():
         norms = data.norms if data.norms is not None and data.norms.layers else None
-        heights = (3.0, 3.0, 1.1) if norms is not None else (3.0, 1.1)
+        logged = list(data.logged.items())[:_MOST_LOGGED]
+        heights = (3.0, *([3.0] if norms is not None else []), _LOW, *[_LOW] * len(logged))
         figure = new_figure(11.0, 1.3 + sum(heights))
         panels = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights))
         _draw_loss(panels[0], data)
         if norms is not None:
             _draw_norms(panels[1], norms)
-        draw_line(panels[-1], data.steps, data.learning_rate, color=BLUE, drawstyle="steps-post")
-        panels[-1].set_ylabel("learning\nrate")
-        panels[-1].set_ylim(*padded_range(data.learning_rate, 0.2))
+        rates, *others = panels[1 if norms is None else 2 :]
+        draw_line(rates, data.steps, data.learning_rate, color=BLUE, drawstyle="steps-post")
+        rates.set_ylabel("learning\nrate")
+        rates.set_ylim(*padded_range(data.learning_rate, 0.2))
         if is_wide(data.learning_rate):
-            panels[-1].set_yscale("log")
-            panels[-1].autoscale(axis="y")
+            rates.set_yscale("log")
+            rates.autoscale(axis="y")
+        for axes, (name, series) in zip(others, logged, strict=True):
+            draw_line(axes, series.steps, series.values, color=BLACK)
+            axes.set_ylabel(label(f"{name}\n(logged)"))
+            axes.set_ylim(*padded_range(series.values, 0.2))
         for axes in panels:
             axes.grid(axis="y")
             for step in data.epoch_starts[:_MOST_EPOCH_LINES]:
                 axes.axvline(step - 0.5, color=GREY, linewidth=0.8, linestyle=":", zorder=0)
             for step in data.anomaly_steps:
                 axes.axvline(step, color=ORANGE, linewidth=5, alpha=0.25, zorder=0)
-        set_step_axis(panels[-1], data.steps)
+        every_step = [data.steps, *(series.steps for _, series in logged)]
+        if data.validation is not None:
+            every_step.append(data.validation.steps)
+        set_step_axis(panels[-1], np.concatenate(every_step))
         panels[-1].set_xlabel("training step (optimizer updates)")
         steps = format_steps([int(step) for step in data.steps]) or "none"
         set_title(figure, (data.model, f"steps {steps}", "loss"), _notes(data))
@@ -151,7 +193,9 @@ def draw_loss(data: LossData) -> Figure:
 
 
 def plot_loss(trace: xr.DataTree, anomalies: Iterable[Located] = ()) -> Figure:
-    """Draw the loss at each step with gradient norms, learning rate and epoch boundaries.
+    """Draw the loss at each step, with that of the validation and what goes with it.
+
+    Below it are gradient norms, learning rate and logged numbers; lines mark the epochs.
 
     Parameters
     ----------
@@ -177,12 +221,24 @@ def plot_loss(trace: xr.DataTree, anomalies: Iterable[Located] = ()) -> Figure:
 
 
 def _draw_loss(axes: Axes, data: LossData) -> None:
-    draw_line(axes, data.steps, data.loss, color=BLACK)
+    validation = data.validation
+    both = data.loss
+    draw_line(axes, data.steps, data.loss, color=BLACK, label="loss of the step's batch")
+    if validation is not None:
+        both = np.concatenate([data.loss, validation.values])
+        axes.plot(
+            validation.steps,
+            validation.values,
+            "o-",
+            color=BLUE,
+            markersize=4,
+            label="validation loss of the step's weights",
+        )
     axes.set_ylabel(label(f"loss\n({data.loss_name})"))
-    if is_wide(data.loss):
+    if is_wide(both):
         axes.set_yscale("log")
     else:
-        axes.set_ylim(*padded_range(data.loss, 0.08))
+        axes.set_ylim(*padded_range(both, 0.08))
     top = axes.get_xaxis_transform()
     bad, found = data.non_finite_steps, data.anomaly_steps
     marks: dict[str, Any] = {"clip_on": False, "linestyle": "none", "transform": top, "zorder": 5}
@@ -191,7 +247,7 @@ def _draw_loss(axes: Axes, data: LossData) -> None:
     if bad.size:
         text = f"loss not finite ({counted(bad.size, 'step')})"
         axes.plot(bad, [0.03] * bad.size, "x", color=VERMILION, label=text, **marks)
-    if found or bad.size:
+    if found or bad.size or validation is not None:
         axes.legend(loc="upper right", ncols=2)
 
 
@@ -224,6 +280,10 @@ def _positive(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def _notes(data: LossData) -> list[str]:
     notes = []
+    if len(data.logged) > _MOST_LOGGED:
+        notes.append(
+            f"Only the first {_MOST_LOGGED} of {len(data.logged)} logged numbers are drawn"
+        )
     starts = data.epoch_starts.size
     if starts:
         notes.append("Dotted lines: a new epoch begins")
