@@ -140,7 +140,7 @@ def _spec(key: str, values: npt.NDArray[Any]) -> ArraySpec:
     shape = values.shape if static else values.shape[1:]
     if kind in ("weights", "gradients"):
         dims = variable_dims(len(shape))
-    elif kind == "scalars":
+    elif not shape:
         dims = ()
     else:
         dims = ("sample", *feature_dims(len(shape) - 1))

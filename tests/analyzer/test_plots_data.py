@@ -8,7 +8,7 @@ from plot_traces import make_trace, small_layers, small_network, small_trace
 from steptrace_analyzer.plots.activations import activations_data
 from steptrace_analyzer.plots.gradients import gradients_data
 from steptrace_analyzer.plots.lines import isolated
-from steptrace_analyzer.plots.loss import loss_data
+from steptrace_analyzer.plots.loss import draw_loss, loss_data
 from steptrace_analyzer.plots.maps import maps_data, saliency, strongest_channels
 from steptrace_analyzer.plots.parameters import magnification, parameters_data, point_sizes
 from steptrace_analyzer.plots.statistics import statistics_data
@@ -150,6 +150,25 @@ def test_loss_data_has_the_scalars_and_where_epochs_begin() -> None:
     assert_array_equal(data.non_finite_steps, [1, 3])
     assert_array_equal(data.epoch_starts, [3])
     assert_allclose(data.learning_rate, 0.1)
+
+
+def test_loss_data_has_the_validation_and_the_numbers_that_were_logged() -> None:
+    arrays = small_network() | {
+        "validation/loss": np.array([1.75, 1.25]),
+        "validation/accuracy": np.array([0.5, 0.75]),
+        "logged/noise": np.array([np.nan, 3.0, np.nan]),
+        "logged/image": np.zeros((3, 2, 2)),
+    }
+    trace = make_trace(arrays, steps={"validation": [3, 5], "logged": [0, 1, 4]})
+    data = loss_data(trace)
+    assert data.validation is not None
+    assert_array_equal(data.validation.steps, [3, 5])
+    assert_array_equal(data.validation.values, [1.75, 1.25])
+    assert list(data.logged) == ["noise"], "a picture is no number"
+    assert_array_equal(data.logged["noise"].steps, [1])
+    assert_array_equal(data.logged["noise"].values, [3.0])
+    labels = [axes.get_ylabel() for axes in draw_loss(data).axes]
+    assert [text for text in labels if "logged" in text] == ["noise\n(logged)"]
 
 
 def test_a_value_between_two_gaps_is_isolated() -> None:
