@@ -41,6 +41,8 @@ _LARGEST_SHARD = 16 * 2**20
 
 _SMOOTH_KINDS: Final = frozenset({"weights", "probe", "optimizer"})
 """Kinds whose values change little from step to step."""
+_REPEATING_KINDS: Final = frozenset({"activations", "probe"})
+"""Kinds with many units that give the same value at one step after another, often zero."""
 _PCODEC_KINDS: Final = "iuf"  # integers and floats, but for those of one byte
 
 
@@ -255,12 +257,17 @@ def encoding(spec: ArraySpec, profile: Profile, shard_steps: int) -> Encoding:
     if profile == "none":
         return plain
     step_last = dataclasses.replace(plain, step_last=bool(spec.shape))
-    if profile == "compact" and dtype.kind in _PCODEC_KINDS and dtype.itemsize > 1:
-        return dataclasses.replace(step_last, pcodec=_pcodec(smooth=smooth))
     size = dtype.itemsize
-    fast = BloscCodec(cname="lz4", clevel=1, shuffle="shuffle", typesize=size)
+    if profile == "fast":
+        # A block that holds the whole chunk lets lz4 find each row again in the next step's.
+        whole = math.prod(chunks) * size
+        blosc = BloscCodec(cname="lz4", clevel=5, shuffle="shuffle", typesize=size, blocksize=whole)
+        repeats = spec.kind in _REPEATING_KINDS
+        return dataclasses.replace(step_last if repeats else plain, blosc=blosc)
+    if dtype.kind in _PCODEC_KINDS and size > 1:
+        return dataclasses.replace(step_last, pcodec=_pcodec(smooth=smooth))
     small = BloscCodec(cname="zstd", clevel=5, shuffle="shuffle", typesize=size)
-    return dataclasses.replace(step_last, blosc=small if profile == "compact" else fast)
+    return dataclasses.replace(step_last, blosc=small)
 
 
 def _pcodec(*, smooth: bool) -> PCodec:

@@ -29,7 +29,7 @@ from steptrace_schema.layout import ArraySpec
 from steptrace_schema.location import journal_path as journal_path
 from steptrace_schema.locks import MOVER, WRITER, hold_as_writer
 from steptrace_schema.names import STEP, Status
-from steptrace_schema.record_file import write_record_file
+from steptrace_schema.record_file import DTYPES, write_record_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,21 +44,6 @@ _BALLAST_BYTES: Final = 256 * 2**10
 RECORDER_LOG: Final = "recorder.log"
 """What the recorder process said."""
 _READ_WHOLE: Final = 4 * 2**20
-_DTYPES: Final = {
-    "bool": "BOOL",
-    "uint8": "U8",
-    "int8": "I8",
-    "uint16": "U16",
-    "int16": "I16",
-    "float16": "F16",
-    "uint32": "U32",
-    "int32": "I32",
-    "float32": "F32",
-    "uint64": "U64",
-    "int64": "I64",
-    "float64": "F64",
-}
-"""What safetensors calls NumPy's element types."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,7 +235,7 @@ class Record:
         and makes two copies more. The file must still be there.
         """
         layout = self._layout[key]
-        if layout.dtype != _DTYPES.get(array.dtype.name):
+        if layout.dtype != DTYPES.get(array.dtype):
             array[...] = self.read(key)
         elif self._content is not None:
             count = math.prod(layout.shape)

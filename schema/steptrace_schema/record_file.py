@@ -20,20 +20,25 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-_DTYPES: Final = {
-    "bool": "BOOL",
-    "uint8": "U8",
-    "int8": "I8",
-    "uint16": "U16",
-    "int16": "I16",
-    "float16": "F16",
-    "uint32": "U32",
-    "int32": "I32",
-    "float32": "F32",
-    "uint64": "U64",
-    "int64": "I64",
-    "float64": "F64",
+DTYPES: Final = {
+    np.dtype(name): code
+    for name, code in {
+        "bool": "BOOL",
+        "uint8": "U8",
+        "int8": "I8",
+        "uint16": "U16",
+        "int16": "I16",
+        "float16": "F16",
+        "uint32": "U32",
+        "int32": "I32",
+        "float32": "F32",
+        "uint64": "U64",
+        "int64": "I64",
+        "float64": "F64",
+    }.items()
 }
+"""What safetensors calls NumPy's element types."""
+
 _ALIGNMENT: Final = 8
 _MOST_BUFFERS: Final = 512  # of one system call; the limit is 1024 on Linux
 
@@ -71,7 +76,7 @@ def write_record_file(
     for key, array in sorted(arrays.items(), key=lambda item: -np.asarray(item[1]).itemsize):
         # Not ascontiguousarray: it makes a 0-d array one-dimensional.
         values = np.asarray(array, order="C")
-        if (dtype := _DTYPES.get(values.dtype.name)) is None:
+        if (dtype := DTYPES.get(values.dtype)) is None:
             msg = f"'{key}' is of type {values.dtype}, which a record cannot hold"
             raise TypeError(msg)
         start, end = end, end + values.nbytes

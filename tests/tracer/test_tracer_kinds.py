@@ -52,7 +52,7 @@ def classified(
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             tracer.log("batch", batch)
             if batch == 1:
-                tracer.log("image/mean", x[:2].mean(axis=0)[..., 0])
+                tracer.log("image/mean", x[:2].mean(axis=0)[..., 0].astype(">f4"))
 
     history = model.fit(
         data.map(lambda batch, _: batch).batch(BATCH),

@@ -255,6 +255,7 @@ class Session:
             raise ValueError(msg)
         if value.ndim == 0:
             value = value.astype(np.float64)  # 1 and 1.5 may be logged under one name
+        value = value.astype(value.dtype.newbyteorder("="), copy=False)
         known = self._logged_as.setdefault(path, value)
         if (known.ndim, known.dtype) != (value.ndim, value.dtype):
             msg = (
