@@ -16,6 +16,7 @@ from steptrace_schema.statistics import has_statistics
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from steptrace_schema.attributes import Event
     from steptrace_schema.disk_limit import DiskLimit
     from steptrace_schema.journal import JournalReader, Record
     from steptrace_schema.layout import ArraySpec
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from steptrace_schema.retention import Retain
     from steptrace_schema.writer import TraceWriter
 
-_MARGIN: Final = 16 * 2**10
+_MARGIN: Final = 8 * 2**10
 
 
 class Budget:
@@ -54,6 +55,7 @@ class Budget:
         self._writer = writer
         self._room = room
         self._reader = reader
+        self._has_ended = False
         self._thinning = Thinning(limit, retain)
         attributes = writer.attributes
         self._estimate = Estimate(room, attributes.policy.profile, attributes.shard_steps)
@@ -76,6 +78,7 @@ class Budget:
         records
             All that are left at the end of the run.
         """
+        self._has_ended = True
         if not isinstance(self._retain, RetainLast):
             return
         steps = sorted({record.step for record in records if is_of_a_step(record)})
@@ -150,8 +153,9 @@ class Budget:
                     if any(spec.key in record.keys for record in new.records):
                         files += self._estimate.static(spec)
                 elif not spec.statistics_only:
-                    # The weights after the last step are to have room whenever it comes.
-                    count = len(new.kept_steps) + (kind == "weights" and kind not in last)
+                    count = len(new.kept_steps) + (
+                        kind not in last and self._comes_at_the_end(kind)
+                    )
                     files += self._estimate.rows(spec, new.start, count)
             files += self._estimate.steps(kind, new.start, len(new.kept_steps))
             names = [spec.path for spec in new.specs if has_statistics(spec)]
@@ -164,17 +168,32 @@ class Budget:
             msg = f"{needed} bytes are needed, and {self._room.left} are left"
             raise DiskLimitError(msg)
 
+    def _comes_at_the_end(self, kind: Kind) -> bool:
+        """Whether a row more is to have room whenever the run ends: the last weights are."""
+        wants_newest = isinstance(self._retain, RetainLast) and not self._has_ended
+        return kind == "weights" or (wants_newest and is_thinned(kind))
+
     def used_up(self, step: int) -> DiskLimitError:
         """Return the error that says from which step on nothing has room."""
         return DiskLimitError(f"{self._limit} was used up at step {step}")
 
-    def has_array(self, spec: ArraySpec) -> bool:
-        """Whether the store has the array."""
-        return self._room.size(f"{spec.key}/{METADATA}") > 0
+    def why_absent(
+        self, spec: ArraySpec, reason: str | None, events: Sequence[Event]
+    ) -> str | None:
+        """Return why the store has no array for `spec`; None if it has, or for another reason.
 
-    @property
-    def reason(self) -> str:
-        """Why an array is not there."""
+        Parameters
+        ----------
+        spec
+            What is declared.
+        reason, events
+            Why the run ended, and what happened to its recording.
+        """
+        said = (reason or "", *(event.message for event in events))
+        if self._room.size(f"{spec.key}/{METADATA}") or not any(
+            str(self._limit) in s for s in said
+        ):
+            return None
         return f"no step that has it had room within {self._limit}"
 
     def _closing(self) -> int:

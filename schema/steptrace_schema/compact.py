@@ -156,7 +156,7 @@ class Compactor:
             "status": status,
             "status_reason": reason,
             "finished": now,
-            "missing": (*attributes.missing, *self._never_kept(attributes)),
+            "missing": (*attributes.missing, *self._never_kept(attributes, reason)),
         }
         self._writer.commit(attributes.model_copy(update=update))
         with suppress(DiskLimitError):  # a copy that readers can do without
@@ -309,7 +309,7 @@ class Compactor:
         ]
         return (*attributes.events, *events)
 
-    def _never_kept(self, attributes: TraceAttributes) -> Iterator[Missing]:
+    def _never_kept(self, attributes: TraceAttributes, ended: str | None) -> Iterator[Missing]:
         """Yield what has no tensor, because no step was worth keeping, or had room."""
         empty = {
             kind
@@ -320,10 +320,11 @@ class Compactor:
         for spec in self._reader.declaration().arrays:
             if (spec.kind, spec.path) in known:
                 continue
-            if self._budget is not None and not self._budget.has_array(spec):
-                yield Missing(kind=spec.kind, path=spec.path, reason=self._budget.reason)
-            elif spec.kind in empty and not spec.static:
-                yield Missing(kind=spec.kind, path=spec.path, reason=_NONE_KEPT)
+            reason = _NONE_KEPT if spec.kind in empty and not spec.static else None
+            if self._budget is not None:
+                reason = self._budget.why_absent(spec, ended, attributes.events) or reason
+            if reason is not None:
+                yield Missing(kind=spec.kind, path=spec.path, reason=reason)
 
     def _write_static(self, new: Rows) -> Iterator[ArraySpec]:
         """Write the arrays without a step dimension, and yield the others."""

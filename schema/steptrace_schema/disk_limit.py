@@ -25,7 +25,7 @@ _BALLAST_PARTS: Final = 32
 _WAITING: Final = 3 / 8
 _LEFT: Final = 0.75
 """What is left of the room for tensors when the stride doubles."""
-_NONE: Final = 2**30
+_NONE: Final = 2**16
 """A stride at which no step keeps its tensors."""
 
 
@@ -119,7 +119,7 @@ def stride_for(room: int, left: int) -> int:
     Examples
     --------
     >>> [stride_for(100, left) for left in (100, 76, 75, 57, 56, 1, 0)]
-    [1, 1, 2, 2, 4, 65536, 1073741824]
+    [1, 1, 2, 2, 4, 65536, 65536]
     """
     if left <= 0:
         return _NONE

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from steptrace_schema.layout import ArraySpec
     from steptrace_schema.limited_store import Room
 
-_METADATA_BYTES: Final = 3000
+_METADATA_BYTES: Final = 2000
 """Of one array, and of the groups above it."""
-CONSOLIDATED: Final = 1.6
+CONSOLIDATED: Final = 1.5
 """How many times the bytes of all metadata the copy of them in the root takes."""
 _CHUNK_OVERHEAD: Final = 64
 _RUN_BYTES: Final = 8

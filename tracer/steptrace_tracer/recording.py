@@ -17,6 +17,7 @@ from steptrace_schema.codecs import shard_steps_for
 from steptrace_schema.coverage import Coverage, coverage
 from steptrace_schema.disk_limit import DiskLimit
 from steptrace_schema.errors import DiskLimitError, TraceError
+from steptrace_schema.human import human_bytes
 from steptrace_schema.journal import Declaration, JournalWriter
 from steptrace_schema.location import Location, Remote, file_sizes, journal_path
 from steptrace_schema.store import read_attributes
@@ -298,7 +299,7 @@ class Recording:
             return
         if not any(event.message.startswith(_HELD) for event in self._attributes.events):
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            message = f"{_HELD} {self._journal_limit / 2**20:.0f} MiB"
+            message = f"{_HELD} {human_bytes(self._journal_limit)}"
             event = Event(time=now, message=message, step=step)
             self._attributes = self._attributes.model_copy(
                 update={"events": (*self._attributes.events, event)}
