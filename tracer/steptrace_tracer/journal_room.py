@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _DECLARATIONS: Final = 3
 """The declaration, the one that takes its place, and how the run ended."""
-_LOG_BYTES: Final = 32 * 2**10
+_LOG_BYTES: Final = 16 * 2**10
 _STORE_DECLARATIONS: Final = 4
 _ARRAY_BYTES: Final = 8000
 """Metadata of an array, and their copy in the root."""
