@@ -141,7 +141,7 @@ class Thinning:
         self._limit = limit
         self._every = retain.every if isinstance(retain, RetainLast) else None
         self._only_newest = isinstance(retain, RetainLast)
-        self._of_kept = "" if retain == "all" else "of the steps that 'retain' keeps, "
+        self._named = "" if retain == "all" else " that 'retain' names"
         self._newest: list[int] = []
         self.stride = 1
         self.keeps_last_weights = True
@@ -196,7 +196,7 @@ class Thinning:
         thinned = [step for step in steps if self._waits_for_nothing(step)]
         which = "no" if self.stride >= _NONE else f"every {ordinal(self.stride)}"
         messages = {
-            f"from here on {self._of_kept}{which} step keeps its tensors": thinned[:1],
+            f"from here on {which} step{self._named} keeps its tensors": thinned[:1],
             "the newest steps that 'retain' keeps have no room together; the last of them keep "
             "their tensors": [step for step in steps if step not in thinned][:1],
         }

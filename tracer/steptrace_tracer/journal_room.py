@@ -75,6 +75,11 @@ class JournalRoom:
             self._pending_at_most = journal.pending_bytes()
         return self._pending_at_most > room
 
+    def no_room_for_two(self) -> DiskLimitError:
+        """Return the error for a record that has no room beside the one before."""
+        msg = f"{self.limit} has no room for two records; set it higher, or record less"
+        return DiskLimitError(msg)
+
     def take(self, size: int) -> None:
         """Count a record that has been written."""
         self._pending_at_most += size

@@ -182,7 +182,8 @@ class Recording:
         if self._room is not None and status == "complete":
             found = read_attributes(self._store)
             if found.status != status:
-                raise DiskLimitError(str(found.status_reason))
+                msg = f"{self._store}: {found.status_reason}"
+                raise DiskLimitError(msg)
         self._raise_error()
         stored = sum(file_sizes(self._store).values())
         return Summary(
@@ -329,6 +330,9 @@ class Recording:
         while is_full(journal):
             if self._room is not None:
                 self._refuse_stopped(journal)
+                # The last record that was moved stays, so that nothing makes room beside it.
+                if journal.pending_records() <= 1 and is_full(journal):
+                    raise self._room.no_room_for_two()
             if self._recorder is not None:
                 self._recorder.check()
             time.sleep(_JOURNAL_POLL_SECONDS)
