@@ -91,6 +91,10 @@ class Policy(BaseModel):
     total_bytes
         The most bytes that all steps may take, before encoding. When they are used up, the
         recording ends, and the training goes on without it.
+    disk_limit
+        The most bytes that the trace may take on disk, store and journal together, at every moment.
+        As it is used up, fewer and fewer steps keep their tensors; when not even statistics have
+        room, the recording ends, and the training goes on without it.
     probe_unit
         The unit whose gradient ``probe_gradients`` holds; None for the strongest of each sample.
     profile
@@ -124,6 +128,7 @@ class Policy(BaseModel):
     statistics_only: tuple[StatisticsKind, ...] = ()
     step_bytes: Annotated[int, Field(ge=1)] | None = None
     total_bytes: Annotated[int, Field(ge=1)] | None = None
+    disk_limit: Annotated[int, Field(ge=1)] | None = None
     probe_unit: Annotated[int, Field(ge=0)] | None = None
     profile: Profile = "fast"
     durability: Durability = "process"

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
-import functools
 import itertools
 import os
 import shutil
 from collections import defaultdict
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from steptrace_schema.attributes import Event, Missing
-from steptrace_schema.errors import NotATraceError
+from steptrace_schema.budget import Budget
+from steptrace_schema.disk_limit import DiskLimit
+from steptrace_schema.errors import DiskLimitError, NotATraceError
 from steptrace_schema.journal import JournalReader, Record
 from steptrace_schema.layout import ArraySpec, split_key
 from steptrace_schema.location import Location, journal_path
 from steptrace_schema.locks import exclusive
-from steptrace_schema.moving import ArrayMove, MovedArray, move_arrays
-from steptrace_schema.names import LOSS
-from steptrace_schema.retention import held_back, is_thinned
+from steptrace_schema.moving import ArrayMove, MovedArray, Rows, move_arrays
+from steptrace_schema.retention import held_back, is_of_a_step, is_thinned
 from steptrace_schema.writer import TraceWriter
 
 if TYPE_CHECKING:
@@ -60,10 +60,16 @@ class Compactor:
         self._last_weights: dict[str, tuple[int, npt.NDArray[Any]]] = {}  # row count, last row
         self._reader = JournalReader(journal)
         declaration = self._reader.declaration()
-        self._writer = TraceWriter(store, declaration.attributes)
+        policy = declaration.attributes.policy
+        limit = DiskLimit.of(policy)
+        self._writer = TraceWriter(store, declaration.attributes, limit.store if limit else None)
         self._shard_steps = self._writer.attributes.shard_steps
-        self._retain = declaration.attributes.policy.retain
+        self._retain = policy.retain
         self._chooser = None if self._retain == "all" else self._retain.chooser()
+        self._budget: Budget | None = None
+        if limit is not None and (room := self._writer.room) is not None:
+            self._budget = Budget(limit, self._retain, self._writer, room, self._reader)
+        self._thins = self._chooser is not None or limit is not None
         self._kept: set[int] = set()
         self._opened: dict[Path, Record] = {}
         self._left: list[Path] = []
@@ -81,18 +87,31 @@ class Compactor:
     def move_ready(self) -> int:
         """Move all whole shards of records; return how many records were moved.
 
-        Records of steps that may still have to be kept in full stay.
+        Records of steps that may still have to be kept in full stay, while the policy's limit has
+        room for them.
+
+        Raises
+        ------
+        DiskLimitError
+            If not even what is kept of every step has room within the policy's limit.
         """
         moved = 0
-        while len(paths := self._reader.paths(self.records_moved)) >= self._shard_steps:
-            if self._retain != "all":
-                records = self._records(paths)
-                paths = paths[: len(paths) - held_back(records, self._retain.waiting)]
-                if len(paths) < self._shard_steps:
+        while paths := self._reader.paths(self.records_moved):
+            due = paths[: len(paths) - self._held_back(paths)]
+            if len(due) < self._shard_steps:
+                if self._budget is None or not self._budget.is_pressed:
                     break
-                self._choose(records, ended=False, crashed=False)
-            moved += self._move(paths[: self._due()])
+                due = paths
+            if self._chooser is not None:
+                self._choose(self._records(paths), ended=False, crashed=False)
+            moved += self._move(due[: self._due()])
         return moved
+
+    def _held_back(self, paths: list[Path]) -> int:
+        """Return how many of the newest records wait until it is clear which are kept."""
+        if self._retain == "all" or len(paths) < self._shard_steps:
+            return 0
+        return held_back(self._records(paths), self._retain.waiting)
 
     def _records(self, paths: list[Path]) -> list[Record]:
         return [
@@ -119,14 +138,17 @@ class Compactor:
     def finish(self, status: Status, reason: str | None) -> None:
         """Move what is left, set the trace's status, and delete the journal."""
         if self._chooser is not None:
-            # Not kept under a name: each record holds a file open, and may hold its content.
-            self._choose(
-                self._records(self._reader.paths(self.records_moved)),
-                ended=True,
-                crashed=status != "complete",
-            )
-        for _ in self.move_all():
-            pass
+            records = self._records(self._reader.paths(self.records_moved))
+            self._choose(records, ended=True, crashed=status != "complete")
+            if self._budget is not None:
+                self._budget.prefer_newest(records)
+            del records  # each holds a file open, and may hold its content
+        try:
+            for _ in self.move_all():
+                pass
+        except DiskLimitError as error:
+            reason = str(error) if status == "complete" else reason
+            status = "incomplete"
         self._writer.trim()
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         attributes = self._attributes()
@@ -134,10 +156,11 @@ class Compactor:
             "status": status,
             "status_reason": reason,
             "finished": now,
-            "missing": (*attributes.missing, *self._never_kept(attributes)),
+            "missing": (*attributes.missing, *self._never_kept(attributes, reason)),
         }
         self._writer.commit(attributes.model_copy(update=update))
-        self._writer.consolidate()
+        with suppress(DiskLimitError):  # a copy that readers can do without
+            self._writer.consolidate()
         self._reader.clear()
 
     def _attributes(self) -> TraceAttributes:
@@ -161,22 +184,78 @@ class Compactor:
         )
 
     def _move(self, paths: list[Path]) -> int:
+        """Move records, with as many of their tensors as there is room for.
+
+        Raises
+        ------
+        DiskLimitError
+            If there is not even room for them without their tensors.
+        """
         records = self._records(paths)
-        arrays = self._reader.declaration().arrays
-        derived = not any(spec.kind == "updates" for spec in arrays)
-        rows = dict(self._writer.attributes.steps_recorded)
-        described = dict(self._writer.attributes.statistics_recorded)
-        kinds = {
-            kind: _Rows(
+        wanted = self._wanted(records)
+        if self._budget is None:
+            self._write(records, self._kinds(records, wanted), ())
+        else:
+            self._write_within(self._budget, records, wanted)
+        # The last one stays until the next move where the store may lack its weights, from which
+        # the next update is computed; a record that is counted as moved is not read as data.
+        done = [*self._left, *paths[:-1]] if self._thins else [*self._left, *paths]
+        self._left = paths[len(paths) - self._thins :]
+        for path in done:
+            path.unlink(missing_ok=True)
+            self._opened.pop(path, None)
+        return len(paths)
+
+    def _write_within(self, budget: Budget, records: list[Record], wanted: set[int]) -> None:
+        """Write records with fewer and fewer tensors, until they have room."""
+        budget.adapt()
+        while True:
+            kept = budget.kept(records, wanted)
+            kinds = self._kinds(records, kept)
+            notes = budget.notes(records, wanted - kept)
+            try:
+                budget.require(kinds, derived=self._derives_updates, workers=self.workers)
+                self._write(records, kinds, notes)
+            except DiskLimitError as error:
+                if not budget.tighten():
+                    raise budget.used_up(records[0].step) from error
+            else:
+                return
+
+    def _wanted(self, records: list[Record]) -> set[int]:
+        """Return the records whose tensors are worth keeping; those after the last step are."""
+        return {record.index for record in records if self._is_wanted(record)}
+
+    def _is_wanted(self, record: Record) -> bool:
+        return self._chooser is None or record.step in self._kept or not is_of_a_step(record)
+
+    @property
+    def _derives_updates(self) -> bool:
+        return not any(spec.kind == "updates" for spec in self._reader.declaration().arrays)
+
+    def _kinds(self, records: list[Record], kept: set[int]) -> dict[Kind, Rows]:
+        """Return the rows that records are in each kind, where `kept` ones keep their tensors."""
+        rows = self._writer.attributes.steps_recorded
+        described = self._writer.attributes.statistics_recorded
+        return {
+            kind: Rows(
                 tuple(specs),
                 rows.get(kind, 0),
                 described.get(kind, rows.get(kind, 0)),
                 tuple(present),
-                tuple(self._is_kept(kind, record) for record in present),
+                tuple(record.index in kept or not is_thinned(kind) for record in present),
             )
-            for kind, specs in _by_kind(arrays).items()
+            for kind, specs in _by_kind(self._reader.declaration().arrays).items()
             if (present := [r for r in records if any(split_key(k)[0] == kind for k in r.keys)])
         }
+
+    def _write(
+        self, records: list[Record], kinds: dict[Kind, Rows], notes: Iterable[tuple[int, str]]
+    ) -> None:
+        """Write rows, and commit them."""
+        derived = self._derives_updates
+        rows = dict(self._writer.attributes.steps_recorded)
+        described = dict(self._writer.attributes.statistics_recorded)
         moves = [
             self._array_move(spec, new, updates=derived and kind == "weights")
             for kind, new in kinds.items()
@@ -190,7 +269,7 @@ class Compactor:
             if new.kept_steps:
                 self._writer.write_steps(kind, new.start, new.kept_steps)
             rows[kind] = new.start + len(new.kept_steps)
-            if self._chooser is not None and is_thinned(kind):
+            if self._thins and is_thinned(kind):
                 described[kind] = new.described + len(new.steps)
             self._write_statistics(kind, new.described, new.steps, results)
             if derived and kind == "weights":
@@ -203,55 +282,51 @@ class Compactor:
                 update={
                     "steps_recorded": rows,
                     "statistics_recorded": described,
-                    "events": self._noting(attributes, kinds.values()),
+                    "events": self._noting(attributes, kinds.values(), notes),
                     "records": records[-1].index + 1,
                     "missing": _merge(attributes.missing, missing),
                 }
             )
         )
-        # The last one stays until the next move where the store may lack its weights, from which
-        # the next update is computed; a record that is counted as moved is not read as data.
-        done = [*self._left, *paths] if self._chooser is None else [*self._left, *paths[:-1]]
-        self._left = paths[len(paths) - (self._chooser is not None) :]
-        for path in done:
-            path.unlink(missing_ok=True)
-            self._opened.pop(path, None)
-        return len(paths)
 
-    def _is_kept(self, kind: Kind, record: Record) -> bool:
-        """Whether the record's arrays of `kind` are kept; those after the last step always are."""
-        if self._chooser is None or not is_thinned(kind):
-            return True
-        return record.step in self._kept or f"scalars/{LOSS}" not in record.keys
-
-    def _noting(self, attributes: TraceAttributes, moved: Iterable[_Rows]) -> tuple[Event, ...]:
-        """Return the events, with one that says from where on steps have lost their tensors."""
-        lost = [
-            step
+    def _noting(
+        self, attributes: TraceAttributes, moved: Iterable[Rows], notes: Iterable[tuple[int, str]]
+    ) -> tuple[Event, ...]:
+        """Return the events, with those that say from where on steps have lost their tensors."""
+        lost = {
+            record.step
             for new in moved
-            for step, kept in zip(new.steps, new.kept, strict=True)
-            if not kept
-        ]
-        if not lost or any(event.message == _THINNED for event in attributes.events):
-            return attributes.events
+            for record, kept in zip(new.records, new.kept, strict=True)
+            if not kept and not self._is_wanted(record)
+        }
+        found = [*((step, _THINNED) for step in sorted(lost)[:1]), *notes]
+        known = {event.message for event in attributes.events}
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        return (*attributes.events, Event(time=now, message=_THINNED, step=min(lost)))
+        events = [
+            Event(time=now, message=message, step=step)
+            for step, message in found
+            if message not in known
+        ]
+        return (*attributes.events, *events)
 
-    def _never_kept(self, attributes: TraceAttributes) -> list[Missing]:
-        """Return what has statistics and no tensor, because no step was worth keeping."""
+    def _never_kept(self, attributes: TraceAttributes, ended: str | None) -> Iterator[Missing]:
+        """Yield what has no tensor, because no step was worth keeping, or had room."""
         empty = {
             kind
             for kind in attributes.statistics_recorded
             if not attributes.steps_recorded.get(kind, 0)
         }
         known = {(m.kind, m.path) for m in attributes.missing if m.steps is None}
-        return [
-            Missing(kind=spec.kind, path=spec.path, reason=_NONE_KEPT)
-            for spec in self._reader.declaration().arrays
-            if spec.kind in empty and not spec.static and (spec.kind, spec.path) not in known
-        ]
+        for spec in self._reader.declaration().arrays:
+            if (spec.kind, spec.path) in known:
+                continue
+            reason = _NONE_KEPT if spec.kind in empty and not spec.static else None
+            if self._budget is not None:
+                reason = self._budget.why_absent(spec, ended, attributes.events) or reason
+            if reason is not None:
+                yield Missing(kind=spec.kind, path=spec.path, reason=reason)
 
-    def _write_static(self, new: _Rows) -> Iterator[ArraySpec]:
+    def _write_static(self, new: Rows) -> Iterator[ArraySpec]:
         """Write the arrays without a step dimension, and yield the others."""
         for spec in new.specs:
             if not spec.static:
@@ -261,7 +336,7 @@ class Compactor:
                 if spec.key in record.keys:
                     self._writer.write_static(spec, record.read(spec.key))
 
-    def _array_move(self, spec: ArraySpec, new: _Rows, *, updates: bool) -> ArrayMove:
+    def _array_move(self, spec: ArraySpec, new: Rows, *, updates: bool) -> ArrayMove:
         if spec.statistics_only:
             return ArrayMove(spec, None, new.start, new.records, False, None, new.kept)
         count = len(new.kept_steps)
@@ -269,12 +344,12 @@ class Compactor:
         before = self._row_before(spec, new) if updates else None
         return ArrayMove(spec, writer, new.start, new.records, updates, before, new.kept)
 
-    def _row_before(self, spec: ArraySpec, new: _Rows) -> npt.NDArray[Any] | None:
+    def _row_before(self, spec: ArraySpec, new: Rows) -> npt.NDArray[Any] | None:
         if not new.described:
             return None
         if (known := self._last_weights.get(spec.key)) is not None and known[0] == new.described:
             return known[1]
-        if self._chooser is None:
+        if not self._thins:
             return self._writer.array(spec, new.start, len(new.records)).read_row(new.start - 1)
         for path in self._reader.paths(self.records_moved - 1)[:1]:
             left = Record(path)
@@ -292,7 +367,7 @@ class Compactor:
                 kind, tuple(tensors), start, steps, np.stack(values, axis=1)
             )
 
-    def _write_update_statistics(self, written: int, new: _Rows, results: list[MovedArray]) -> int:
+    def _write_update_statistics(self, written: int, new: Rows, results: list[MovedArray]) -> int:
         """Keep statistics of the updates between consecutive weights; return their new count."""
         for result in results:
             if result.last is not None:
@@ -313,25 +388,6 @@ class Compactor:
         labels = [new.steps[row] - 1 for row in consecutive]
         self._writer.write_statistics("updates", tensors, written, labels, values[consecutive])
         return written + len(consecutive)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Rows:
-    """The rows of one kind that are to be moved: where they begin, and a record for each."""
-
-    specs: tuple[ArraySpec, ...]
-    start: int
-    described: int
-    records: tuple[Record, ...]
-    kept: tuple[bool, ...]
-
-    @functools.cached_property
-    def steps(self) -> list[int]:
-        return [record.step for record in self.records]
-
-    @functools.cached_property
-    def kept_steps(self) -> list[int]:
-        return list(itertools.compress(self.steps, self.kept))
 
 
 def _by_kind(arrays: tuple[ArraySpec, ...]) -> dict[Kind, list[ArraySpec]]:

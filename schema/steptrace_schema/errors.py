@@ -35,3 +35,7 @@ class StepNotRecordedError(TraceError):
 
 class UnreachableError(TraceError):
     """An object store does not answer, or refuses; it may be worth another try."""
+
+
+class DiskLimitError(TraceError):
+    """What is to be recorded has no room within the policy's ``disk_limit``."""

@@ -23,13 +23,14 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from steptrace_schema.attributes import TraceAttributes
+from steptrace_schema.disk_limit import BALLAST, DiskLimit
 from steptrace_schema.durable import Durability, Persistence, persistence
 from steptrace_schema.errors import DamagedTraceError, TraceExistsError
 from steptrace_schema.layout import ArraySpec
 from steptrace_schema.location import journal_path as journal_path
 from steptrace_schema.locks import MOVER, WRITER, hold_as_writer
 from steptrace_schema.names import STEP, Status
-from steptrace_schema.record_file import DTYPES, write_record_file
+from steptrace_schema.record_file import DTYPES, record_file_bytes, write_record_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,10 +38,9 @@ if TYPE_CHECKING:
 
 _DECLARATION: Final = "declaration.json"
 _CLOSED: Final = "closed.json"
+_STOPPED: Final = "stopped.txt"
 _SUFFIX: Final = ".safetensors"
 _BALLAST: Final = "ballast"
-_BALLAST_BYTES: Final = 256 * 2**10
-"""More than it takes to say how a run ended."""
 RECORDER_LOG: Final = "recorder.log"
 """What the recorder process said."""
 _READ_WHOLE: Final = 4 * 2**20
@@ -89,7 +89,7 @@ def _write_atomically(path: Path, text: str, lasting: Persistence) -> None:
 
 
 def _is_of_a_journal(name: str) -> bool:
-    known = (_DECLARATION, _CLOSED, _BALLAST, RECORDER_LOG, MOVER, WRITER)
+    known = (_DECLARATION, _CLOSED, _STOPPED, _BALLAST, RECORDER_LOG, MOVER, WRITER)
     return name in known or name.endswith((_SUFFIX, ".partial")) or name.startswith(".tmp")
 
 
@@ -134,13 +134,19 @@ class JournalWriter:
         attributes = declaration.attributes
         writer = cls(directory, attributes.records, attributes.policy.durability)
         writer._lasting.names(directory.parent)
-        (directory / _BALLAST).write_bytes(bytes(_BALLAST_BYTES))
+        limit = DiskLimit.of(attributes.policy)
+        (directory / _BALLAST).write_bytes(bytes(BALLAST if limit is None else limit.ballast))
         writer.declare(declaration)
         return writer
 
     def declare(self, declaration: Declaration) -> None:
         """Replace the declaration; call it before a record that needs a new or larger array."""
         _write_atomically(self.directory / _DECLARATION, declaration.to_json(), self._lasting)
+
+    @staticmethod
+    def size(step: int, arrays: Mapping[str, npt.NDArray[Any]]) -> int:
+        """Return the bytes of the file that :meth:`append` writes."""
+        return record_file_bytes(arrays, {STEP: str(step)})
 
     def append(self, step: int, arrays: Mapping[str, npt.NDArray[Any]]) -> int:
         """Write one record and return the bytes of its arrays.
@@ -177,6 +183,13 @@ class JournalWriter:
         (self.directory / _BALLAST).unlink(missing_ok=True)
         _write_atomically(self.directory / _CLOSED, text, self._lasting)
         self._release()
+
+    def stopped(self) -> str | None:
+        """Return why nothing more is moved into the store, as :meth:`JournalReader.stop` said."""
+        try:
+            return (self.directory / _STOPPED).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
 
     def pending_records(self) -> int:
         """Return how many records are not yet in the store."""
@@ -348,6 +361,10 @@ class JournalReader:
     def pending_bytes(self) -> int:
         """Return the bytes of the records that are not yet in the store."""
         return _bytes_of_records(self.directory)
+
+    def stop(self, reason: str) -> None:
+        """Tell the writer that nothing more is moved into the store, and why."""
+        _write_atomically(self.directory / _STOPPED, reason, persistence("process"))
 
     def paths(self, start: int = 0) -> list[Path]:
         """Return the record files with index `start` or later, in order."""

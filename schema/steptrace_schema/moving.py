@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, Final
 
@@ -150,6 +152,39 @@ def _describe(
     for row, values in smaller.items():
         result[row] = compute_statistics(values)
     return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The rows of one kind that are to be moved.
+
+    Attributes
+    ----------
+    specs
+        The kind's arrays.
+    start, described
+        Where the rows of its tensors begin, and those of its statistics.
+    records
+        One for each row of the statistics.
+    kept
+        Which of them are rows of the tensors too.
+    """
+
+    specs: tuple[ArraySpec, ...]
+    start: int
+    described: int
+    records: tuple[Record, ...]
+    kept: tuple[bool, ...]
+
+    @functools.cached_property
+    def steps(self) -> list[int]:
+        """Steps of the records."""
+        return [record.step for record in self.records]
+
+    @functools.cached_property
+    def kept_steps(self) -> list[int]:
+        """Steps that keep their tensors."""
+        return list(itertools.compress(self.steps, self.kept))
 
 
 def move_arrays(moves: Sequence[ArrayMove], workers: int) -> Iterator[MovedArray]:

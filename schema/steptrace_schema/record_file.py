@@ -69,6 +69,31 @@ def write_record_file(
     >>> write_record_file(path, {"scalars/loss": np.float32(1.5)}, {"step": "0"})  # doctest: +SKIP
     4
     """
+    head, buffers = _parts(arrays, metadata)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        _write_all(descriptor, [head, *buffers])
+    finally:
+        os.close(descriptor)
+    return sum(len(buffer) for buffer in buffers)
+
+
+def record_file_bytes(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> int:
+    """Return the bytes of the file that :func:`write_record_file` makes of the same.
+
+    Examples
+    --------
+    >>> record_file_bytes({"scalars/loss": np.array(1.5)}, {"step": "0"})
+    112
+    """
+    head, buffers = _parts(arrays, metadata)
+    return len(head) + sum(len(buffer) for buffer in buffers)
+
+
+def _parts(
+    arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]
+) -> tuple[memoryview, list[memoryview]]:
+    """Return length and header of a file, and then the bytes of its arrays."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     buffers: list[memoryview] = []
     end = 0
@@ -85,13 +110,7 @@ def write_record_file(
             buffers.append(values.reshape(-1).view(np.uint8).data)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
-    head = memoryview(len(text).to_bytes(8, "little") + text)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    try:
-        _write_all(descriptor, [head, *buffers])
-    finally:
-        os.close(descriptor)
-    return end
+    return memoryview(len(text).to_bytes(8, "little") + text), buffers
 
 
 def _write_all(descriptor: int, buffers: list[memoryview]) -> None:

@@ -12,10 +12,11 @@ import zarr
 from steptrace_schema.attributes import Event, TraceAttributes
 from steptrace_schema.codecs import quiet
 from steptrace_schema.compact import recover
-from steptrace_schema.errors import TraceError
+from steptrace_schema.errors import DiskLimitError, TraceError
+from steptrace_schema.human import human_bytes
 from steptrace_schema.journal import JournalReader
 from steptrace_schema.layout import ArraySpec, split_key
-from steptrace_schema.location import Location, is_packed, journal_path
+from steptrace_schema.location import Location, file_sizes, is_packed, journal_path
 from steptrace_schema.names import (
     KINDS,
     STATISTIC,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy.typing as npt
+
+    from steptrace_schema.disk_limit import DiskLimit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Continuation:
     probe: dict[str, npt.NDArray[Any]]
 
 
-def reopen(path: Location, step: int) -> Continuation:
+def reopen(path: Location, step: int, limit: DiskLimit | None = None) -> Continuation:
     """Make the trace at `path` ready to be recorded into from step number `step` on.
 
     Rows of `step` and later ones are given up, and a journal that is left over is moved into the
@@ -65,6 +68,8 @@ def reopen(path: Location, step: int) -> Continuation:
         Folder of a trace.
     step
         The first step that will be recorded.
+    limit
+        What the trace may take on disk from now on.
 
     Raises
     ------
@@ -72,6 +77,8 @@ def reopen(path: Location, step: int) -> Continuation:
         If there is no trace at `path`.
     TraceError
         If it is packed, or its run is still going on.
+    DiskLimitError
+        If it takes more than a store may within `limit`.
 
     Examples
     --------
@@ -83,6 +90,8 @@ def reopen(path: Location, step: int) -> Continuation:
         raise TraceError(msg)
     if JournalReader(journal_path(path)).exists:
         recover(path)
+    if limit is not None:
+        _refuse_full(path, limit)
     attributes = read_attributes(path)
     group = open_zarr(path)
     recorded = attributes.steps_recorded
@@ -132,6 +141,18 @@ def reopen(path: Location, step: int) -> Continuation:
     )
     TraceWriter(path, attributes).commit(attributes)
     return Continuation(attributes, arrays, probe)
+
+
+def _refuse_full(path: Location, limit: DiskLimit) -> None:
+    sizes = file_sizes(path)
+    taken = sum(sizes.values()) + 2 * sizes["zarr.json"]
+    if taken > limit.store:
+        least = human_bytes(limit.total * taken / limit.store)
+        msg = (
+            f"{path} takes {human_bytes(sum(sizes.values()))} already, which leaves no room within "
+            f"{limit}; set it to more than {least}, or record into another trace"
+        )
+        raise DiskLimitError(msg)
 
 
 def _described_steps(group: zarr.Group, kind: Kind) -> npt.NDArray[np.int64]:

@@ -155,13 +155,18 @@ def is_thinned(kind: str) -> bool:
     return kind not in ALWAYS_KEPT
 
 
+def is_of_a_step(record: Record) -> bool:
+    """Whether the record is one of a training step, not only of what was logged or the end."""
+    return any(key == f"scalars/{LOSS}" for key in record.keys)
+
+
 @final
 class _ChooseLast(Chooser):
     def __init__(self, retain: RetainLast) -> None:
         self._retain = retain
 
     def kept(self, records: Sequence[Record], *, ended: bool, crashed: bool) -> set[int]:
-        steps = sorted({record.step for record in records if _is_of_a_step(record)})
+        steps = sorted({record.step for record in records if is_of_a_step(record)})
         newest = steps[-self._retain.steps :]
         every = self._retain.every
         return {*newest, *(s for s in steps if every and s % every == 0)}
@@ -181,7 +186,7 @@ class _ChooseAround(Chooser):
             if record.index > self._seen:
                 self._seen = record.index
                 self._watch(record)
-        steps = sorted({record.step for record in records if _is_of_a_step(record)})
+        steps = sorted({record.step for record in records if is_of_a_step(record)})
         before, after = self._retain.before, self._retain.after
         if steps:
             self._triggered = {t for t in self._triggered if t + after >= steps[0]}
@@ -217,11 +222,6 @@ class _ChooseAround(Chooser):
         jumps = enough and norm > _JUMP * statistics.median(self._norms)
         self._norms.append(norm)
         return jumps
-
-
-def _is_of_a_step(record: Record) -> bool:
-    """Whether the record is one of a training step, not only of what was logged or the end."""
-    return any(key == f"scalars/{LOSS}" for key in record.keys)
 
 
 def _has_non_finite(record: Record) -> bool:

@@ -21,7 +21,8 @@ from steptrace_schema.codecs import Encoding, encoding, quiet
 from steptrace_schema.durable_store import lasting
 from steptrace_schema.errors import TraceError
 from steptrace_schema.layout import ArraySpec, fill_value
-from steptrace_schema.location import Location, has_root, sweep, zarr_store
+from steptrace_schema.limited_store import LimitedStore, Room
+from steptrace_schema.location import Location, file_sizes, has_root, sweep, zarr_store
 from steptrace_schema.names import (
     ATTRIBUTES_KEY,
     STATISTIC,
@@ -36,7 +37,7 @@ from steptrace_schema.shards import objects
 from steptrace_schema.store import read_attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from typing_extensions import Buffer
     from zarr.abc.store import Store
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
 
     from steptrace_schema.attributes import TraceAttributes
 
-_STEP_CHUNK: Final = 1024
-_STATISTICS_CHUNK: Final = 256
+STEP_CHUNK: Final = 1024
+STATISTICS_CHUNK: Final = 256
 _COMPRESSORS: Final = (BloscCodec(cname="lz4", shuffle="shuffle", typesize=8), Crc32cCodec())
 _WRITE_ALL: Final[ArrayConfigParams] = {
     "write_empty_chunks": True
@@ -184,8 +185,12 @@ def _of_shape(array: zarr.Array[Any], shape: tuple[int, ...]) -> zarr.Array[Any]
     return zarr.Array(grown).with_config(_WRITE_ALL)
 
 
-def replace(store: Store, key: str, pieces: Iterable[Buffer]) -> None:
+def replace(store: Store, key: str, pieces: Sequence[Buffer]) -> None:
     """Store an object that may be there already: afterwards it is the old or the new one."""
+    if isinstance(store, LimitedStore):
+        with store.room.taking(key, _length(pieces), beside=True):
+            replace(store.inner, key, pieces)
+        return
     path = _local_path(store, key)
     if path is None:
         put(store, key, pieces)
@@ -195,14 +200,23 @@ def replace(store: Store, key: str, pieces: Iterable[Buffer]) -> None:
     temporary.replace(path)
 
 
-def put(store: Store, key: str, pieces: Iterable[Buffer]) -> None:
+def put(store: Store, key: str, pieces: Sequence[Buffer]) -> None:
     """Store an object that nobody reads yet, because no commit has said that it is there."""
+    if isinstance(store, LimitedStore):
+        beside = _local_path(store.inner, key) is None
+        with store.room.taking(key, _length(pieces), beside=beside):
+            put(store.inner, key, pieces)
+        return
     path = _local_path(store, key)
     if path is not None:
         _write(path, pieces)
         return
     buffer = default_buffer_prototype().buffer
     sync(store.set(key, buffer.from_bytes(b"".join(pieces))))
+
+
+def _length(pieces: Sequence[Buffer]) -> int:
+    return sum(memoryview(piece).nbytes for piece in pieces)
 
 
 def _local_path(store: Store, key: str) -> Path | None:
@@ -231,9 +245,18 @@ class TraceWriter:
         Where the store is; made if it is not there.
     attributes
         Root attributes for a new store; those of an existing one are read from it.
+    limit
+        The most bytes that the store may take, with what is there; None for any number.
+
+    Attributes
+    ----------
+    room
+        What is left of the limit, where there is one.
     """
 
-    def __init__(self, path: Location, attributes: TraceAttributes) -> None:
+    def __init__(
+        self, path: Location, attributes: TraceAttributes, limit: int | None = None
+    ) -> None:
         self.path = path
         self.attributes = attributes
         self._arrays: dict[str, ArrayWriter] = {}
@@ -241,6 +264,11 @@ class TraceWriter:
         # A folder without it is what a crash left of a store that was being made.
         self._is_new = not has_root(path)
         store = lasting(zarr_store(path, read_only=False), attributes.policy.durability)
+        self.room: Room | None = None
+        if limit is not None:
+            sweep(path)
+            self.room = Room(limit, file_sizes(path))
+            store = LimitedStore(store, self.room)
         if self._is_new:
             self._root = zarr.create_group(
                 store, zarr_format=3, attributes=_as_attribute(attributes)
@@ -332,8 +360,8 @@ class TraceWriter:
         def create() -> zarr.Array[Any]:
             return self._create(
                 key,
-                shape=(_STATISTICS_CHUNK, *row_shape),
-                chunks=(_STATISTICS_CHUNK, max(1, len(tensors)), len(STATISTIC_NAMES)),
+                shape=(STATISTICS_CHUNK, *row_shape),
+                chunks=(STATISTICS_CHUNK, max(1, len(tensors)), len(STATISTIC_NAMES)),
                 dtype="float64",
                 fill_value=float("nan"),
                 dimension_names=(STEP, TENSOR, STATISTIC),
@@ -353,8 +381,8 @@ class TraceWriter:
         def create() -> zarr.Array[Any]:
             return self._create(
                 key,
-                shape=(_STEP_CHUNK,),
-                chunks=(_STEP_CHUNK,),
+                shape=(STEP_CHUNK,),
+                chunks=(STEP_CHUNK,),
                 dtype="int64",
                 fill_value=-1,
                 dimension_names=(STEP,),

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from journals import attributes, random_steps, write_journal
+from journals import Arrays, attributes, random_steps, write_journal
 from object_store import BUCKET, ObjectStoreServer, is_installed
 from steptrace_analyzer.info import describe
 from steptrace_analyzer.open import open_trace, trace_attributes
 from steptrace_analyzer.packing import pack
+from steptrace_schema.attributes import Policy
 from steptrace_schema.compact import Compactor, recover
 from steptrace_schema.errors import NotATraceError, TraceError, TraceExistsError, UnreachableError
 from steptrace_schema.location import Remote, delete, file_sizes, journal_path, locate
@@ -85,6 +86,36 @@ def test_a_trace_moves_from_a_local_journal_into_the_object_store(address: Remot
     described = describe(open_trace(address), address)
     assert described.stored_bytes == sum(file_sizes(address).values())
     assert described.path == str(address)
+
+
+def test_what_is_in_the_bucket_counts_for_the_disk_limit(address: Remote) -> None:
+    limit = 400_000
+    policy = Policy(disk_limit=limit)
+    rng = np.random.default_rng(0)
+    kernels = [rng.normal(size=(16, 64)).astype(np.float32) for _ in range(121)]
+    steps: list[tuple[int, Arrays]] = [
+        (step, {"weights/dense/kernel": kernel, "scalars/loss": np.array(step, np.float32)})
+        for step, kernel in enumerate(kernels[:-1])
+    ]
+    writer = write_journal(address, [], specify_for=steps[:1], shard_steps=4, policy=policy)
+    compactor = Compactor(writer.directory, address)
+    for step, arrays in steps:
+        writer.append(step, arrays)
+        compactor.move_ready()
+        journal = sum(file.stat().st_size for file in writer.directory.iterdir())
+        assert sum(file_sizes(address).values()) + journal <= limit
+    writer.append(120, {"weights/dense/kernel": kernels[-1]})
+    writer.close("complete", None, attributes(shard_steps=4, policy=policy))
+    recover(address)
+    assert sum(file_sizes(address).values()) <= limit
+    found = open_trace(address)
+    kept = found["weights"]["step"].to_numpy().tolist()
+    assert 20 < len(kept) < 121
+    tensors = found["weights/dense/kernel"]
+    assert isinstance(tensors, xr.DataArray)
+    assert tensors.to_numpy().tobytes() == np.stack([kernels[step] for step in kept]).tobytes()
+    assert "every 2nd step" in trace_attributes(found).events[0].message
+    assert _problems(address) == []
 
 
 def test_what_is_there_is_refused_or_replaced(address: Remote) -> None:

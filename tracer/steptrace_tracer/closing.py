@@ -9,11 +9,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from steptrace_schema.coverage import summarize
-from steptrace_tracer.recording import Summary, human_bytes
+from steptrace_schema.human import human_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
+
+    from steptrace_tracer.recording import Summary
 
 
 class ClosingProgress:

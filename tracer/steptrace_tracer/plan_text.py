@@ -6,8 +6,8 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from steptrace_schema.errors import TraceError
+from steptrace_schema.human import human_bytes
 from steptrace_tracer.planning import tracer_line
-from steptrace_tracer.recording import human_bytes
 
 if TYPE_CHECKING:
     from steptrace_tracer.planning import Plan

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from steptrace_schema.compact import NOT_CLOSED
-from steptrace_schema.errors import TraceError
+from steptrace_schema.errors import DiskLimitError, TraceError
 from steptrace_schema.journal import JournalReader
 from steptrace_schema.location import Location, locate
 from steptrace_schema.locks import exclusive
@@ -43,14 +43,19 @@ def record(journal: Path, store: Location, trainer: int, parent: int, backlog: i
     reader = JournalReader(journal)
     with exclusive(journal):
         mover = PatientMover(journal, store)
+        is_full = False
         # Processes that the trainer forks hold the pipe open, so its end is not the only sign.
         while not (
             select.select([trainer], [], [], _POLL_SECONDS)[0]
             or os.getppid() != parent
             or reader.closing()
         ):
-            if not backlog or reader.pending_bytes() > backlog:
-                mover.move_ready()
+            if not is_full and (not backlog or reader.pending_bytes() > backlog):
+                try:
+                    mover.move_ready()
+                except DiskLimitError as error:
+                    is_full = True
+                    reader.stop(str(error))
         closing = reader.closing()
         if closing is None:
             mover.finish("incomplete", NOT_CLOSED)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import math
 import queue
 import threading
 import time
@@ -16,10 +15,14 @@ import numpy.typing as npt
 from steptrace_schema.attributes import Event, Missing, TraceAttributes
 from steptrace_schema.codecs import shard_steps_for
 from steptrace_schema.coverage import Coverage, coverage
-from steptrace_schema.errors import TraceError
+from steptrace_schema.disk_limit import DiskLimit
+from steptrace_schema.errors import DiskLimitError, TraceError
+from steptrace_schema.human import human_bytes
 from steptrace_schema.journal import Declaration, JournalWriter
 from steptrace_schema.location import Location, Remote, file_sizes, journal_path
+from steptrace_schema.store import read_attributes
 from steptrace_tracer.declare import declared_paths, only_described, specify
+from steptrace_tracer.journal_room import JournalRoom
 from steptrace_tracer.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -100,7 +103,9 @@ class Recording:
     ) -> None:
         self._store = store
         self._attributes = attributes
-        self._journal_limit = journal_limit
+        limit = DiskLimit.of(attributes.policy)
+        self._room = JournalRoom(limit) if limit else None
+        self._journal_limit = min(journal_limit, limit.journal) if limit else journal_limit
         retain = attributes.policy.retain
         # What is logged is in records of its own, at most one for each step.
         self._waiting = 0 if retain == "all" else 2 * retain.waiting + 1
@@ -109,6 +114,7 @@ class Recording:
         self._recorder: Recorder | None = None
         self._raw_bytes = 0
         self._pending_at_most = 0
+        self._largest = -1
         self._steps = 0
         self.record_bytes = 0
         """Bytes of a step's arrays, so that shards are made for them whatever is recorded first."""
@@ -164,7 +170,7 @@ class Recording:
             self._raise_error()
             return None
         if self._error is not None:
-            status, reason = "incomplete", f"tracing failed: {self._error}"
+            status, reason = "incomplete", _reason(self._error)
         try:
             self._journal.close(status, reason, self._attributes)
         except OSError as error:
@@ -173,6 +179,11 @@ class Recording:
         self._recorder.release()
         while not self._recorder.wait(_CLOSE_POLL_SECONDS):
             waiting(self._journal.pending_records())
+        if self._room is not None and status == "complete":
+            found = read_attributes(self._store)
+            if found.status != status:
+                msg = f"{self._store}: {found.status_reason}"
+                raise DiskLimitError(msg)
         self._raise_error()
         stored = sum(file_sizes(self._store).values())
         return Summary(
@@ -188,6 +199,8 @@ class Recording:
         )
 
     def _raise_error(self) -> None:
+        if isinstance(self._error, DiskLimitError):
+            raise self._error
         if self._error is not None:
             msg = f"{self._store}: a step could not be recorded ({self._error})"
             raise TraceError(msg) from self._error
@@ -204,20 +217,48 @@ class Recording:
     def _append(self, pending: PendingStep) -> None:
         collected = pending.collect()
         arrays = collected.arrays
+        size = 0 if self._room is None else JournalWriter.size(pending.step, arrays)
         if self._journal is not None:
-            self._hold_back(self._journal, pending.step)
+            self._hold_back(self._journal, pending.step, size)
         declaration = self._declaration(arrays, collected.missing)
+        is_new = (
+            declaration.arrays is not self._arrays or declaration.attributes != self._attributes
+        )
+        if self._room is not None and (is_new or size > self._largest):
+            self._require_room(self._room, declaration, pending.step, size)
         if self._journal is None:
-            self._journal = JournalWriter.create(journal_path(self._store), declaration)
-            self._recorder = Recorder(self._journal.directory, self._store, self._backlog())
-        elif declaration.arrays is not self._arrays or declaration.attributes != self._attributes:
+            self._journal = self._begin(declaration)
+        elif is_new:
             self._journal.declare(declaration)
         self._arrays, self._attributes = declaration.arrays, declaration.attributes
         written = self._journal.append(pending.step, arrays)
         self._raw_bytes += written
         self._pending_at_most += written
+        if self._room is not None:
+            self._room.take(size)
         if any(key.startswith("scalars/") for key in arrays):
             self._steps += 1
+
+    def _begin(self, declaration: Declaration) -> JournalWriter:
+        """Make the journal, and start the recorder that follows it."""
+        journal = JournalWriter.create(journal_path(self._store), declaration)
+        self._recorder = Recorder(journal.directory, self._store, self._backlog())
+        return journal
+
+    def _require_room(
+        self, room: JournalRoom, declaration: Declaration, step: int, size: int
+    ) -> None:
+        """Raise if the record has no room within the policy's limit, and wait until it has."""
+        try:
+            room.require(declaration, step, size)
+        except DiskLimitError:
+            empty = Declaration(self._attributes, ())
+            if self._journal is None and room.has_room_for_reason(empty):
+                self._journal = self._begin(empty)
+            raise
+        self._largest = max(self._largest, size)
+        if self._journal is not None:
+            self._wait_while(lambda journal: room.is_full(journal, size), self._journal)
 
     def _declaration(self, arrays: Arrays, missing: tuple[Missing, ...]) -> Declaration:
         specs = specify(arrays, self._attributes.policy, self._arrays)
@@ -249,31 +290,61 @@ class Recording:
 
     def _shard_steps(self, step_bytes: int) -> int:
         """Return how many steps to move at once, so that the journal has room for two moves."""
-        room = max(1, self._journal_limit // max(1, 2 * step_bytes))
+        parts = 2 if self._room is None else 8  # each move then says what the next has room for
+        room = max(1, self._journal_limit // max(1, parts * step_bytes))
         return min(shard_steps_for(step_bytes), 1 << (room.bit_length() - 1))
 
-    def _hold_back(self, journal: JournalWriter, step: int) -> None:
+    def _hold_back(self, journal: JournalWriter, step: int, size: int) -> None:
         """Wait until the journal has room, and note in the trace that the training had to wait."""
-        if self._pending_at_most <= self._journal_limit:
-            return  # without a look at the folder, which takes longer than to write a small step
-        self._pending_at_most = journal.pending_bytes()
-        if self._pending_at_most <= self._journal_limit:
+        if not self._is_full(journal, size):
             return
         if not any(event.message.startswith(_HELD) for event in self._attributes.events):
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            message = f"{_HELD} {self._journal_limit / 2**20:.0f} MiB"
+            message = f"{_HELD} {human_bytes(self._journal_limit)}"
             event = Event(time=now, message=message, step=step)
             self._attributes = self._attributes.model_copy(
                 update={"events": (*self._attributes.events, event)}
             )
             journal.declare(Declaration(self._attributes, self._arrays))
-        while (pending := journal.pending_bytes()) > self._journal_limit:
-            if journal.pending_records() < self._attributes.shard_steps + self._waiting:
-                break  # the recorder waits for more
+        self._wait_while(lambda journal: self._is_full_for_now(journal, size), journal)
+
+    def _is_full(self, journal: JournalWriter, size: int) -> bool:
+        if self._room is not None:
+            self._refuse_stopped(journal)
+            if self._room.is_full(journal, size):
+                return True
+        # Without a look at the folder, which takes longer than to write a small step.
+        if self._pending_at_most > self._journal_limit:
+            self._pending_at_most = journal.pending_bytes()
+        return self._pending_at_most > self._journal_limit
+
+    def _is_full_for_now(self, journal: JournalWriter, size: int) -> bool:
+        """Whether the journal is full, and the recorder makes room in it."""
+        self._pending_at_most = journal.pending_bytes()
+        if self._room is not None and self._room.is_full(journal, size):
+            return True
+        waits_for_more = journal.pending_records() < self._attributes.shard_steps + self._waiting
+        return self._pending_at_most > self._journal_limit and not waits_for_more
+
+    def _wait_while(self, is_full: Callable[[JournalWriter], bool], journal: JournalWriter) -> None:
+        while is_full(journal):
+            if self._room is not None:
+                self._refuse_stopped(journal)
+                # The last record that was moved stays, so that nothing makes room beside it.
+                if journal.pending_records() <= 1 and is_full(journal):
+                    raise self._room.no_room_for_two()
             if self._recorder is not None:
                 self._recorder.check()
             time.sleep(_JOURNAL_POLL_SECONDS)
-        self._pending_at_most = pending
+
+    def _refuse_stopped(self, journal: JournalWriter) -> None:
+        """Raise if the recorder has used up the policy's limit."""
+        if (reason := journal.stopped()) is not None:
+            raise DiskLimitError(reason)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, DiskLimitError) else f"tracing failed: {error}"
 
 
 _HELD = "training was held up because the journal had grown past its limit of"
@@ -282,18 +353,3 @@ _HELD = "training was held up because the journal had grown past its limit of"
 def scalar(value: Any, dtype: Any) -> npt.NDArray[Any]:
     """Return `value` as a 0-d array."""
     return np.asarray(value, dtype=dtype)
-
-
-def human_bytes(count: float) -> str:
-    """Return a byte count for people.
-
-    Examples
-    --------
-    >>> human_bytes(61_000_000)
-    '61 MB'
-    """
-    if count < 1000:
-        return f"{count:.0f} B"
-    power = min(4, int(math.log10(count) // 3))
-    value = count / 1000**power
-    return f"{value:.3g} {' kMGT'[power]}B"

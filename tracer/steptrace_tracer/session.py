@@ -16,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from steptrace_schema.attributes import Policy, TraceAttributes, Worker
-from steptrace_schema.errors import TraceError
+from steptrace_schema.disk_limit import DiskLimit
+from steptrace_schema.errors import DiskLimitError, TraceError
+from steptrace_schema.human import human_bytes
 from steptrace_schema.layout import safe_path, split_key
 from steptrace_schema.names import (
     RECORDED_ID,
@@ -37,7 +39,7 @@ from steptrace_tracer.declare import has_samples
 from steptrace_tracer.digests import sample_digests
 from steptrace_tracer.naming import Names
 from steptrace_tracer.precision import rounded
-from steptrace_tracer.recording import Collected, PendingStep, Recording, human_bytes, scalar
+from steptrace_tracer.recording import Collected, PendingStep, Recording, scalar
 from steptrace_tracer.step import BATCH_INPUT, ROWS, StepResult, TracedStep
 from steptrace_tracer.taps import NOT_SAMPLES, as_missing
 
@@ -125,7 +127,8 @@ class Session:
     def begin(self, program: Program, step: int) -> None:
         """Begin the trace of `program` with step number `step`, or go on with the one there is."""
         settings = self.settings
-        before = reopen(settings.path, step) if settings.resume else None
+        limit = DiskLimit.of(settings.policy)
+        before = reopen(settings.path, step, limit) if settings.resume else None
         probe = settings.probe
         if probe is None and before is not None and list(before.probe) == [X]:
             probe = before.probe[X]
@@ -291,8 +294,9 @@ class Session:
 
     def fail(self, error: Exception) -> None:
         """Stop because the tracer failed; what then happens is up to `on_error`."""
-        reason = one_line(error)
-        self._finish("incomplete", f"tracing failed: {reason}")
+        is_limit = isinstance(error, DiskLimitError)
+        reason = str(error) if is_limit else one_line(error)
+        self._finish("incomplete", reason if is_limit else f"tracing failed: {reason}")
         path = self.settings.path
         self._complain(f"{path}: tracing stopped ({reason}); earlier steps are kept", error)
 

@@ -1,0 +1,32 @@
+"""Numbers as a person reads them."""
+
+from __future__ import annotations
+
+import math
+
+
+def human_bytes(count: float) -> str:
+    """Return a byte count for people.
+
+    Examples
+    --------
+    >>> human_bytes(61_000_000)
+    '61 MB'
+    """
+    if count < 1000:
+        return f"{count:.0f} B"
+    power = min(4, int(math.log10(count) // 3))
+    value = count / 1000**power
+    return f"{value:.3g} {' kMGT'[power]}B"
+
+
+def ordinal(number: int) -> str:
+    """Return a place in an order.
+
+    Examples
+    --------
+    >>> ordinal(2), ordinal(11), ordinal(32), ordinal(1024)
+    ('2nd', '11th', '32nd', '1024th')
+    """
+    last = 0 if number // 10 % 10 == 1 else number % 10
+    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(last, 'th') }"
