@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,11 +33,12 @@ def sample_digests(inputs: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
     >>> bool((a == a[0]).all())
     True
     """
-    rows = [np.ascontiguousarray(values) for values in inputs]
-    digests = np.empty(len(rows[0]), dtype=np.uint64)
-    for index in range(len(digests)):
-        digest = xxhash.xxh3_64()
-        for values in rows:
-            digest.update(values[index].tobytes())
-        digests[index] = digest.intdigest()
-    return digests.view(np.int64)
+    parts = [_as_bytes(values) for values in inputs]
+    rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    digests = [xxhash.xxh3_64_intdigest(row.data) for row in rows]
+    return np.array(digests, dtype=np.uint64).view(np.int64)
+
+
+def _as_bytes(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    rows = np.ascontiguousarray(values).reshape(len(values), math.prod(values.shape[1:]))
+    return rows.view(np.uint8)

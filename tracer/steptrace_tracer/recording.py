@@ -110,6 +110,7 @@ class Recording:
         # What is logged is in records of its own, at most one for each step.
         self._waiting = 0 if retain == "all" else 2 * retain.waiting + 1
         self._arrays = arrays
+        self._shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
         self._journal: JournalWriter | None = None
         self._recorder: Recorder | None = None
         self._raw_bytes = 0
@@ -261,7 +262,12 @@ class Recording:
             self._wait_while(lambda journal: room.is_full(journal, size), self._journal)
 
     def _declaration(self, arrays: Arrays, missing: tuple[Missing, ...]) -> Declaration:
-        specs = specify(arrays, self._attributes.policy, self._arrays)
+        shapes = {key: (values.shape, values.dtype) for key, values in arrays.items()}
+        # Most steps are like the one before; to compare them with the table takes far longer.
+        specs = self._arrays
+        if shapes != self._shapes:
+            specs = specify(arrays, self._attributes.policy, self._arrays)
+            self._shapes = shapes
         if specs is self._arrays and all(entry in self._attributes.missing for entry in missing):
             return Declaration(self._attributes, specs)
         known = {(entry.kind, entry.path): entry for entry in (*self._attributes.missing, *missing)}

@@ -124,11 +124,10 @@ class TracedStep:
             self._prepare_probe(args, kwargs)
             self._prepare_slots()
             self._function = self._compile()
-        probed = self.probe() if self.probe is not None else {}
         wall_time, start = time.time(), time.perf_counter()
         result, tensors = self._function(*args, **kwargs)
         duration = time.perf_counter() - start
-        return StepResult(result, {**tensors, **probed}, wall_time, duration)
+        return StepResult(result, tensors, wall_time, duration)
 
     def missing(self) -> tuple[Missing, ...]:
         """Return what the last step has no data for, with reasons."""
@@ -188,10 +187,11 @@ class TracedStep:
         TensorFlow orders these reads before the step's assignments, since the step uses the same
         variables.
         """
+        probed = self.probe() if self.probe is not None else {}
         rates = self._learning_rates()
         before, slots = self._weights("weights", "updates"), self._slots()
         result, tensors = step(*args, **kwargs)
-        tensors = tensors | rates
+        tensors = tensors | probed | rates
         tensors |= {
             f"weights/{path}": tensor
             for path, tensor in before.items()
