@@ -119,16 +119,14 @@ def compute_row_statistics(values: Array, minus: Array | None = None) -> Float64
     # NaN and infinity are measurements; inf - inf is NaN, which is the answer.
     with np.errstate(invalid="ignore", over="ignore"):
         height = max(1, _BLOCK // min(n, _COLUMNS))
-        for start in range(0, len(rows), height):
-            part = slice(start, start + height)
-            result[part, :9] = _moments(rows[part], None if others is None else others[part])
         stride = -(-n // QUANTILE_SAMPLE)
-        height = max(1, _BLOCK // -(-n // stride))
         for start in range(0, len(rows), height):
-            sample = rows[start : start + height, ::stride]
+            part = slice(start, start + height)  # few enough to be in the cache both times
+            result[part, :9] = _moments(rows[part], None if others is None else others[part])
+            sample = rows[part, ::stride]
             if others is not None:
-                sample = sample - others[start : start + height, ::stride]
-            result[start : start + height, 9:] = _percentiles(sample)
+                sample = sample - others[part, ::stride]
+            result[part, 9:] = _percentiles(sample)
     return result
 
 
