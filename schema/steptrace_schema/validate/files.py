@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from steptrace_schema.location import file_sizes, read_file
+from steptrace_schema.location import METADATA_FILE, file_sizes, read_files
 
 if TYPE_CHECKING:
     from steptrace_schema.location import Location
@@ -18,6 +19,7 @@ def files_of(path: Location) -> frozenset[str]:
     return frozenset(name for name, size in file_sizes(path).items() if size)
 
 
-def read_text(path: Location, name: str) -> str:
-    """Return the text of one file."""
-    return read_file(path, name).decode()
+def metadata_files(path: Location) -> dict[str, bytes]:
+    """Return the content of every zarr.json, by its name relative to the trace."""
+    names = sorted(name for name in file_sizes(path) if PurePosixPath(name).name == METADATA_FILE)
+    return read_files(path, names)
