@@ -226,9 +226,20 @@ def read_file(location: Location, name: str) -> bytes:
         with reaching(location):
             return bytes(get(location.objects, name).bytes())
     if is_packed(location):
-        with zipfile.ZipFile(location) as archive:
+        with _unzipped(location) as archive:
             return archive.read(name)
     return (location / name).read_bytes()
+
+
+@contextlib.contextmanager
+def _unzipped(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (KeyError, FileNotFoundError):
+        raise
+    except Exception as error:  # one type for each field of the format that may be wrong
+        raise zipfile.BadZipFile(str(error)) from error
 
 
 def read_files(location: Location, names: Collection[str]) -> dict[str, bytes]:
@@ -246,7 +257,7 @@ def read_files(location: Location, names: Collection[str]) -> dict[str, bytes]:
             contents = pool.map(functools.partial(read_file, location), names)
             return dict(zip(names, contents, strict=True))
     if is_packed(location):
-        with zipfile.ZipFile(location) as archive:
+        with _unzipped(location) as archive:
             return {name: archive.read(name) for name in names}
     return {name: read_file(location, name) for name in names}
 
@@ -259,7 +270,7 @@ def file_sizes(location: Location) -> dict[str, int]:
         with reaching(location):
             return {m["path"]: m["size"] for part in list_objects(location.objects) for m in part}
     if is_packed(location):
-        with zipfile.ZipFile(location) as archive:
+        with _unzipped(location) as archive:
             return {member.filename: member.compress_size for member in archive.infolist()}
     return {
         file.relative_to(location).as_posix(): file.stat().st_size

@@ -62,6 +62,18 @@ def mismatch(content: bytes) -> tuple[str, str] | None:
     return None if stored == expected else (expected, stored)
 
 
+def is_changed(content: bytes) -> bool:
+    """Whether the root's zarr.json states a checksum that is not its own.
+
+    Parameters
+    ----------
+    content
+        Valid JSON.
+    """
+    wrong = mismatch(content)
+    return wrong is not None and bool(wrong[1])
+
+
 def _first(key: str, value: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value} | {k: v for k, v in fields.items() if k != key}
 

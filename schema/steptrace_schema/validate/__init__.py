@@ -54,10 +54,12 @@ def validate(path: str | Location, level: Level = "data") -> list[Problem]:
         raise NotATraceError(msg)
     if problems := [*root_is_group(path)]:
         return problems
-    files = metadata_files(path)
-    if problems := [*json_is_strict(files)]:
+    found = metadata_files(path)
+    if problems := [*json_is_strict(found)]:
         return problems
-    changed = [*root_is_sealed(files[METADATA_FILE]), *metadata_are_as_the_root_says(files)]
+    files = {name: content for name, content in found.items() if isinstance(content, bytes)}
+    # The copy in a root that has changed says nothing.
+    changed = [*root_is_sealed(files[METADATA_FILE])] or [*metadata_are_as_the_root_says(files)]
     return [*_check(path, level, changed), *changed]
 
 

@@ -28,7 +28,9 @@ def root_is_group(path: Location) -> Iterator[Problem]:
     try:
         metadata = json.loads(read_file(path, METADATA_FILE))
         found = f"{metadata.get('node_type')} of format {metadata.get('zarr_format')}"
-    except (OSError, KeyError, zipfile.BadZipFile):
+    except zipfile.BadZipFile as error:
+        yield Problem("/", "R1", expected, f"a damaged ZIP file ({error})", COPY)
+    except (OSError, KeyError):
         yield Problem("/", "R1", expected, "no zarr.json", "give the path of the trace itself")
     except (ValueError, AttributeError) as error:
         yield Problem("/", "R1", expected, f"unreadable zarr.json ({error})", COPY)
@@ -37,17 +39,20 @@ def root_is_group(path: Location) -> Iterator[Problem]:
             yield Problem("/", "R1", expected, found, "give the path of the trace itself")
 
 
-def json_is_strict(files: Mapping[str, bytes]) -> Iterator[Problem]:
+def json_is_strict(files: Mapping[str, bytes | str]) -> Iterator[Problem]:
     """Check R2."""
 
     def refuse(constant: str) -> NoReturn:
         raise ValueError(constant)
 
     for name, content in files.items():
+        where = "/" + str(PurePosixPath(name).parent).removeprefix(".")
+        if isinstance(content, str):
+            yield Problem(where, "R2", "valid JSON", f"{name}: {content}", COPY)
+            continue
         try:
             json.loads(content, parse_constant=refuse)
         except ValueError as error:
-            where = "/" + str(PurePosixPath(name).parent).removeprefix(".")
             yield Problem(where, "R2", "valid JSON", f"{name}: {error}", REWRITE)
 
 
