@@ -36,6 +36,7 @@ class Hierarchy:
     """The arrays of a trace and the names of its files."""
 
     def __init__(self, path: Location, attributes: TraceAttributes) -> None:
+        self.path = path
         self.attributes = attributes
         self.group = open_zarr(path, copied=False)
         with warnings.catch_warnings():
