@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import dask.array as da
 import numpy as np
 import xarray as xr
+from zarr.errors import BaseZarrError
 
 from steptrace_analyzer.journaled import (
     journal_rows,
@@ -33,9 +36,11 @@ from steptrace_schema.names import (
     TENSOR,
 )
 from steptrace_schema.statistics import compute_statistics, has_statistics
-from steptrace_schema.store import parse_attributes, read_attributes
+from steptrace_schema.store import not_understood, parse_attributes, read_attributes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from steptrace_schema.attributes import TraceAttributes
     from steptrace_schema.layout import ArraySpec
 
@@ -79,14 +84,25 @@ def open_trace(path: str | Location) -> xr.DataTree:
     else:
         # After the journal: what the recorder moves in between is then in both, never in neither.
         attributes = read_attributes(path)
-        stored = stored_arrays(path, attributes)
+        with _in_one_sentence(path):
+            stored = stored_arrays(path, attributes)
     if declaration is not None:
         records = [record for record in records if record.index >= attributes.records]
         attributes = _live_attributes(journal, attributes, path)
     arrays = declaration.arrays if declaration is not None else ()
-    datasets = _join(stored, records, arrays)
     root = xr.Dataset(attrs={ATTRIBUTES_KEY: attributes.model_dump(mode="json")})
-    return with_updates(xr.DataTree.from_dict({"/": root, **datasets}, name=path.name))
+    with _in_one_sentence(path):
+        datasets = _join(stored, records, arrays)
+        return with_updates(xr.DataTree.from_dict({"/": root, **datasets}, name=path.name))
+
+
+@contextlib.contextmanager
+def _in_one_sentence(path: Location) -> Iterator[None]:
+    """Say of what Zarr or xarray cannot make sense that the metadata are damaged."""
+    try:
+        yield
+    except (BaseZarrError, ValueError, TypeError, KeyError, AttributeError, BadZipFile) as error:
+        raise not_understood(path, error) from error
 
 
 def trace_attributes(trace: xr.DataTree) -> TraceAttributes:

@@ -13,23 +13,19 @@ import numpy as np
 import xarray as xr
 import zarr
 from dask.base import tokenize
-from zarr.abc.store import RangeByteRequest, SuffixByteRequest
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
 from zarr.errors import ZarrUserWarning
 
 from steptrace_schema.codecs import Encoding
 from steptrace_schema.errors import DamagedTraceError, TraceError
 from steptrace_schema.location import Location, file_sizes, is_packed
 from steptrace_schema.names import STEP
-from steptrace_schema.reading import file_fetch, read_region
+from steptrace_schema.reading import location_fetch, read_region
 from steptrace_schema.store import open_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
-    from zarr.abc.store import ByteRequest
 
     from steptrace_schema.attributes import TraceAttributes
 
@@ -94,6 +90,7 @@ class _StoredArray:
         self.ndim = array.ndim
         self._is_stored = is_stored
         self._encoding = _encoding(array)
+        self._fetch = location_fetch(path, key, array)
 
     def __getitem__(self, index: tuple[slice, ...]) -> npt.NDArray[Any]:
         for name in self._chunk_files(index):
@@ -108,17 +105,6 @@ class _StoredArray:
             return read_region(self._encoding, region, self.dtype, fill, self._fetch)
         except Exception as error:  # each codec raises its own kind
             raise self._damaged(index, f"{type(error).__name__}: {error}") from error
-
-    def _fetch(self, position: tuple[int, ...], start: int, stop: int | None) -> bytes:
-        if isinstance(self.path, Path) and not is_packed(self.path):
-            return file_fetch(self.path / self.key, self.array)(position, start, stop)
-        name = f"{self.key}/{self.array.metadata.encode_chunk_key(position)}"
-        part: ByteRequest | None = RangeByteRequest(start, stop) if stop is not None else None
-        if start < 0:
-            part = SuffixByteRequest(-start)
-        store, prototype = self.array.store, default_buffer_prototype()
-        content = sync(store.get(name, prototype, part))
-        return b"" if content is None else content.to_bytes()
 
     def _chunk_files(self, index: tuple[slice, ...]) -> Iterator[str]:
         unit = self.array.shards or self.array.chunks

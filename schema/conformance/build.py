@@ -1,7 +1,8 @@
 """Write the conformance cases: valid traces, and one invalid trace for every rule.
 
-Run ``python schema/conformance/build.py`` after a change of the format; every case is one packed
-trace, small enough to read by hand after unzipping.
+Run ``python schema/conformance/build.py`` after a change of the format: it adds the cases that are
+not there, and leaves the others as the version that brought them wrote them. Every case is one
+packed trace, small enough to read by hand after unzipping.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from steptrace_schema.journal import Declaration, JournalWriter
 from steptrace_schema.layout import ArraySpec, resolve_dims
 from steptrace_schema.location import journal_path
 from steptrace_schema.names import REQUIRED_SCALARS
+from steptrace_schema.sealing import sealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,10 +110,22 @@ def _edit(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Pa
     def apply(trace: Path) -> None:
         root = json.loads((trace / "zarr.json").read_text())
         root.pop("consolidated_metadata", None)
-        (trace / "zarr.json").write_text(json.dumps(root))
+        (trace / "zarr.json").write_bytes(sealed(root))
         metadata = json.loads((trace / name).read_text())
         change(metadata)
-        (trace / name).write_text(json.dumps(metadata))
+        is_root = name == "zarr.json"
+        (trace / name).write_bytes(sealed(metadata) if is_root else json.dumps(metadata).encode())
+
+    return apply
+
+
+def _flip_in(name: str, text: str, bit: int) -> Callable[[Path], None]:
+    """Return a function that flips a bit of the last character of `text`, and changes no more."""
+
+    def apply(trace: Path) -> None:
+        content = bytearray((trace / name).read_bytes())
+        content[content.index(text.encode()) + len(text) - 1] ^= 1 << bit
+        (trace / name).write_bytes(bytes(content))
 
     return apply
 
@@ -170,6 +184,9 @@ def _three_weight_rows(trace: Path) -> None:
     _edit("statistics/weights/values/zarr.json", lambda m: m["shape"].__setitem__(0, STEPS))(trace)
 
 
+VALID = ("dense.zarr.zip", "dense-1.2.zarr.zip")
+"""The same trace, as the first version wrote it, and as that with a checksum in the root."""
+
 INVALID: dict[str, Callable[[Path], None]] = {
     "R1": _edit("zarr.json", lambda m: m.update(node_type="array")),
     "R2": _bare_nan,
@@ -189,12 +206,17 @@ INVALID: dict[str, Callable[[Path], None]] = {
     "R16": _three_weight_rows,
     "R17": _drop("gradients/dense/kernel/c/0/0/0"),
     "R18": _flip_bit,
+    "R19": _flip_in("zarr.json", '"producer": "c', 1),
+    "R20": _flip_in("weights/dense/kernel/zarr.json", '"clevel": 1', 1),
 }
 """For each rule, how a valid trace is changed to violate it."""
 
 
 def pack(trace: Path, target: Path) -> None:
-    """Write the trace as one file with fixed time stamps, so that it is the same every time."""
+    """Write the trace as one file with fixed time stamps, unless there is one already."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(p for p in trace.rglob("*") if p.is_file()):
             info = zipfile.ZipInfo(path.relative_to(trace).as_posix(), (2026, 1, 1, 0, 0, 0))
@@ -203,17 +225,16 @@ def pack(trace: Path, target: Path) -> None:
 
 
 def build(target: Path) -> None:
-    """Write all cases below `target`."""
+    """Write the cases that are not yet below `target`."""
     with tempfile.TemporaryDirectory() as folder:
         valid = Path(folder) / "valid.zarr"
         write_trace(valid)
-        (target / "valid").mkdir(parents=True, exist_ok=True)
-        pack(valid, target / "valid" / "dense.zarr.zip")
+        for name in VALID:
+            pack(valid, target / "valid" / name)
         for rule, violate in INVALID.items():
             trace = Path(folder) / f"{rule}.zarr"
             shutil.copytree(valid, trace)
             violate(trace)
-            (target / "invalid" / rule).mkdir(parents=True, exist_ok=True)
             pack(trace, target / "invalid" / rule / "trace.zarr.zip")
 
 

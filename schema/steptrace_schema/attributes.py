@@ -284,6 +284,8 @@ class TraceAttributes(_Model):
     steps keep their tensors."""
     records: int = 0
     """How many records of the journal have been moved into the store."""
+    checksum: str | None = None
+    """Of the root's zarr.json; written by `sealing.sealed`, None before format 1.2."""
 
     def rows(self, key: str) -> int:
         """Return how many rows of the array at `key` are data."""

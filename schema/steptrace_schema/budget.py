@@ -63,7 +63,7 @@ class Budget:
     @property
     def is_pressed(self) -> bool:
         """Whether records have to be moved although more could be waited for."""
-        return self._reader.pending_bytes() > self._limit.waiting
+        return self._reader.pending().nbytes > self._limit.waiting
 
     def adapt(self) -> None:
         """Keep fewer steps where much of the room has been used."""

@@ -73,6 +73,7 @@ class Compactor:
         self._kept: set[int] = set()
         self._opened: dict[Path, Record] = {}
         self._left: list[Path] = []
+        self._delete(self._reader.paths(), self.records_moved)
 
     @property
     def records_moved(self) -> int:
@@ -104,7 +105,10 @@ class Compactor:
                 due = paths
             if self._chooser is not None:
                 self._choose(self._records(paths), ended=False, crashed=False)
-            moved += self._move(due[: self._due()])
+            while due:
+                count = self._move(due[: self._due()])
+                moved += count
+                due = due[count:] if len(due) - count >= self._shard_steps else []
         return moved
 
     def _held_back(self, paths: list[Path]) -> int:
@@ -197,14 +201,20 @@ class Compactor:
             self._write(records, self._kinds(records, wanted), ())
         else:
             self._write_within(self._budget, records, wanted)
-        # The last one stays until the next move where the store may lack its weights, from which
-        # the next update is computed; a record that is counted as moved is not read as data.
-        done = [*self._left, *paths[:-1]] if self._thins else [*self._left, *paths]
-        self._left = paths[len(paths) - self._thins :]
-        for path in done:
+        self._delete([*self._left, *paths], records[-1].index + 1)
+        return len(paths)
+
+    def _delete(self, paths: list[Path], moved: int) -> None:
+        """Delete those of `paths` that are in the store, also where an earlier mover did not.
+
+        The last one stays until the next move where the store may lack its weights, from which the
+        next update is computed; a record that is counted as moved is not read as data.
+        """
+        done = [path for path in paths if int(path.stem) < moved]
+        self._left = done[len(done) - self._thins :]
+        for path in done[: len(done) - len(self._left)]:
             path.unlink(missing_ok=True)
             self._opened.pop(path, None)
-        return len(paths)
 
     def _write_within(self, budget: Budget, records: list[Record], wanted: set[int]) -> None:
         """Write records with fewer and fewer tensors, until they have room."""

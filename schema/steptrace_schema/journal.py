@@ -14,7 +14,6 @@ import os
 import shutil
 import struct
 import weakref
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -30,6 +29,7 @@ from steptrace_schema.layout import ArraySpec
 from steptrace_schema.location import journal_path as journal_path
 from steptrace_schema.locks import MOVER, WRITER, hold_as_writer
 from steptrace_schema.names import STEP, Status
+from steptrace_schema.pending import RECORD_SUFFIX, Pending, PendingRecords
 from steptrace_schema.record_file import DTYPES, record_file_bytes, write_record_file
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 _DECLARATION: Final = "declaration.json"
 _CLOSED: Final = "closed.json"
 _STOPPED: Final = "stopped.txt"
-_SUFFIX: Final = ".safetensors"
 _BALLAST: Final = "ballast"
 RECORDER_LOG: Final = "recorder.log"
 """What the recorder process said."""
@@ -90,7 +89,7 @@ def _write_atomically(path: Path, text: str, lasting: Persistence) -> None:
 
 def _is_of_a_journal(name: str) -> bool:
     known = (_DECLARATION, _CLOSED, _STOPPED, _BALLAST, RECORDER_LOG, MOVER, WRITER)
-    return name in known or name.endswith((_SUFFIX, ".partial")) or name.startswith(".tmp")
+    return name in known or name.endswith((RECORD_SUFFIX, ".partial")) or name.startswith(".tmp")
 
 
 class JournalWriter:
@@ -104,11 +103,18 @@ class JournalWriter:
         Index of its first record: how many the store has of earlier journals.
     durability
         What a record survives once it is appended.
+
+    Attributes
+    ----------
+    appended_bytes
+        Bytes of the files of all records that were appended.
     """
 
     def __init__(self, directory: Path, first: int = 0, durability: Durability = "process") -> None:
         self.directory = directory
         self._lasting = persistence(durability)
+        self._pending = PendingRecords(directory)
+        self.appended_bytes = 0
         self._next = first  # a journal has one writer, and each time it records a new one
         self._release = weakref.finalize(self, os.close, hold_as_writer(directory))
 
@@ -158,16 +164,18 @@ class JournalWriter:
         arrays
             ``kind/path`` to array, without the step dimension.
         """
-        path = self.directory / f"{self._next:08d}{_SUFFIX}"
+        path = self.directory / f"{self._next:08d}{RECORD_SUFFIX}"
         temporary = path.with_suffix(".partial")
         try:
             nbytes = write_record_file(temporary, arrays, {STEP: str(step)})
             self._lasting.file(temporary)
+            size = temporary.stat().st_size  # the recorder may move it once it has its name
             temporary.replace(path)
             self._lasting.names(self.directory)
         except BaseException:
             temporary.unlink(missing_ok=True)  # on a full disk, the room is needed
             raise
+        self.appended_bytes += size
         self._next += 1
         return nbytes
 
@@ -193,25 +201,11 @@ class JournalWriter:
 
     def pending_records(self) -> int:
         """Return how many records are not yet in the store."""
-        try:
-            names = os.listdir(self.directory)  # noqa: PTH208
-        except FileNotFoundError:  # the recorder has just finished
-            return 0
-        return sum(name.endswith(_SUFFIX) for name in names)
+        return self._pending.look().records
 
     def pending_bytes(self) -> int:
-        """Return the bytes of the records that are not yet in the store."""
-        return _bytes_of_records(self.directory)
-
-
-def _bytes_of_records(directory: Path) -> int:
-    total = 0
-    with suppress(FileNotFoundError):  # the recorder has just finished
-        for entry in os.scandir(directory):
-            if entry.name.endswith(_SUFFIX):
-                with suppress(FileNotFoundError):  # the recorder has just moved it
-                    total += entry.stat().st_size
-    return total
+        """Return the bytes of the files of records that are not yet in the store."""
+        return self._pending.look().nbytes
 
 
 class Record:
@@ -313,6 +307,7 @@ class JournalReader:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._pending = PendingRecords(directory)
 
     @property
     def exists(self) -> bool:
@@ -358,9 +353,9 @@ class JournalReader:
             msg = f"{path} is not readable: {error}"
             raise DamagedTraceError(msg) from error
 
-    def pending_bytes(self) -> int:
-        """Return the bytes of the records that are not yet in the store."""
-        return _bytes_of_records(self.directory)
+    def pending(self) -> Pending:
+        """Return what is not yet in the store."""
+        return self._pending.look()
 
     def stop(self, reason: str) -> None:
         """Tell the writer that nothing more is moved into the store, and why."""
@@ -368,9 +363,9 @@ class JournalReader:
 
     def paths(self, start: int = 0) -> list[Path]:
         """Return the record files with index `start` or later, in order."""
-        found = (path.name for path in self.directory.iterdir())
-        names = sorted(name for name in found if name.endswith(_SUFFIX))
-        indices = [name.removesuffix(_SUFFIX) for name in names]
+        found = os.listdir(self.directory)  # noqa: PTH208
+        names = sorted(name for name in found if name.endswith(RECORD_SUFFIX))
+        indices = [name.removesuffix(RECORD_SUFFIX) for name in names]
         return [
             self.directory / name
             for name, index in zip(names, indices, strict=True)

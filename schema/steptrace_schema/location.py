@@ -12,6 +12,7 @@ import functools
 import os
 import shutil
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
@@ -21,7 +22,7 @@ from zarr.storage import LocalStore, ObjectStore, ZipStore
 from steptrace_schema.errors import TraceError, UnreachableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from obstore.store import RetryConfig
     from zarr.abc.store import Store
@@ -32,8 +33,11 @@ PACKED_SUFFIX: Final = ".zip"
 JOURNALS_VARIABLE: Final = "STEPTRACE_JOURNALS"
 """Environment variable with the folder for the journals of traces that are not on a local disk."""
 
+METADATA_FILE: Final = "zarr.json"
+"""Name of the file with the metadata of a group or array."""
+
 _SCHEME: Final = "s3://"
-_ROOT: Final = "zarr.json"
+_CONNECTIONS: Final = 16
 _RETRIES: Final[RetryConfig] = {
     "max_retries": 3,
     "retry_timeout": datetime.timedelta(seconds=10),
@@ -84,7 +88,7 @@ class Remote:
 
         with reaching(self):
             try:
-                head(self.objects, _ROOT)
+                head(self.objects, METADATA_FILE)
             except FileNotFoundError:
                 return False
             return True
@@ -202,7 +206,7 @@ def zarr_store(location: Location, *, read_only: bool) -> Store:
 def has_root(location: Location) -> bool:
     """Whether there is a Zarr hierarchy at `location`, packed or not."""
     if isinstance(location, Path) and not is_packed(location):
-        return (location / _ROOT).exists()
+        return (location / METADATA_FILE).exists()
     return location.exists()
 
 
@@ -222,9 +226,40 @@ def read_file(location: Location, name: str) -> bytes:
         with reaching(location):
             return bytes(get(location.objects, name).bytes())
     if is_packed(location):
-        with zipfile.ZipFile(location) as archive:
+        with _unzipped(location) as archive:
             return archive.read(name)
     return (location / name).read_bytes()
+
+
+@contextlib.contextmanager
+def _unzipped(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (KeyError, FileNotFoundError):
+        raise
+    except Exception as error:  # one type for each field of the format that may be wrong
+        raise zipfile.BadZipFile(str(error)) from error
+
+
+def read_files(location: Location, names: Collection[str]) -> dict[str, bytes]:
+    """Return the content of many small files of the trace at `location`, by name.
+
+    Raises
+    ------
+    OSError, KeyError, zipfile.BadZipFile
+        If one cannot be read.
+    UnreachableError
+        If an object store does not answer.
+    """
+    if isinstance(location, Remote):
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+            contents = pool.map(functools.partial(read_file, location), names)
+            return dict(zip(names, contents, strict=True))
+    if is_packed(location):
+        with _unzipped(location) as archive:
+            return {name: archive.read(name) for name in names}
+    return {name: read_file(location, name) for name in names}
 
 
 def file_sizes(location: Location) -> dict[str, int]:
@@ -235,7 +270,7 @@ def file_sizes(location: Location) -> dict[str, int]:
         with reaching(location):
             return {m["path"]: m["size"] for part in list_objects(location.objects) for m in part}
     if is_packed(location):
-        with zipfile.ZipFile(location) as archive:
+        with _unzipped(location) as archive:
             return {member.filename: member.compress_size for member in archive.infolist()}
     return {
         file.relative_to(location).as_posix(): file.stat().st_size
@@ -250,7 +285,7 @@ def delete(location: Location) -> None:
         from obstore import delete as delete_objects
 
         with reaching(location):
-            names = sorted(file_sizes(location), key=lambda name: name != _ROOT)
+            names = sorted(file_sizes(location), key=lambda name: name != METADATA_FILE)
             for name in names:
                 delete_objects(location.objects, name)
     elif location.is_dir():

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import itertools
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from zarr.abc.store import RangeByteRequest, SuffixByteRequest
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
 
 from steptrace_schema.codecs import checksum, copy_runs
+from steptrace_schema.location import is_packed
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import zarr
+    from zarr.abc.store import ByteRequest
 
     from steptrace_schema.codecs import Encoding
+    from steptrace_schema.location import Location
 
 _ABSENT = np.uint64(2**64 - 1)
 _INDEX_CHECKSUM = 4
@@ -44,6 +49,25 @@ def file_fetch(folder: Path, array: zarr.Array[Any]) -> Fetch:
         with path.open("rb", buffering=0) as file:
             begin = file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
             return file.read(-1 if stop is None else stop - begin)
+
+    return fetch
+
+
+def location_fetch(path: Location, key: str, array: zarr.Array[Any]) -> Fetch:
+    """Return what reads the stored objects of the array at `key` of the trace at `path`.
+
+    An object that is not there is empty, or raises.
+    """
+    if isinstance(path, Path) and not is_packed(path):
+        return file_fetch(path / key, array)
+
+    def fetch(position: tuple[int, ...], start: int, stop: int | None) -> bytes:
+        name = f"{key}/{array.metadata.encode_chunk_key(position)}"
+        part: ByteRequest | None = RangeByteRequest(start, stop) if stop is not None else None
+        if start < 0:
+            part = SuffixByteRequest(-start)
+        content = sync(array.store.get(name, default_buffer_prototype(), part))
+        return b"" if content is None else content.to_bytes()
 
     return fetch
 

@@ -14,6 +14,7 @@ import zarr
 
 from steptrace_schema.codecs import Encoding, quiet
 from steptrace_schema.errors import DamagedTraceError, TraceError
+from steptrace_schema.location import METADATA_FILE
 from steptrace_schema.names import STATISTICS, STEP
 from steptrace_schema.reading import file_fetch, read_region
 from steptrace_schema.resume import spec_of
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from steptrace_schema.attributes import Profile
 
-_METADATA: Final = "zarr.json"
 _LEAST_SHARD_STEPS: Final = 16  # what profile `compact` wants of smooth kinds
 _LARGEST_TASK: Final = 64 * 2**20
 
@@ -105,7 +105,7 @@ def _copy_others(source: Path, target: Path, encoded: set[str]) -> None:
     for file in source.rglob("*"):
         name = file.relative_to(source)
         inside = {parent.as_posix() for parent in name.parents}
-        if file.is_dir() or inside & encoded or name.as_posix() == _METADATA:
+        if file.is_dir() or inside & encoded or name.as_posix() == METADATA_FILE:
             continue
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target / name)

@@ -13,12 +13,14 @@ from pydantic import ValidationError
 from steptrace_schema.attributes import TraceAttributes
 from steptrace_schema.codecs import quiet
 from steptrace_schema.errors import (
+    DamagedTraceError,
     NotATraceError,
     TraceExistsError,
     UnsupportedVersionError,
 )
 from steptrace_schema.journal import JournalReader
 from steptrace_schema.location import (
+    METADATA_FILE,
     Location,
     delete,
     has_root,
@@ -31,6 +33,7 @@ from steptrace_schema.location import (
 )
 from steptrace_schema.locks import is_being_moved, live_writer
 from steptrace_schema.names import ATTRIBUTES_KEY
+from steptrace_schema.sealing import is_changed
 from steptrace_schema.version import FORMAT_VERSION
 
 
@@ -95,6 +98,11 @@ def read_attributes(path: Location) -> TraceAttributes:
     UnsupportedVersionError
         If it is of another major version.
     """
+    return _read_root(path)[0]
+
+
+def _read_root(path: Location) -> tuple[TraceAttributes, bytes]:
+    """Return the root attributes and the whole zarr.json that they are in."""
     if not path.exists():
         msg = (
             f"{path} does not exist; give the path of a trace (a .zarr folder, a .zarr.zip file "
@@ -107,12 +115,12 @@ def read_attributes(path: Location) -> TraceAttributes:
         msg = f"{path} is a folder of {count}; give the path of a trace: {', '.join(traces)}"
         raise NotATraceError(msg)
     try:
-        metadata = json.loads(read_file(path, "zarr.json"))
-        attributes = metadata["attributes"].get(ATTRIBUTES_KEY)
+        content = read_file(path, METADATA_FILE)
+        attributes = json.loads(content)["attributes"].get(ATTRIBUTES_KEY)
     except (OSError, zipfile.BadZipFile, KeyError, ValueError, AttributeError, TypeError) as error:
         msg = f"{path} is not a trace: it has no readable zarr.json of a Zarr v3 group ({error})"
         raise NotATraceError(msg) from error
-    return parse_attributes(path, attributes)
+    return parse_attributes(path, attributes), content
 
 
 def _traces_in(path: Location) -> list[str]:
@@ -177,8 +185,16 @@ def _refuse_live(path: Location, journal: Path) -> None:
         raise TraceExistsError(msg)
 
 
-def open_zarr(path: Location) -> zarr.Group:
+def open_zarr(path: Location, *, copied: bool = True) -> zarr.Group:
     """Open the trace at `path`, a folder or a packed file, for reading.
+
+    Parameters
+    ----------
+    path
+        The trace.
+    copied
+        Take the metadata of groups and arrays from their copy in the root, where there is one that
+        can be trusted.
 
     Raises
     ------
@@ -186,7 +202,26 @@ def open_zarr(path: Location) -> zarr.Group:
         If there is no trace at `path`.
     UnsupportedVersionError
         If it is of another major version.
+    DamagedTraceError
+        If Zarr does not understand the root.
     """
-    read_attributes(path)
-    with quiet():
-        return zarr.open_group(zarr_store(path, read_only=True), mode="r", zarr_format=3)
+    _, root = _read_root(path)
+    from_files = not copied or is_changed(root)
+    try:
+        with quiet():
+            return zarr.open_group(
+                zarr_store(path, read_only=True),
+                mode="r",
+                zarr_format=3,
+                use_consolidated=False if from_files else None,
+            )
+    except Exception as error:  # Zarr has no one type for metadata that it does not understand
+        raise not_understood(path, error) from error
+
+
+def not_understood(path: Location, error: Exception) -> DamagedTraceError:
+    """Return the error for a trace whose metadata Zarr or xarray cannot read."""
+    return DamagedTraceError(
+        f"{path}: the metadata cannot be read ({type(error).__name__}: {error}); copy the trace "
+        "again; 'steptrace validate' names the file"
+    )

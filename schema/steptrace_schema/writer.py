@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,15 +13,22 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.core.sync import sync
-from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore
 
 from steptrace_schema.codecs import Encoding, encoding, quiet
+from steptrace_schema.consolidation import CONSOLIDATED, consolidated
 from steptrace_schema.durable_store import lasting
 from steptrace_schema.errors import TraceError
 from steptrace_schema.layout import ArraySpec, fill_value
 from steptrace_schema.limited_store import LimitedStore, Room
-from steptrace_schema.location import Location, file_sizes, has_root, sweep, zarr_store
+from steptrace_schema.location import (
+    METADATA_FILE,
+    Location,
+    file_sizes,
+    has_root,
+    sweep,
+    zarr_store,
+)
 from steptrace_schema.names import (
     ATTRIBUTES_KEY,
     STATISTIC,
@@ -33,6 +39,7 @@ from steptrace_schema.names import (
     TENSOR,
     Kind,
 )
+from steptrace_schema.sealing import sealed
 from steptrace_schema.shards import objects
 from steptrace_schema.store import read_attributes
 
@@ -263,24 +270,24 @@ class TraceWriter:
         self._groups: set[str] = set()
         # A folder without it is what a crash left of a store that was being made.
         self._is_new = not has_root(path)
-        store = lasting(zarr_store(path, read_only=False), attributes.policy.durability)
+        self._store = lasting(zarr_store(path, read_only=False), attributes.policy.durability)
+        self._others: dict[str, Any] = {}
         self.room: Room | None = None
         if limit is not None:
             sweep(path)
             self.room = Room(limit, file_sizes(path))
-            store = LimitedStore(store, self.room)
+            self._store = LimitedStore(self._store, self.room)
         if self._is_new:
-            self._root = zarr.create_group(
-                store, zarr_format=3, attributes=_as_attribute(attributes)
-            )
+            self._write_root(attributes, {})
         else:
             self.attributes = read_attributes(path)
             sweep(path)
-            self._root = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=False)
+        self._root = zarr.open_group(self._store, mode="r+", zarr_format=3, use_consolidated=False)
+        self._others = {k: v for k, v in self._root.attrs.items() if k != ATTRIBUTES_KEY}
 
     def commit(self, attributes: TraceAttributes) -> None:
         """Make `attributes` the root attributes, and with them what they say is recorded."""
-        self._root.update_attributes(_as_attribute(attributes))
+        self._write_root(attributes, {})
         self.attributes = attributes
 
     def trim(self) -> None:
@@ -298,10 +305,12 @@ class TraceWriter:
 
     def consolidate(self) -> None:
         """Put a copy of all metadata into the root, so that opening reads one file."""
-        with warnings.catch_warnings():
-            # Readers that know nothing of it ignore it, as the specification asks them to.
-            warnings.simplefilter("ignore", ZarrUserWarning)
-            zarr.consolidate_metadata(self._root.store)
+        self._write_root(self.attributes, {CONSOLIDATED: consolidated(self.path)})
+
+    def _write_root(self, attributes: TraceAttributes, metadata: dict[str, Any]) -> None:
+        own = {ATTRIBUTES_KEY: attributes.model_dump(mode="json")}
+        root = {"attributes": self._others | own, "zarr_format": 3, **metadata}
+        replace(self._store, METADATA_FILE, [sealed(root | {"node_type": "group"})])
 
     def read_step(self, kind: Kind, row: int) -> int:
         """Return the step of one row of the statistics of a kind."""
@@ -436,7 +445,3 @@ class TraceWriter:
             msg = f"{self.path}: '{key}' is a group where an array is declared"
             raise TraceError(msg)
         return found
-
-
-def _as_attribute(attributes: TraceAttributes) -> dict[str, Any]:
-    return {ATTRIBUTES_KEY: attributes.model_dump(mode="json")}

@@ -1,48 +1,90 @@
-"""A flipped bit anywhere in a chunk is named, and everything else stays readable."""
+"""A flipped bit anywhere in a trace is named, and everything else stays readable."""
 
 from __future__ import annotations
 
-import random
-import shutil
-from typing import TYPE_CHECKING
+import contextlib
+import json
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from journals import attributes, random_steps, write_journal
 from steptrace_analyzer.open import open_trace
+from steptrace_analyzer.packing import pack
 from steptrace_schema.compact import recover
-from steptrace_schema.errors import DamagedTraceError
-from steptrace_schema.validate import validate
+from steptrace_schema.errors import DamagedTraceError, TraceError
+from steptrace_schema.journal import Declaration, JournalReader
+from steptrace_schema.layout import ArraySpec
+from steptrace_schema.validate import Problem, validate
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
-FLIPS = 40
-SHARD_STEPS = 8
+FLIPS: Final = 60
+SHARD_STEPS: Final = 8
+ROOT: Final = Path("zarr.json")
+TENSORS: Final = ("weights/dense/kernel", "gradients/dense/kernel")
+BITS: Final = st.integers(0, 2**23)  # small enough to be drawn evenly
+"""Which bit, as a number that is taken modulo those there are."""
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a finished trace of 21 steps, with a static array and statistics."""
     store = tmp_path_factory.mktemp("whole") / "run.zarr"
     steps = random_steps(21)
     writer = write_journal(store, steps, shard_steps=SHARD_STEPS)
-    writer.close("complete", None, attributes(shard_steps=SHARD_STEPS))
+    arrays = JournalReader(writer.directory).declaration().arrays
+    static = ArraySpec("probe", "x", ("sample",), (5,), "float32", static=True)
+    declared = {"probe": ("x",)}
+    described = attributes(shard_steps=SHARD_STEPS, declared=declared)
+    writer.declare(Declaration(described, (*arrays, static)))
+    writer.append(22, {static.key: np.arange(5, dtype=np.float32)})
+    writer.close("complete", None, described)
     recover(store)
+    assert _problems(store) == []
     return store
 
 
-def _chunks(store: Path) -> list[Path]:
-    files = (path for path in store.rglob("*") if path.is_file() and path.name != "zarr.json")
-    return sorted(path.relative_to(store) for path in files)
+@pytest.fixture(scope="module")
+def values(whole: Path) -> dict[str, bytes]:
+    """Return every stored array, as it is read back."""
+    tree = open_trace(whole)
+    keys = (path.parent.relative_to(whole).as_posix() for path in whole.rglob("zarr.json"))
+    return {key: _values(tree, key) for key in keys if isinstance(tree.get(key), xr.DataArray)}
 
 
-def _flip(path: Path, chance: random.Random) -> None:
-    content = bytearray(path.read_bytes())
-    bit = chance.randrange(8 * len(content))
+@pytest.fixture(scope="module")
+def packed(whole: Path) -> Path:
+    return pack(whole)
+
+
+def _files(store: Path) -> list[Path]:
+    return sorted(path.relative_to(store) for path in store.rglob("*") if path.is_file())
+
+
+@contextlib.contextmanager
+def _flipped(path: Path, bit: int) -> Iterator[bytes]:
+    """Flip a bit of a file for a while; yield what the file holds then."""
+    before = path.read_bytes()
+    content = bytearray(before)
+    bit %= 8 * len(content)
     content[bit // 8] ^= 1 << bit % 8
     path.write_bytes(bytes(content))
+    try:
+        yield bytes(content)
+    finally:
+        path.write_bytes(before)
+
+
+def _problems(store: Path) -> list[Problem]:
+    return [p for p in validate(store) if p.rule != "R11"]  # these have few scalars
 
 
 def _values(tree: xr.DataTree, key: str) -> bytes:
@@ -51,33 +93,93 @@ def _values(tree: xr.DataTree, key: str) -> bytes:
     return found.to_numpy().tobytes()
 
 
-@pytest.mark.parametrize("seed", range(FLIPS))
-def test_a_flipped_bit_is_named_with_its_array_chunk_and_steps(
-    whole: Path, tmp_path: Path, seed: int
+def _parsed(content: bytes) -> object:
+    with contextlib.suppress(ValueError):
+        return json.loads(content)
+    return None
+
+
+def _assert_rest_reads(store: Path, values: dict[str, bytes], damaged: str | None) -> None:
+    tree = open_trace(store)
+    for key in values.keys() - {damaged}:
+        assert _values(tree, key) == values[key]
+
+
+@settings(max_examples=FLIPS)
+@given(data=st.data(), bit=BITS)
+def test_a_flipped_bit_of_a_chunk_is_named_with_its_array_chunk_and_steps(
+    whole: Path, values: dict[str, bytes], data: st.DataObject, bit: int
 ) -> None:
-    chance = random.Random(seed)
-    store = tmp_path / "run.zarr"
-    shutil.copytree(whole, store)
-    chunk = chance.choice(_chunks(store))
-    _flip(store / chunk, chance)
+    chunk = data.draw(st.sampled_from([f for f in _files(whole) if f.name != ROOT.name]))
     key, _, place = chunk.as_posix().rpartition("/c/")
-    problems = [p for p in validate(store) if p.rule != "R11"]  # these have few scalars
-    assert {(p.path, p.rule) for p in problems} == {(key, "R18")}
-    assert f"c/{place}" in problems[0].found
-    assert "steps" in problems[0].found or key.endswith("step")
-    if key.endswith("/step"):  # without its steps a kind cannot be told apart by step
+    sound = {tensor: open_trace(whole)[tensor].to_numpy() for tensor in TENSORS}
+    with _flipped(whole / chunk, bit):
+        problems = _problems(whole)
+        assert {(p.path, p.rule) for p in problems} == {(key, "R18")}
+        assert f"c/{place}" in problems[0].found
+        assert ("steps" in problems[0].found) == (key != "probe/x" and not key.endswith("step"))
+        if key.endswith("/step"):  # without its steps a kind cannot be told apart by step
+            with pytest.raises(DamagedTraceError, match=f"'{key}'"):
+                open_trace(whole)
+            return
+        _assert_rest_reads(whole, values, key)
+        tree = open_trace(whole)
         with pytest.raises(DamagedTraceError, match=f"'{key}'"):
-            open_trace(store)
-        return
-    tree, sound = open_trace(store), open_trace(whole)
-    with pytest.raises(DamagedTraceError, match=f"'{key}'"):
-        _values(tree, key)
-    others = {"weights/dense/kernel", "gradients/dense/kernel", "scalars/loss"} - {key}
-    for other in others:
-        assert _values(tree, other) == _values(sound, other)
-    if key in ("weights/dense/kernel", "gradients/dense/kernel"):
-        row = SHARD_STEPS * int(place.partition("/")[0])
-        for start in {0, 8, 16} - {row}:
-            left = tree[key].isel(step=slice(start, start + SHARD_STEPS)).to_numpy()
-            right = sound[key].isel(step=slice(start, start + SHARD_STEPS)).to_numpy()
-            assert np.array_equal(left, right)
+            _values(tree, key)
+        if key in TENSORS:
+            row = SHARD_STEPS * int(place.partition("/")[0])
+            for start in {0, 8, 16} - {row}:
+                rows = slice(start, start + SHARD_STEPS)
+                assert np.array_equal(tree[key].isel(step=rows).to_numpy(), sound[key][rows])
+
+
+@settings(max_examples=FLIPS)
+@given(data=st.data(), bit=BITS)
+def test_a_flipped_bit_of_metadata_is_named_with_its_group_or_array_and_nothing_is_lost(
+    whole: Path, values: dict[str, bytes], data: st.DataObject, bit: int
+) -> None:
+    files = [f for f in _files(whole) if f.name == ROOT.name and f != ROOT]
+    file = data.draw(st.sampled_from(files))
+    before = json.loads((whole / file).read_bytes())
+    with _flipped(whole / file, bit) as content:
+        problems = _problems(whole)
+        if _parsed(content) == before:  # as white space that is another one
+            assert problems == []
+        else:
+            named = {p.path.strip("/") for p in problems if p.rule in ("R2", "R20")}
+            assert named == {file.parent.as_posix()}
+            assert any(file.as_posix() in p.found for p in problems)
+        _assert_rest_reads(whole, values, None)  # the root has a copy
+
+
+@settings(max_examples=FLIPS)
+@given(bit=BITS)
+def test_a_flipped_bit_of_the_root_is_named_and_opens_or_fails_with_a_sentence(
+    whole: Path, bit: int
+) -> None:
+    with _flipped(whole / ROOT, bit):
+        problems = _problems(whole)
+        assert "/" in {p.path for p in problems if p.rule in ("R1", "R2", "R3", "R4", "R19")}
+        with contextlib.suppress(TraceError):
+            tree = open_trace(whole)
+            for tensor in TENSORS:
+                with contextlib.suppress(TraceError):
+                    _values(tree, tensor)
+
+
+@settings(max_examples=FLIPS)
+@given(bit=BITS)
+def test_a_flipped_bit_of_a_packed_trace_is_named_or_changes_no_file_of_it(
+    packed: Path, bit: int
+) -> None:
+    with zipfile.ZipFile(packed) as archive:
+        before = {name: archive.read(name) for name in archive.namelist()}
+    with _flipped(packed, bit):
+        if not _problems(packed):  # as the time at which a member was packed
+            with zipfile.ZipFile(packed) as archive:
+                assert {name: archive.read(name) for name in archive.namelist()} == before
+        with contextlib.suppress(TraceError):
+            tree = open_trace(packed)
+            for tensor in TENSORS:
+                with contextlib.suppress(TraceError):
+                    _values(tree, tensor)

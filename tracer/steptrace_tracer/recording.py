@@ -232,9 +232,9 @@ class Recording:
         elif is_new:
             self._journal.declare(declaration)
         self._arrays, self._attributes = declaration.arrays, declaration.attributes
-        written = self._journal.append(pending.step, arrays)
-        self._raw_bytes += written
-        self._pending_at_most += written
+        before = self._journal.appended_bytes
+        self._raw_bytes += self._journal.append(pending.step, arrays)
+        self._pending_at_most += self._journal.appended_bytes - before
         if self._room is not None:
             self._room.take(size)
         if any(key.startswith("scalars/") for key in arrays):

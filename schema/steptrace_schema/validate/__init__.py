@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from zarr.errors import BaseZarrError
-
 from steptrace_schema.errors import NotATraceError, UnsupportedVersionError
-from steptrace_schema.location import Location, locate
+from steptrace_schema.location import METADATA_FILE, Location, locate
 from steptrace_schema.store import read_attributes
-from steptrace_schema.validate.attributes import json_is_strict, root_is_group, status_is_explained
+from steptrace_schema.validate.attributes import (
+    json_is_strict,
+    metadata_are_as_the_root_says,
+    root_is_group,
+    root_is_sealed,
+    status_is_explained,
+)
 from steptrace_schema.validate.data import DATA_CHECKS
+from steptrace_schema.validate.files import metadata_files
 from steptrace_schema.validate.hierarchy import HIERARCHY_CHECKS, Hierarchy
 from steptrace_schema.validate.rules import COPY, LEVELS, REWRITE, RULES, Level, Problem
 
@@ -47,9 +52,19 @@ def validate(path: str | Location, level: Level = "data") -> list[Problem]:
             "or s3://bucket/path)"
         )
         raise NotATraceError(msg)
-    problems = [*root_is_group(path)] or [*json_is_strict(path)]
-    if problems:
+    if problems := [*root_is_group(path)]:
         return problems
+    found = metadata_files(path)
+    if problems := [*json_is_strict(found)]:
+        return problems
+    files = {name: content for name, content in found.items() if isinstance(content, bytes)}
+    # The copy in a root that has changed says nothing.
+    changed = [*root_is_sealed(files[METADATA_FILE])] or [*metadata_are_as_the_root_says(files)]
+    return [*_check(path, level, changed), *changed]
+
+
+def _check(path: Location, level: Level, changed: list[Problem]) -> list[Problem]:
+    """Check the rules about what the metadata say, and the data, where they can be read."""
     try:
         attributes = read_attributes(path)
     except UnsupportedVersionError as error:
@@ -62,7 +77,8 @@ def validate(path: str | Location, level: Level = "data") -> list[Problem]:
         return problems
     try:
         trace = Hierarchy(path, attributes)
-    except (BaseZarrError, ValueError, KeyError, TypeError) as error:
-        return [*problems, Problem("/", "R1", "readable metadata", str(error), COPY)]
+    except Exception as error:  # zarr has no one type for metadata that it does not understand
+        unreadable = Problem("/", "R1", "readable metadata", str(error), COPY)
+        return problems if changed else [*problems, unreadable]
     checks = HIERARCHY_CHECKS + (DATA_CHECKS if level == "data" else ())
     return problems + [problem for check in checks for problem in check(trace)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zipfile
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from steptrace_schema.location import file_sizes, read_file
+from steptrace_schema.location import METADATA_FILE, file_sizes, read_file, read_files
 
 if TYPE_CHECKING:
     from steptrace_schema.location import Location
@@ -18,6 +20,17 @@ def files_of(path: Location) -> frozenset[str]:
     return frozenset(name for name, size in file_sizes(path).items() if size)
 
 
-def read_text(path: Location, name: str) -> str:
-    """Return the text of one file."""
-    return read_file(path, name).decode()
+def metadata_files(path: Location) -> dict[str, bytes | str]:
+    """Return every zarr.json by its name relative to the trace: its content, or why it has none."""
+    names = sorted(name for name in file_sizes(path) if PurePosixPath(name).name == METADATA_FILE)
+    try:
+        return dict(read_files(path, names))
+    except zipfile.BadZipFile:
+        return {name: _content_or_reason(path, name) for name in names}
+
+
+def _content_or_reason(path: Location, name: str) -> bytes | str:
+    try:
+        return read_file(path, name)
+    except zipfile.BadZipFile as error:
+        return str(error)

@@ -36,12 +36,13 @@ class Hierarchy:
     """The arrays of a trace and the names of its files."""
 
     def __init__(self, path: Location, attributes: TraceAttributes) -> None:
+        self.path = path
         self.attributes = attributes
-        self.group = open_zarr(path)
+        self.group = open_zarr(path, copied=False)
         with warnings.catch_warnings():
             # While a trace is written, and where its writer was killed, some files are half there.
             warnings.simplefilter("ignore", ZarrUserWarning)
-            members = dict(self.group.members(max_depth=None, use_consolidated_for_children=False))
+            members = dict(self.group.members(max_depth=None))
         if attributes.status == "recording":
             # What has been written and not committed is no part of the trace yet.
             committed = {str(kind) for kind in attributes.steps_recorded}

@@ -32,6 +32,9 @@ RULES: Final[dict[str, str]] = {
     "R16": "A complete trace that records weights MUST have the weights after its last step.",
     "R17": "Every chunk of a recorded row MUST be stored.",
     "R18": "Every stored chunk MUST decode, with its checksum.",
+    "R19": "From version 1.2 on, the root's zarr.json MUST have the checksum that it states.",
+    "R20": "From version 1.2 on, every zarr.json MUST be, as JSON, what the consolidated metadata "
+    "in the root say, where there are any.",
 }
 """Every rule of the specification that a program can check, by number."""
 
@@ -65,5 +68,10 @@ class Problem:
 
 COPY: Final = "copy the trace again from its source"
 """Remedy for a trace that is not whole."""
+RESTORE: Final = (
+    "copy the trace again from its source; a program that changes the root on purpose has to state "
+    "the checksum anew"
+)
+"""Remedy for a root that is not what was written."""
 REWRITE: Final = "the program that wrote the trace must be corrected"
 """Remedy for a trace that was never right."""
