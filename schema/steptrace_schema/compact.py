@@ -102,7 +102,7 @@ class Compactor:
             if len(due) < self._shard_steps:
                 if self._budget is None or not self._budget.is_pressed:
                     break
-                due = paths
+                due = paths[: self._due()]  # no more than has to be moved
             if self._chooser is not None:
                 self._choose(self._records(paths), ended=False, crashed=False)
             while due:
