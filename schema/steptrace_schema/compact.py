@@ -73,7 +73,10 @@ class Compactor:
         self._kept: set[int] = set()
         self._opened: dict[Path, Record] = {}
         self._left: list[Path] = []
-        self._delete(self._reader.paths(), self.records_moved)
+        left = self._reader.paths()
+        if self._chooser is not None and (noted := self._reader.noted()) is not None:
+            self._chooser.resume(noted, self._records(left))
+        self._delete(left, self.records_moved)
 
     @property
     def records_moved(self) -> int:
@@ -125,6 +128,8 @@ class Compactor:
     def _choose(self, records: list[Record], *, ended: bool, crashed: bool) -> None:
         if self._chooser is not None:
             self._kept = self._chooser.kept(records, ended=ended, crashed=crashed)
+            if (noted := self._chooser.noted()) is not None:
+                self._reader.note(noted, self._writer.attributes.policy.durability)
 
     def move_all(self) -> Iterator[int]:
         """Move every record that is left, yielding how many each time."""

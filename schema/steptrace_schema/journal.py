@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _DECLARATION: Final = "declaration.json"
 _CLOSED: Final = "closed.json"
 _STOPPED: Final = "stopped.txt"
+_NOTED: Final = "noted.json"
 _BALLAST: Final = "ballast"
 RECORDER_LOG: Final = "recorder.log"
 """What the recorder process said."""
@@ -88,7 +89,7 @@ def _write_atomically(path: Path, text: str, lasting: Persistence) -> None:
 
 
 def _is_of_a_journal(name: str) -> bool:
-    known = (_DECLARATION, _CLOSED, _STOPPED, _BALLAST, RECORDER_LOG, MOVER, WRITER)
+    known = (_DECLARATION, _CLOSED, _STOPPED, _NOTED, _BALLAST, RECORDER_LOG, MOVER, WRITER)
     return name in known or name.endswith((RECORD_SUFFIX, ".partial")) or name.startswith(".tmp")
 
 
@@ -360,6 +361,17 @@ class JournalReader:
     def stop(self, reason: str) -> None:
         """Tell the writer that nothing more is moved into the store, and why."""
         _write_atomically(self.directory / _STOPPED, reason, persistence("process"))
+
+    def note(self, text: str, durability: Durability) -> None:
+        """Keep what moving the records that are left needs of those that will be deleted."""
+        _write_atomically(self.directory / _NOTED, text, persistence(durability))
+
+    def noted(self) -> str | None:
+        """Return what was noted last; None if nothing was."""
+        try:
+            return (self.directory / _NOTED).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
 
     def paths(self, start: int = 0) -> list[Path]:
         """Return the record files with index `start` or later, in order."""

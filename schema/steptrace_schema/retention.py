@@ -7,6 +7,7 @@ newest steps wait in the journal, in full, until it is clear whether they are to
 from __future__ import annotations
 
 import abc
+import json
 import statistics
 from collections import deque
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, final
@@ -19,6 +20,8 @@ from steptrace_schema.names import LOSS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy.typing as npt
 
     from steptrace_schema.journal import Record
 
@@ -66,6 +69,21 @@ class Chooser(abc.ABC):
             Whether no more will come.
         crashed
             Whether the run did not come to its end.
+        """
+
+    def noted(self) -> str | None:
+        """Return as JSON what later choices need of records that are deleted by then."""
+        return None
+
+    def resume(self, noted: str, records: Sequence[Record]) -> None:  # noqa: B027
+        """Go on where another chooser was.
+
+        Parameters
+        ----------
+        noted
+            What :meth:`noted` returned.
+        records
+            All that are in the journal, in order, also those that are in the store already.
         """
 
 
@@ -178,7 +196,7 @@ class _ChooseAround(Chooser):
         self._retain = retain
         self._triggered: set[int] = set()
         self._norms: deque[float] = deque(maxlen=_NORMS)
-        self._previous: dict[str, Any] = {}
+        self._previous: dict[str, npt.NDArray[Any]] = {}
         self._seen = -1
 
     def kept(self, records: Sequence[Record], *, ended: bool, crashed: bool) -> set[int]:
@@ -195,6 +213,17 @@ class _ChooseAround(Chooser):
             kept |= set(steps[-before:])
         return kept
 
+    def noted(self) -> str | None:
+        return json.dumps([self._seen, sorted(self._triggered), [*self._norms]])
+
+    def resume(self, noted: str, records: Sequence[Record]) -> None:
+        self._seen, triggered, norms = json.loads(noted)
+        self._triggered.update(triggered)
+        self._norms.extend(norms)
+        for record in records:
+            if record.index <= self._seen:
+                self._previous = _weights(record) or self._previous
+
     def _watch(self, record: Record) -> None:
         """Note the record's step if it has a trigger."""
         triggers = self._retain.triggers
@@ -208,7 +237,7 @@ class _ChooseAround(Chooser):
 
     def _jumps(self, record: Record) -> bool:
         """Whether the update that led to the record's weights is far larger than those before."""
-        weights = {k: record.read(k) for k in record.keys if split_key(k)[0] == "weights"}
+        weights = _weights(record)
         previous, self._previous = self._previous, weights or self._previous
         squares = [
             float(np.square(np.subtract(weights[k], previous[k], dtype=np.float64)).sum())
@@ -222,6 +251,10 @@ class _ChooseAround(Chooser):
         jumps = enough and norm > _JUMP * statistics.median(self._norms)
         self._norms.append(norm)
         return jumps
+
+
+def _weights(record: Record) -> dict[str, npt.NDArray[Any]]:
+    return {k: record.read(k) for k in record.keys if split_key(k)[0] == "weights"}
 
 
 def _has_non_finite(record: Record) -> bool:

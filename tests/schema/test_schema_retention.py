@@ -133,14 +133,15 @@ TRIGGERS: list[tuple[dict[str, Any], Any]] = [
 ]
 
 
+@pytest.mark.parametrize("restart", [False, True])
 @pytest.mark.parametrize(("trouble", "trigger"), TRIGGERS)
 def test_steps_around_a_trigger_keep_their_tensors(
-    tmp_path: Path, trouble: dict[str, Any], trigger: Any
+    tmp_path: Path, trouble: dict[str, Any], trigger: Any, restart: bool
 ) -> None:
     store, steps = tmp_path / "run.zarr", _steps(**trouble)
-    _record(store, around(trigger, before=4, after=3), steps)
-    assert _kept(store, "gradients") == list(range(13, 21))
-    assert _kept(store, "weights") == [*range(13, 21), 40]
+    _record(store, around(trigger, before=4, after=12), steps, restart=restart)
+    assert _kept(store, "gradients") == list(range(13, 30))
+    assert _kept(store, "weights") == [*range(13, 30), 40]
     _assert_is_whole(store, steps)
 
 
