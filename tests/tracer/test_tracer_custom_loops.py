@@ -17,6 +17,7 @@ from steptrace_schema.names import KINDS
 from steptrace_schema.store import read_attributes
 from steptrace_schema.validate import validate
 from steptrace_tracer import Tracer
+from two_layers import TwoLayers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,6 +55,16 @@ def run_single(step: Callable[..., Any]) -> None:
         step(tf.constant(x[rows]), tf.constant(y[rows]))
 
 
+def compare_with_squared_error(step: TwoLayers, x: Any, y: Any, factor: float = 1.0) -> None:
+    """Compare all that is recorded of a step with NumPy; the loss is `factor` times the mean."""
+    _, out = step.forward(x)
+    step.agrees("scalars/loss", factor * np.mean((out - y) ** 2))
+    assert step.row("inputs/y").tobytes() == y.tobytes()
+    step.agree_outputs(x)
+    step.agree_gradients(x, lambda out: factor * 2 * (out - y) / y.size)
+    step.agree_probe()
+
+
 def gan(style: Style) -> tuple[list[Any], Callable[..., Any]]:
     """Return a generator, a discriminator, and their step, which draws noise without a seed."""
     keras.utils.set_random_seed(3)
@@ -76,6 +87,8 @@ def gan(style: Style) -> tuple[list[Any], Callable[..., Any]]:
     )
     g_optimizer = keras.optimizers.Adam(0.01, name="g")
     d_optimizer = keras.optimizers.SGD(0.5, name="d")
+    g_optimizer.build(generator.trainable_variables)
+    d_optimizer.build(discriminator.trainable_variables)
 
     def noise_of() -> Any:
         return tf.random.normal((BATCH, 2))
@@ -120,6 +133,16 @@ def values(group: zarr.Group, key: str) -> Any:
     return np.asarray(group[key])
 
 
+def compare_momentum(found: zarr.Group, path: str) -> None:
+    """Compare Adam's momentum with its formula (Kingma and Ba, 2015)."""
+    gradients = values(found, f"gradients/{path}")
+    momentum = np.zeros(gradients.shape[1:])
+    for t in range(1, STEPS):
+        momentum += 0.1 * (gradients[t - 1] - momentum)
+        recorded = values(found, f"optimizer/{path}/momentum")[t]
+        np.testing.assert_allclose(recorded, momentum, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("style", STYLES)
 def test_a_custom_step_is_recorded_and_not_changed(tmp_path: Path, style: Style) -> None:
     plain, plain_step = single(style)
@@ -130,37 +153,12 @@ def test_a_custom_step_is_recorded_and_not_changed(tmp_path: Path, style: Style)
         assert expected.tobytes() == weight.tobytes()
 
     x, y = vectors(STEPS * BATCH)
-    assert values(found, "inputs/x").reshape(x.shape).tobytes() == x.tobytes()
-    assert values(found, "inputs/y").reshape(y.shape).tobytes() == y.tobytes()
     assert values(found, "scalars/step").tolist() == list(range(STEPS))
     assert values(found, "scalars/batch").tolist() == list(range(STEPS))
-    again = mlp()
     for t in range(STEPS):
-        for variable in again.weights:
-            variable.assign(values(found, f"weights/{variable.path}")[t])
-        with tf.GradientTape() as tape:
-            hidden = again.layers[0](x[t * BATCH : (t + 1) * BATCH])
-            out = again.layers[1](hidden)
-            loss = tf.reduce_mean(tf.square(out - y[t * BATCH : (t + 1) * BATCH]))
-        variables = [v.value for v in again.trainable_weights]
-        gradients = tape.gradient(loss, [*variables, hidden, out])
-        keys = [f"gradients/{v.path}" for v in again.trainable_weights]
-        keys += [f"activation_gradients/mlp/{name}/output" for name in ("hidden", "out")]
-        for key, expected in zip(keys, gradients, strict=True):
-            np.testing.assert_allclose(values(found, key)[t], expected, rtol=2e-5, atol=1e-7)
-        assert values(found, "scalars/loss")[t] == pytest.approx(float(loss), rel=1e-6)
-        for name, expected in (("hidden", hidden), ("out", out)):
-            activation = values(found, f"activations/mlp/{name}/output")[t]
-            np.testing.assert_allclose(activation, expected, rtol=1e-5, atol=1e-6)
-        probed = again.layers[0](x[:BATCH])
-        np.testing.assert_allclose(
-            values(found, "probe/mlp/hidden/output")[t], probed, rtol=1e-5, atol=1e-6
-        )
-    momentum = np.zeros((3, 4))
-    for t in range(1, STEPS):  # Kingma and Ba (2015)
-        momentum += 0.1 * (values(found, "gradients/mlp/hidden/kernel")[t - 1] - momentum)
-        recorded = values(found, "optimizer/mlp/hidden/kernel/momentum")[t]
-        np.testing.assert_allclose(recorded, momentum, rtol=1e-5, atol=1e-7)
+        rows = slice(t * BATCH, (t + 1) * BATCH)
+        compare_with_squared_error(TwoLayers(found, t), x[rows], y[rows])
+    compare_momentum(found, "mlp/hidden/kernel")
     last = [values(found, f"weights/{v.path}")[-1] for v in model.weights]
     assert [w.tobytes() for w in last] == [w.tobytes() for w in weights_of(model)]
 
@@ -172,7 +170,8 @@ def test_both_models_of_a_gan_are_recorded_with_their_own_losses(
     plain, plain_step = gan(style)
     run_gan(plain_step)
     models, step = gan(style)
-    found = traced(tmp_path / "run.zarr", step, run_gan)
+    x, _ = vectors(STEPS * BATCH)
+    found = traced(tmp_path / "run.zarr", step, run_gan, kinds=KINDS, probe=x[:3])
     for before, after in zip(plain, models, strict=True):
         for expected, weight in zip(weights_of(before), weights_of(after), strict=True):
             assert expected.tobytes() == weight.tobytes()
@@ -203,6 +202,23 @@ def test_both_models_of_a_gan_are_recorded_with_their_own_losses(
         )
         expected = np.log1p(np.exp(-real)).mean() + np.log1p(np.exp(fake)).mean()
         assert losses["discriminator"][t] == pytest.approx(expected, rel=1e-5)
+        # The probe goes through the model that is named first, here the discriminator.
+        kernel, bias = (
+            values(found, f"weights/discriminator/a/{v}")[t] for v in ("kernel", "bias")
+        )
+        before = x[:3] @ kernel + bias
+        after = np.maximum(before, 0)
+        unit = after.argmax(axis=1)
+        saliency = np.where(after.max(axis=1) > 0, kernel[:, unit], 0).T
+        for key, expected in (
+            ("probe/discriminator/a/preactivation", before),
+            ("probe/discriminator/a/output", after),
+            ("probe_gradients/discriminator/a/saliency", saliency),
+        ):
+            np.testing.assert_allclose(values(found, key)[t], expected, rtol=1e-5, atol=1e-6)
+        assert values(found, "probe_gradients/discriminator/a/unit")[t].tolist() == unit.tolist()
+    assert values(found, "inputs/x").reshape(x.shape).tobytes() == x.tobytes()
+    compare_momentum(found, "generator/b/kernel")
     # SGD: the update is minus the rate times the gradient; 0.5 makes the product exact.
     weights = values(found, "weights/discriminator/a/kernel")
     gradients = values(found, "gradients/discriminator/a/kernel")
@@ -219,18 +235,55 @@ def test_random_operations_without_a_seed_draw_what_they_draw_without_the_tracer
 
     def fit(callbacks: list[Any]) -> Any:
         keras.utils.set_random_seed(5)
-        model = keras.Sequential([keras.Input((3,)), Noisy(), layers.Dense(2)], name="noisy")
+        model = keras.Sequential(
+            [keras.Input((3,)), Noisy(), layers.Dense(2, activation="tanh", name="out")],
+            name="noisy",
+        )
         model.compile("adam", "mse")
         x, y = vectors(24)
         tf.random.set_seed(5)
         model.fit(x, y, batch_size=8, epochs=2, verbose=0, shuffle=False, callbacks=callbacks)
         return weights_of(model)
 
-    tracer = Tracer(tmp_path / "run.zarr", every=every, on_error="raise", progress=False)
+    path = tmp_path / "run.zarr"
+    tracer = Tracer(path, every=every, kinds=KINDS, samples=8, on_error="raise", progress=False)
     for expected, weight in zip(fit([]), fit([tracer]), strict=True):
         assert expected.tobytes() == weight.tobytes()
-    found = zarr.open_group(tmp_path / "run.zarr", mode="r")
+    assert validate(path) == []
+    found = zarr.open_group(path, mode="r")
     assert values(found, "scalars/step").tolist() == list(range(0, 6, every))
+    x, y = vectors(24)
+    for row, step in enumerate(range(0, 6, every)):
+        batch = slice(8 * (step % 3), 8 * (step % 3 + 1))
+        assert values(found, "inputs/x")[row].tobytes() == x[batch].tobytes()
+        # What the layer drew is only known by what it gave; all else follows from that.
+        (noisy,) = (
+            values(found, f"activations/{path}")[row]
+            for path in read_attributes(path).declared["activations"]
+            if "noisy/noisy" in path
+        )
+        assert (noisy != x[batch]).all()
+        kernel, bias = (values(found, f"weights/noisy/out/{v}")[row] for v in ("kernel", "bias"))
+        out = np.tanh(noisy @ kernel + bias)
+        toward_out = 2 * (out - y[batch]) / out.size
+        toward_sum = toward_out * (1 - out**2)
+        probed = np.tanh(x[:8] @ kernel + bias)
+        strongest = probed.argmax(axis=1)
+        saliency = (1 - probed.max(axis=1, keepdims=True) ** 2) * kernel[:, strongest].T
+        for key, expected in (
+            ("activations/noisy/out/output", out),
+            ("activation_gradients/noisy/out/output", toward_out),
+            ("gradients/noisy/out/kernel", noisy.T @ toward_sum),
+            ("gradients/noisy/out/bias", toward_sum.sum(axis=0)),
+            ("inputs/x_gradient", toward_sum @ kernel.T),
+            ("probe/noisy/out/output", probed),
+            ("probe_gradients/noisy/out/saliency", saliency),
+        ):
+            np.testing.assert_allclose(
+                values(found, key)[row], expected, rtol=1e-5, atol=1e-6, err_msg=key
+            )
+    if every == 1:
+        compare_momentum(found, "noisy/out/kernel")
 
 
 def test_a_method_is_a_step_too_and_its_object_has_the_models(tmp_path: Path) -> None:
@@ -243,7 +296,7 @@ def test_a_method_is_a_step_too_and_its_object_has_the_models(tmp_path: Path) ->
         def train_step(self, batch: Any) -> None:
             x, y = batch
             with tf.GradientTape() as tape:
-                loss = tf.reduce_sum(tf.square(self.model(x) - y))
+                loss = tf.reduce_mean(tf.square(self.model(x) - y))
                 if loss > 0.0:  # a condition of the graph, by autograph
                     loss = 2.0 * loss
             gradients = tape.gradient(loss, self.model.trainable_variables)
@@ -254,9 +307,13 @@ def test_a_method_is_a_step_too_and_its_object_has_the_models(tmp_path: Path) ->
 
     plain, loop = Loop(), Loop()
     run(plain.train_step)
-    found = traced(tmp_path / "run.zarr", loop.train_step, run)
+    found = traced(tmp_path / "run.zarr", loop.train_step, run, kinds=KINDS)
     for expected, weight in zip(weights_of(plain.model), weights_of(loop.model), strict=True):
         assert expected.tobytes() == weight.tobytes()
+    x, y = vectors(STEPS * BATCH)
+    for t in range(STEPS):
+        rows = slice(t * BATCH, (t + 1) * BATCH)
+        compare_with_squared_error(TwoLayers(found, t), x[rows], y[rows], 2.0)
     kernel = next(v for v in loop.model.weights if v.path.endswith("kernel"))
     weights = values(found, f"weights/{kernel.path}")
     gradients = values(found, f"gradients/{kernel.path}")

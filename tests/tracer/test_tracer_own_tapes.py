@@ -13,9 +13,11 @@ import zarr
 from keras_models import mlp, vectors, weights_of
 from steptrace_analyzer import open_trace
 from steptrace_schema.errors import NotATraceError, TraceError
+from steptrace_schema.names import KINDS
 from steptrace_schema.store import read_attributes
 from steptrace_schema.validate import validate
 from steptrace_tracer import Tracer
+from two_layers import TwoLayers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,16 +75,10 @@ def run(train_step: Callable[..., Any], first: int = 0, count: int = STEPS) -> l
 
 
 def traced(path: Path, train_step: Callable[..., Any]) -> tuple[zarr.Group, list[float]]:
-    with Tracer(path, on_error="raise", progress=False, samples=BATCH) as tracer:
+    with Tracer(path, kinds=KINDS, on_error="raise", progress=False, samples=BATCH) as tracer:
         losses = run(tracer.wrap(train_step))
     assert validate(path) == []
     return zarr.open_group(path, mode="r"), losses
-
-
-def layers_at(group: zarr.Group, step: int) -> list[Any]:
-    """Return the recorded kernels and biases of a step, in float64."""
-    names = ("hidden/kernel", "hidden/bias", "out/kernel", "out/bias")
-    return [np.float64(np.asarray(group[f"weights/mlp/{name}"])[step]) for name in names]
 
 
 def assert_same_training(left: Any, right: Any) -> None:
@@ -101,21 +97,32 @@ def test_a_gradient_penalty_is_recorded_and_not_changed(tmp_path: Path, compiled
     assert_same_training(plain, model)
     assert np.asarray(found["scalars/loss"]).tolist() == losses
     for t in range(STEPS):
-        kernel, bias, out, out_bias = layers_at(found, t)
-        x, y = map(np.float64, batch(t))
-        hidden = np.tanh(x @ kernel + bias)
-        # d sum(output) / dx by the chain rule, and with it the loss, by hand.
-        slope = ((1 - hidden**2) * out.sum(1)) @ kernel.T
-        penalty = np.mean((np.linalg.norm(slope, axis=1) - 1) ** 2)
-        residual = hidden @ out + out_bias - y
-        assert losses[t] == pytest.approx(np.mean(residual**2) + penalty, rel=1e-5)
-        # The penalty does not depend on the last bias, so its gradient is the other term's.
-        np.testing.assert_allclose(
-            np.asarray(found["gradients/mlp/out/bias"])[t],
-            2 * residual.sum(0) / residual.size,
-            rtol=1e-4,
-            atol=1e-6,
-        )
+        net = TwoLayers(found, t)
+        x, y = batch(t)
+        hidden, output = net.forward(x)
+        # d sum(output) / dx by the chain rule, and with it the loss and its gradients, by hand.
+        width = net.out_kernel.sum(axis=1)
+        slope = ((1 - hidden**2) * width) @ net.kernel.T
+        length = np.linalg.norm(slope, axis=1, keepdims=True)
+        residual = output - y
+        loss = np.mean(residual**2) + np.mean((length - 1) ** 2)
+        assert losses[t] == pytest.approx(loss, rel=1e-5)
+        toward_slope = 2 * (length - 1) / length * slope / len(x)
+        through_hidden = -2 * hidden * width * (toward_slope @ net.kernel)
+        toward_output = 2 * residual / residual.size
+        toward_hidden = toward_output @ net.out_kernel.T
+        through_sums = [(1 - hidden**2) * part for part in (through_hidden, toward_hidden)]
+        of_width = ((1 - hidden**2) * (toward_slope @ net.kernel)).sum(axis=0)
+        net.agree_outputs(x)
+        net.agrees("activations/mlp/hidden/call1_output", hidden)
+        net.agrees("activations/mlp/out/call1_output", output)
+        net.agrees("activation_gradients/mlp/hidden/output", through_hidden)
+        net.agrees("activation_gradients/mlp/hidden/call1_output", toward_hidden)
+        net.agrees("activation_gradients/mlp/out/call1_output", toward_output)
+        net.agrees("gradients/mlp/out/bias", toward_output.sum(axis=0))
+        net.agrees("gradients/mlp/out/kernel", hidden.T @ toward_output + of_width[:, np.newaxis])
+        net.agrees("gradients/mlp/hidden/bias", sum(through_sums).sum(axis=0))
+        net.agree_probe()
     weights = np.asarray(found["weights/mlp/hidden/kernel"])
     gradients = np.asarray(found["gradients/mlp/hidden/kernel"])
     np.testing.assert_allclose(weights[1:], weights[:-1] - RATE * gradients, rtol=1e-5, atol=1e-7)
@@ -131,24 +138,16 @@ def test_a_persistent_tape_gives_the_sum_of_its_gradients(tmp_path: Path, compil
     assert losses == expected
     assert_same_training(plain, model)
     for t in range(STEPS):
-        kernel, bias, out, out_bias = layers_at(found, t)
-        x, y = map(np.float64, batch(t))
-        hidden = np.tanh(x @ kernel + bias)
-        output = hidden @ out + out_bias
-        fit, size = np.mean((output - y) ** 2), np.mean(np.abs(output))
-        each = [np.asarray(found[f"scalars/losses/{name}"])[t] for name in ("mlp", "mlp_1")]
-        np.testing.assert_allclose(each, [fit, size], rtol=1e-5)
-        assert np.asarray(found["scalars/loss"])[t] == pytest.approx(fit + size, rel=1e-5)
-        toward_output = (2 * (output - y) + np.sign(output)) / output.size
-        gradients = {
-            "out/kernel": hidden.T @ toward_output,
-            "hidden/kernel": x.T @ (toward_output @ out.T * (1 - hidden**2)),
-        }
-        recorded = np.asarray(found["activation_gradients/mlp/out/output"])[t]
-        np.testing.assert_allclose(recorded, toward_output, rtol=1e-4, atol=1e-6)
-        for name, gradient in gradients.items():
-            recorded = np.asarray(found[f"gradients/mlp/{name}"])[t]
-            np.testing.assert_allclose(recorded, gradient, rtol=1e-4, atol=1e-6)
+        net = TwoLayers(found, t)
+        x, y = batch(t)
+        _, output = net.forward(x)
+        fit, size = float(np.mean((output - y) ** 2)), float(np.mean(np.abs(output)))
+        net.agrees("scalars/losses/mlp", fit)
+        net.agrees("scalars/losses/mlp_1", size)
+        net.agrees("scalars/loss", fit + size)
+        net.agree_outputs(x)
+        net.agree_gradients(x, lambda out: (2 * (out - y) + np.sign(out)) / out.size)  # noqa: B023
+        net.agree_probe()
 
 
 def test_a_loop_goes_on_with_its_trace(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -11,9 +12,11 @@ import zarr
 
 from keras_models import mlp, vectors, weights_of
 from steptrace_schema.errors import TraceError
+from steptrace_schema.names import KINDS
 from steptrace_schema.store import read_attributes
 from steptrace_schema.validate import validate
 from steptrace_tracer import Tracer
+from two_layers import TwoLayers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +32,24 @@ def fit(model: Any, tracer: Any = None, epochs: int = 2) -> Any:
     callbacks = [] if tracer is None else [tracer]
     model.fit(x, y, batch_size=8, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
     return model
+
+
+def squared_error_slope(y: npt.NDArray[Any], out: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the gradient of the mean squared error."""
+    slope: npt.NDArray[Any] = 2 * (out - y) / y.size
+    return slope
+
+
+def adam_mlp() -> Any:
+    """Return a network whose optimizer remembers."""
+    model = mlp()
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    return model
+
+
+def recorder(path: Path, **fields: Any) -> Tracer:
+    """Return a tracer of all kinds."""
+    return Tracer(path, kinds=KINDS, on_error="raise", progress=False, **fields)
 
 
 def arrays_of(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -57,7 +78,7 @@ def assert_same(path: Path, expected: Path) -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the trace of four epochs in one fit."""
     path: Path = tmp_path_factory.mktemp("whole") / "run.zarr"
-    fit(mlp(), Tracer(path, on_error="raise", progress=False), epochs=4)
+    fit(adam_mlp(), recorder(path), epochs=4)
     return path
 
 
@@ -65,25 +86,27 @@ def test_a_second_fit_with_the_same_tracer_goes_on_with_its_trace(
     tmp_path: Path, whole: Path
 ) -> None:
     path = tmp_path / "run.zarr"
-    tracer = Tracer(path, on_error="raise", progress=False)
-    model = fit(fit(mlp(), tracer), tracer)
+    tracer = recorder(path)
+    model = fit(fit(adam_mlp(), tracer), tracer)
     assert_same(path, whole)
     found = read_attributes(path)
     assert found.status == "complete"
     assert [(e.step, e.message) for e in found.events] == [(6, "recording went on here")]
-    for expected, weight in zip(weights_of(fit(mlp(), epochs=4)), weights_of(model), strict=True):
+    for expected, weight in zip(
+        weights_of(fit(adam_mlp(), epochs=4)), weights_of(model), strict=True
+    ):
         assert expected.tobytes() == weight.tobytes()
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras
 def test_a_trace_goes_on_after_a_checkpoint_was_loaded(tmp_path: Path, whole: Path) -> None:
     path, checkpoint = tmp_path / "run.zarr", tmp_path / "model.keras"
-    model = fit(mlp(), Tracer(path, on_error="raise", progress=False), epochs=2)
+    model = fit(adam_mlp(), recorder(path), epochs=2)
     model.save(checkpoint)
-    fit(model, Tracer(path, resume=True, on_error="raise", progress=False), epochs=1)
+    fit(model, recorder(path, resume=True), epochs=1)
     # The run is thrown back to the checkpoint: the third epoch is trained and recorded again.
     again = keras.models.load_model(checkpoint)
-    fit(again, Tracer(path, resume=True, on_error="raise", progress=False), epochs=2)
+    fit(again, recorder(path, resume=True), epochs=2)
     assert_same(path, whole)
     messages = [event.message for event in read_attributes(path).events]
     assert messages[1].endswith("earlier records of steps 6 to 8 were replaced")
@@ -117,12 +140,21 @@ def test_another_model_is_refused_with_what_differs(tmp_path: Path) -> None:
 
 def test_layers_may_be_frozen_between_fits(tmp_path: Path) -> None:
     path = tmp_path / "run.zarr"
-    plain, traced, tracer = mlp(), mlp(), Tracer(path, on_error="raise", progress=False)
+    tracer = recorder(path, samples=8)
+    plain, traced = mlp(), mlp()
     for model, callback in ((plain, None), (traced, tracer)):
         fit(model, callback, epochs=1)
         model.layers[0].trainable = False
         model.compile("sgd", "mse")
         fit(model, callback, epochs=1)
+    group, (x, y) = zarr.open_group(path, mode="r"), vectors(STEPS * 8)
+    for t in range(2 * STEPS):
+        rows = slice(t % STEPS * 8, (t % STEPS + 1) * 8)
+        step = TwoLayers(group, t)
+        step.agree_outputs(x[rows])
+        slope = partial(squared_error_slope, y[rows])
+        step.agree_gradients(x[rows], slope, frozen=t >= STEPS)
+        step.agree_probe()
     for expected, weight in zip(weights_of(plain), weights_of(traced), strict=True):
         assert expected.tobytes() == weight.tobytes()
     assert validate(path) == []

@@ -16,15 +16,17 @@ from steptrace_schema.errors import NotATraceError, TraceError
 from steptrace_schema.store import read_attributes
 from steptrace_schema.validate import validate
 from steptrace_tracer.workers import present_worker
+from two_layers import TwoLayers
 
 _SCRIPT = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from keras_models import mlp, vectors, weights_of
+from steptrace_schema.names import KINDS
 from steptrace_tracer import Tracer
 x, y = vectors()
 rank = int(sys.argv[2])
-tracer = Tracer(sys.argv[1], on_error="raise", progress=False)
+tracer = Tracer(sys.argv[1], kinds=KINDS, samples=4, on_error="raise", progress=False)
 models = [mlp(), mlp()]
 for model, callbacks in zip(models, ([], [tracer])):
     model.fit(x[rank::2], y[rank::2], batch_size=4, shuffle=False, verbose=0, callbacks=callbacks)
@@ -80,14 +82,20 @@ def test_every_worker_writes_its_trace_into_one_folder(tmp_path: Path) -> None:
     for process in processes:
         _, said = process.communicate()
         assert process.returncode == 0, said.decode()
-    x, _ = vectors()
+    x, y = vectors()
     for rank in range(2):
         path = folder / f"worker-{rank}.zarr"
         assert validate(path) == []
         worker = read_attributes(path).worker
         assert worker is not None
         assert (worker.rank, worker.count) == (rank, 2)
-        found = np.asarray(zarr.open_group(path, mode="r")["inputs/x"])
-        assert (found.reshape(-1, 3) == x[rank::2]).all()
+        group = zarr.open_group(path, mode="r")
+        assert np.asarray(group["scalars/step"]).tolist() == list(range(len(x) // 8))
+        for step in range(len(x) // 8):
+            batch = slice(8 * step + rank, 8 * (step + 1), 2)
+            found = TwoLayers(group, step)
+            found.agree_outputs(x[batch])
+            found.agree_gradients(x[batch], lambda out: 2 * (out - y[batch]) / out.size)  # noqa: B023
+            found.agree_probe()
     with pytest.raises(NotATraceError, match=r"2 traces.*worker-0\.zarr, worker-1\.zarr"):
         read_attributes(folder)
