@@ -11,7 +11,7 @@ import xarray as xr
 from dask.delayed import delayed
 
 from steptrace_schema.errors import DamagedTraceError
-from steptrace_schema.journal import Declaration, JournalReader, Record
+from steptrace_schema.journal import Declaration, JournalReader, MappedRecord
 from steptrace_schema.layout import ArraySpec, fill_value
 from steptrace_schema.names import STATISTIC, STATISTIC_NAMES, STEP, TENSOR
 from steptrace_schema.statistics import compute_statistics
@@ -24,14 +24,14 @@ _BLOCK_BYTES = 4 * 2**20
 _READ_ATTEMPTS = 10  # the recorder may move records while they are being listed
 
 
-def read_journal(journal: JournalReader) -> tuple[Declaration | None, list[Record]]:
+def read_journal(journal: JournalReader) -> tuple[Declaration | None, list[MappedRecord]]:
     """Read the declaration and open every record; an open record outlives its deletion."""
     for _ in range(_READ_ATTEMPTS):
         if not journal.exists:
             return None, []
         try:
             paths = journal.paths()
-            records = [Record(path) for path in paths]
+            records = [MappedRecord(path) for path in paths]
             return journal.declaration(), records
         except DamagedTraceError:
             if all(path.exists() for path in paths) and journal.exists:
@@ -40,13 +40,13 @@ def read_journal(journal: JournalReader) -> tuple[Declaration | None, list[Recor
     raise DamagedTraceError(msg)
 
 
-def static_rows(spec: ArraySpec, records: list[Record]) -> xr.Variable:
+def static_rows(spec: ArraySpec, records: list[MappedRecord]) -> xr.Variable:
     """Return the value of an array without a step dimension."""
     record = next(r for r in records if spec.key in r.keys)
     return xr.Variable(spec.dims, record.read(spec.key), attrs=spec.attributes)
 
 
-def journal_rows(spec: ArraySpec, records: list[Record]) -> xr.Variable:
+def journal_rows(spec: ArraySpec, records: list[MappedRecord]) -> xr.Variable:
     """Return one lazily read row (step, ...) for each record."""
     row_bytes = max(1, math.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
     rows = max(1, _BLOCK_BYTES // row_bytes)
@@ -61,11 +61,11 @@ def journal_rows(spec: ArraySpec, records: list[Record]) -> xr.Variable:
     return xr.Variable((STEP, *spec.dims), joined, attrs=spec.attributes)
 
 
-def _block(records: list[Record], spec: ArraySpec) -> npt.NDArray[Any]:
+def _block(records: list[MappedRecord], spec: ArraySpec) -> npt.NDArray[Any]:
     return np.stack([_padded(record, spec) for record in records])
 
 
-def _padded(record: Record, spec: ArraySpec) -> npt.NDArray[Any]:
+def _padded(record: MappedRecord, spec: ArraySpec) -> npt.NDArray[Any]:
     row = np.full(spec.shape, fill_value(spec.dtype), dtype=np.dtype(spec.dtype))
     if spec.key in record.keys:
         values = record.read(spec.key)
@@ -73,7 +73,7 @@ def _padded(record: Record, spec: ArraySpec) -> npt.NDArray[Any]:
     return row
 
 
-def journal_statistics(specs: list[ArraySpec], records: list[Record]) -> xr.Variable:
+def journal_statistics(specs: list[ArraySpec], records: list[MappedRecord]) -> xr.Variable:
     """Compute the statistics of every record, dims (step, tensor, statistic)."""
     values = np.full((len(records), len(specs), len(STATISTIC_NAMES)), np.nan)
     for row, record in enumerate(records):

@@ -23,7 +23,7 @@ from steptrace_analyzer.journaled import (
 from steptrace_analyzer.stored import stored_arrays
 from steptrace_analyzer.updates import with_updates
 from steptrace_schema.compact import NOT_CLOSED
-from steptrace_schema.journal import JournalReader, Record
+from steptrace_schema.journal import JournalReader, MappedRecord
 from steptrace_schema.location import Location, has_root, journal_path, locate
 from steptrace_schema.locks import is_being_moved
 from steptrace_schema.names import (
@@ -132,7 +132,7 @@ def _live_attributes(
 
 
 def _join(
-    stored: dict[str, xr.Variable], records: list[Record], arrays: tuple[ArraySpec, ...]
+    stored: dict[str, xr.Variable], records: list[MappedRecord], arrays: tuple[ArraySpec, ...]
 ) -> dict[str, xr.Dataset]:
     """Put stored rows and journal rows one after the other, one dataset per group."""
     variables = dict(stored)

@@ -18,6 +18,7 @@ from zarr.codecs.numcodecs import PCodec
 from zarr.errors import ZarrUserWarning
 
 from steptrace_schema.errors import TraceError
+from steptrace_schema.scratch import Scratch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +44,8 @@ _SMOOTH_KINDS: Final = frozenset({"weights", "probe", "optimizer"})
 """Kinds whose values change little from step to step."""
 _REPEATING_KINDS: Final = frozenset({"activations", "probe"})
 """Kinds with many units that give the same value at one step after another, often zero."""
+_SCRATCH: Final = Scratch()
+
 _PCODEC_KINDS: Final = "iuf"  # integers and floats, but for those of one byte
 
 
@@ -171,14 +174,21 @@ class Encoding:
 
     def encode(self, chunk: npt.NDArray[Any]) -> tuple[Buffer, bytes]:
         """Encode one chunk of the shape `chunks`; return it, and its checksum."""
-        ordered = np.empty(chunk.shape, chunk.dtype)
-        copy_runs(ordered, chunk)
-        if self.step_last:
-            ordered = np.ascontiguousarray(np.moveaxis(ordered, 0, -1))
-        data: Any = ordered.reshape(-1).view(np.uint8)
-        if self._codec is not None:
-            data = self._codec.encode(data if self.pcodec is None else ordered)
+        data: Any
+        if self._codec is None:
+            ordered = self._in_order(chunk, np.empty(chunk.shape, chunk.dtype))
+            data = ordered.reshape(-1).view(np.uint8)
+            return data, checksum(data)
+        with _SCRATCH.array(chunk.shape, chunk.dtype) as memory:
+            ordered = self._in_order(chunk, memory)
+            content = ordered.reshape(-1).view(np.uint8) if self.pcodec is None else ordered
+            data = self._codec.encode(content)
         return data, checksum(data)
+
+    def _in_order(self, chunk: npt.NDArray[Any], memory: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the chunk contiguous and in the order in which it is compressed."""
+        copy_runs(memory, chunk)
+        return np.ascontiguousarray(np.moveaxis(memory, 0, -1)) if self.step_last else memory
 
     def decode(self, data: bytes | memoryview, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         """Decode one chunk.

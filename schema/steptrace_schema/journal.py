@@ -9,15 +9,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
 import os
 import shutil
-import struct
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
@@ -30,11 +27,18 @@ from steptrace_schema.location import journal_path as journal_path
 from steptrace_schema.locks import MOVER, WRITER, hold_as_writer
 from steptrace_schema.names import STEP, Status
 from steptrace_schema.pending import RECORD_SUFFIX, Pending, PendingRecords
-from steptrace_schema.record_file import DTYPES, record_file_bytes, write_record_file
+from steptrace_schema.record_file import (
+    read_bytes,
+    read_header,
+    record_file_bytes,
+    write_record_file,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Set
     from pathlib import Path
+
+    import numpy.typing as npt
 
 _DECLARATION: Final = "declaration.json"
 _CLOSED: Final = "closed.json"
@@ -43,7 +47,6 @@ _NOTED: Final = "noted.json"
 _BALLAST: Final = "ballast"
 RECORDER_LOG: Final = "recorder.log"
 """What the recorder process said."""
-_READ_WHOLE: Final = 4 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +213,59 @@ class JournalWriter:
 
 
 class Record:
-    """One step of a journal, read from disk when an array is asked for."""
+    """One step of a journal, read from its file when an array is asked for.
+
+    The file has to be there until the first array is asked for.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.index = int(path.stem)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                metadata, self._arrays = read_header(descriptor)
+            finally:
+                os.close(descriptor)  # many records may wait, and few files be open at a time
+            self.step = int(metadata[STEP])
+        except (FileNotFoundError, KeyError, ValueError) as error:
+            raise _unreadable(path, error) from error
+        self.keys: Set[str] = self._arrays.keys()
+
+    def read(self, key: str) -> npt.NDArray[Any]:
+        """Return the array ``kind/path`` of this step."""
+        stored = self._arrays[key]
+        array = np.empty(stored.shape, stored.dtype)
+        self.read_into(key, array)
+        return array
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Return the shape of the array ``kind/path`` of this step."""
+        return self._arrays[key].shape
+
+    def read_into(self, key: str, array: npt.NDArray[Any]) -> None:
+        """Read the array ``kind/path`` of this step into `array`, contiguous and of its size."""
+        stored = self._arrays[key]
+        if stored.dtype != array.dtype:
+            array[...] = self.read(key)
+            return
+        try:
+            read_bytes(self._descriptor, stored.begin, array.reshape(-1).view(np.uint8).data)
+        except (FileNotFoundError, ValueError) as error:
+            raise _unreadable(self.path, error) from error
+
+    @functools.cached_property
+    def _descriptor(self) -> int:
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
+
+
+class MappedRecord:
+    """One step of a journal that can be read although its file has been deleted since.
+
+    The file is mapped into memory, which keeps it, without a file descriptor.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -218,13 +273,9 @@ class Record:
         try:
             file: Any = safe_open(path, framework="np")  # Any: the package has no types for it
             self.step = int(file.metadata()[STEP])
-            self.keys: frozenset[str] = frozenset(file.keys())
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            msg = (
-                f"{path} is not a readable journal record ({error}); move it away and run "
-                "'steptrace recover' to keep the steps before and after it"
-            )
-            raise DamagedTraceError(msg) from error
+            self.keys: Set[str] = frozenset(file.keys())
+        except (SafetensorError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
+            raise _unreadable(path, error) from error
         self._file = file
 
     def read(self, key: str) -> npt.NDArray[Any]:
@@ -232,75 +283,12 @@ class Record:
         array: npt.NDArray[Any] = self._file.get_tensor(key)
         return array
 
-    def shape(self, key: str) -> tuple[int, ...]:
-        """Return the shape of the array ``kind/path`` of this step."""
-        return self._layout[key].shape
 
-    def read_into(self, key: str, array: npt.NDArray[Any]) -> None:
-        """Read the array ``kind/path`` of this step into `array`, contiguous and of its size.
-
-        Not through the package: it maps the file into memory, which then counts as this process's,
-        and makes two copies more. The file must still be there.
-        """
-        layout = self._layout[key]
-        if layout.dtype != DTYPES.get(array.dtype):
-            array[...] = self.read(key)
-        elif self._content is not None:
-            count = math.prod(layout.shape)
-            flat = np.frombuffer(self._content, array.dtype, count, layout.begin)
-            array[...] = flat.reshape(layout.shape)
-        else:
-            self._read_bytes(array.reshape(-1).view(np.uint8).data, layout.begin)
-
-    def _read_bytes(self, target: memoryview, begin: int) -> None:
-        done = 0
-        while done < len(target):
-            count = os.preadv(self._descriptor, [target[done:]], begin + done)
-            if count == 0:
-                msg = (
-                    f"{self.path} ends too early; move it away and run 'steptrace recover' to keep "
-                    "the steps before and after it"
-                )
-                raise DamagedTraceError(msg)
-            done += count
-
-    @functools.cached_property
-    def _content(self) -> bytearray | None:
-        """The whole file, if it is small: one system call instead of one for each array."""
-        size = os.fstat(self._descriptor).st_size
-        if size > _READ_WHOLE:
-            return None
-        content = bytearray(size)
-        self._read_bytes(memoryview(content), 0)
-        return content
-
-    @functools.cached_property
-    def _descriptor(self) -> int:
-        descriptor = os.open(self.path, os.O_RDONLY)
-        weakref.finalize(self, os.close, descriptor)
-        return descriptor
-
-    @functools.cached_property
-    def _layout(self) -> dict[str, _Layout]:
-        """Where each array is: a file begins with the length of its header, and the header."""
-        (length,) = struct.unpack("<Q", os.pread(self._descriptor, 8, 0))
-        header = json.loads(os.pread(self._descriptor, length, 8))
-        return {
-            key: _Layout(
-                entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
-            )
-            for key, entry in header.items()
-            if key in self.keys
-        }
-
-
-@dataclasses.dataclass(frozen=True)
-class _Layout:
-    """What the header says of an array: its type, its shape, and where its bytes begin."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
+def _unreadable(path: Path, error: Exception) -> DamagedTraceError:
+    return DamagedTraceError(
+        f"{path} is not a readable journal record ({error}); move it away and run "
+        "'steptrace recover' to keep the steps before and after it"
+    )
 
 
 class JournalReader:

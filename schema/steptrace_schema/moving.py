@@ -14,6 +14,7 @@ import numpy.typing as npt
 from steptrace_schema.attributes import Missing
 from steptrace_schema.layout import ArraySpec, fill_value
 from steptrace_schema.names import STATISTIC_NAMES
+from steptrace_schema.scratch import Scratch
 from steptrace_schema.statistics import compute_row_statistics, compute_statistics, has_statistics
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ _IN_MEMORY: Final = 128 * 2**20
 
 _TOGETHER: Final = 2**20
 """Bytes of small arrays that one thread takes at once."""
+
+_SCRATCH: Final = Scratch()
 
 _NO_VALUE = "the step produced no value for this tensor"
 
@@ -98,7 +101,12 @@ class ArrayMove:
         spec = self.spec
         if spec.statistics_only:
             return self._run_statistics()
-        rows = np.empty((len(self.records), *spec.shape), dtype=np.dtype(spec.dtype))
+        shape = (len(self.records), *spec.shape)
+        with _SCRATCH.array(shape, spec.dtype) as rows:
+            return self._run_with(rows)
+
+    def _run_with(self, rows: npt.NDArray[Any]) -> MovedArray:
+        spec = self.spec
         smaller: dict[int, npt.NDArray[Any]] = {}
         absent: list[int] = []
         for row, record in enumerate(self.records):

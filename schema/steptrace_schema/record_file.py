@@ -1,14 +1,17 @@
-"""Writing safetensors files without copying the tensors.
+"""Writing and reading safetensors files without copying the tensors.
 
 The package safetensors turns every array into bytes of its own before it writes, and holds Python's
-lock meanwhile; a training step cannot run then. The format is a length, a JSON header and the
-arrays one after the other (https://github.com/huggingface/safetensors, "Format"), so that the
-operating system can gather them from where they are.
+lock meanwhile; a training step cannot run then. To read, it makes two copies. The format is a
+length, a JSON header and the arrays one after the other
+(https://github.com/huggingface/safetensors, "Format"), so that the operating system can gather them
+from where they are, and put them where they are wanted.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import os
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,6 +42,9 @@ DTYPES: Final = {
 }
 """What safetensors calls NumPy's element types."""
 
+_NAMES: Final = {code: dtype for dtype, code in DTYPES.items()}
+_METADATA: Final = "__metadata__"
+_LENGTH_BYTES: Final = 8
 _ALIGNMENT: Final = 8
 _MOST_BUFFERS: Final = 512  # of one system call; the limit is 1024 on Linux
 
@@ -94,7 +100,7 @@ def _parts(
     arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]
 ) -> tuple[memoryview, list[memoryview]]:
     """Return length and header of a file, and then the bytes of its arrays."""
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    header: dict[str, Any] = {_METADATA: dict(metadata)}
     buffers: list[memoryview] = []
     end = 0
     # The widest types first, as safetensors itself orders them, so that each array is aligned.
@@ -110,7 +116,7 @@ def _parts(
             buffers.append(values.reshape(-1).view(np.uint8).data)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
-    return memoryview(len(text).to_bytes(8, "little") + text), buffers
+    return memoryview(len(text).to_bytes(_LENGTH_BYTES, "little") + text), buffers
 
 
 def _write_all(descriptor: int, buffers: list[memoryview]) -> None:
@@ -123,3 +129,78 @@ def _write_all(descriptor: int, buffers: list[memoryview]) -> None:
                 written -= len(pending.pop(0))
             if written:
                 pending[0] = pending[0][written:]
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredArray:
+    """Where an array is in a file.
+
+    Attributes
+    ----------
+    dtype, shape
+        Of the array.
+    begin
+        Position of its first byte in the file.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    begin: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its elements."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_header(descriptor: int) -> tuple[dict[str, str], dict[str, StoredArray]]:
+    """Read the metadata of a safetensors file, and where its arrays are.
+
+    Parameters
+    ----------
+    descriptor
+        The open file.
+
+    Raises
+    ------
+    ValueError
+        If it is no whole safetensors file, with numbers that NumPy has a type for.
+    """
+    size = os.fstat(descriptor).st_size
+    length = int.from_bytes(os.pread(descriptor, _LENGTH_BYTES, 0), "little")
+    start = _LENGTH_BYTES + length
+    if size < _LENGTH_BYTES or size < start:
+        msg = f"it has {size} bytes, fewer than its header says"
+        raise ValueError(msg)
+    arrays = {}
+    try:
+        header = json.loads(os.pread(descriptor, length, _LENGTH_BYTES))
+        metadata = {str(k): str(v) for k, v in header.pop(_METADATA, {}).items()}
+        for key, entry in header.items():
+            begin, end = entry["data_offsets"]
+            found = StoredArray(_NAMES[entry["dtype"]], tuple(entry["shape"]), start + begin)
+            if not (0 <= begin <= end <= size - start and end - begin == found.nbytes):
+                msg = f"'{key}' has {found.nbytes} bytes, which are not where its header says"
+                raise ValueError(msg)
+            arrays[key] = found
+    except (AttributeError, KeyError, TypeError) as error:
+        msg = f"its header cannot be understood ({type(error).__name__}: {error})"
+        raise ValueError(msg) from error
+    return metadata, arrays
+
+
+def read_bytes(descriptor: int, begin: int, target: memoryview) -> None:
+    """Fill `target` with the bytes of an open file from position `begin` on.
+
+    Raises
+    ------
+    ValueError
+        If the file ends before.
+    """
+    done = 0
+    while done < len(target):  # a system call may read less than it was asked for
+        count = os.preadv(descriptor, [target[done:]], begin + done)
+        if count == 0:
+            msg = f"it ends after {begin + done} bytes"
+            raise ValueError(msg)
+        done += count

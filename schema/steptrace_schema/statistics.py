@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from steptrace_schema.moments import row_moments
 from steptrace_schema.names import (
     RECORDED_ID,
     SAMPLE_DIGEST,
@@ -21,8 +22,6 @@ from steptrace_schema.names import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from steptrace_schema.layout import ArraySpec
 
 DEFINITIONS: Final[dict[str, str]] = {
@@ -49,9 +48,7 @@ QUANTILE_SAMPLE: Final = 16_384
 """Percentiles are taken over every ceil(n / QUANTILE_SAMPLE)-th of a tensor's n elements."""
 
 _QUANTILES: Final = np.array([0.01, 0.05, 0.25, 0.50, 0.75, 0.95, 0.99])
-_COLUMNS: Final = 8_192  # elements of a row taken at once; BLAS starts threads for more
-_BLOCK: Final = 32_768  # elements taken at once; as float64 they stay in the processor's cache
-_CANCELLED: Final = 1e-3  # of the sum of squares: less than that, and too many digits are lost
+_BLOCK: Final = 65_536  # elements taken at once, where rows have not more: they stay in the cache
 
 Array = npt.NDArray[Any]
 Float64 = npt.NDArray[np.float64]
@@ -118,11 +115,11 @@ def compute_row_statistics(values: Array, minus: Array | None = None) -> Float64
         return result
     # NaN and infinity are measurements; inf - inf is NaN, which is the answer.
     with np.errstate(invalid="ignore", over="ignore"):
-        height = max(1, _BLOCK // min(n, _COLUMNS))
+        height = max(1, _BLOCK // n)
         stride = -(-n // QUANTILE_SAMPLE)
         for start in range(0, len(rows), height):
             part = slice(start, start + height)  # few enough to be in the cache both times
-            result[part, :9] = _moments(rows[part], None if others is None else others[part])
+            result[part, :9] = row_moments(rows[part], None if others is None else others[part])
             sample = rows[part, ::stride]
             if others is not None:
                 sample = sample - others[part, ::stride]
@@ -132,64 +129,6 @@ def compute_row_statistics(values: Array, minus: Array | None = None) -> Float64
 
 def _as_matrix(values: Array) -> Array:
     return values.reshape(len(values), math.prod(values.shape[1:]))
-
-
-def _moments(rows: Array, others: Array | None) -> Float64:
-    """Return mean, std, min, max, l1, l2, zeros, nan and inf, dims (row, 9)."""
-    height, n = rows.shape
-    total, squares, absolute, zeros, nans, infs = np.zeros((6, height))
-    low, high = np.full(height, np.inf), np.full(height, -np.inf)
-    exact_buffer = np.empty((height, min(n, _COLUMNS)))
-    for block in _blocks(rows, others):
-        exact = exact_buffer[:, : block.shape[1]]
-        np.copyto(exact, block)
-        # The extremes and zeros of float32 are the same before, and found in half the time.
-        plain = block if block.dtype == np.float32 else exact
-        np.minimum(low, plain.min(axis=1), out=low)
-        np.maximum(high, plain.max(axis=1), out=high)
-        zeros += [np.count_nonzero(row) for row in plain == 0]  # slow along an axis
-        block_total = exact.sum(axis=1)
-        if not np.isfinite(block_total).all():
-            nans += np.isnan(exact).sum(axis=1)
-            infs += np.isinf(exact).sum(axis=1)
-        total += block_total
-        squares += _squares(exact)
-        absolute += np.abs(exact, out=exact).sum(axis=1)
-    mean = total / n
-    deviations = squares - total * mean
-    cancelled = ~(deviations > _CANCELLED * squares)  # also where NaN
-    if cancelled.any():
-        minus = None if others is None else others[cancelled]
-        deviations[cancelled] = _squared_deviations(rows[cancelled], minus, mean[cancelled])
-    return np.stack(
-        [mean, np.sqrt(deviations / n), low, high, absolute, np.sqrt(squares), zeros, nans, infs],
-        axis=1,
-    )
-
-
-def _squared_deviations(rows: Array, others: Array | None, mean: Float64) -> Float64:
-    """Sum the squared deviations from a mean that is itself rounded: the corrected two-pass sum."""
-    squares, rest = np.zeros(len(rows)), np.zeros(len(rows))
-    for block in _blocks(rows, others):
-        deviation = block.astype(np.float64) - mean[:, np.newaxis]
-        squares += _squares(deviation)
-        rest += deviation.sum(axis=1)
-    corrected: Float64 = np.maximum(squares - rest * rest / rows.shape[1], 0)
-    return corrected
-
-
-def _blocks(rows: Array, others: Array | None) -> Iterator[Array]:
-    """Yield ``rows - others``, dims (row, element), some columns at a time."""
-    for start in range(0, rows.shape[1], _COLUMNS):
-        block = rows[:, start : start + _COLUMNS]
-        yield block if others is None else block - others[:, start : start + _COLUMNS]
-
-
-def _squares(block: Float64) -> Float64:
-    # A product of a row and a column for each row: many times faster than other ways to sum
-    # squares, and short enough that BLAS starts no threads, which here only wait for each other.
-    squares: Float64 = np.matmul(block[:, np.newaxis, :], block[:, :, np.newaxis])[:, 0, 0]
-    return squares
 
 
 def _percentiles(sample: Array) -> Float64:

@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from steptrace_schema.compact import NOT_CLOSED
@@ -44,7 +45,7 @@ def record(journal: Path, store: Location, trainer: int, parent: int, backlog: i
         Bytes that the journal may hold before anything is moved while the trainer lives.
     """
     reader = JournalReader(journal)
-    with exclusive(journal):
+    with exclusive(journal), ThreadPoolExecutor(1, initializer=_yield_to_training) as meanwhile:
         mover = PatientMover(journal, store)
         found, is_full = reader.pending(), False
         # Processes that the trainer forks hold the pipe open, so its end is not the only sign.
@@ -57,7 +58,7 @@ def record(journal: Path, store: Location, trainer: int, parent: int, backlog: i
             is_due = not backlog or found.nbytes > backlog or found.records > _MOST_RECORDS
             if is_due and not is_full:
                 try:
-                    mover.move_ready()
+                    meanwhile.submit(mover.move_ready).result()
                 except DiskLimitError as error:
                     is_full = True
                     reader.stop(str(error))
@@ -66,6 +67,15 @@ def record(journal: Path, store: Location, trainer: int, parent: int, backlog: i
             mover.finish("incomplete", NOT_CLOSED)
         else:
             mover.finish(closing.status, closing.reason)
+
+
+def _yield_to_training() -> None:
+    """Have this thread run only while a core has nothing else to do, where there is such a way.
+
+    Not the process: without privileges there is no way back, for what is left at the end.
+    """
+    if sys.platform == "linux":
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def poll_seconds(records: int) -> float:

@@ -1,0 +1,57 @@
+"""Memory for arrays that are needed for a moment, again and again.
+
+New memory is handed out page by page by the operating system, which for arrays of megabytes takes
+longer than to fill them.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+
+class Scratch:
+    """Lends arrays whose memory is used again; any thread may borrow."""
+
+    def __init__(self) -> None:
+        self._free: list[npt.NDArray[np.uint8]] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Iterator[npt.NDArray[Any]]:
+        """Lend a contiguous array for the context, with anything in it.
+
+        Nothing may refer to it afterwards.
+
+        Parameters
+        ----------
+        shape, dtype
+            Of the array.
+        """
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        memory = self._take(size)
+        try:
+            yield memory[:size].view(dtype).reshape(shape)
+        finally:
+            with self._lock:
+                self._free.append(memory)
+
+    def _take(self, size: int) -> npt.NDArray[np.uint8]:
+        """Return the smallest free memory that is large enough, else replace the largest."""
+        with self._lock:
+            self._free.sort(key=len)
+            for position, memory in enumerate(self._free):
+                if len(memory) >= size:
+                    return self._free.pop(position)
+            if self._free:
+                self._free.pop()
+        return np.empty(size, np.uint8)
