@@ -8,6 +8,7 @@ import os
 import shutil
 from collections import defaultdict
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,21 +20,23 @@ from steptrace_schema.disk_limit import DiskLimit
 from steptrace_schema.errors import DiskLimitError, NotATraceError
 from steptrace_schema.journal import JournalReader, Record
 from steptrace_schema.layout import ArraySpec, split_key
-from steptrace_schema.location import Location, journal_path
+from steptrace_schema.location import Location, is_packed, journal_path
 from steptrace_schema.locks import exclusive
 from steptrace_schema.moving import ArrayMove, MovedArray, Rows, move_arrays
 from steptrace_schema.retention import held_back, is_of_a_step, is_thinned
+from steptrace_schema.store import read_attributes
 from steptrace_schema.writer import TraceWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from steptrace_schema.attributes import TraceAttributes
     from steptrace_schema.names import Kind, Status
 
 NOT_CLOSED = "the training process ended without closing the trace"
 """The reason stored in a trace whose run was killed."""
+NO_JOURNAL = f"{NOT_CLOSED}, and there is no journal beside it"
+"""The reason stored in one whose run was killed where it had nothing to move."""
 
 _THINNED = "from here on only some steps keep their tensors, as the policy's 'retain' says"
 _NONE_KEPT = "no step was retained; its statistics are recorded"
@@ -433,7 +436,8 @@ def all_cores() -> int:
 def recover(store: Location) -> int:
     """Finish the trace at `store` from the journal beside it; return the records moved.
 
-    A trace without a journal is finished already, and is left as it is.
+    A trace without a journal has nothing to move, and is left as it is, but for one that still says
+    that it is being recorded: a run was killed as it was to go on with it.
 
     Raises
     ------
@@ -444,12 +448,14 @@ def recover(store: Location) -> int:
     """
     journal = journal_path(store)
     reader = JournalReader(journal)
+    reader.refuse_writer(own=True)
     if not reader.exists:
         if reader.is_leftover:
             shutil.rmtree(journal)
         if not store.exists():
             msg = f"there is neither a trace at {store} nor a journal at {journal}"
             raise NotATraceError(msg)
+        _close_without_journal(store)
         return 0
     with exclusive(journal):
         compactor = Compactor(journal, store, all_cores())
@@ -460,3 +466,26 @@ def recover(store: Location) -> int:
         else:
             compactor.finish("incomplete", NOT_CLOSED)
     return pending
+
+
+def is_left_recording(store: Location, attributes: TraceAttributes) -> bool:
+    """Whether a trace without a journal says that it is being recorded, and is not.
+
+    The journal of one in an object store may be on another machine.
+    """
+    local = isinstance(store, Path) and not is_packed(store)
+    return local and attributes.status == "recording"
+
+
+def _close_without_journal(store: Location) -> None:
+    attributes = read_attributes(store)
+    if not is_left_recording(store, attributes):
+        return
+    limit = DiskLimit.of(attributes.policy)
+    writer = TraceWriter(store, attributes, limit.store if limit else None)
+    writer.trim()
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    update = {"status": "incomplete", "status_reason": NO_JOURNAL, "finished": now}
+    writer.commit(attributes.model_copy(update=update))
+    with suppress(DiskLimitError):  # a copy that readers can do without
+        writer.consolidate()

@@ -21,10 +21,10 @@ from safetensors import SafetensorError, safe_open
 from steptrace_schema.attributes import TraceAttributes
 from steptrace_schema.disk_limit import BALLAST, DiskLimit
 from steptrace_schema.durable import Durability, Persistence, persistence
-from steptrace_schema.errors import DamagedTraceError, TraceExistsError
+from steptrace_schema.errors import DamagedTraceError, TraceError, TraceExistsError
 from steptrace_schema.layout import ArraySpec
 from steptrace_schema.location import journal_path as journal_path
-from steptrace_schema.locks import MOVER, WRITER, hold_as_writer
+from steptrace_schema.locks import MOVER, WRITER, hold_as_writer, live_writer
 from steptrace_schema.names import STEP, Status
 from steptrace_schema.pending import RECORD_SUFFIX, Pending, PendingRecords
 from steptrace_schema.record_file import (
@@ -192,9 +192,11 @@ class JournalWriter:
             {"status": status, "reason": reason, "attributes": attributes.model_dump(mode="json")},
             allow_nan=False,
         )
-        (self.directory / _BALLAST).unlink(missing_ok=True)
-        _write_atomically(self.directory / _CLOSED, text, self._lasting)
-        self._release()
+        try:
+            (self.directory / _BALLAST).unlink(missing_ok=True)
+            _write_atomically(self.directory / _CLOSED, text, self._lasting)
+        finally:
+            self._release()
 
     def stopped(self) -> str | None:
         """Return why nothing more is moved into the store, as :meth:`JournalReader.stop` said."""
@@ -341,6 +343,31 @@ class JournalReader:
         except (KeyError, TypeError, ValueError, ValidationError) as error:
             msg = f"{path} is not readable: {error}"
             raise DamagedTraceError(msg) from error
+
+    def writer(self) -> int | None:
+        """Return the number of the process that is writing the journal, None where none will."""
+        return None if (self.directory / _CLOSED).exists() else live_writer(self.directory)
+
+    def refuse_writer(self, *, own: bool) -> None:
+        """Make sure that no training writes the journal.
+
+        Parameters
+        ----------
+        own
+            Whether a training of this very process counts.
+
+        Raises
+        ------
+        TraceError
+            If one does.
+        """
+        writer = self.writer()
+        if writer is not None and (own or writer != os.getpid()):
+            msg = (
+                f"{self.directory} is being written by a training that is still running (process "
+                f"{writer}); wait until it has ended, or end it, and try again"
+            )
+            raise TraceError(msg)
 
     def pending(self) -> Pending:
         """Return what is not yet in the store."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +23,9 @@ MOVER: Final = "lock"
 WRITER: Final = "writer"
 """The file locked by the training that writes records; it holds the number of its process."""
 
+_ATTEMPTS: Final = 10
+_SECONDS_BETWEEN: Final = 0.01
+
 
 @contextmanager
 def exclusive(journal: Path) -> Iterator[None]:
@@ -33,7 +37,7 @@ def exclusive(journal: Path) -> Iterator[None]:
         If another process holds it.
     """
     with (journal / MOVER).open("w") as lock:
-        if not _try(lock.fileno()):
+        if not _take(lock.fileno()):
             msg = (
                 f"{journal} is being moved into its store by another process; "
                 "wait until that run has ended"
@@ -56,7 +60,7 @@ def hold_as_writer(journal: Path) -> int:
         If another process is writing this journal.
     """
     lock = os.open(journal / WRITER, os.O_RDWR | os.O_CREAT, 0o644)
-    if not _try(lock):
+    if not _take(lock):
         os.close(lock)
         msg = f"{journal} is being written by another training; choose another path for this one"
         raise TraceError(msg)
@@ -74,9 +78,18 @@ def live_writer(journal: Path) -> int | None:
     return int(text) if text.isdecimal() and _is_running(int(text)) else None
 
 
-def _try(lock: int) -> bool:
+def _take(lock: int) -> bool:
+    """Take a lock, which one who looks whether it is taken may hold for an instant."""
+    for _ in range(_ATTEMPTS):
+        if _try(lock, fcntl.LOCK_EX):
+            return True
+        time.sleep(_SECONDS_BETWEEN)
+    return False
+
+
+def _try(lock: int, operation: int) -> bool:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, operation | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -85,7 +98,7 @@ def _try(lock: int) -> bool:
 def _is_locked(path: Path) -> bool:
     try:
         with path.open("rb") as lock:
-            return not _try(lock.fileno())
+            return not _try(lock.fileno(), fcntl.LOCK_SH)  # others may look at the same time
     except FileNotFoundError:
         return False
 

@@ -112,6 +112,7 @@ def test_records_that_were_committed_and_not_deleted_do_not_stay_in_the_journal(
         (writer.directory / f"{number:08d}.safetensors").write_bytes(content)
     Compactor(writer.directory, store)
     assert writer.pending_records() == len(steps) - 4 + left
+    del writer  # as if its process had been killed
     recover(store)
     assert read_all(store)["scalars/step"].tolist() == list(range(8))
 
@@ -170,6 +171,7 @@ def test_a_static_array_has_no_step(tmp_path: Path) -> None:
     spec = ArraySpec("probe", "x", ("sample",), (3,), "float32", static=True)
     writer = JournalWriter.create(journal_path(store), Declaration(attributes(), (spec,)))
     writer.append(0, {"probe/x": np.arange(3, dtype=np.float32)})
+    writer.close("complete", None, attributes())
     recover(store)
     array = zarr.open_group(store, mode="r")["probe/x"]
     assert np.asarray(array).tolist() == [0, 1, 2]
@@ -192,11 +194,11 @@ def test_recover_is_idempotent_and_removes_the_journal(
 def test_what_a_killed_writer_left_under_a_temporary_name_is_removed(
     tmp_path: Path, make_journal: Callable[..., JournalWriter]
 ) -> None:
-    writer = make_journal(random_steps(3))
-    (writer.directory / ".tmpkkj5vZ").write_bytes(b"half a record")
-    (writer.directory / "00000004.partial").write_bytes(b"half a record")
+    journal = make_journal(random_steps(3)).directory
+    (journal / ".tmpkkj5vZ").write_bytes(b"half a record")
+    (journal / "00000004.partial").write_bytes(b"half a record")
     assert recover(tmp_path / "run.zarr") == 4
-    assert not writer.directory.exists()
+    assert not journal.exists()
 
 
 def test_recover_of_nothing_says_so(tmp_path: Path) -> None:
