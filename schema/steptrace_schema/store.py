@@ -103,12 +103,7 @@ def read_attributes(path: Location) -> TraceAttributes:
 
 def _read_root(path: Location) -> tuple[TraceAttributes, bytes]:
     """Return the root attributes and the whole zarr.json that they are in."""
-    if not path.exists():
-        msg = (
-            f"{path} does not exist; give the path of a trace (a .zarr folder, a .zarr.zip file "
-            "or s3://bucket/path)"
-        )
-        raise NotATraceError(msg)
+    refuse_missing(path)
     traces = _traces_in(path)
     if traces:
         count = "one trace" if len(traces) == 1 else f"{len(traces)} traces"
@@ -121,6 +116,29 @@ def _read_root(path: Location) -> tuple[TraceAttributes, bytes]:
         msg = f"{path} is not a trace: it has no readable zarr.json of a Zarr v3 group ({error})"
         raise NotATraceError(msg) from error
     return parse_attributes(path, attributes), content
+
+
+def refuse_missing(path: Location) -> None:
+    """Make sure that there is something to read at `path`.
+
+    Raises
+    ------
+    NotATraceError
+        If there is nothing, or all of the trace is still in its journal.
+    """
+    journal = journal_path(path)
+    if JournalReader(journal).exists and not has_root(path):
+        msg = (
+            f"{path} is not there yet, its steps are in {journal}; when its training has ended, "
+            f"'steptrace recover {path}' finishes the trace"
+        )
+        raise NotATraceError(msg)
+    if not path.exists():
+        msg = (
+            f"{path} does not exist; give the path of a trace (a .zarr folder, a .zarr.zip file "
+            "or s3://bucket/path)"
+        )
+        raise NotATraceError(msg)
 
 
 def _traces_in(path: Location) -> list[str]:

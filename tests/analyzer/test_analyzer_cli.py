@@ -182,6 +182,9 @@ def test_recover_finishes_a_killed_run(
     path = tmp_path / "killed.zarr"
     make_run(steps=12).write_journal(path)
     assert "is not finished" in _trouble(capsys, "pack", path)
+    said = _trouble(capsys, "validate", path)
+    assert f"its steps are in {path}.journal" in said
+    assert f"'steptrace recover {path}' finishes the trace" in said
     code, out, _ = _run(capsys, "recover", path)
     assert code == 0
     assert out == (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from steptrace_schema.errors import NotATraceError, UnsupportedVersionError
 from steptrace_schema.location import METADATA_FILE, Location, locate
-from steptrace_schema.store import read_attributes
+from steptrace_schema.store import read_attributes, refuse_missing
 from steptrace_schema.validate.attributes import (
     json_is_strict,
     metadata_are_as_the_root_says,
@@ -38,7 +38,7 @@ def validate(path: str | Location, level: Level = "data") -> list[Problem]:
     Raises
     ------
     NotATraceError
-        If nothing exists at `path`.
+        If nothing exists at `path`, or all of the trace is still in its journal.
 
     Examples
     --------
@@ -46,12 +46,7 @@ def validate(path: str | Location, level: Level = "data") -> list[Problem]:
     ...     print(problem.rule, problem.path, problem.found, problem.remedy)
     """
     path = locate(path)
-    if not path.exists():
-        msg = (
-            f"{path} does not exist; give the path of a trace (a .zarr folder, a .zarr.zip file "
-            "or s3://bucket/path)"
-        )
-        raise NotATraceError(msg)
+    refuse_missing(path)
     if problems := [*root_is_group(path)]:
         return problems
     found = metadata_files(path)
