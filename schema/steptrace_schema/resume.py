@@ -14,9 +14,8 @@ from steptrace_schema.codecs import quiet
 from steptrace_schema.compact import recover
 from steptrace_schema.errors import DiskLimitError, TraceError
 from steptrace_schema.human import human_bytes
-from steptrace_schema.journal import JournalReader
 from steptrace_schema.layout import ArraySpec, split_key
-from steptrace_schema.location import Location, file_sizes, is_packed, journal_path
+from steptrace_schema.location import Location, file_sizes, is_packed
 from steptrace_schema.names import (
     KINDS,
     STATISTIC,
@@ -43,6 +42,8 @@ class Continuation:
 
     Attributes
     ----------
+    path
+        Folder of the trace.
     attributes
         Its root attributes, with the rows that stay counted in ``steps_recorded``.
     arrays
@@ -51,16 +52,22 @@ class Continuation:
         The probe's inputs by name, ``x`` or ``x_<part>``, dims (sample, ...).
     """
 
+    path: Location
     attributes: TraceAttributes
     arrays: tuple[ArraySpec, ...]
     probe: dict[str, npt.NDArray[Any]]
 
+    def begin(self) -> None:
+        """Give up the rows that are recorded again; call it when the first of them is at hand."""
+        TraceWriter(self.path, self.attributes).commit(self.attributes)
+
 
 def reopen(path: Location, step: int, limit: DiskLimit | None = None) -> Continuation:
-    """Make the trace at `path` ready to be recorded into from step number `step` on.
+    """Find out how the trace at `path` goes on from step number `step` on.
 
-    Rows of `step` and later ones are given up, and a journal that is left over is moved into the
-    store first. The root attributes get an event that says where the two runs meet.
+    A journal that is left over is moved into the store. Besides, the trace stays as it is until
+    :meth:`Continuation.begin`, which gives up the rows of `step` and later ones, and adds an event
+    that says where the two runs meet.
 
     Parameters
     ----------
@@ -88,8 +95,7 @@ def reopen(path: Location, step: int, limit: DiskLimit | None = None) -> Continu
     if is_packed(path):
         msg = f"{path} is packed, so nothing can be added to it; run 'steptrace unpack {path}'"
         raise TraceError(msg)
-    if JournalReader(journal_path(path)).exists:
-        recover(path)
+    recover(path)
     if limit is not None:
         _refuse_full(path, limit)
     attributes = read_attributes(path)
@@ -139,8 +145,7 @@ def reopen(path: Location, step: int, limit: DiskLimit | None = None) -> Continu
             "events": (*attributes.events, event),
         }
     )
-    TraceWriter(path, attributes).commit(attributes)
-    return Continuation(attributes, arrays, probe)
+    return Continuation(path, attributes, arrays, probe)
 
 
 def _refuse_full(path: Location, limit: DiskLimit) -> None:

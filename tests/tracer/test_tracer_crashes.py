@@ -138,6 +138,46 @@ def test_the_training_goes_on_when_the_recorder_dies_and_its_steps_can_be_recove
     assert "recorder process failed" in str(read_attributes(path).status_reason)
 
 
+_FORKING_SCRIPT = f"""
+import atexit, os, sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import keras
+from keras_models import mlp, vectors
+from steptrace_schema.journal import JournalReader
+from steptrace_schema.location import journal_path
+from steptrace_tracer import Tracer
+
+class Fork(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        child = os.fork()
+        if child == 0:
+            atexit._run_exitfuncs()  # as a normal end does, before TensorFlow is torn down
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert JournalReader(journal_path(sys.argv[1])).closing() is None
+
+x, y = vectors()
+tracer = Tracer(sys.argv[1], on_error="raise", progress=False)
+mlp().fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=[tracer, Fork()])
+"""
+
+
+def test_the_end_of_a_process_that_the_training_forked_is_not_that_of_the_trace(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "run.zarr"
+    run = subprocess.run(
+        [sys.executable, "-c", _FORKING_SCRIPT, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    assert read_attributes(path).status == "complete"
+    assert read_attributes(path).steps_recorded["scalars"] == 3
+    assert validate(path) == []
+
+
 def test_a_disk_that_is_full_for_everything_does_not_end_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

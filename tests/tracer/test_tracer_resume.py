@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -12,6 +16,8 @@ import zarr
 
 from keras_models import mlp, vectors, weights_of
 from steptrace_schema.errors import TraceError
+from steptrace_schema.journal import JournalReader
+from steptrace_schema.location import journal_path
 from steptrace_schema.names import KINDS
 from steptrace_schema.store import read_attributes
 from steptrace_schema.validate import validate
@@ -19,8 +25,6 @@ from steptrace_tracer import Tracer
 from two_layers import TwoLayers
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy.typing as npt
 
 STEPS = 3
@@ -62,6 +66,10 @@ def arrays_of(path: Path) -> dict[str, npt.NDArray[Any]]:
         and key not in ("scalars/wall_time", "scalars/step_duration", "scalars/epoch")
         and not key.startswith("scalars/metrics")
     }
+
+
+def files_of(path: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
 def assert_same(path: Path, expected: Path) -> None:
@@ -119,6 +127,102 @@ def test_resume_without_a_trace_begins_one(tmp_path: Path) -> None:
     assert read_attributes(path).events == ()
 
 
+_TRAINING = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import keras, psutil
+from test_tracer_resume import adam_mlp, fit, recorder, vectors
+
+def kill_all(*_):
+    for process in psutil.Process().children():
+        process.kill()
+        process.wait()
+    psutil.Process().kill()
+
+class Last(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 2:
+            end()
+"""
+"""Beginning of a script that trains in a process of its own."""
+
+
+def killed(script: str, *arguments: object) -> None:
+    """Run a script after :data:`_TRAINING` that ends by a kill."""
+    command = [sys.executable, "-c", _TRAINING + script, *map(str, arguments)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+
+
+def test_a_trace_whose_steps_are_all_in_its_journal_goes_on(tmp_path: Path, whole: Path) -> None:
+    path, slow = tmp_path / "run.zarr", tmp_path / "python"
+    slow.write_text("#!/bin/sh\nexec sleep 600\n")  # a recorder that takes its time to start
+    slow.chmod(0o755)
+    script = """
+end, sys.executable = kill_all, sys.argv[2]
+tracer = recorder(sys.argv[1])
+adam_mlp().fit(*vectors(24), batch_size=8, shuffle=False, verbose=0, callbacks=[tracer, Last()])
+"""
+    killed(script, path, slow)
+    assert not path.exists()
+    waiting = len(JournalReader(journal_path(path)).paths())
+    assert waiting >= STEPS - 1
+    fit(fit(adam_mlp(), epochs=1), recorder(path, resume=True), epochs=3)
+    assert validate(path) == []
+    found, expected = arrays_of(path), arrays_of(whole)
+    kept = [*range(waiting), *range(STEPS, 4 * STEPS)]
+    assert found["scalars/step"].tolist() == kept
+    for key in ("scalars/loss", "weights/mlp/hidden/kernel", "gradients/mlp/out/bias"):
+        rows = kept if key.startswith(("scalars", "gradients")) else [*kept, 4 * STEPS]
+        assert found[key].tobytes() == expected[key][rows].tobytes(), key
+
+
+def test_a_trace_is_as_it_was_when_the_process_that_was_to_go_on_with_it_dies_at_once(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "run.zarr"
+    fit(adam_mlp(), recorder(path))
+    before = files_of(path)
+    script = """
+# Asked for when the first step has been done, and before it is recorded.
+fit(adam_mlp(), recorder(sys.argv[1], resume=True, sample_ids=kill_all))
+"""
+    killed(script, path)
+    assert files_of(path) == before
+    assert not journal_path(path).exists()
+
+
+def test_a_trace_that_another_process_writes_is_not_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    script = (
+        _TRAINING
+        + """
+def end():  # the recorder, and then nothing
+    psutil.Process().children()[0].kill()
+    print("alone", flush=True)
+    sys.stdin.read()
+
+tracer = recorder(sys.argv[1])
+model = fit(adam_mlp(), tracer)  # so that there is a store
+model.fit(*vectors(24), batch_size=8, shuffle=False, verbose=0, callbacks=[tracer, Last()])
+"""
+    )
+    command = [sys.executable, "-c", script, str(path)]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as training:
+        try:
+            assert training.stdout is not None
+            assert training.stdout.readline() == "alone\n"
+            count = len(JournalReader(journal_path(path)).paths())
+            assert count >= STEPS - 1
+            # Whatever on_error says: hours of training without a trace are not what was asked for.
+            with pytest.raises(TraceError, match=rf"still running \(process {training.pid}\)"):
+                fit(adam_mlp(), Tracer(path, resume=True, progress=False))
+            assert len(JournalReader(journal_path(path)).paths()) >= count
+        finally:
+            training.kill()
+
+
 def test_another_model_is_refused_with_what_differs(tmp_path: Path) -> None:
     path = tmp_path / "run.zarr"
     fit(mlp(), Tracer(path, progress=False), epochs=1)
@@ -133,8 +237,10 @@ def test_another_model_is_refused_with_what_differs(tmp_path: Path) -> None:
     deeper = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.ReLU()])
     for model, what in ((other, "'.*mlp/hidden.* has shape"), (deeper, "the layers Dense, ReLU")):
         model.compile("sgd", "mse")
+        before = files_of(path)
         with pytest.raises(TraceError, match=rf"{what}.*another path"):
             fit(model, Tracer(path, resume=True, on_error="raise", progress=False))
+        assert files_of(path) == before
     assert validate(path) == []
 
 

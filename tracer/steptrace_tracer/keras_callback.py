@@ -10,7 +10,8 @@ import numpy as np
 
 from steptrace_schema.attributes import Policy
 from steptrace_schema.errors import TraceError
-from steptrace_schema.location import Location, locate
+from steptrace_schema.journal import JournalReader
+from steptrace_schema.location import Location, journal_path, locate
 from steptrace_schema.store import refuse_existing
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.custom_loop import WrappedStep
@@ -87,6 +88,8 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
     TraceExistsError
         When the training begins, if there is something at `path` and `overwrite` does not allow to
         replace it.
+    TraceError
+        When the training begins, if the trace that it is to go on with is still being written.
 
     Examples
     --------
@@ -353,10 +356,13 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
             earlier.abandon()  # a fit that never came to its end
         self._wrapped = None
         resume = earlier is not None or self._resume
-        if resume and not self.path.exists():
+        journal = JournalReader(journal_path(self.path))
+        if resume and not (self.path.exists() or journal.exists):
             resume = False  # the first of several runs
-        if not resume:
-            # A mistake to correct before hours of training, whatever on_error says.
+        # A mistake to correct before hours of training, whatever on_error says.
+        if resume:
+            journal.refuse_writer(own=False)
+        else:
             refuse_existing(self.path, overwrite=self._overwrite)
         self._session = Session(dataclasses.replace(self._settings, resume=resume))
         return self._session

@@ -6,6 +6,7 @@ import atexit
 import dataclasses
 import datetime
 import math
+import os
 import time
 import uuid
 import warnings
@@ -35,7 +36,7 @@ from steptrace_tracer import provenance
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.budget import beyond_budget
 from steptrace_tracer.closing import ClosingProgress, describe, report
-from steptrace_tracer.declare import has_samples
+from steptrace_tracer.declare import has_samples, specify
 from steptrace_tracer.digests import sample_digests
 from steptrace_tracer.naming import Names
 from steptrace_tracer.precision import rounded
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from steptrace_schema.location import Location
+    from steptrace_schema.resume import Continuation
     from steptrace_tracer.program import Program
 
 OnError = Literal["warn", "raise"]
@@ -114,7 +116,9 @@ class Session:
         self.settings = settings
         self.active = True
         self.traced: TracedStep | None = None
+        self._process = os.getpid()
         self._recording: Recording | None = None
+        self._before: Continuation | None = None
         self._last_weights: dict[str, Any] = {}
         self._began = False
         self._logged: dict[str, npt.NDArray[Any]] = {}
@@ -158,6 +162,7 @@ class Session:
             self._recording = Recording(
                 settings.path, attributes, settings.journal_limit, before.arrays
             )
+        self._before = before
         self.traced = traced
         if self._logged_at is None:
             self._logged_at = step
@@ -301,8 +306,12 @@ class Session:
         self._complain(f"{path}: tracing stopped ({reason}); earlier steps are kept", error)
 
     def abandon(self) -> None:
-        """End a recording whose training did not come to its end."""
-        self.end("incomplete", NOT_ENDED)
+        """End a recording whose training did not come to its end.
+
+        The end of a process that the training forked is not the training's.
+        """
+        if os.getpid() == self._process:
+            self.end("incomplete", NOT_ENDED)
 
     def end(self, status: Status, reason: str | None) -> None:
         """Finish the trace, and say so if that failed."""
@@ -383,7 +392,22 @@ class Session:
                 arrays[key] = values if keep_bits is None else rounded(values, keep_bits)
             return Collected(arrays, collected.missing)
 
-        recording.put(PendingStep(step, with_precision))
+        recording.put(self._pending(step, with_precision))
+
+    def _pending(self, step: int, collect: Callable[[], Collected]) -> PendingStep:
+        """Return a step to hand over; with the first one, a trace that is there goes on."""
+        before, self._before = self._before, None
+        if before is None:
+            return PendingStep(step, collect)
+
+        def go_on() -> Collected:
+            collected = collect()
+            # Refuses another model, while the trace is as it was.
+            specify(collected.arrays, self.settings.policy, before.arrays)
+            before.begin()
+            return collected
+
+        return PendingStep(step, go_on)
 
     def _complain(self, message: str, error: Exception) -> None:
         if self.settings.on_error == "raise":
@@ -397,7 +421,7 @@ class Session:
         if self._recording is not None and self._logged and step is not None:
             logged, self._logged = self._logged, {}
             with suppress(TraceError):  # which closing the recording says again
-                self._recording.put(PendingStep(step, lambda: Collected(logged)))
+                self._recording.put(self._pending(step, lambda: Collected(logged)))
         recording, self._recording, self.traced = self._recording, None, None
         self.active = False
         atexit.unregister(self.abandon)
