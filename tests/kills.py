@@ -43,7 +43,15 @@ def known_steps() -> list[tuple[int, Arrays]]:
     return steps
 
 
-def run(store: Path, victim: Victim, operation: int, seconds: float, acknowledged: Any) -> None:
+def run(
+    store: Path,
+    victim: Victim,
+    operation: int,
+    seconds: float,
+    acknowledged: Any,
+    *,
+    step_by_step: bool = False,
+) -> None:
     """Write :func:`known_steps` and move them, in two processes, of which one or both die.
 
     Parameters
@@ -58,6 +66,8 @@ def run(store: Path, victim: Victim, operation: int, seconds: float, acknowledge
         The time after which it is; 0 for none.
     acknowledged
         Gets the number of each step that is in the journal; ends when both processes have ended.
+    step_by_step
+        Whether each step waits until something comes back for the one before.
     """
     steps = known_steps()
     writer = write_journal(store, [], specify_for=steps, shard_steps=SHARD_STEPS)
@@ -72,15 +82,23 @@ def run(store: Path, victim: Victim, operation: int, seconds: float, acknowledge
     os.close(read)
     if victim in ("trainer", "both"):
         _die(operation, seconds)
-    _write(writer, steps, acknowledged)
+    _write(writer, steps, acknowledged, step_by_step=step_by_step)
     os.close(write)
     os.waitpid(recorder, 0)
 
 
-def _write(writer: Any, steps: list[tuple[int, Arrays]], acknowledged: Connection) -> None:
+def _write(
+    writer: Any,
+    steps: list[tuple[int, Arrays]],
+    acknowledged: Connection,
+    *,
+    step_by_step: bool,
+) -> None:
     for step, arrays in steps:
         writer.append(step, arrays)
         acknowledged.send(step)
+        if step_by_step:
+            acknowledged.recv()
     writer.close("complete", None, attributes(shard_steps=SHARD_STEPS))
 
 

@@ -22,7 +22,7 @@ from steptrace_analyzer.journaled import (
 )
 from steptrace_analyzer.stored import stored_arrays
 from steptrace_analyzer.updates import with_updates
-from steptrace_schema.compact import NOT_CLOSED
+from steptrace_schema.compact import NO_JOURNAL, NOT_CLOSED, is_left_recording
 from steptrace_schema.journal import JournalReader, MappedRecord
 from steptrace_schema.location import Location, has_root, journal_path, locate
 from steptrace_schema.locks import is_being_moved
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from steptrace_schema.attributes import TraceAttributes
     from steptrace_schema.layout import ArraySpec
+    from steptrace_schema.names import Status
 
 
 def open_trace(path: str | Location) -> xr.DataTree:
@@ -86,11 +87,13 @@ def open_trace(path: str | Location) -> xr.DataTree:
         attributes = read_attributes(path)
         with _in_one_sentence(path):
             stored = stored_arrays(path, attributes)
-    if declaration is not None:
-        records = [record for record in records if record.index >= attributes.records]
-        attributes = _live_attributes(journal, attributes, path)
+    journaled = declaration is not None
+    present = _present_attributes(journal, attributes, path, journaled=journaled)
+    if present is None:
+        return open_trace(path)
+    records = [record for record in records if record.index >= attributes.records]
     arrays = declaration.arrays if declaration is not None else ()
-    root = xr.Dataset(attrs={ATTRIBUTES_KEY: attributes.model_dump(mode="json")})
+    root = xr.Dataset(attrs={ATTRIBUTES_KEY: present.model_dump(mode="json")})
     with _in_one_sentence(path):
         datasets = _join(stored, records, arrays)
         return with_updates(xr.DataTree.from_dict({"/": root, **datasets}, name=path.name))
@@ -116,18 +119,32 @@ def trace_attributes(trace: xr.DataTree) -> TraceAttributes:
     return parse_attributes(Path(trace.name or "trace"), trace.attrs.get(ATTRIBUTES_KEY))
 
 
-def _live_attributes(
-    journal: JournalReader, stored: TraceAttributes, path: Location
-) -> TraceAttributes:
-    """Return the attributes with the status that a trace with a journal has right now."""
+def _present_attributes(
+    journal: JournalReader, stored: TraceAttributes, path: Location, *, journaled: bool
+) -> TraceAttributes | None:
+    """Return the attributes with the status that the trace has right now.
+
+    None if its run has begun or ended since the journal was read: `journaled` says whether it was
+    there.
+    """
+    # In the order in which a run ends: it is closed, its locks are free, its journal is deleted.
+    is_live = journal.writer() is not None or is_being_moved(journal.directory)
     closing = journal.closing()
-    if closing is not None:
+    if journal.exists != journaled:
+        return None
+    status: Status
+    reason: str | None
+    advice = f"'steptrace recover {path}' finishes it"
+    if not journaled:
+        if not is_left_recording(path, stored):
+            return stored
+        status, reason = "incomplete", f"{NO_JOURNAL}; {advice}"
+    elif closing is not None:
         status, reason = closing.status, closing.reason
-    elif journal.exists and is_being_moved(journal.directory):
+    elif is_live:
         status, reason = "recording", None
     else:
-        status = "incomplete"
-        reason = f"{NOT_CLOSED}; 'steptrace recover {path}' finishes it"
+        status, reason = "incomplete", f"{NOT_CLOSED}; {advice}"
     return stored.model_copy(update={"status": status, "status_reason": reason})
 
 

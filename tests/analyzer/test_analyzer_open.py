@@ -61,6 +61,7 @@ def test_a_broken_off_trace_joins_store_and_journal(tmp_path: Path, moves: int) 
         compactor = Compactor(writer.directory, store)
         for _ in range(moves):
             next(compactor.move_all())
+    del writer  # as if its process had been killed
     tree = open_trace(store)
     assert_holds(tree, steps)
     found = trace_attributes(tree)
