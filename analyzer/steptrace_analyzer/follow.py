@@ -25,7 +25,9 @@ def follow(
     """Open a trace again whenever it has new steps, until its run has ended.
 
     An opened trace never changes; each one that is yielded holds all steps of the one before, bit
-    by bit, and later ones. Open it before the training begins or at any time after.
+    by bit, and later ones. Where the policy has ``retain`` or ``disk_limit``, steps that are not
+    kept lose their tensors as they move into the store; their scalars and statistics stay. Begin
+    before the training does, or at any time after.
 
     Parameters
     ----------
