@@ -71,7 +71,7 @@ def tensors(group: zarr.Group, kind: str) -> dict[str, npt.NDArray[Any]]:
             1,
             DEFAULT_KINDS,
             1,
-        ),  # a sample takes 48 MiB: two outputs, their gradients, the probe
+        ),  # a sample takes 48 MiB: outputs, gradients, probe
         (256, 10, DEFAULT_KINDS, 3),  # weights and gradients take 160 MiB
         (256, 1, ("weights", "inputs"), 4),  # no outputs are recorded
     ],
