@@ -33,11 +33,9 @@ class Recorder:
     ----------
     journal, store
         The folders that it moves from and to.
-    backlog
-        Bytes that the journal may hold before anything is moved while the training goes on.
     """
 
-    def __init__(self, journal: Path, store: Location, backlog: int) -> None:
+    def __init__(self, journal: Path, store: Location) -> None:
         self._store = store
         self._journal = journal
         self._log = journal / RECORDER_LOG
@@ -51,7 +49,6 @@ class Recorder:
                     str(journal.absolute()),
                     str(store.absolute()),
                     str(os.getpid()),
-                    str(backlog),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
