@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from zarr.abc.store import RangeByteRequest, SuffixByteRequest
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
 
 from steptrace_schema.codecs import checksum, copy_runs
 from steptrace_schema.location import is_packed
@@ -60,6 +57,9 @@ def location_fetch(path: Location, key: str, array: zarr.Array[Any]) -> Fetch:
     """
     if isinstance(path, Path) and not is_packed(path):
         return file_fetch(path / key, array)
+    from zarr.abc.store import RangeByteRequest, SuffixByteRequest
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.core.sync import sync
 
     def fetch(position: tuple[int, ...], start: int, stop: int | None) -> bytes:
         name = f"{key}/{array.metadata.encode_chunk_key(position)}"
