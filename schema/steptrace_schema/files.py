@@ -49,30 +49,28 @@ class LocalFiles(Files):
     """Files of a folder."""
 
     def __init__(self, location: Path) -> None:
-        self.location = location
-        self._folder = location
+        self.location: Path = location
 
     def put(self, name: str, pieces: Sequence[Buffer]) -> None:
         """Write a file."""
-        _write(self._folder / name, pieces)
+        _write(self.location / name, pieces)
 
     def replace(self, name: str, pieces: Sequence[Buffer]) -> None:
         """Write a file under another name, and rename it."""
-        path = self._folder / name
+        path = self.location / name
         temporary = path.with_name(path.name + ".partial")
         _write(temporary, pieces)
         temporary.replace(path)
 
 
 class DurableFiles(Files):
-    """Files of a folder that are on the disk once they are written, content before name.
+    """Files of a folder that are on the disk once they are written, the content before the name.
 
     One that is replaced is thus the old or the new one, also after a loss of power.
     """
 
     def __init__(self, location: Path) -> None:
-        self.location = location
-        self._folder = location
+        self.location: Path = location
         self._disk = Disk()
 
     def put(self, name: str, pieces: Sequence[Buffer]) -> None:
@@ -81,7 +79,7 @@ class DurableFiles(Files):
 
     def replace(self, name: str, pieces: Sequence[Buffer]) -> None:
         """Write a file, and wait for the disk."""
-        path = self._folder / name
+        path = self.location / name
         new = [folder for folder in path.parents if not folder.exists()]
         temporary = path.with_name(path.name + ".partial")
         _write(temporary, pieces)
@@ -90,20 +88,19 @@ class DurableFiles(Files):
         self._disk.names(path.parent)
         for folder in new:
             self._disk.names(folder.parent)
-        if path.parent == self._folder:
-            self._disk.names(self._folder.parent)
+        if path.parent == self.location:
+            self._disk.names(self.location.parent)
 
 
 class RemoteFiles(Files):
     """Objects of an object store, each of which is the old or the new one, and lasts."""
 
     def __init__(self, location: Remote) -> None:
-        self.location = location
-        self._remote = location
+        self.location: Remote = location
 
     def put(self, name: str, pieces: Sequence[Buffer]) -> None:
         """Write an object."""
-        write_object(self._remote, name, b"".join(pieces))
+        write_object(self.location, name, b"".join(pieces))
 
     def replace(self, name: str, pieces: Sequence[Buffer]) -> None:
         """Write an object."""
