@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import zarr
+from pydantic import ValidationError
 
 from journals import Arrays, attributes, write_journal
 from steptrace_schema.attributes import Policy, TraceAttributes
@@ -162,6 +163,34 @@ def test_a_crash_keeps_the_steps_before_it(tmp_path: Path) -> None:
     recover(store)
     assert read_attributes(store).status == "incomplete"
     assert _kept(store, "gradients") == [24, 25, 26, 27, 28, 29]
+
+
+WITHOUT_WEIGHTS: list[dict[str, Any]] = [
+    {"kinds": ("gradients", "logged")},
+    {"statistics_only": ("weights",)},
+]
+
+
+@pytest.mark.parametrize("fields", WITHOUT_WEIGHTS)
+def test_a_trigger_that_no_record_can_show_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"'update_jump' compares.*add 'weights' to kinds"):
+        Policy(retain=around("update_jump"), **fields)
+
+
+@pytest.mark.parametrize("fields", WITHOUT_WEIGHTS)
+def test_without_names_the_triggers_are_those_that_records_can_show(fields: dict[str, Any]) -> None:
+    assert Policy(retain=around(before=3), **fields).retain == around(
+        "non_finite", "mark", "crash", before=3
+    )
+    assert Policy(retain=around()).retain == around("non_finite", "update_jump", "mark", "crash")
+
+
+def test_a_mark_is_covered_where_it_is_a_trigger() -> None:
+    fields: dict[str, Any] = {"kinds": ("weights",), "include": ("*/dense*",)}
+    assert Policy(retain=around("mark"), **fields).covers("logged", "mark")
+    assert not Policy(retain=around("mark"), **fields).covers("logged", "other")
+    assert not Policy(retain=around("crash"), **fields).covers("logged", "mark")
+    assert Policy(retain=around("crash")).covers("logged", "mark")
 
 
 def test_retention_is_part_of_the_serialised_policy() -> None:
