@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from steptrace_schema.attributes import TraceAttributes
 from steptrace_schema.disk_limit import BALLAST, DiskLimit
-from steptrace_schema.durable import Durability, Persistence, persistence
+from steptrace_schema.durable import Durability, Persistence, make_folder, persistence
 from steptrace_schema.errors import DamagedTraceError, TraceExistsError
 from steptrace_schema.layout import ArraySpec
 from steptrace_schema.location import journal_path as journal_path
@@ -134,7 +134,7 @@ class JournalWriter:
             If the folder exists.
         """
         try:
-            directory.mkdir(parents=True)
+            grown = make_folder(directory)
         except FileExistsError as error:
             msg = (
                 f"{directory} has just been made by another training, which writes to the same "
@@ -143,7 +143,8 @@ class JournalWriter:
             raise TraceExistsError(msg) from error
         attributes = declaration.attributes
         writer = cls(directory, attributes.records, attributes.policy.durability)
-        writer._lasting.names(directory.parent)
+        for folder in grown:
+            writer._lasting.names(folder)
         limit = DiskLimit.of(attributes.policy)
         (directory / _BALLAST).write_bytes(bytes(BALLAST if limit is None else limit.ballast))
         writer.declare(declaration)
