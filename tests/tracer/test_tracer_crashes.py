@@ -129,8 +129,13 @@ def test_the_training_goes_on_when_the_recorder_dies_and_its_steps_can_be_recove
                         psutil.wait_procs([process], timeout=60)
             Kill.steps += 1
 
-    with pytest.warns(RuntimeWarning, match=r"recorder process failed.*steptrace recover"):
+    with pytest.warns(RuntimeWarning) as caught:
         traced = fit([Tracer(path), Kill()])
+    (warning,) = caught
+    said = str(warning.message)
+    assert said.startswith(f"{path}: tracing stopped: the recorder process failed (it ended early,")
+    assert said.count(f"'steptrace recover {path}' finishes the trace") == 1
+    assert said.endswith("; the training goes on without the tracer, and earlier steps are kept")
     for left, right in zip(weights_of(fit([])), weights_of(traced), strict=True):
         assert left.tobytes() == right.tobytes()
     assert recover(path) >= 5
@@ -154,8 +159,12 @@ def test_a_disk_that_is_full_for_everything_does_not_end_the_training(
 
     monkeypatch.setattr(JournalWriter, "append", soon_full)
     monkeypatch.setattr(JournalWriter, "close", full)
-    with pytest.warns(RuntimeWarning, match="No space left on device"):
+    with pytest.warns(RuntimeWarning) as caught:
         traced = fit([Tracer(path)])
+    assert [str(warning.message) for warning in caught] == [
+        f"{path}: tracing stopped: a step could not be recorded ([Errno 28] No space left on "
+        "device); the training goes on without the tracer, and earlier steps are kept: free space"
+    ]
     for left, right in zip(weights_of(fit([])), weights_of(traced), strict=True):
         assert left.tobytes() == right.tobytes()
     wait_for_recorder(path)
