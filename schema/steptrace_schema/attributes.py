@@ -110,9 +110,12 @@ class Policy(BaseModel):
         The most bytes that all steps may take, before encoding. When they are used up, the
         recording ends, and the training goes on without it.
     disk_limit
-        The most bytes that the trace may take on disk, store and journal together, at every moment.
-        As it is used up, fewer and fewer steps keep their tensors; when not even statistics have
-        room, the recording ends, and the training goes on without it.
+        The most bytes that the trace may take on disk, store and journal together, at every moment:
+        the lengths of all files, as ``ls -l`` shows them. A disk gives space in blocks, so that
+        each file and folder takes up to one block (mostly 4 KiB) more. In a job of several
+        processes the limit is that of each. As it is used up, fewer and fewer steps keep their
+        tensors; when not even statistics have room, the recording ends, and the training goes on
+        without it.
     probe_unit
         The unit whose gradient ``probe_gradients`` holds; None for the strongest of each sample.
     profile

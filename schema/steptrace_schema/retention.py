@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from steptrace_schema.journal import Record
 
 Trigger = Literal["non_finite", "update_jump", "mark", "crash"]
-"""``non_finite``: the loss or a gradient is NaN or infinite; ``update_jump``: the norm of an update
-is 5 times the median of the 50 before it; ``mark``: `Tracer.mark` was called; ``crash``: the run
-did not come to its end."""
+"""``non_finite``: the loss or a gradient is NaN or infinite; ``update_jump``: the norm of the
+update that led to the weights is more than 5 times the median of the 50 before it; ``mark``:
+`Tracer.mark` was called; ``crash``: the run did not come to its end."""
 
 TRIGGERS: Final[tuple[Trigger, ...]] = get_args(Trigger)
 """All triggers."""
