@@ -25,9 +25,16 @@ STEPS = 40
 
 
 def _steps(
-    *, nan_at: int | None = None, jump_at: int | None = None, mark_at: int | None = None
+    *,
+    nan_at: int | None = None,
+    nan_loss_at: int | None = None,
+    jump_at: int | None = None,
+    mark_at: int | None = None,
 ) -> list[tuple[int, Arrays]]:
-    """Return steps of small updates, with a NaN, a jump, or a mark at one of them."""
+    """Return steps of small updates, with a NaN, a jump, or a mark at one of them.
+
+    Their loss is their number.
+    """
     rng = np.random.default_rng(0)
     kernel = np.zeros((3, 4), np.float32)
     steps: list[tuple[int, Arrays]] = []
@@ -43,7 +50,7 @@ def _steps(
                 {
                     "weights/dense/kernel": kernel,
                     "gradients/dense/kernel": recorded,
-                    "scalars/loss": np.array(step, np.float32),
+                    "scalars/loss": np.array(np.nan if step == nan_loss_at else step, np.float32),
                 },
             )
         )
@@ -84,7 +91,9 @@ def _assert_is_whole(store: Path, steps: list[tuple[int, Arrays]]) -> None:
             expected = [by_step[step][f"{kind}/dense/kernel"] for step in _kept(store, kind)]
             found = np.asarray(group[f"{kind}/dense/kernel"])
             assert found.tobytes() == np.stack(expected).tobytes()
-    assert np.asarray(group["scalars/loss"]).tolist() == list(range(STEPS))
+    losses = [a["scalars/loss"] for a in by_step.values() if "scalars/loss" in a]
+    assert np.asarray(group["scalars/loss"]).tobytes() == np.stack(losses).tobytes()
+    assert np.asarray(group["scalars/step"]).tolist() == list(range(STEPS))
     l2 = STATISTIC_NAMES.index("l2")
     for kind in ("weights", "gradients"):
         rows = [a[f"{kind}/dense/kernel"] for a in by_step.values() if f"{kind}/dense/kernel" in a]
@@ -129,6 +138,7 @@ def test_no_more_than_the_last_steps_wait_in_the_journal(tmp_path: Path) -> None
 
 TRIGGERS: list[tuple[dict[str, Any], Any]] = [
     ({"nan_at": 17}, "non_finite"),
+    ({"nan_loss_at": 17}, "non_finite"),
     ({"jump_at": 16}, "update_jump"),
     ({"mark_at": 17}, "mark"),
 ]
