@@ -394,6 +394,8 @@ class Session:
         """Return an error as a part of a sentence that names the trace already."""
         if not isinstance(error, TraceError):
             return one_line(error)
+        if isinstance(error.__cause__, TraceError):  # such as the recorder's, met while writing
+            error = error.__cause__
         return str(error).splitlines()[0].removeprefix(f"{self.settings.path}: ")
 
     def _complain(self, error: Exception) -> None:
