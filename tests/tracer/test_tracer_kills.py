@@ -59,7 +59,12 @@ _MOMENTS: list[tuple[str, Process, Death]] = [
     ("first commit", "recorder", Death(2, r"rename .*\.zarr/zarr\.json$")),
     ("later commit", "recorder", Death(4, r"rename .*\.zarr/zarr\.json$")),
     ("moved record deleted", "recorder", Death(6, r"remove .*\.safetensors$")),
-    ("array cut to size", "recorder", Death(3, r"open .*/zarr\.json\.partial$")),
+    (
+        "metadata of an array half written",
+        "recorder",
+        Death(1, r"open .*/kernel/zarr\.json", half=True),
+    ),
+    ("array cut to size", "recorder", Death(2, r"rename .*/kernel/zarr\.json$")),
     ("metadata copied into the root", "recorder", Death(7, r"rename .*\.zarr/zarr\.json$")),
     ("declaration deleted", "recorder", Death(1, r"remove .*/declaration\.json$")),
     ("rest of the journal deleted", "recorder", Death(1, r"remove (lock|writer)$")),
