@@ -5,11 +5,19 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from steptrace_schema.durable import Durability
 from steptrace_schema.names import DEFAULT_KINDS, KINDS, STATISTICS, Kind, Status
-from steptrace_schema.retention import Retain
+from steptrace_schema.retention import MARK, TRIGGERS, Retain, RetainAround
 from steptrace_schema.version import FORMAT_VERSION
 
 Profile = Literal["fast", "compact", "none"]
@@ -102,9 +110,12 @@ class Policy(BaseModel):
         The most bytes that all steps may take, before encoding. When they are used up, the
         recording ends, and the training goes on without it.
     disk_limit
-        The most bytes that the trace may take on disk, store and journal together, at every moment.
-        As it is used up, fewer and fewer steps keep their tensors; when not even statistics have
-        room, the recording ends, and the training goes on without it.
+        The most bytes that the trace may take on disk, store and journal together, at every moment:
+        the lengths of all files, as ``ls -l`` shows them. A disk gives space in blocks, so that
+        each file and folder takes up to one block (mostly 4 KiB) more. In a job of several
+        processes the limit is that of each. As it is used up, fewer and fewer steps keep their
+        tensors; when not even statistics have room, the recording ends, and the training goes on
+        without it.
     probe_unit
         The unit whose gradient ``probe_gradients`` holds; None for the strongest of each sample.
     profile
@@ -114,7 +125,9 @@ class Policy(BaseModel):
         of power.
     retain
         Which recorded steps keep their tensors: ``"all"``, or what `retention.last` and
-        `retention.around` return. Statistics and scalars are kept of all.
+        `retention.around` return. Statistics and scalars are kept of all. ``update_jump`` compares
+        recorded weights: without them ``around()``, which names no trigger, watches the others,
+        and a policy that names it is refused.
 
     Examples
     --------
@@ -144,6 +157,27 @@ class Policy(BaseModel):
     durability: Durability = "process"
     retain: Retain = "all"
 
+    @field_validator("retain")
+    @classmethod
+    def _with_triggers_that_show(cls, retain: Retain, info: ValidationInfo) -> Retain:
+        """Leave a trigger out that no record can show, and refuse it where it is named."""
+        if not isinstance(retain, RetainAround) or "update_jump" not in retain.triggers:
+            return retain
+        if "weights" in info.data.get("kinds", ()) and "weights" not in info.data.get(
+            "statistics_only", ()
+        ):
+            return retain
+        if set(retain.triggers) != set(TRIGGERS):
+            msg = (
+                "the trigger 'update_jump' compares recorded weights, of which this policy records "
+                "no values; add 'weights' to kinds and take it out of statistics_only, or leave "
+                "the trigger out"
+            )
+            raise ValueError(msg)
+        return retain.model_copy(
+            update={"triggers": tuple(t for t in retain.triggers if t != "update_jump")}
+        )
+
     @property
     def rows(self) -> int | None:
         """How many of the first rows of a batch a step returns; None for all, to be picked."""
@@ -160,6 +194,10 @@ class Policy(BaseModel):
     def picks_samples(self) -> bool:
         """Whether samples are kept by their id."""
         return isinstance(self.samples, tuple)
+
+    @property
+    def _retains_marks(self) -> bool:
+        return isinstance(self.retain, RetainAround) and "mark" in self.retain.triggers
 
     @property
     def derives_updates(self) -> bool:
@@ -195,8 +233,10 @@ class Policy(BaseModel):
         return _BFLOAT16_BITS if precision == "bfloat16" else precision
 
     def covers(self, kind: Kind, path: str) -> bool:
-        """Whether the array at `path` of `kind` is recorded."""
+        """Whether the array at `path` of `kind` is recorded; scalars always, and used marks."""
         if kind == "scalars":
+            return True
+        if f"{kind}/{path}" == MARK and self._retains_marks:
             return True
         wanted = kind in self.kinds
         if kind == "updates":

@@ -153,10 +153,11 @@ class Budget:
                     if any(spec.key in record.keys for record in new.records):
                         files += self._estimate.static(spec)
                 elif not spec.statistics_only:
-                    count = len(new.kept_steps) + (
-                        kind not in last and self._comes_at_the_end(kind)
-                    )
-                    files += self._estimate.rows(spec, new.start, count)
+                    kept = len(new.kept_steps)
+                    at_end = kind not in last and self._comes_at_the_end(kind)
+                    files += self._estimate.rows(spec, new.start, kept + at_end)
+                    if at_end and kept:
+                        files += self._estimate.again(spec, new.start + kept)
             files += self._estimate.steps(kind, new.start, len(new.kept_steps))
             names = [spec.path for spec in new.specs if has_statistics(spec)]
             files += self._estimate.statistics(kind, new.described, len(new.steps), names)

@@ -103,6 +103,11 @@ class Estimate:
             new = _object_bytes(coded, count, real, shape, itemsize)
             yield Written(new, self._room.size(f"{spec.key}/c/{name}"))
 
+    def again(self, spec: ArraySpec, row: int) -> Iterator[Written]:
+        """Yield the files that a later move replaces to add `row`, each beside the new one."""
+        for file in self.rows(spec, row, 1):
+            yield Written(file.new, file.new)
+
     def statistics(self, kind: str, start: int, rows: int, names: list[str]) -> Iterator[Written]:
         """Yield the files of `rows` more rows of the statistics of tensors."""
         if not rows or not names:

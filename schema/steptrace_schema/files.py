@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING
 
-from steptrace_schema.durable import Disk
+from steptrace_schema.durable import Disk, make_folder
 from steptrace_schema.location import Location, Remote, read_part, write_object
 
 if TYPE_CHECKING:
@@ -80,14 +80,13 @@ class DurableFiles(Files):
     def replace(self, name: str, pieces: Sequence[Buffer]) -> None:
         """Write a file, and wait for the disk."""
         path = self.location / name
-        new = [folder for folder in path.parents if not folder.exists()]
+        grown = make_folder(path.parent, exist_ok=True)
         temporary = path.with_name(path.name + ".partial")
         _write(temporary, pieces)
         self._disk.file(temporary)
         temporary.replace(path)
-        self._disk.names(path.parent)
-        for folder in new:
-            self._disk.names(folder.parent)
+        for folder in (path.parent, *grown):
+            self._disk.names(folder)
         if path.parent == self.location:
             self._disk.names(self.location.parent)
 

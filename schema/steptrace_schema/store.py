@@ -22,6 +22,7 @@ from steptrace_schema.journal import JournalReader
 from steptrace_schema.location import (
     METADATA_FILE,
     Location,
+    Remote,
     delete,
     has_root,
     journal_path,
@@ -161,7 +162,7 @@ def refuse_existing(path: Location, *, overwrite: bool) -> None:
         raise TraceExistsError(msg)
     if path.exists():
         try:
-            read_attributes(path)
+            _refuse_elsewhere(path, journal, read_attributes(path))
         except UnsupportedVersionError:
             pass  # a trace all the same
         except NotATraceError as error:
@@ -185,6 +186,17 @@ def _refuse_live(path: Location, journal: Path) -> None:
         raise TraceExistsError(msg)
     if is_being_moved(journal):
         msg = f"{path} is still being finished by its recorder; wait for it, or choose another path"
+        raise TraceExistsError(msg)
+
+
+def _refuse_elsewhere(path: Location, journal: Path, attributes: TraceAttributes) -> None:
+    """Refuse what another machine may be recording: its locks are there, and cannot be seen."""
+    if isinstance(path, Remote) and attributes.status == "recording" and not journal.exists():
+        msg = (
+            f"{path} has the status 'recording' and no journal on this machine, so a training on "
+            "another one may be writing it; choose another path, or delete it with a tool of the "
+            "object store if that training is dead"
+        )
         raise TraceExistsError(msg)
 
 

@@ -60,8 +60,7 @@ def test_a_reader_beside_writer_and_recorder_always_sees_a_prefix(tmp_path: Path
     store, steps = tmp_path / "run.zarr", kills.known_steps()
     forks = multiprocessing.get_context("forkserver")
     receiving, sending = forks.Pipe(duplex=False)
-    # Nobody is killed: the operation is never reached.
-    process = forks.Process(target=kills.run, args=(store, "both", 10**9, 0.0, sending))
+    process = forks.Process(target=kills.run, args=(store, {}, sending))  # nobody is killed
     process.start()
     sending.close()
     assert receiving.recv() == 0

@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from steptrace_schema.attributes import Profile
+    from steptrace_schema.names import Kind
 
 
-def spec_of(shape: tuple[int, ...], dtype: str = "float32") -> ArraySpec:
-    return ArraySpec("gradients", "a", tuple(f"d{i}" for i in range(len(shape))), shape, dtype)
+def spec_of(shape: tuple[int, ...], dtype: str = "float32", kind: Kind = "gradients") -> ArraySpec:
+    return ArraySpec(kind, "a", tuple(f"d{i}" for i in range(len(shape))), shape, dtype)
 
 
 def values_of(rows: int, spec: ArraySpec, seed: int = 0) -> npt.NDArray[Any]:
@@ -70,22 +71,52 @@ def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_zarr_and_tensorstore_read_what_was_written(
     tmp_path: Path, profile: Profile, shape: tuple[int, ...], cuts: tuple[int, ...]
 ) -> None:
-    spec, path = spec_of(shape), tmp_path / "run.zarr"
-    declared = attributes(shard_steps=16)
+    spec = spec_of(shape)
+    _assert_is_read_by_others(
+        tmp_path / "run.zarr", profile, spec, values_of(sum(cuts), spec), cuts
+    )
+
+
+@pytest.mark.usefixtures("small_units")
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs are not:UserWarning")
+@pytest.mark.parametrize("profile", ["fast", "compact", "none"])
+@pytest.mark.parametrize("kind", ["weights", "gradients", "activations", "probe"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32", "uint8", "bool"])
+def test_zarr_and_tensorstore_read_every_type_of_every_kind(
+    tmp_path: Path, profile: Profile, kind: Kind, dtype: str
+) -> None:
+    spec, cuts = spec_of((7, 33), dtype, kind), (16, 5)
+    chance = np.random.default_rng(0)
+    size = (sum(cuts), *spec.shape, np.dtype(dtype).itemsize)
+    # All bit patterns: NaN with payloads, infinities, subnormal numbers, -0.0.
+    bits = chance.integers(0, 2 if dtype == "bool" else 256, size, dtype=np.uint8)
+    values = bits.view(dtype)[..., 0]
+    _assert_is_read_by_others(tmp_path / "run.zarr", profile, spec, values, cuts)
+
+
+def _assert_is_read_by_others(
+    path: Path,
+    profile: Profile,
+    spec: ArraySpec,
+    values: npt.NDArray[Any],
+    cuts: tuple[int, ...],
+) -> None:
+    """Write rows, so many at a time, and read them by zarr-python, and tensorstore if it can."""
+    declared, start = attributes(shard_steps=16), 0
     policy = declared.policy.model_copy(update={"profile": profile})
     store = TraceWriter(path, declared.model_copy(update={"policy": policy}))
-    values, start = values_of(sum(cuts), spec), 0
     for rows in cuts:
         store.array(spec, start, rows).write(start, values[start : start + rows])
         start += rows
-    store.attributes = store.attributes.model_copy(update={"steps_recorded": {"gradients": start}})
+    store.attributes = store.attributes.model_copy(update={"steps_recorded": {spec.kind: start}})
     store.trim()
-    array = zarr.open_array(path / "gradients/a", mode="r")
-    assert array.shape == values.shape
+    array = zarr.open_array(path / spec.key, mode="r")
+    assert (array.shape, array.dtype) == (values.shape, values.dtype)
     assert np.asarray(array[...]).tobytes() == values.tobytes()
-    if profile == "compact":
-        return  # tensorstore has no pcodec
-    location = {"driver": "file", "path": str(path / "gradients/a")}
+    if Encoding.of(array).pcodec is not None:
+        assert profile == "compact"  # which tensorstore has no pcodec for
+        return
+    location = {"driver": "file", "path": str(path / spec.key)}
     other = tensorstore.open({"driver": "zarr3", "kvstore": location}).result()
     assert np.asarray(other.read().result()).tobytes() == values.tobytes()
 
