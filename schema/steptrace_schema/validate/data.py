@@ -12,7 +12,7 @@ import numpy as np
 from steptrace_schema.codecs import Encoding
 from steptrace_schema.errors import TraceError
 from steptrace_schema.names import STEP
-from steptrace_schema.reading import location_fetch, read_region
+from steptrace_schema.reading import location_objects, read_region
 from steptrace_schema.validate.hierarchy import Hierarchy, group_of_steps
 from steptrace_schema.validate.rules import COPY, REWRITE, Problem
 
@@ -110,7 +110,7 @@ def _reading(trace: Hierarchy, key: str) -> Callable[[tuple[slice, ...]], object
         encoding = Encoding.of(array)
     except TraceError:
         return array.__getitem__
-    fetch, fill = location_fetch(trace.path, key, array), array.fill_value
+    fetch, fill = location_objects(trace.path, key, array), array.fill_value
     return lambda region: read_region(encoding, region, array.dtype, fill, fetch)
 
 
