@@ -56,7 +56,6 @@ def stored_arrays(path: Location, attributes: TraceAttributes) -> dict[str, xr.V
             chunks=array.shards or array.chunks,
             name=f"{key}-{tokenize(str(path), key, attributes.run_id, rows)}",
             asarray=True,
-            fancy=False,
         )
         variables[key] = xr.Variable(dims, data, attrs=dict(array.attrs))
     return variables
