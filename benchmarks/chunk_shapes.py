@@ -1,0 +1,170 @@
+"""What the shapes of chunks and shards mean for appending, for point reads and for full scans.
+
+    python benchmarks/chunk_shapes.py                      256 steps
+    python benchmarks/chunk_shapes.py --steps 500 --folder /tmp/runs
+
+The rows are 256 steps of the 784 x 256 kernel of the MLP of `benchmarks/reading.py`, its weights
+and its gradients, encoded as profile `fast` does. A chunk spans all 784 inputs. One thread does
+everything, on files in the page cache; reads are medians of three, and bytes touched are those that
+the process reads from files, the index of the shard included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import os
+import platform
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from reading import timed
+from traced_runs import journal_of
+from zarr.codecs import BloscCodec
+
+from steptrace_schema.codecs import Encoding, encoding, shard_shape
+from steptrace_schema.journal import JournalReader, Record, journal_path
+from steptrace_schema.layout import ArraySpec
+from steptrace_schema.reading import file_objects, read_region
+from steptrace_schema.writer import ArrayWriter
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Values = npt.NDArray[np.float32]
+
+KEYS = ("weights/sequential/dense/kernel", "gradients/sequential/dense/kernel")
+ROWS = 256
+SHARD_STEPS = 32  # what the recorder takes for this model
+CHUNK_STEPS = (4, 8, 16, 32)
+CHUNK_UNITS = (8, 16, 32)
+CHUNK = (8, 784, 8)
+SHARDS = (None, (8, 784, 256), (32, 784, 32), (32, 784, 256), (128, 784, 32), (256, 784, 256))
+COLUMNS = (
+    "append MB/s",
+    "one step: bytes",
+    "ms",
+    "one unit: bytes",
+    "ms",
+    "full scan MB/s",
+    "weights stored",
+    "gradients stored",
+    "files",
+)
+
+
+def main() -> None:
+    """Read the rows, then write and read them in every shape."""
+    parser = argparse.ArgumentParser(description="Compare shapes of chunks and shards.")
+    parser.add_argument("--steps", type=int, default=ROWS, help="steps of the training run")
+    parser.add_argument("--folder", type=Path, help="where to keep the training run")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = _rows(arguments.steps, folder)
+        print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+        store = Path(temporary) / "shapes.zarr"
+        print("\n| chunk: steps x units | " + " | ".join(COLUMNS) + " |")
+        print("| --- " * (1 + len(COLUMNS)) + "|")
+        for steps in CHUNK_STEPS:
+            for units in CHUNK_UNITS:
+                chunk = (steps, *rows[0].shape[1:-1], units)
+                shard = shard_shape(rows[0].shape[1:], chunk, 4, SHARD_STEPS)
+                _print_row(f"{steps} x {units}", store, rows, _fast(chunk, shard))
+        print("\n| shard: steps x units | " + " | ".join(COLUMNS) + " |")
+        print("| --- " * (1 + len(COLUMNS)) + "|")
+        for shards in SHARDS:
+            name = f"{shards[0]} x {shards[-1]}" if shards else "none: a file for each chunk"
+            _print_row(name, store, rows, _fast(CHUNK, shards))
+
+
+def _rows(steps: int, folder: Path) -> list[Values]:
+    store = folder / f"mlp-{steps}-fast.zarr"
+    if not journal_path(store).exists():
+        store = journal_of("mlp", steps, "fast", folder)
+    records = [Record(path) for path in JournalReader(journal_path(store)).paths()[:ROWS]]
+    return [np.stack([record.read(key) for record in records]) for key in KEYS]
+
+
+def _fast(chunks: tuple[int, ...], shards: tuple[int, ...] | None) -> Encoding:
+    """Return the encoding of profile `fast` in another shape."""
+    spec = ArraySpec("weights", "kernel", ("in", "out"), (784, 256), "float32")
+    usual = encoding(spec, "fast", SHARD_STEPS)
+    assert usual.blosc is not None
+    blosc = BloscCodec(
+        cname=usual.blosc.cname,
+        clevel=usual.blosc.clevel,
+        shuffle=usual.blosc.shuffle,
+        typesize=4,
+        blocksize=4 * math.prod(chunks),
+    )
+    return dataclasses.replace(usual, chunks=chunks, shards=shards, blosc=blosc)
+
+
+def _print_row(name: str, store: Path, rows: list[Values], found: Encoding) -> None:
+    shutil.rmtree(store, ignore_errors=True)
+    arrays = [
+        zarr.create_array(
+            store,
+            name=key,
+            shape=values.shape,
+            dtype="float32",
+            fill_value=np.nan,
+            **found.keywords(),
+        )
+        for key, values in zip(KEYS, rows, strict=True)
+    ]
+    began = time.perf_counter()
+    for key, array, values in zip(KEYS, arrays, rows, strict=True):
+        writer = ArrayWriter(array.store, key, array)
+        count = max(SHARD_STEPS, (found.shards or found.chunks)[0])
+        for start in range(0, ROWS, count):
+            writer.write(start, values[start : start + count])
+    raw = sum(values.nbytes for values in rows)
+    append = raw / (time.perf_counter() - began)
+    files = [
+        [f.stat().st_size for f in (store / key / "c").rglob("*") if f.is_file()] for key in KEYS
+    ]
+    steps, inputs, units = (slice(0, extent) for extent in rows[0].shape)
+    step, unit = slice(ROWS // 2 + 3, ROWS // 2 + 4), slice(7, 8)
+    cells = [f"{append / 1e6:.0f}"]
+    for region in ((step, inputs, units), (steps, inputs, unit)):
+        seconds, touched = _read(store, arrays, rows, found, region)
+        cells += [f"{touched:.1f}", f"{seconds * 1e3:.1f}"]
+    seconds, _ = _read(store, arrays, rows, found, (steps, inputs, units))
+    cells.append(f"{rows[0].nbytes / seconds / 1e6:.0f}")
+    cells += [f"{sum(s) / v.nbytes:.2f}" for s, v in zip(files, rows, strict=True)]
+    print(f"| {name} | " + " | ".join([*cells, str(len(files[0]))]) + " |", flush=True)
+
+
+def _read(
+    store: Path,
+    arrays: list[zarr.Array[Any]],
+    rows: list[Values],
+    found: Encoding,
+    region: tuple[slice, ...],
+) -> tuple[float, float]:
+    """Return mean seconds, and mean bytes touched for each byte returned, of both arrays."""
+    seconds, touched = [], []
+    for key, array, values in zip(KEYS, arrays, rows, strict=True):
+        objects = file_objects(store / key, array)
+
+        def read(array: Any = array, objects: Any = objects) -> npt.NDArray[Any]:
+            return read_region(found, region, array.dtype, array.fill_value, objects)
+
+        assert np.array_equal(read(), values[region])
+        elapsed, returned, fetched = timed(read)
+        seconds.append(elapsed)
+        touched.append(fetched / returned)
+    return float(np.mean(seconds)), float(np.mean(touched))
+
+
+if __name__ == "__main__":
+    main()
