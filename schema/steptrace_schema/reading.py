@@ -8,14 +8,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from zarr.abc.store import RangeByteRequest, SuffixByteRequest
+from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
@@ -23,17 +23,16 @@ from steptrace_schema.codecs import checksum, copy_runs
 from steptrace_schema.location import is_packed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import zarr
     from zarr.abc.store import ByteRequest
 
     from steptrace_schema.codecs import Encoding
     from steptrace_schema.location import Location
 
-_ABSENT = np.uint64(2**64 - 1)
+_ABSENT = 2**64 - 1
 _INDEX_CHECKSUM = 4
-_WHOLE_OBJECT = 0.75  # with so many of its chunks wanted, an object is read in one go
+_WHOLE = (0, None)
+_READ_WHOLE = 0.75  # with so many of its chunks wanted, an object is read in one go
 
 Position: TypeAlias = tuple[int, ...]
 """Which object of the array's grid, or which chunk of an object."""
@@ -41,11 +40,11 @@ Position: TypeAlias = tuple[int, ...]
 Region: TypeAlias = tuple["slice | npt.NDArray[np.intp]", ...]
 """For each axis, what is wanted of it: a slice without a step, or increasing numbers."""
 
-Read: TypeAlias = Callable[[int, "int | None"], bytes]
-"""Returns the bytes of an object from one place to another, None for its end.
+Range: TypeAlias = tuple[int, "int | None"]
+"""From one byte of an object to another, None for its end; negative numbers count from there."""
 
-A negative first place counts from the end.
-"""
+Read: TypeAlias = Callable[[Sequence[Range]], Iterable[bytes]]
+"""Returns the content of ranges of an object, in their order."""
 
 Objects: TypeAlias = Callable[[Position], AbstractContextManager[Read]]
 """Opens a stored object of one array."""
@@ -62,9 +61,10 @@ def file_objects(folder: Path, array: zarr.Array[Any]) -> Objects:
         path = folder / array.metadata.encode_chunk_key(position)
         with path.open("rb", buffering=0) as file:
 
-            def read(start: int, stop: int | None) -> bytes:
-                begin = file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
-                return file.read(-1 if stop is None else stop - begin)
+            def read(ranges: Sequence[Range]) -> Iterator[bytes]:
+                for start, stop in ranges:
+                    begin = file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
+                    yield file.read(-1 if stop is None else stop - begin)
 
             yield read
 
@@ -79,26 +79,31 @@ def location_objects(path: Location, key: str, array: zarr.Array[Any]) -> Object
     if isinstance(path, Path) and not is_packed(path):
         return file_objects(path / key, array)
 
-    def get(name: str, part: ByteRequest | None) -> bytes:
-        content = sync(array.store.get(name, default_buffer_prototype(), part))
-        return b"" if content is None else content.to_bytes()
-
     @contextlib.contextmanager
     def opened(position: Position) -> Iterator[Read]:
         name = f"{key}/{array.metadata.encode_chunk_key(position)}"
+
+        def get(requests: Sequence[ByteRequest | None]) -> list[bytes]:
+            wanted = [(name, request) for request in requests]
+            prototype = default_buffer_prototype()
+            found = sync(array.store.get_partial_values(prototype, wanted))
+            return [b"" if content is None else content.to_bytes() for content in found]
+
         if is_packed(path):  # any part of a member is read from its beginning
-            content = get(name, None)
-            yield lambda start, stop: content[start:stop]
-            return
-
-        def read(start: int, stop: int | None) -> bytes:
-            if start < 0:
-                return get(name, SuffixByteRequest(-start))
-            return get(name, None if stop is None else RangeByteRequest(start, stop))
-
-        yield read
+            (content,) = get([None])
+            yield lambda ranges: (content[start:stop] for start, stop in ranges)
+        else:
+            yield lambda ranges: get([_request(*part) for part in ranges])
 
     return opened
+
+
+def _request(start: int, stop: int | None) -> ByteRequest | None:
+    if stop is not None:
+        return RangeByteRequest(start, stop)
+    if start < 0:
+        return SuffixByteRequest(-start)
+    return OffsetByteRequest(start) if start else None
 
 
 def read_region(
@@ -192,7 +197,8 @@ def _read_object(
 ) -> None:
     with objects(position) as read:
         if encoding.shards is None:
-            copy_runs(out, _outer(encoding.decode(read(0, None), out.dtype), region))
+            (content,) = read([_WHOLE])
+            copy_runs(out, _outer(encoding.decode(content, out.dtype), region))
         else:
             _read_shard(encoding, encoding.shards, region, fill, read, out)
 
@@ -209,19 +215,28 @@ def _read_shard(
     length = int(np.prod(counts)) * 16 + _INDEX_CHECKSUM
     wanted = overlaps(region, encoding.chunks)
     whole = b""
-    if len(wanted) >= _WHOLE_OBJECT * np.prod(counts):
-        whole = read(0, None)
-    table = whole[-length:] or read(-length, None)
-    view = memoryview(whole)
+    if len(wanted) >= _READ_WHOLE * np.prod(counts):
+        (whole,) = read([_WHOLE])
+    table = whole[-length:]
+    if not whole:
+        (table,) = read([(-length, None)])
     if len(table) != length or checksum(table[:-_INDEX_CHECKSUM]) != table[-_INDEX_CHECKSUM:]:
         msg = "the index of the shard does not have the checksum that is stored with it"
         raise ValueError(msg)
     index = np.frombuffer(table[:-_INDEX_CHECKSUM], "<u8").reshape(*counts, 2)
+    present, ranges = [], []
     for chunk, inner, target in wanted:
-        offset, size = index[chunk]
+        offset, size = index[chunk].tolist()
         if offset == _ABSENT:
             out[target] = fill
-            continue
-        begin, end = int(offset), int(offset + size)
-        data = view[begin:end] if whole else read(begin, end)
-        copy_runs(_view(out, target), _outer(encoding.decode(data, out.dtype), inner))
+        else:
+            present.append((inner, target))
+            ranges.append((offset, offset + size))
+    contents: Iterable[bytes | memoryview]
+    if whole:
+        view = memoryview(whole)
+        contents = (view[start:stop] for start, stop in ranges)
+    else:
+        contents = read(ranges)
+    for (inner, target), content in zip(present, contents, strict=True):
+        copy_runs(_view(out, target), _outer(encoding.decode(content, out.dtype), inner))

@@ -23,13 +23,13 @@ from steptrace_schema.errors import TraceError
 from steptrace_schema.reading import location_objects
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
 
     from steptrace_schema.attributes import Profile
-    from steptrace_schema.reading import Objects, Read
+    from steptrace_schema.reading import Objects, Range, Read
 
     Values = npt.NDArray[Any]
 
@@ -70,10 +70,10 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         def opened(position: tuple[int, ...]) -> Iterator[Read]:
             with objects(position) as read:
 
-                def counted(start: int, stop: int | None) -> bytes:
-                    content = read(start, stop)
-                    found.append(len(content))
-                    return content
+                def counted(ranges: Sequence[Range]) -> Iterator[bytes]:
+                    for content in read(ranges):
+                        found.append(len(content))
+                        yield content
 
                 yield counted
 
