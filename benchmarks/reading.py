@@ -128,7 +128,7 @@ def write_npz(records: list[Record], keys: list[str], folder: Path) -> Reads:
 
 def write_h5(records: list[Record], keys: list[str], folder: Path) -> Reads:
     """Write one HDF5 file with gzip, one chunk for each step."""
-    file = h5py.File(folder.with_suffix(".h5"), "w")
+    file = h5py.File(folder.with_suffix(".h5"), "w", rdcc_nbytes=0)  # keeps no chunk in memory
     for key in keys:
         values = records[0].read(key)
         file.create_dataset(
