@@ -27,11 +27,13 @@ import numpy as np
 import zarr
 from reading import timed
 from traced_runs import journal_of
-from zarr.codecs import BloscCodec
 
 from steptrace_schema.codecs import Encoding, encoding, shard_shape
+from steptrace_schema.files import LocalFiles
 from steptrace_schema.journal import JournalReader, Record, journal_path
 from steptrace_schema.layout import ArraySpec
+from steptrace_schema.metadata import array_metadata
+from steptrace_schema.nodes import Nodes
 from steptrace_schema.reading import file_objects, read_region
 from steptrace_schema.writer import ArrayWriter
 
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 KEYS = ("weights/sequential/dense/kernel", "gradients/sequential/dense/kernel")
 ROWS = 256
 ROW_SHAPE = (784, 256)
+DIMS = ("step", "in", "out")
+SPEC = ArraySpec("weights", "sequential/dense/kernel", DIMS[1:], ROW_SHAPE, "float32")
 SHARD_STEPS = 32  # what the recorder takes for this model
 CHUNK_STEPS = (4, 8, 16, 32)
 CHUNK_UNITS = (8, 16, 32)
@@ -97,16 +101,8 @@ def _rows(steps: int, folder: Path) -> list[Values]:
 
 def _fast(chunks: tuple[int, ...], shards: tuple[int, ...] | None) -> Encoding:
     """Return the encoding of profile `fast` in another shape."""
-    spec = ArraySpec("weights", "kernel", ("in", "out"), ROW_SHAPE, "float32")
-    usual = encoding(spec, "fast", SHARD_STEPS)
-    assert usual.blosc is not None
-    blosc = BloscCodec(
-        cname=usual.blosc.cname,
-        clevel=usual.blosc.clevel,
-        shuffle=usual.blosc.shuffle,
-        typesize=4,
-        blocksize=4 * math.prod(chunks),
-    )
+    usual = encoding(SPEC, "fast", SHARD_STEPS)
+    blosc = {**(usual.blosc or {}), "blocksize": 4 * math.prod(chunks)}
     return dataclasses.replace(usual, chunks=chunks, shards=shards, blosc=blosc)
 
 
@@ -114,15 +110,18 @@ def _print_row(name: str, store: Path, rows: list[Values], found: Encoding) -> N
     seconds = []
     for _ in range(3):
         shutil.rmtree(store, ignore_errors=True)
-        arrays = [_create(store, key, found) for key in KEYS]
+        nodes = Nodes(LocalFiles(store), {})
+        for key in KEYS:
+            nodes.create(key, array_metadata((ROWS, *ROW_SHAPE), SPEC.dtype, DIMS, found, {}))
         began = time.perf_counter()
-        for key, array, values in zip(KEYS, arrays, rows, strict=True):
-            _append(ArrayWriter(array.store, key, array), values, found)
+        for key, values in zip(KEYS, rows, strict=True):
+            _append(ArrayWriter(nodes, key), values, found)
         seconds.append(time.perf_counter() - began)
     cells = [f"{sum(values.nbytes for values in rows) / statistics.median(seconds) / 1e6:.0f}"]
     files = [
         [f.stat().st_size for f in (store / key / "c").rglob("*") if f.is_file()] for key in KEYS
     ]
+    arrays = [zarr.open_array(store / key, mode="r") for key in KEYS]
     steps, inputs, units = (slice(0, extent) for extent in rows[0].shape)
     step, unit = slice(ROWS // 2 + 3, ROWS // 2 + 4), slice(7, 8)
     for region in ((step, inputs, units), (steps, inputs, unit)):
@@ -132,17 +131,6 @@ def _print_row(name: str, store: Path, rows: list[Values], found: Encoding) -> N
     cells.append(f"{rows[0].nbytes / elapsed / 1e6:.0f}")
     cells += [f"{sum(s) / v.nbytes:.2f}" for s, v in zip(files, rows, strict=True)]
     print(f"| {name} | " + " | ".join([*cells, str(len(files[0]))]) + " |", flush=True)
-
-
-def _create(store: Path, key: str, found: Encoding) -> zarr.Array[Any]:
-    return zarr.create_array(
-        store,
-        name=key,
-        shape=(ROWS, *ROW_SHAPE),
-        dtype="float32",
-        fill_value=np.nan,
-        **found.keywords(),
-    )
 
 
 def _append(writer: ArrayWriter, values: Values, found: Encoding) -> None:

@@ -21,8 +21,16 @@ not compress."""
 Precision = Literal["bfloat16"] | Annotated[int, Field(ge=1, le=52)]
 """Bits of the mantissa that are kept, or the name of a type that has as many."""
 
+Samples = (
+    Literal["auto"] | Annotated[int, Field(ge=1)] | Annotated[tuple[int, ...], Field(min_length=1)]
+)
+"""How many samples of a batch are kept, or the ids of those that are."""
+
 StatisticsKind = Literal["weights", "gradients", "activations", "activation_gradients"]
 """Kinds that may be recorded by their statistics alone."""
+
+MOST_SAMPLES: Final = 4
+"""Samples of a batch that are kept by default, where they are small."""
 
 _BFLOAT16_BITS: Final = 7
 
@@ -75,7 +83,9 @@ class Policy(BaseModel):
     samples
         How many of the first rows of each batch are kept of inputs, activations and their
         gradients; or the ids of samples that are kept wherever they occur, which takes
-        ``Tracer(sample_ids=...)``.
+        ``Tracer(sample_ids=...)``. ``"auto"`` is at most `MOST_SAMPLES`, and fewer, but one, where
+        they would take more than the weights and their gradients do, and more than 4 MiB; the trace
+        says how many.
     include, exclude
         Shell patterns on array paths (``"*/conv2d*/kernel"``, ``"*dense*"``); a tensor is recorded
         if any of `include` matches and none of `exclude` does.
@@ -121,7 +131,7 @@ class Policy(BaseModel):
     every: Annotated[int, Field(ge=1)] = 1
     windows: tuple[Window, ...] = ()
     epochs: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    samples: Annotated[int, Field(ge=1)] | Annotated[tuple[int, ...], Field(min_length=1)] = 4
+    samples: Samples = "auto"
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     precision: dict[Kind, Precision] = Field(default_factory=dict)
@@ -137,12 +147,19 @@ class Policy(BaseModel):
     @property
     def rows(self) -> int | None:
         """How many of the first rows of a batch a step returns; None for all, to be picked."""
-        return self.samples if isinstance(self.samples, int) else None
+        return None if self.picks_samples else self.sample_count
 
     @property
     def sample_count(self) -> int:
         """The most samples that are kept of a batch."""
-        return self.samples if isinstance(self.samples, int) else len(self.samples)
+        if isinstance(self.samples, tuple):
+            return len(self.samples)
+        return MOST_SAMPLES if self.samples == "auto" else self.samples
+
+    @property
+    def picks_samples(self) -> bool:
+        """Whether samples are kept by their id."""
+        return isinstance(self.samples, tuple)
 
     @property
     def derives_updates(self) -> bool:

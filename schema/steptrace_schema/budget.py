@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from steptrace_schema.disk_limit import Thinning
 from steptrace_schema.errors import DiskLimitError
 from steptrace_schema.estimate import CONSOLIDATED, Estimate, Written, added
-from steptrace_schema.limited_store import METADATA
+from steptrace_schema.limited_files import METADATA
 from steptrace_schema.retention import RetainLast, is_of_a_step, is_thinned
 from steptrace_schema.statistics import has_statistics
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from steptrace_schema.disk_limit import DiskLimit
     from steptrace_schema.journal import JournalReader, Record
     from steptrace_schema.layout import ArraySpec
-    from steptrace_schema.limited_store import Room
+    from steptrace_schema.limited_files import Room
     from steptrace_schema.moving import Rows
     from steptrace_schema.names import Kind
     from steptrace_schema.retention import Retain

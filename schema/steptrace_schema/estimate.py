@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from steptrace_schema.codecs import Encoding, encoding
-from steptrace_schema.limited_store import METADATA
+from steptrace_schema.limited_files import METADATA
 from steptrace_schema.names import STATISTIC_NAMES, STATISTICS, STATISTICS_VALUES, STEP
 from steptrace_schema.writer import STATISTICS_CHUNK, STEP_CHUNK
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from steptrace_schema.attributes import Profile
     from steptrace_schema.layout import ArraySpec
-    from steptrace_schema.limited_store import Room
+    from steptrace_schema.limited_files import Room
 
 _METADATA_BYTES: Final = 2000
 """Of one array, and of the groups above it."""

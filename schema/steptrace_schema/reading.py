@@ -15,9 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
 
 from steptrace_schema.codecs import checksum, copy_runs
 from steptrace_schema.location import is_packed
@@ -78,6 +75,8 @@ def location_objects(path: Location, key: str, array: zarr.Array[Any]) -> Object
     """
     if isinstance(path, Path) and not is_packed(path):
         return file_objects(path / key, array)
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.core.sync import sync
 
     @contextlib.contextmanager
     def opened(position: Position) -> Iterator[Read]:
@@ -99,6 +98,8 @@ def location_objects(path: Location, key: str, array: zarr.Array[Any]) -> Object
 
 
 def _request(start: int, stop: int | None) -> ByteRequest | None:
+    from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
+
     if stop is not None:
         return RangeByteRequest(start, stop)
     if start < 0:

@@ -6,8 +6,8 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import zarr
 from pydantic import ValidationError
 
 from steptrace_schema.attributes import TraceAttributes
@@ -35,6 +35,9 @@ from steptrace_schema.locks import is_being_moved, live_writer
 from steptrace_schema.names import ATTRIBUTES_KEY
 from steptrace_schema.sealing import is_changed
 from steptrace_schema.version import FORMAT_VERSION
+
+if TYPE_CHECKING:
+    import zarr
 
 
 def supported(version: object) -> bool:
@@ -205,12 +208,14 @@ def open_zarr(path: Location, *, copied: bool = True) -> zarr.Group:
     DamagedTraceError
         If Zarr does not understand the root.
     """
+    import zarr  # here, because what only writes does without, and it takes 0.2 s to import
+
     _, root = _read_root(path)
     from_files = not copied or is_changed(root)
     try:
         with quiet():
             return zarr.open_group(
-                zarr_store(path, read_only=True),
+                zarr_store(path),
                 mode="r",
                 zarr_format=3,
                 use_consolidated=False if from_files else None,

@@ -12,43 +12,68 @@ from zarr.storage import LocalStore, ObjectStore
 
 from steptrace_schema import codecs, reading
 from steptrace_schema.codecs import Encoding, encoding
+from steptrace_schema.files import Files, LocalFiles
 from steptrace_schema.layout import ArraySpec
 from steptrace_schema.location import Remote
+from steptrace_schema.metadata import array_metadata
+from steptrace_schema.nodes import Nodes
 from steptrace_schema.reading import location_objects, read_region
 from steptrace_schema.writer import ArrayWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    import numpy.typing as npt
+    from typing_extensions import Buffer
     from zarr.abc.store import Store
 
-    from steptrace_schema.location import Location
-
+KEY = "weights/a"
 SPEC = ArraySpec("weights", "a", ("in", "out"), (20, 64), "float32")
 REGION = (slice(0, 3), slice(0, 20), slice(32, 40))
 """Of one chunk of eight, which moves when the chunks before it grow."""
 
 
+class _Objects(Files):
+    """The files of an object store in memory."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.location = Remote("s3://bucket/run.zarr")
+        self.store = store
+
+    def put(self, name: str, pieces: Sequence[Buffer]) -> None:
+        self.store.put(name, b"".join(pieces))
+
+    def replace(self, name: str, pieces: Sequence[Buffer]) -> None:
+        self.put(name, pieces)
+
+
+Place = tuple[Files, "Store"]
+
+
 @pytest.fixture(params=["folder", "object store"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Location, Store]:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "folder":
-        return tmp_path, LocalStore(tmp_path)
-    return Remote("s3://bucket/run.zarr"), ObjectStore(MemoryStore())
+        return LocalFiles(tmp_path), LocalStore(tmp_path)
+    store = MemoryStore()
+    return _Objects(store), ObjectStore(store)
 
 
 @pytest.fixture
-def array(monkeypatch: pytest.MonkeyPatch, place: tuple[Location, Store]) -> zarr.Array[Any]:
+def writer(monkeypatch: pytest.MonkeyPatch, place: Place) -> ArrayWriter:
     monkeypatch.setattr(codecs, "_SMALL_CHUNK", 256)
     found = encoding(SPEC, "fast", 16)
-    return zarr.create_array(
-        place[1],
-        name="weights/a",
-        shape=(16, *SPEC.shape),
-        dtype="float32",
-        fill_value=np.nan,
-        **found.keywords(),
-    )
+    dims = ("step", *SPEC.dims)
+    nodes = Nodes(place[0], {})
+    nodes.create(KEY, array_metadata((16, *SPEC.shape), SPEC.dtype, dims, found, {}))
+    return ArrayWriter(nodes, KEY)
+
+
+def _read(place: Place) -> npt.NDArray[Any]:
+    files, store = place
+    array = zarr.open_array(store, path=KEY, mode="r")
+    objects = location_objects(files.location, KEY, array)
+    return read_region(Encoding.of(array), REGION, array.dtype, array.fill_value, objects)
 
 
 def _after_the_index(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
@@ -64,22 +89,19 @@ def _after_the_index(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -
 
 
 def test_rows_are_read_while_a_writer_adds_more_to_their_object(
-    monkeypatch: pytest.MonkeyPatch, place: tuple[Location, Store], array: zarr.Array[Any]
+    monkeypatch: pytest.MonkeyPatch, place: Place, writer: ArrayWriter
 ) -> None:
     values = np.random.default_rng(0).normal(size=(8, *SPEC.shape)).astype(np.float32)
-    writer = ArrayWriter(place[1], "weights/a", array)
     writer.write(0, values[:3])
     _after_the_index(monkeypatch, lambda: writer.write(3, values[3:]))
-    objects = location_objects(place[0], "weights/a", array)
-    found = read_region(Encoding.of(array), REGION, array.dtype, array.fill_value, objects)
-    assert np.array_equal(found, values[REGION])
+    assert np.array_equal(_read(place), values[REGION])
 
 
 def test_an_object_that_is_damaged_stays_so(
-    monkeypatch: pytest.MonkeyPatch, place: tuple[Location, Store], array: zarr.Array[Any]
+    monkeypatch: pytest.MonkeyPatch, place: Place, writer: ArrayWriter
 ) -> None:
     values = np.random.default_rng(0).normal(size=(8, *SPEC.shape)).astype(np.float32)
-    ArrayWriter(place[1], "weights/a", array).write(0, values)
+    writer.write(0, values)
     decode = Encoding.decode
 
     def flipped(self: Encoding, data: Any, dtype: Any) -> Any:
@@ -88,6 +110,5 @@ def test_an_object_that_is_damaged_stays_so(
         return decode(self, bytes(content), dtype)
 
     monkeypatch.setattr(Encoding, "decode", flipped)
-    objects = location_objects(place[0], "weights/a", array)
     with pytest.raises(ValueError, match="checksum"):
-        read_region(Encoding.of(array), REGION, array.dtype, array.fill_value, objects)
+        _read(place)

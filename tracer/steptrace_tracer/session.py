@@ -40,6 +40,7 @@ from steptrace_tracer.digests import sample_digests
 from steptrace_tracer.naming import Names
 from steptrace_tracer.precision import rounded
 from steptrace_tracer.recording import Collected, PendingStep, Recording, scalar
+from steptrace_tracer.sampling import with_samples
 from steptrace_tracer.step import BATCH_INPUT, ROWS, StepResult, TracedStep
 from steptrace_tracer.taps import NOT_SAMPLES, as_missing
 
@@ -126,8 +127,9 @@ class Session:
 
     def begin(self, program: Program, step: int) -> None:
         """Begin the trace of `program` with step number `step`, or go on with the one there is."""
-        settings = self.settings
-        limit = DiskLimit.of(settings.policy)
+        policy = with_samples(self.settings.policy, program.models)
+        self.settings = settings = dataclasses.replace(self.settings, policy=policy)
+        limit = DiskLimit.of(policy)
         before = reopen(settings.path, step, limit) if settings.resume else None
         probe = settings.probe
         if probe is None and before is not None and list(before.probe) == [X]:
@@ -135,12 +137,12 @@ class Session:
         names = Names.of(*program.models)
         if before is not None:
             names = names.as_in(before.attributes.layers, program.models)
-        traced = TracedStep(program, names, settings.policy, probe)
+        traced = TracedStep(program, names, policy, probe)
         fresh = TraceAttributes(
             run_id=uuid.uuid4().hex,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             producer=f"steptrace {PACKAGE_VERSION}",
-            policy=settings.policy,
+            policy=policy,
             model=provenance.describe_models(program.models),
             layers=provenance.describe_layers(program.models, traced.names),
             optimizer=provenance.describe_optimizer(program.optimizers[0]),
@@ -426,7 +428,7 @@ def _with_ids(
     found: dict[str, npt.NDArray[Any]] = {}
     if policy.covers("inputs", SAMPLE_ID):
         found[f"inputs/{SAMPLE_ID}"] = ids
-    if isinstance(policy.samples, int):
+    if not policy.picks_samples:
         return found
     picked = np.flatnonzero(np.isin(ids, policy.samples))
     for key, values in arrays.items():
