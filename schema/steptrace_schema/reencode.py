@@ -19,7 +19,7 @@ from steptrace_schema.files import LocalFiles
 from steptrace_schema.location import METADATA_FILE, read_file
 from steptrace_schema.names import STATISTICS, STEP
 from steptrace_schema.nodes import Nodes
-from steptrace_schema.reading import file_fetch, read_region
+from steptrace_schema.reading import file_objects, read_region
 from steptrace_schema.resume import spec_of
 from steptrace_schema.store import open_zarr, read_attributes
 from steptrace_schema.writer import ArrayWriter, TraceWriter
@@ -135,5 +135,5 @@ def _read(folder: Path, array: zarr.Array[Any], start: int, stop: int) -> npt.ND
     except TraceError:  # of another program
         return np.asarray(array[start:stop])
     region = (slice(start, stop), *(slice(0, extent) for extent in array.shape[1:]))
-    fetch = file_fetch(folder, array)
-    return read_region(encoding, region, array.dtype, array.fill_value, fetch)
+    objects = file_objects(folder, array)
+    return read_region(encoding, region, array.dtype, array.fill_value, objects)

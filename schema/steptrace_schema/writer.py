@@ -41,9 +41,10 @@ from steptrace_schema.shards import objects
 from steptrace_schema.store import read_attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from steptrace_schema.attributes import TraceAttributes
+    from steptrace_schema.reading import Position, Read
 
 STEP_CHUNK: Final = 1024
 STATISTICS_CHUNK: Final = 256
@@ -163,12 +164,14 @@ class ArrayWriter:
     def _read(self, begin: int, end: int) -> npt.NDArray[Any]:
         """Return recorded rows."""
 
-        def fetch(position: tuple[int, ...], start: int, stop: int | None) -> bytes:
-            return self._files.read(self._object_name(position), start, stop)
+        @contextlib.contextmanager
+        def opened(position: Position) -> Iterator[Read]:  # nobody else replaces it
+            name = self._object_name(position)
+            yield lambda ranges: (self._files.read(name, *part) for part in ranges)
 
         region = (slice(begin, end), *(slice(0, extent) for extent in self._shape[1:]))
         try:
-            return read_region(self._encoding, region, self._dtype, self._fill, fetch)
+            return read_region(self._encoding, region, self._dtype, self._fill, opened)
         except (FileNotFoundError, ValueError) as error:
             msg = (
                 f"{self._files.location}: array '{self._key}' cannot be decoded in rows {begin} to "

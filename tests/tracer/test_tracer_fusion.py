@@ -30,7 +30,8 @@ def dense_then_activation(x: Any) -> Any:
 
 
 def dense_without_bias(x: Any) -> Any:
-    return layers.Activation("relu", name="activation")(layers.Dense(6, use_bias=False, name="hidden")(x))
+    hidden = layers.Dense(6, use_bias=False, name="hidden")(x)
+    return layers.Activation("relu", name="activation")(hidden)
 
 
 def residual_convolution(x: Any) -> Any:
