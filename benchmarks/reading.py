@@ -3,9 +3,10 @@
     python benchmarks/reading.py                      256 steps
     python benchmarks/reading.py --steps 1000 --folder /tmp/runs
 
-The run is an MLP 784-256-128-10 with Adam on scikit-learn's digits, scaled up to 28 x 28. Bytes are
-counted where they are read, so they do not depend on the machine; times are of one thread, medians
-of three, with the files in the page cache.
+The run is an MLP 784-256-128-10 with Adam on scikit-learn's digits, scaled up to 28 x 28. Traces
+are read through `open_trace`. Bytes are those that the process reads from files, as Linux counts
+them, so they do not depend on the machine; times are of one thread, medians of three, with the
+files in the page cache.
 """
 
 from __future__ import annotations
@@ -22,17 +23,19 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dask
 import h5py
 import numpy as np
 import numpy.typing as npt
+import xarray as xr
 import zarr
 from traced_runs import journal_of
 from zarr.codecs import BloscCodec
 
+from steptrace_analyzer.open import open_trace
 from steptrace_schema.codecs import Encoding
 from steptrace_schema.compact import Compactor
 from steptrace_schema.journal import JournalReader, Record, journal_path
-from steptrace_schema.reading import file_fetch, read_region
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,41 +48,27 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Reads:
-    """How a file answers: values, and the bytes that were read for them."""
+    """How a file answers."""
 
     size: Callable[[str], int]
-    step: Callable[[int], tuple[npt.NDArray[Any], int]]
-    unit: Callable[[int], tuple[npt.NDArray[Any], int]]
-    scan: Callable[[], tuple[npt.NDArray[Any], int]]
+    step: Callable[[int], npt.NDArray[Any]]
+    unit: Callable[[int], npt.NDArray[Any]]
+    scan: Callable[[], npt.NDArray[Any]]
 
 
-def profile_reads(store: Path) -> Reads:
-    """Return how a trace answers, through what the analyzer reads with."""
-    array = zarr.open_array(store / KERNEL, mode="r")
-    encoding, fetch = Encoding.of(array), file_fetch(store / KERNEL, array)
-
-    def read(*region: slice) -> tuple[npt.NDArray[Any], int]:
-        touched = 0
-
-        def count(position: tuple[int, ...], start: int, stop: int | None) -> bytes:
-            nonlocal touched
-            data = fetch(position, start, stop)
-            touched += len(data)
-            return data
-
-        values = read_region(encoding, region, array.dtype, array.fill_value, count)
-        return values, touched
-
-    steps, rows, units = (slice(0, extent) for extent in array.shape)
+def trace_reads(store: Path) -> Reads:
+    """Return how a trace answers whoever opens it."""
+    kernel = open_trace(store)[KERNEL]
+    assert isinstance(kernel, xr.DataArray)
 
     def size(key: str) -> int:
         return sum(f.stat().st_size for f in (store / key / "c").rglob("*") if f.is_file())
 
     return Reads(
         size,
-        lambda step: read(slice(step, step + 1), rows, units),
-        lambda unit: read(steps, rows, slice(unit, unit + 1)),
-        lambda: read(steps, rows, units),
+        lambda step: kernel.isel(step=step).to_numpy(),
+        lambda unit: kernel.isel(out=unit).to_numpy(),
+        kernel.to_numpy,
     )
 
 
@@ -100,15 +89,12 @@ def write_step_chunks(records: list[Record], keys: list[str], folder: Path) -> R
         for key in keys:
             arrays[key][row] = record.read(key)
 
-    def touched(steps: range) -> int:
-        return sum((folder / KERNEL / f"c/{step}/0/0").stat().st_size for step in steps)
-
-    kernel, everything = arrays[KERNEL], range(len(records))
+    kernel = arrays[KERNEL]
     return Reads(
         lambda key: sum(f.stat().st_size for f in (folder / key / "c").rglob("*") if f.is_file()),
-        lambda step: (kernel[step], touched(range(step, step + 1))),
-        lambda unit: (kernel[:, :, unit], touched(everything)),
-        lambda: (kernel[:], touched(everything)),
+        lambda step: kernel[step],
+        lambda unit: kernel[:, :, unit],
+        lambda: kernel[:],
     )
 
 
@@ -125,7 +111,6 @@ def write_npz(records: list[Record], keys: list[str], folder: Path) -> Reads:
         with zipfile.ZipFile(paths[-1]) as archive:
             for member in archive.infolist():
                 sizes[member.filename.removesuffix(".npy")] += member.compress_size
-    mean = sizes[KERNEL] // len(records)
 
     def load(step: int) -> npt.NDArray[Any]:
         with np.load(paths[step]) as file:
@@ -135,15 +120,15 @@ def write_npz(records: list[Record], keys: list[str], folder: Path) -> Reads:
     every = range(len(records))
     return Reads(
         lambda key: sizes[key],
-        lambda step: (load(step), mean),
-        lambda unit: (np.stack([load(step)[:, unit] for step in every]), sizes[KERNEL]),
-        lambda: (np.stack([load(step) for step in every]), sizes[KERNEL]),
+        load,
+        lambda unit: np.stack([load(step)[:, unit] for step in every]),
+        lambda: np.stack([load(step) for step in every]),
     )
 
 
 def write_h5(records: list[Record], keys: list[str], folder: Path) -> Reads:
     """Write one HDF5 file with gzip, one chunk for each step."""
-    file = h5py.File(folder.with_suffix(".h5"), "w")
+    file = h5py.File(folder.with_suffix(".h5"), "w", rdcc_nbytes=0)  # keeps no chunk in memory
     for key in keys:
         values = records[0].read(key)
         file.create_dataset(
@@ -158,12 +143,11 @@ def write_h5(records: list[Record], keys: list[str], folder: Path) -> Reads:
             file[key][row] = record.read(key)
     file.flush()
     kernel = file[KERNEL]
-    size = kernel.id.get_storage_size()
     return Reads(
         lambda key: int(file[key].id.get_storage_size()),
-        lambda step: (kernel[step], size // len(records)),
-        lambda unit: (kernel[:, :, unit], size),
-        lambda: (kernel[:], size),
+        lambda step: kernel[step],
+        lambda unit: kernel[:, :, unit],
+        lambda: kernel[:],
     )
 
 
@@ -191,14 +175,20 @@ def decode_speed(store: Path) -> float:
     return sum(size for _, size in encoded) / statistics.median(times)
 
 
-def timed(read: Callable[[], tuple[npt.NDArray[Any], int]]) -> tuple[float, int, int]:
-    """Return median seconds, bytes returned and bytes touched."""
-    seconds = []
+def timed(read: Callable[[], npt.NDArray[Any]]) -> tuple[float, int, int]:
+    """Return median seconds, bytes returned, and bytes that were read from files."""
+    seconds, touched = [], []
     for _ in range(3):
-        began = time.perf_counter()
-        values, touched = read()
+        before, began = _bytes_read(), time.perf_counter()
+        values = read()
         seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds), np.asarray(values).nbytes, touched
+        touched.append(_bytes_read() - before)
+    return statistics.median(seconds), np.asarray(values).nbytes, min(touched)
+
+
+def _bytes_read() -> int:
+    """Return what this process has read so far, as Linux counts it."""
+    return int(Path("/proc/self/io").read_text().split()[1])
 
 
 def main() -> None:
@@ -208,7 +198,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to keep the training run")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", "Numcodecs codecs are not")
-    with tempfile.TemporaryDirectory() as temporary:
+    with (
+        dask.config.set(scheduler="synchronous"),
+        tempfile.TemporaryDirectory() as temporary,
+    ):
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         compare(arguments.steps, folder, Path(temporary) / "others")
@@ -239,7 +232,7 @@ def compare(steps: int, folder: Path, others: Path) -> None:
         began = time.perf_counter()
         Compactor(journal_path(store), store, 1).finish("complete", None)
         appended[profile] = size / (time.perf_counter() - began)
-        found[profile] = profile_reads(store)
+        found[profile] = trace_reads(store)
         decoding[profile] = decode_speed(store)
     names = [*PROFILES, *writers]
     print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
+import re
+import resource
 import signal
 import sys
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,15 +17,40 @@ from journals import Arrays, attributes, write_journal
 from steptrace_tracer.recorder_process import record
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from multiprocessing.connection import Connection
     from pathlib import Path
 
-Victim = Literal["trainer", "recorder", "both"]
+Process = Literal["trainer", "recorder"]
 
 STEPS = 13
 SHARD_STEPS = 4
 
 _FILE_OPERATIONS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
+_HALF = 32
+"""Bytes that a file gets before the process dies of writing more; all are larger."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Death:
+    """When a process is killed: at one of its file operations, or after a time.
+
+    Attributes
+    ----------
+    number
+        At which operation it is, counted from 1; 0 for none.
+    operation
+        What operations are counted: a pattern of their lines in the log.
+    half
+        Whether it is killed halfway through the file that it then opens, not before.
+    seconds
+        After which time it is; 0 for none.
+    """
+
+    number: int = 0
+    operation: str = ""
+    half: bool = False
+    seconds: float = 0.0
 
 
 def known_steps() -> list[tuple[int, Arrays]]:
@@ -45,46 +73,55 @@ def known_steps() -> list[tuple[int, Arrays]]:
 
 def run(
     store: Path,
-    victim: Victim,
-    operation: int,
-    seconds: float,
+    deaths: Mapping[Process, Death],
     acknowledged: Any,
     *,
     step_by_step: bool = False,
 ) -> None:
     """Write :func:`known_steps` and move them, in two processes, of which one or both die.
 
+    Each keeps a log (:func:`log_of`) of its file operations, one a line, up to the one at which it
+    died, or to its end.
+
     Parameters
     ----------
     store
         Where the trace goes.
-    victim
-        Who is killed.
-    operation
-        The file operation at which it is; 0 for none.
-    seconds
-        The time after which it is; 0 for none.
+    deaths
+        Who is killed, and when.
     acknowledged
         Gets the number of each step that is in the journal; ends when both processes have ended.
     step_by_step
         Whether each step waits until something comes back for the one before.
     """
+    logs = [
+        os.open(log_of(store, name), os.O_WRONLY | os.O_CREAT) for name in ("trainer", "recorder")
+    ]
     steps = known_steps()
+    _arm(deaths.get("trainer", Death()), logs[0])
     writer = write_journal(store, [], specify_for=steps, shard_steps=SHARD_STEPS)
     read, write = os.pipe()
     recorder = os.fork()
     if recorder == 0:
         os.close(write)
-        if victim in ("recorder", "both"):
-            _die(operation, seconds)
+        _arm(deaths.get("recorder", Death()), logs[1])
         record(writer.directory, store, read, os.getppid())
+        os.write(logs[1], END)
         os._exit(0)
     os.close(read)
-    if victim in ("trainer", "both"):
-        _die(operation, seconds)
     _write(writer, steps, acknowledged, step_by_step=step_by_step)
+    os.write(logs[0], END)
     os.close(write)
     os.waitpid(recorder, 0)
+
+
+END = b"end\n"
+"""The last line of the log of a process that was not killed."""
+
+
+def log_of(store: Path, process: Process) -> Path:
+    """Return the file with the operations of a process."""
+    return store.with_name(f"{process}.log")
 
 
 def _write(
@@ -102,17 +139,26 @@ def _write(
     writer.close("complete", None, attributes(shard_steps=SHARD_STEPS))
 
 
-def _die(operation: int, seconds: float) -> None:
-    """Kill this process at its file operation number `operation`, or after `seconds`."""
-    counter = itertools.count(1)
+def _arm(death: Death, log: int) -> None:
+    """Log the file operations of this process from here on, and kill it as `death` says."""
+    counter, process = itertools.count(1), os.getpid()
+    counted = re.compile(death.operation)
 
-    def kill(event: str, arguments: tuple[Any, ...]) -> None:
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
         writing = event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_ACCMODE
-        if (writing or event in _FILE_OPERATIONS) and next(counter) == operation:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if not (writing or event in _FILE_OPERATIONS) or os.getpid() != process:
+            return
+        line = f"{event} {arguments[1 if event == 'os.rename' else 0]}\n"
+        os.write(log, line.encode())
+        if counted.search(line) and next(counter) == death.number:
+            if not death.half:
+                os.kill(process, signal.SIGKILL)
+            # Of a longer file the kernel writes so much, and kills with the rest.
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (_HALF, resource.RLIM_INFINITY))
 
-    if operation:
-        sys.addaudithook(kill)
-    if seconds:
+    sys.addaudithook(hook)
+    if death.seconds:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process at once, as SIGKILL does
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_REAL, death.seconds)

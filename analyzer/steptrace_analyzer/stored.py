@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,15 +18,16 @@ from steptrace_schema.codecs import Encoding
 from steptrace_schema.errors import DamagedTraceError, TraceError
 from steptrace_schema.location import Location, file_sizes, is_packed
 from steptrace_schema.names import STEP
-from steptrace_schema.reading import location_fetch, read_region
+from steptrace_schema.reading import location_objects, overlaps, read_region
 from steptrace_schema.store import open_zarr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import numpy.typing as npt
 
     from steptrace_schema.attributes import TraceAttributes
+    from steptrace_schema.reading import Region
 
 
 def stored_arrays(path: Location, attributes: TraceAttributes) -> dict[str, xr.Variable]:
@@ -56,7 +56,6 @@ def stored_arrays(path: Location, attributes: TraceAttributes) -> dict[str, xr.V
             chunks=array.shards or array.chunks,
             name=f"{key}-{tokenize(str(path), key, attributes.run_id, rows)}",
             asarray=True,
-            fancy=False,
         )
         variables[key] = xr.Variable(dims, data, attrs=dict(array.attrs))
     return variables
@@ -70,8 +69,9 @@ def _recorded_rows(key: str, array: zarr.Array[Any], attributes: TraceAttributes
 class _StoredArray:
     """A Zarr array for dask whose read errors name the trace, the array and the rows.
 
-    Zarr reads a chunk that is not there as fill values; here it is an error, because a writer
-    stores every chunk of a recorded row.
+    dask hands it the selections that follow the reading of a block, so that only the chunks that
+    they need are decoded. Each axis is indexed by itself. Zarr reads a chunk that is not there as
+    fill values; here it is an error, because a writer stores every chunk of a recorded row.
     """
 
     def __init__(
@@ -90,39 +90,47 @@ class _StoredArray:
         self.ndim = array.ndim
         self._is_stored = is_stored
         self._encoding = _encoding(array)
-        self._fetch = location_fetch(path, key, array)
+        self._objects = location_objects(path, key, array)
 
-    def __getitem__(self, index: tuple[slice, ...]) -> npt.NDArray[Any]:
-        for name in self._chunk_files(index):
+    def __getitem__(self, index: tuple[Any, ...]) -> npt.NDArray[Any]:
+        axes = [_needed(part, n) for part, n in zip(index, self.shape, strict=True)]
+        values = self._read(tuple(needed for needed, _ in axes))
+        for axis in reversed(range(self.ndim)):  # a number takes its axis away
+            values = values[(*[slice(None)] * axis, axes[axis][1])]
+        return values
+
+    def _read(self, region: Region) -> npt.NDArray[Any]:
+        for position, _, _ in overlaps(region, self.array.shards or self.array.chunks):
+            name = f"{self.key}/{self.array.metadata.encode_chunk_key(position)}"
             if not self._is_stored(name):
-                raise self._damaged(index, f"file {name} is missing or empty")
+                raise self._damaged(region, f"file {name} is missing or empty")
         try:
-            if self._encoding is None or any(part.step not in (None, 1) for part in index):
-                return np.asarray(self.array[index])
-            bounds = (p.indices(n) for p, n in zip(index, self.shape, strict=True))
-            region = tuple(slice(start, max(start, stop)) for start, stop, _ in bounds)
+            if self._encoding is None:
+                return np.asarray(self.array.oindex[region])
             fill = self.array.fill_value
-            return read_region(self._encoding, region, self.dtype, fill, self._fetch)
+            return read_region(self._encoding, region, self.dtype, fill, self._objects)
         except Exception as error:  # each codec raises its own kind
-            raise self._damaged(index, f"{type(error).__name__}: {error}") from error
+            raise self._damaged(region, f"{type(error).__name__}: {error}") from error
 
-    def _chunk_files(self, index: tuple[slice, ...]) -> Iterator[str]:
-        unit = self.array.shards or self.array.chunks
-        ranges = []
-        for part, size, extent in zip(index, unit, self.shape, strict=True):
-            picked = range(*part.indices(extent))
-            if not picked:
-                return
-            ranges.append(range(min(picked) // size, max(picked) // size + 1))
-        for position in itertools.product(*ranges):
-            yield f"{self.key}/{self.array.metadata.encode_chunk_key(position)}"
-
-    def _damaged(self, index: tuple[slice, ...], why: str) -> DamagedTraceError:
-        rows = f"rows {index[0].start} to {index[0].stop - 1}" if index else "its value"
+    def _damaged(self, region: Region, why: str) -> DamagedTraceError:
+        rows = "its value"
+        if region:
+            numbers = np.arange(self.shape[0])[region[0]]
+            rows = f"rows {numbers[0]} to {numbers[-1]}"
         return DamagedTraceError(
             f"{self.path}: array '{self.key}' cannot be decoded in {rows} ({why}); copy the trace "
             "again, or read other steps; 'steptrace validate' lists all that is damaged"
         )
+
+
+def _needed(part: Any, extent: int) -> tuple[slice | npt.NDArray[np.intp], Any]:
+    """Return what to read of an axis for an index of it, and where in that the index then is."""
+    if isinstance(part, slice) and part.step in (None, 1):
+        start, stop, _ = part.indices(extent)
+        return slice(start, max(start, stop)), slice(None)
+    picked = np.arange(extent)[part]
+    needed = np.unique(picked)
+    return needed, np.searchsorted(needed, picked)
 
 
 def _encoding(array: zarr.Array[Any]) -> Encoding | None:

@@ -5,11 +5,19 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from steptrace_schema.durable import Durability
 from steptrace_schema.names import DEFAULT_KINDS, KINDS, STATISTICS, Kind, Status
-from steptrace_schema.retention import Retain
+from steptrace_schema.retention import MARK, TRIGGERS, Retain, RetainAround
 from steptrace_schema.version import FORMAT_VERSION
 
 Profile = Literal["fast", "compact", "none"]
@@ -21,8 +29,16 @@ not compress."""
 Precision = Literal["bfloat16"] | Annotated[int, Field(ge=1, le=52)]
 """Bits of the mantissa that are kept, or the name of a type that has as many."""
 
+Samples = (
+    Literal["auto"] | Annotated[int, Field(ge=1)] | Annotated[tuple[int, ...], Field(min_length=1)]
+)
+"""How many samples of a batch are kept, or the ids of those that are."""
+
 StatisticsKind = Literal["weights", "gradients", "activations", "activation_gradients"]
 """Kinds that may be recorded by their statistics alone."""
+
+MOST_SAMPLES: Final = 4
+"""Samples of a batch that are kept by default, where they are small."""
 
 _BFLOAT16_BITS: Final = 7
 
@@ -75,7 +91,9 @@ class Policy(BaseModel):
     samples
         How many of the first rows of each batch are kept of inputs, activations and their
         gradients; or the ids of samples that are kept wherever they occur, which takes
-        ``Tracer(sample_ids=...)``.
+        ``Tracer(sample_ids=...)``. ``"auto"`` is at most `MOST_SAMPLES`, and fewer, but one, where
+        they would take more than the weights and their gradients do, and more than 4 MiB; the trace
+        says how many.
     include, exclude
         Shell patterns on array paths (``"*/conv2d*/kernel"``, ``"*dense*"``); a tensor is recorded
         if any of `include` matches and none of `exclude` does.
@@ -92,9 +110,12 @@ class Policy(BaseModel):
         The most bytes that all steps may take, before encoding. When they are used up, the
         recording ends, and the training goes on without it.
     disk_limit
-        The most bytes that the trace may take on disk, store and journal together, at every moment.
-        As it is used up, fewer and fewer steps keep their tensors; when not even statistics have
-        room, the recording ends, and the training goes on without it.
+        The most bytes that the trace may take on disk, store and journal together, at every moment:
+        the lengths of all files, as ``ls -l`` shows them. A disk gives space in blocks, so that
+        each file and folder takes up to one block (mostly 4 KiB) more. In a job of several
+        processes the limit is that of each. As it is used up, fewer and fewer steps keep their
+        tensors; when not even statistics have room, the recording ends, and the training goes on
+        without it.
     probe_unit
         The unit whose gradient ``probe_gradients`` holds; None for the strongest of each sample.
     profile
@@ -104,7 +125,9 @@ class Policy(BaseModel):
         of power.
     retain
         Which recorded steps keep their tensors: ``"all"``, or what `retention.last` and
-        `retention.around` return. Statistics and scalars are kept of all.
+        `retention.around` return. Statistics and scalars are kept of all. ``update_jump`` compares
+        recorded weights: without them ``around()``, which names no trigger, watches the others,
+        and a policy that names it is refused.
 
     Examples
     --------
@@ -121,7 +144,7 @@ class Policy(BaseModel):
     every: Annotated[int, Field(ge=1)] = 1
     windows: tuple[Window, ...] = ()
     epochs: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    samples: Annotated[int, Field(ge=1)] | Annotated[tuple[int, ...], Field(min_length=1)] = 4
+    samples: Samples = "auto"
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     precision: dict[Kind, Precision] = Field(default_factory=dict)
@@ -134,15 +157,47 @@ class Policy(BaseModel):
     durability: Durability = "process"
     retain: Retain = "all"
 
+    @field_validator("retain")
+    @classmethod
+    def _with_triggers_that_show(cls, retain: Retain, info: ValidationInfo) -> Retain:
+        """Leave a trigger out that no record can show, and refuse it where it is named."""
+        if not isinstance(retain, RetainAround) or "update_jump" not in retain.triggers:
+            return retain
+        if "weights" in info.data.get("kinds", ()) and "weights" not in info.data.get(
+            "statistics_only", ()
+        ):
+            return retain
+        if set(retain.triggers) != set(TRIGGERS):
+            msg = (
+                "the trigger 'update_jump' compares recorded weights, of which this policy records "
+                "no values; add 'weights' to kinds and take it out of statistics_only, or leave "
+                "the trigger out"
+            )
+            raise ValueError(msg)
+        return retain.model_copy(
+            update={"triggers": tuple(t for t in retain.triggers if t != "update_jump")}
+        )
+
     @property
     def rows(self) -> int | None:
         """How many of the first rows of a batch a step returns; None for all, to be picked."""
-        return self.samples if isinstance(self.samples, int) else None
+        return None if self.picks_samples else self.sample_count
 
     @property
     def sample_count(self) -> int:
         """The most samples that are kept of a batch."""
-        return self.samples if isinstance(self.samples, int) else len(self.samples)
+        if isinstance(self.samples, tuple):
+            return len(self.samples)
+        return MOST_SAMPLES if self.samples == "auto" else self.samples
+
+    @property
+    def picks_samples(self) -> bool:
+        """Whether samples are kept by their id."""
+        return isinstance(self.samples, tuple)
+
+    @property
+    def _retains_marks(self) -> bool:
+        return isinstance(self.retain, RetainAround) and "mark" in self.retain.triggers
 
     @property
     def derives_updates(self) -> bool:
@@ -178,8 +233,10 @@ class Policy(BaseModel):
         return _BFLOAT16_BITS if precision == "bfloat16" else precision
 
     def covers(self, kind: Kind, path: str) -> bool:
-        """Whether the array at `path` of `kind` is recorded."""
+        """Whether the array at `path` of `kind` is recorded; scalars always, and used marks."""
         if kind == "scalars":
+            return True
+        if f"{kind}/{path}" == MARK and self._retains_marks:
             return True
         wanted = kind in self.kinds
         if kind == "updates":

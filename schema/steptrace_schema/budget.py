@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from steptrace_schema.disk_limit import Thinning
 from steptrace_schema.errors import DiskLimitError
 from steptrace_schema.estimate import CONSOLIDATED, Estimate, Written, added
-from steptrace_schema.limited_store import METADATA
+from steptrace_schema.limited_files import METADATA
 from steptrace_schema.retention import RetainLast, is_of_a_step, is_thinned
 from steptrace_schema.statistics import has_statistics
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from steptrace_schema.disk_limit import DiskLimit
     from steptrace_schema.journal import JournalReader, Record
     from steptrace_schema.layout import ArraySpec
-    from steptrace_schema.limited_store import Room
+    from steptrace_schema.limited_files import Room
     from steptrace_schema.moving import Rows
     from steptrace_schema.names import Kind
     from steptrace_schema.retention import Retain
@@ -153,10 +153,11 @@ class Budget:
                     if any(spec.key in record.keys for record in new.records):
                         files += self._estimate.static(spec)
                 elif not spec.statistics_only:
-                    count = len(new.kept_steps) + (
-                        kind not in last and self._comes_at_the_end(kind)
-                    )
-                    files += self._estimate.rows(spec, new.start, count)
+                    kept = len(new.kept_steps)
+                    at_end = kind not in last and self._comes_at_the_end(kind)
+                    files += self._estimate.rows(spec, new.start, kept + at_end)
+                    if at_end and kept:
+                        files += self._estimate.again(spec, new.start + kept)
             files += self._estimate.steps(kind, new.start, len(new.kept_steps))
             names = [spec.path for spec in new.specs if has_statistics(spec)]
             files += self._estimate.statistics(kind, new.described, len(new.steps), names)

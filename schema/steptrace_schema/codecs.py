@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 import math
 import warnings
 from typing import TYPE_CHECKING, Any, Final
@@ -13,15 +14,12 @@ import numcodecs
 import numpy as np
 import numpy.typing as npt
 from google_crc32c import value as crc32c
-from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
-from zarr.codecs.numcodecs import PCodec
-from zarr.errors import ZarrUserWarning
 
 from steptrace_schema.errors import TraceError
 from steptrace_schema.scratch import Scratch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     import zarr
     from typing_extensions import Buffer
@@ -128,14 +126,14 @@ class Encoding:
     step_last
         Whether the first axis goes last before compression.
     blosc, pcodec
-        The compressor: one of them, or none.
+        The compressor: one of them, or none; its configuration, as the array's metadata say it.
     """
 
     chunks: tuple[int, ...]
     shards: tuple[int, ...] | None
     step_last: bool = False
-    blosc: BloscCodec | None = None
-    pcodec: PCodec | None = None
+    blosc: Mapping[str, Any] | None = None
+    pcodec: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, array: zarr.Array[Any]) -> Encoding:
@@ -146,31 +144,63 @@ class Encoding:
         TraceError
             If it is encoded in a way that no profile uses.
         """
-        step_last = tuple(TransposeCodec(order=order) for order in [_step_last(array.ndim)])
-        blosc = tuple(c for c in array.compressors if isinstance(c, BloscCodec))
-        if (
-            (array.filters and array.filters != step_last)
-            or array.compressors != (*blosc, Crc32cCodec())
-            or len(blosc) > 1
-        ):
+        return cls.stated(array.metadata.to_dict(), array.path)
+
+    @classmethod
+    def stated(cls, metadata: Mapping[str, Any], key: str) -> Encoding:
+        """Return how an array is encoded that has these metadata.
+
+        Raises
+        ------
+        TraceError
+            If it is encoded in a way that no profile uses.
+        """
+        codecs = json.loads(json.dumps(metadata.get("codecs")))  # lists where Zarr has tuples
+        try:
+            found = cls._of_codecs(metadata["chunk_grid"]["configuration"]["chunk_shape"], codecs)
+        except (KeyError, IndexError, TypeError):
+            found = None
+        # The order of bytes may be left out where an element is one byte.
+        if found is None or codecs not in (found.codecs(1), found.codecs(2)):
             msg = (
-                f"array '{array.path}' is encoded by {array.filters} and {array.compressors}, "
-                "which this steptrace does not write; record into another trace"
+                f"array '{key}' is encoded by {codecs}, which this steptrace does not write; "
+                "record into another trace"
             )
             raise TraceError(msg)
-        pcodec = array.serializer if isinstance(array.serializer, PCodec) else None
-        compressor = blosc[0] if blosc else None
-        return cls(array.chunks, array.shards, bool(array.filters), compressor, pcodec)
+        return found
 
-    def keywords(self) -> dict[str, Any]:
-        """Return the keywords for ``zarr.Group.create_array``."""
-        compressors = [codec for codec in (self.blosc, Crc32cCodec()) if codec is not None]
-        keywords: dict[str, Any] = {"chunks": self.chunks, "compressors": compressors}
+    @classmethod
+    def _of_codecs(cls, grid: Sequence[int], codecs: list[dict[str, Any]]) -> Encoding:
+        chunks, shards = tuple(grid), None
+        if codecs[0]["name"] == _SHARDS:
+            inner = codecs[0]["configuration"]
+            chunks, shards, codecs = tuple(inner["chunk_shape"]), chunks, inner["codecs"]
+        stated = {codec["name"]: codec.get("configuration") for codec in codecs}
+        return cls(chunks, shards, _TRANSPOSE in stated, stated.get(_BLOSC), stated.get(_PCODEC))
+
+    def codecs(self, itemsize: int) -> list[dict[str, Any]]:
+        """Return what an array's metadata say of its codecs, for elements of so many bytes."""
+        in_order = {"name": "bytes"} if itemsize == 1 else _LITTLE_ENDIAN
+        chain: list[dict[str, Any]] = []
         if self.step_last:
-            keywords["filters"] = [TransposeCodec(order=_step_last(len(self.chunks)))]
+            order = list(_step_last(len(self.chunks)))
+            chain.append({"name": _TRANSPOSE, "configuration": {"order": order}})
         if self.pcodec is not None:
-            keywords["serializer"] = self.pcodec
-        return keywords if self.shards is None else keywords | {"shards": self.shards}
+            chain.append({"name": _PCODEC, "configuration": dict(self.pcodec)})
+        else:
+            chain.append(in_order)
+        if self.blosc is not None:
+            chain.append({"name": _BLOSC, "configuration": dict(self.blosc)})
+        chain.append(_CRC32C)
+        if self.shards is None:
+            return chain
+        shard = {
+            "chunk_shape": list(self.chunks),
+            "codecs": chain,
+            "index_codecs": [_LITTLE_ENDIAN, _CRC32C],
+            "index_location": "end",
+        }
+        return [{"name": _SHARDS, "configuration": shard}]
 
     def encode(self, chunk: npt.NDArray[Any]) -> tuple[Buffer, bytes]:
         """Encode one chunk of the shape `chunks`; return it, and its checksum."""
@@ -211,16 +241,11 @@ class Encoding:
     @functools.cached_property
     def _codec(self) -> Any:  # the package has no types
         if self.pcodec is not None:
-            return numcodecs.get_codec({"id": "pcodec", **self.pcodec.codec_config})
+            return numcodecs.get_codec({"id": "pcodec", **self.pcodec})
         if self.blosc is None:
             return None
-        return numcodecs.Blosc(
-            self.blosc.cname.value,
-            self.blosc.clevel,
-            _SHUFFLES[self.blosc.shuffle.value],
-            self.blosc.blocksize,
-            typesize=self.blosc.typesize,
-        )
+        shuffle = _SHUFFLES[self.blosc["shuffle"]]
+        return numcodecs.get_codec({"id": "blosc", **self.blosc, "shuffle": shuffle})
 
 
 def copy_runs(target: npt.NDArray[Any], source: npt.NDArray[Any]) -> None:
@@ -247,6 +272,12 @@ def _step_last(rank: int) -> tuple[int, ...]:
     return (*range(1, rank), *([0] if rank else []))
 
 
+_SHARDS: Final = "sharding_indexed"
+_TRANSPOSE: Final = "transpose"
+_BLOSC: Final = "blosc"
+_PCODEC: Final = "numcodecs.pcodec"
+_LITTLE_ENDIAN: Final = {"name": "bytes", "configuration": {"endian": "little"}}
+_CRC32C: Final = {"name": "crc32c"}
 _SHUFFLES: Final = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 
 
@@ -271,25 +302,39 @@ def encoding(spec: ArraySpec, profile: Profile, shard_steps: int) -> Encoding:
     if profile == "fast":
         # A block that holds the whole chunk lets lz4 find each row again in the next step's.
         whole = math.prod(chunks) * size
-        blosc = BloscCodec(cname="lz4", clevel=5, shuffle="shuffle", typesize=size, blocksize=whole)
+        blosc = _blosc("lz4", size, whole)
         repeats = spec.kind in _REPEATING_KINDS
         return dataclasses.replace(step_last if repeats else plain, blosc=blosc)
     if dtype.kind in _PCODEC_KINDS and size > 1:
-        return dataclasses.replace(step_last, pcodec=_pcodec(smooth=smooth))
-    small = BloscCodec(cname="zstd", clevel=5, shuffle="shuffle", typesize=size)
-    return dataclasses.replace(step_last, blosc=small)
+        return dataclasses.replace(step_last, pcodec=_SMOOTH if smooth else _PLAIN)
+    return dataclasses.replace(step_last, blosc=_blosc("zstd", size, 0))
 
 
-def _pcodec(*, smooth: bool) -> PCodec:
-    with quiet():
-        if smooth:
-            return PCodec(level=8, delta_spec="try_consecutive", delta_encoding_order=1)
-        return PCodec(level=8, delta_spec="none")
+def coordinates(chunks: tuple[int, ...]) -> Encoding:
+    """Return how numbers of eight bytes are encoded that every trace has: steps, statistics."""
+    return Encoding(chunks, None, blosc=_blosc("lz4", 8, 0))
+
+
+def _blosc(compressor: str, itemsize: int, blocksize: int) -> dict[str, Any]:
+    return {
+        "typesize": itemsize,
+        "cname": compressor,
+        "clevel": 5,
+        "shuffle": "shuffle",
+        "blocksize": blocksize,
+    }
+
+
+_SMOOTH: Final = {"level": 8, "delta_spec": "try_consecutive", "delta_encoding_order": 1}
+_PLAIN: Final = {"level": 8, "delta_spec": "none"}
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Leave out that pcodec is no core codec of Zarr, which `Profile` says already."""
+    # Here, because the recorder does without, and zarr-python takes 0.2 s to import.
+    from zarr.errors import ZarrUserWarning
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Numcodecs codecs are not", ZarrUserWarning)
         yield

@@ -62,12 +62,12 @@ class Compactor:
         self.workers = workers
         self._last_weights: dict[str, tuple[int, npt.NDArray[Any]]] = {}  # row count, last row
         self._reader = JournalReader(journal)
-        declaration = self._reader.declaration()
-        policy = declaration.attributes.policy
-        limit = DiskLimit.of(policy)
-        self._writer = TraceWriter(store, declaration.attributes, limit.store if limit else None)
+        self._declaration = self._reader.declaration()
+        attributes = self._declaration.attributes
+        limit = DiskLimit.of(attributes.policy)
+        self._writer = TraceWriter(store, attributes, limit.store if limit else None)
         self._shard_steps = self._writer.attributes.shard_steps
-        self._retain = policy.retain
+        self._retain = attributes.policy.retain
         self._chooser = None if self._retain == "all" else self._retain.chooser()
         self._budget: Budget | None = None
         if limit is not None and (room := self._writer.room) is not None:
@@ -149,6 +149,7 @@ class Compactor:
 
     def finish(self, status: Status, reason: str | None) -> None:
         """Move what is left, set the trace's status, and delete the journal."""
+        self._declaration = self._reader.declaration()
         if self._chooser is not None:
             records = self._records(self._reader.paths(self.records_moved))
             self._choose(records, ended=True, crashed=status != "complete")
@@ -178,7 +179,7 @@ class Compactor:
     def _attributes(self) -> TraceAttributes:
         """Return the latest attributes from the trainer with what the store has committed."""
         closing = self._reader.closing()
-        latest = closing.attributes if closing else self._reader.declaration().attributes
+        latest = closing.attributes if closing else self._declaration.attributes
         committed = self._writer.attributes
         missing = (*latest.missing, *(m for m in committed.missing if m not in latest.missing))
         return latest.model_copy(
@@ -203,6 +204,7 @@ class Compactor:
         DiskLimitError
             If there is not even room for them without their tensors.
         """
+        self._declaration = self._reader.declaration()  # made before the records that need it
         records = self._records(paths)
         wanted = self._wanted(records)
         if self._budget is None:
@@ -249,23 +251,24 @@ class Compactor:
 
     @property
     def _derives_updates(self) -> bool:
-        return not any(spec.kind == "updates" for spec in self._reader.declaration().arrays)
+        return not any(spec.kind == "updates" for spec in self._declaration.arrays)
 
     def _kinds(self, records: list[Record], kept: set[int]) -> dict[Kind, Rows]:
         """Return the rows that records are in each kind, where `kept` ones keep their tensors."""
         rows = self._writer.attributes.steps_recorded
         described = self._writer.attributes.statistics_recorded
-        return {
-            kind: Rows(
-                tuple(specs),
-                rows.get(kind, 0),
-                described.get(kind, rows.get(kind, 0)),
-                tuple(present),
-                tuple(record.index in kept or not is_thinned(kind) for record in present),
-            )
-            for kind, specs in _by_kind(self._reader.declaration().arrays).items()
-            if (present := [r for r in records if any(split_key(k)[0] == kind for k in r.keys)])
-        }
+        kinds = {}
+        for kind, specs in _by_kind(self._declaration.arrays).items():
+            keys = [spec.key for spec in specs]
+            if present := [record for record in records if not record.keys.isdisjoint(keys)]:
+                kinds[kind] = Rows(
+                    tuple(specs),
+                    rows.get(kind, 0),
+                    described.get(kind, rows.get(kind, 0)),
+                    tuple(present),
+                    tuple(record.index in kept or not is_thinned(kind) for record in present),
+                )
+        return kinds
 
     def _write(
         self, records: list[Record], kinds: dict[Kind, Rows], notes: Iterable[tuple[int, str]]
@@ -335,7 +338,7 @@ class Compactor:
             if not attributes.steps_recorded.get(kind, 0)
         }
         known = {(m.kind, m.path) for m in attributes.missing if m.steps is None}
-        for spec in self._reader.declaration().arrays:
+        for spec in self._declaration.arrays:
             if (spec.kind, spec.path) in known:
                 continue
             reason = _NONE_KEPT if spec.kind in empty and not spec.static else None

@@ -5,24 +5,20 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from steptrace_schema.location import METADATA_FILE, file_sizes, read_files
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
-    from steptrace_schema.location import Location
+    from collections.abc import Iterator, Mapping
 
 CONSOLIDATED: Final = "consolidated_metadata"
 """The field of the root's zarr.json that holds the copy."""
 
-_SUFFIX: Final = f"/{METADATA_FILE}"
+
+def consolidated(metadata: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the copy of the metadata of the groups and arrays below the root, by path."""
+    return _with({key: metadata[key] for key in sorted(metadata, key=_outer_first)})
 
 
-def consolidated(path: Location) -> dict[str, Any]:
-    """Return the copy for the trace at `path`, made of the files that are there."""
-    files = read_files(path, sorted(_below_the_root(file_sizes(path))))
-    entries = {name.removesuffix(_SUFFIX): json.loads(text) for name, text in files.items()}
-    return _with(dict(sorted(entries.items(), key=lambda item: item[0].count("/"))))
+def _outer_first(key: str) -> tuple[int, str]:
+    return key.count("/"), f"{key}/"
 
 
 def differences(
@@ -71,13 +67,10 @@ def _short(value: Any) -> str:
     return f"{json.dumps(value):.80}"
 
 
-def _below_the_root(names: Iterable[str]) -> Iterator[str]:
-    return (name for name in names if name.endswith(_SUFFIX))
-
-
-def _with(entries: dict[str, Any]) -> dict[str, Any]:
+def _with(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the copy with these entries; one of a group says that it lists nothing itself."""
-    for entry in entries.values():
-        if entry["node_type"] == "group":
-            entry[CONSOLIDATED] = _with({})
-    return {"kind": "inline", "must_understand": False, "metadata": entries}
+    listed = {
+        key: {**entry, CONSOLIDATED: _with({})} if entry["node_type"] == "group" else entry
+        for key, entry in entries.items()
+    }
+    return {"kind": "inline", "must_understand": False, "metadata": listed}

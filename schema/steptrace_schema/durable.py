@@ -65,6 +65,24 @@ def persistence(durability: Durability) -> Persistence:
     return _PERSISTENCE[durability]()
 
 
+def make_folder(folder: Path, *, exist_ok: bool = False) -> list[Path]:
+    """Make a folder, and those above it that are missing.
+
+    Returns
+    -------
+    list of Path
+        The folders whose names have to be made to last: those that got a new one.
+
+    Raises
+    ------
+    FileExistsError
+        If it is there and `exist_ok` does not say that it may be.
+    """
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=exist_ok)
+    return [each.parent for each in new]
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

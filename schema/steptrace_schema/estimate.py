@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from steptrace_schema.codecs import Encoding, encoding
-from steptrace_schema.limited_store import METADATA
+from steptrace_schema.limited_files import METADATA
 from steptrace_schema.names import STATISTIC_NAMES, STATISTICS, STATISTICS_VALUES, STEP
 from steptrace_schema.writer import STATISTICS_CHUNK, STEP_CHUNK
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from steptrace_schema.attributes import Profile
     from steptrace_schema.layout import ArraySpec
-    from steptrace_schema.limited_store import Room
+    from steptrace_schema.limited_files import Room
 
 _METADATA_BYTES: Final = 2000
 """Of one array, and of the groups above it."""
@@ -102,6 +102,11 @@ class Estimate:
             name = "/".join(map(str, position))
             new = _object_bytes(coded, count, real, shape, itemsize)
             yield Written(new, self._room.size(f"{spec.key}/c/{name}"))
+
+    def again(self, spec: ArraySpec, row: int) -> Iterator[Written]:
+        """Yield the files that a later move replaces to add `row`, each beside the new one."""
+        for file in self.rows(spec, row, 1):
+            yield Written(file.new, file.new)
 
     def statistics(self, kind: str, start: int, rows: int, names: list[str]) -> Iterator[Written]:
         """Yield the files of `rows` more rows of the statistics of tensors."""

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from steptrace_schema.attributes import TraceAttributes
 from steptrace_schema.disk_limit import BALLAST, DiskLimit
-from steptrace_schema.durable import Durability, Persistence, persistence
+from steptrace_schema.durable import Durability, Persistence, make_folder, persistence
 from steptrace_schema.errors import DamagedTraceError, TraceError, TraceExistsError
 from steptrace_schema.layout import ArraySpec
 from steptrace_schema.location import journal_path as journal_path
@@ -134,7 +134,7 @@ class JournalWriter:
             If the folder exists.
         """
         try:
-            directory.mkdir(parents=True)
+            grown = make_folder(directory)
         except FileExistsError as error:
             msg = (
                 f"{directory} has just been made by another training, which writes to the same "
@@ -143,7 +143,8 @@ class JournalWriter:
             raise TraceExistsError(msg) from error
         attributes = declaration.attributes
         writer = cls(directory, attributes.records, attributes.policy.durability)
-        writer._lasting.names(directory.parent)
+        for folder in grown:
+            writer._lasting.names(folder)
         limit = DiskLimit.of(attributes.policy)
         (directory / _BALLAST).write_bytes(bytes(BALLAST if limit is None else limit.ballast))
         writer.declare(declaration)
@@ -293,6 +294,14 @@ def _unreadable(path: Path, error: Exception) -> DamagedTraceError:
     )
 
 
+def _first_line(error: Exception) -> str:
+    """Return what is wrong with a file, in one line."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"'{'.'.join(str(part) for part in first['loc'])}': {first['msg']}"
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 class JournalReader:
     """Reads a journal, whether or not it is still being written."""
 
@@ -326,7 +335,10 @@ class JournalReader:
         try:
             return Declaration.from_json(path.read_text(encoding="utf-8"))
         except (OSError, KeyError, TypeError, ValueError, ValidationError) as error:
-            msg = f"{path} is not a readable journal declaration: {error}"
+            msg = (
+                f"{path} is not a readable journal declaration ({_first_line(error)}); put a copy "
+                f"of it back, or move {self.directory} away to go on with what the store has"
+            )
             raise DamagedTraceError(msg) from error
 
     def closing(self) -> Closing | None:
@@ -341,7 +353,10 @@ class JournalReader:
             attributes = TraceAttributes.model_validate(fields["attributes"])
             return Closing(fields["status"], fields["reason"], attributes)
         except (KeyError, TypeError, ValueError, ValidationError) as error:
-            msg = f"{path} is not readable: {error}"
+            msg = (
+                f"{path} does not say how the run ended ({_first_line(error)}); move it away and "
+                "run 'steptrace recover', which then takes the run for one that was killed"
+            )
             raise DamagedTraceError(msg) from error
 
     def writer(self) -> int | None:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
 import xxhash
-from zarr.storage import LocalStore, ObjectStore, ZipStore
 
 from steptrace_schema.errors import TraceError, UnreachableError
 
@@ -194,13 +193,16 @@ def journal_path(store: str | Location) -> Path:
     return folder / f"{location.name}-{xxhash.xxh3_64_hexdigest(location.url.encode())}.journal"
 
 
-def zarr_store(location: Location, *, read_only: bool) -> Store:
-    """Return the Zarr store at `location`."""
+def zarr_store(location: Location) -> Store:
+    """Return the Zarr store at `location`, for reading."""
+    # Here, because the recorder does without, and zarr-python takes 0.2 s to import.
+    from zarr.storage import LocalStore, ObjectStore, ZipStore
+
     if isinstance(location, Remote):
-        return ObjectStore(location.objects, read_only=read_only)
+        return ObjectStore(location.objects, read_only=True)
     if is_packed(location):
         return ZipStore(location, mode="r")
-    return LocalStore(location, read_only=read_only)
+    return LocalStore(location, read_only=True)
 
 
 def has_root(location: Location) -> bool:
@@ -229,6 +231,45 @@ def read_file(location: Location, name: str) -> bytes:
         with _unzipped(location) as archive:
             return archive.read(name)
     return (location / name).read_bytes()
+
+
+def read_part(location: Path | Remote, name: str, start: int, stop: int | None) -> bytes:
+    """Return bytes `start` to `stop` of one file of a trace that is not packed.
+
+    A negative `start` counts from the end; `stop` None is the end.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    UnreachableError
+        If an object store does not answer.
+    """
+    if isinstance(location, Remote):
+        from obstore import get
+
+        part: Any = (start, stop) if stop is not None else {"offset": start}
+        if start < 0:
+            part = {"suffix": -start}
+        with reaching(location):
+            return bytes(get(location.objects, name, options={"range": part}).bytes())
+    with (location / name).open("rb", buffering=0) as file:
+        begin = file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
+        return file.read(-1 if stop is None else stop - begin)
+
+
+def write_object(location: Remote, name: str, content: bytes) -> None:
+    """Write one file of the trace in an object store; it is there whole, or not at all.
+
+    Raises
+    ------
+    UnreachableError
+        If the object store does not answer.
+    """
+    from obstore import put
+
+    with reaching(location):
+        put(location.objects, name, content)
 
 
 @contextlib.contextmanager
@@ -277,6 +318,16 @@ def file_sizes(location: Location) -> dict[str, int]:
         for file in location.rglob("*")
         if file.is_file()
     }
+
+
+def metadata_files(location: Location) -> list[str]:
+    """Return the names of the files with the metadata of all groups and arrays, in order."""
+    if isinstance(location, Path) and not is_packed(location):
+        found = (path.relative_to(location).as_posix() for path in location.rglob(METADATA_FILE))
+    else:
+        sizes = file_sizes(location)
+        found = (name for name in sizes if name.rpartition("/")[2] == METADATA_FILE)
+    return sorted(found)
 
 
 def delete(location: Location) -> None:

@@ -5,16 +5,16 @@ Zarr's own reading takes a millisecond for each chunk, more than most chunks tak
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from zarr.abc.store import RangeByteRequest, SuffixByteRequest
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
 
 from steptrace_schema.codecs import checksum, copy_runs
 from steptrace_schema.location import is_packed
@@ -26,58 +26,93 @@ if TYPE_CHECKING:
     from steptrace_schema.codecs import Encoding
     from steptrace_schema.location import Location
 
-_ABSENT = np.uint64(2**64 - 1)
+_ABSENT = 2**64 - 1
 _INDEX_CHECKSUM = 4
-_WHOLE_OBJECT = 0.75  # with so many of its chunks wanted, an object is read in one go
+_WHOLE = (0, None)
+_READ_WHOLE = 0.75  # with so many of its chunks wanted, an object is read in one go
+
+Position: TypeAlias = tuple[int, ...]
+"""Which object of the array's grid, or which chunk of an object."""
+
+Region: TypeAlias = tuple["slice | npt.NDArray[np.intp]", ...]
+"""For each axis, what is wanted of it: a slice without a step, or increasing numbers."""
+
+Range: TypeAlias = tuple[int, "int | None"]
+"""From one byte of an object to another, None for its end; negative numbers count from there."""
+
+Read: TypeAlias = Callable[[Sequence[Range]], Iterable[bytes]]
+"""Returns the content of ranges of an object, in their order."""
+
+Objects: TypeAlias = Callable[[Position], AbstractContextManager[Read]]
+"""Opens a stored object of one array."""
 
 
-class Fetch(Protocol):
-    """Reads stored objects of one array."""
+def file_objects(folder: Path, array: zarr.Array[Any]) -> Objects:
+    """Return what opens the stored objects of an array whose files are in `folder`.
 
-    def __call__(self, position: tuple[int, ...], start: int, stop: int | None) -> bytes:
-        """Return bytes `start` to `stop` of the object at `position` of the array's grid.
+    An open object stays what it was when a writer replaces it.
+    """
 
-        A negative `start` counts from the end; `stop` None is the end.
-        """
-
-
-def file_fetch(folder: Path, array: zarr.Array[Any]) -> Fetch:
-    """Return what reads the stored objects of an array whose files are in `folder`."""
-
-    def fetch(position: tuple[int, ...], start: int, stop: int | None) -> bytes:
+    @contextlib.contextmanager
+    def opened(position: Position) -> Iterator[Read]:
         path = folder / array.metadata.encode_chunk_key(position)
         with path.open("rb", buffering=0) as file:
-            begin = file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
-            return file.read(-1 if stop is None else stop - begin)
 
-    return fetch
+            def read(ranges: Sequence[Range]) -> Iterator[bytes]:
+                for start, stop in ranges:
+                    begin = file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
+                    yield file.read(-1 if stop is None else stop - begin)
+
+            yield read
+
+    return opened
 
 
-def location_fetch(path: Location, key: str, array: zarr.Array[Any]) -> Fetch:
-    """Return what reads the stored objects of the array at `key` of the trace at `path`.
+def location_objects(path: Location, key: str, array: zarr.Array[Any]) -> Objects:
+    """Return what opens the stored objects of the array at `key` of the trace at `path`.
 
     An object that is not there is empty, or raises.
     """
     if isinstance(path, Path) and not is_packed(path):
-        return file_fetch(path / key, array)
+        return file_objects(path / key, array)
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.core.sync import sync
 
-    def fetch(position: tuple[int, ...], start: int, stop: int | None) -> bytes:
+    @contextlib.contextmanager
+    def opened(position: Position) -> Iterator[Read]:
         name = f"{key}/{array.metadata.encode_chunk_key(position)}"
-        part: ByteRequest | None = RangeByteRequest(start, stop) if stop is not None else None
-        if start < 0:
-            part = SuffixByteRequest(-start)
-        content = sync(array.store.get(name, default_buffer_prototype(), part))
-        return b"" if content is None else content.to_bytes()
 
-    return fetch
+        def get(requests: Sequence[ByteRequest | None]) -> list[bytes]:
+            wanted = [(name, request) for request in requests]
+            prototype = default_buffer_prototype()
+            found = sync(array.store.get_partial_values(prototype, wanted))
+            return [b"" if content is None else content.to_bytes() for content in found]
+
+        if is_packed(path):  # any part of a member is read from its beginning
+            (content,) = get([None])
+            yield lambda ranges: (content[start:stop] for start, stop in ranges)
+        else:
+            yield lambda ranges: get([_request(*part) for part in ranges])
+
+    return opened
+
+
+def _request(start: int, stop: int | None) -> ByteRequest | None:
+    from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
+
+    if stop is not None:
+        return RangeByteRequest(start, stop)
+    if start < 0:
+        return SuffixByteRequest(-start)
+    return OffsetByteRequest(start) if start else None
 
 
 def read_region(
     encoding: Encoding,
-    region: tuple[slice, ...],
+    region: Region,
     dtype: np.dtype[Any],
     fill: Any,
-    fetch: Fetch,
+    objects: Objects,
 ) -> npt.NDArray[Any]:
     """Read a part of an array.
 
@@ -86,26 +121,30 @@ def read_region(
     encoding
         How the array is cut and encoded.
     region
-        For each axis a slice with a start, a stop, and no step, inside of the array.
+        What is wanted of each axis, inside of the array.
     dtype, fill
         Element type, and the value of chunks that a shard says it does not have.
-    fetch
-        Reads stored objects.
+    objects
+        Opens stored objects.
 
     Raises
     ------
     ValueError
         If a checksum does not fit.
     """
-    out = np.empty([part.stop - part.start for part in region], dtype)
-    unit = encoding.shards or encoding.chunks
-    for position, inner, target in _overlaps(region, unit):
+    out = np.empty([_length(part) for part in region], dtype)
+    for position, inner, target in overlaps(region, encoding.shards or encoding.chunks):
         part = _view(out, target)
-        if encoding.shards is None:
-            copy_runs(part, encoding.decode(fetch(position, 0, None), dtype)[inner])
-        else:
-            _read_shard(encoding, encoding.shards, position, inner, fill, fetch, part)
+        try:
+            _read_object(encoding, position, inner, fill, objects, part)
+        except ValueError:
+            # An object store knows no open objects: this one may have been replaced in between.
+            _read_object(encoding, position, inner, fill, objects, part)
     return out
+
+
+def _length(part: slice | npt.NDArray[np.intp]) -> int:
+    return part.stop - part.start if isinstance(part, slice) else len(part)
 
 
 def _view(array: npt.NDArray[Any], region: tuple[Any, ...]) -> npt.NDArray[Any]:
@@ -114,50 +153,91 @@ def _view(array: npt.NDArray[Any], region: tuple[Any, ...]) -> npt.NDArray[Any]:
     return view
 
 
-def _overlaps(
-    region: tuple[slice, ...], unit: tuple[int, ...]
-) -> list[tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]]:
+def _outer(array: npt.NDArray[Any], region: Region) -> npt.NDArray[Any]:
+    """Return a part of an array; where NumPy pairs the numbers of several axes, this does not."""
+    for axis, part in enumerate(region):
+        array = array[(*[slice(None)] * axis, part)]
+    return array
+
+
+def overlaps(
+    region: Region, unit: tuple[int, ...]
+) -> list[tuple[Position, Region, tuple[slice, ...]]]:
     """Return grid position, part of that cell, and part of the region, of all cells it meets."""
-    axes = []
-    for part, size in zip(region, unit, strict=True):
-        cells = []
-        for cell in range(part.start // size, -(-part.stop // size)):
-            start, stop = max(part.start, cell * size), min(part.stop, (cell + 1) * size)
-            inner = slice(start - cell * size, stop - cell * size)
-            cells.append((cell, inner, slice(start - part.start, stop - part.start)))
-        axes.append(cells)
+    axes = [list(_cells(part, size)) for part, size in zip(region, unit, strict=True)]
     return [
         (tuple(c for c, _, _ in cell), tuple(i for _, i, _ in cell), tuple(t for _, _, t in cell))
         for cell in itertools.product(*axes)
     ]
 
 
+def _cells(
+    part: slice | npt.NDArray[np.intp], size: int
+) -> Iterator[tuple[int, slice | npt.NDArray[np.intp], slice]]:
+    """Yield the same along one axis."""
+    if not _length(part):
+        return
+    if isinstance(part, slice):
+        for cell in range(part.start // size, -(-part.stop // size)):
+            start, stop = max(part.start, cell * size), min(part.stop, (cell + 1) * size)
+            inner = slice(start - cell * size, stop - cell * size)
+            yield cell, inner, slice(start - part.start, stop - part.start)
+        return
+    for cell in np.unique(part // size).tolist():
+        first, last = np.searchsorted(part, [cell * size, (cell + 1) * size]).tolist()
+        yield cell, part[first:last] - cell * size, slice(first, last)
+
+
+def _read_object(
+    encoding: Encoding,
+    position: Position,
+    region: Region,
+    fill: Any,
+    objects: Objects,
+    out: npt.NDArray[Any],
+) -> None:
+    with objects(position) as read:
+        if encoding.shards is None:
+            (content,) = read([_WHOLE])
+            copy_runs(out, _outer(encoding.decode(content, out.dtype), region))
+        else:
+            _read_shard(encoding, encoding.shards, region, fill, read, out)
+
+
 def _read_shard(
     encoding: Encoding,
     shape: tuple[int, ...],
-    position: tuple[int, ...],
-    region: tuple[slice, ...],
+    region: Region,
     fill: Any,
-    fetch: Fetch,
+    read: Read,
     out: npt.NDArray[Any],
 ) -> None:
     counts = [extent // size for extent, size in zip(shape, encoding.chunks, strict=True)]
     length = int(np.prod(counts)) * 16 + _INDEX_CHECKSUM
-    wanted = _overlaps(region, encoding.chunks)
+    wanted = overlaps(region, encoding.chunks)
     whole = b""
-    if len(wanted) >= _WHOLE_OBJECT * np.prod(counts):
-        whole = fetch(position, 0, None)
-    table = whole[-length:] or fetch(position, -length, None)
-    view = memoryview(whole)
+    if len(wanted) >= _READ_WHOLE * np.prod(counts):
+        (whole,) = read([_WHOLE])
+    table = whole[-length:]
+    if not whole:
+        (table,) = read([(-length, None)])
     if len(table) != length or checksum(table[:-_INDEX_CHECKSUM]) != table[-_INDEX_CHECKSUM:]:
         msg = "the index of the shard does not have the checksum that is stored with it"
         raise ValueError(msg)
     index = np.frombuffer(table[:-_INDEX_CHECKSUM], "<u8").reshape(*counts, 2)
+    present, ranges = [], []
     for chunk, inner, target in wanted:
-        offset, size = index[chunk]
+        offset, size = index[chunk].tolist()
         if offset == _ABSENT:
             out[target] = fill
-            continue
-        begin, end = int(offset), int(offset + size)
-        data = view[begin:end] if whole else fetch(position, begin, end)
-        copy_runs(_view(out, target), encoding.decode(data, out.dtype)[inner])
+        else:
+            present.append((inner, target))
+            ranges.append((offset, offset + size))
+    contents: Iterable[bytes | memoryview]
+    if whole:
+        view = memoryview(whole)
+        contents = (view[start:stop] for start, stop in ranges)
+    else:
+        contents = read(ranges)
+    for (inner, target), content in zip(present, contents, strict=True):
+        copy_runs(_view(out, target), _outer(encoding.decode(content, out.dtype), inner))

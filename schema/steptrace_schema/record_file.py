@@ -10,6 +10,7 @@ from where they are, and put them where they are wanted.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -100,23 +101,32 @@ def _parts(
     arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]
 ) -> tuple[memoryview, list[memoryview]]:
     """Return length and header of a file, and then the bytes of its arrays."""
-    header: dict[str, Any] = {_METADATA: dict(metadata)}
-    buffers: list[memoryview] = []
+    # Not ascontiguousarray: it makes a 0-d array one-dimensional.
+    values = {key: np.asarray(array, order="C") for key, array in arrays.items()}
+    keys, table = _table(tuple((key, v.dtype, v.shape) for key, v in values.items()))
+    text = f"{{{json.dumps(_METADATA)}:{json.dumps(dict(metadata))}{table}}}".encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    head = memoryview(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
+    return head, [v.reshape(-1).view(np.uint8).data for k in keys if (v := values[k]).nbytes]
+
+
+@functools.lru_cache(maxsize=8)  # most steps are like the one before
+def _table(
+    entries: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...],
+) -> tuple[tuple[str, ...], str]:
+    """Return the order of arrays in a file, and what the header says of them."""
+    table = []
     end = 0
     # The widest types first, as safetensors itself orders them, so that each array is aligned.
-    for key, array in sorted(arrays.items(), key=lambda item: -np.asarray(item[1]).itemsize):
-        # Not ascontiguousarray: it makes a 0-d array one-dimensional.
-        values = np.asarray(array, order="C")
-        if (dtype := DTYPES.get(values.dtype)) is None:
-            msg = f"'{key}' is of type {values.dtype}, which a record cannot hold"
+    ordered = sorted(entries, key=lambda entry: -entry[1].itemsize)
+    for key, dtype, shape in ordered:
+        if (code := DTYPES.get(dtype)) is None:
+            msg = f"'{key}' is of type {dtype}, which a record cannot hold"
             raise TypeError(msg)
-        start, end = end, end + values.nbytes
-        header[key] = {"dtype": dtype, "shape": values.shape, "data_offsets": (start, end)}
-        if values.nbytes:
-            buffers.append(values.reshape(-1).view(np.uint8).data)
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _ALIGNMENT)
-    return memoryview(len(text).to_bytes(_LENGTH_BYTES, "little") + text), buffers
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        entry = {"dtype": code, "shape": shape, "data_offsets": (start, end)}
+        table.append(f",{json.dumps(key)}:{json.dumps(entry, separators=(',', ':'))}")
+    return tuple(key for key, *_ in ordered), "".join(table)
 
 
 def _write_all(descriptor: int, buffers: list[memoryview]) -> None:

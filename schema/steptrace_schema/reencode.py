@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import multiprocessing
 import os
@@ -14,9 +15,11 @@ import zarr
 
 from steptrace_schema.codecs import Encoding, quiet
 from steptrace_schema.errors import DamagedTraceError, TraceError
-from steptrace_schema.location import METADATA_FILE
+from steptrace_schema.files import LocalFiles
+from steptrace_schema.location import METADATA_FILE, read_file
 from steptrace_schema.names import STATISTICS, STEP
-from steptrace_schema.reading import file_fetch, read_region
+from steptrace_schema.nodes import Nodes
+from steptrace_schema.reading import file_objects, read_region
 from steptrace_schema.resume import spec_of
 from steptrace_schema.store import open_zarr, read_attributes
 from steptrace_schema.writer import ArrayWriter, TraceWriter
@@ -114,11 +117,6 @@ def _copy_others(source: Path, target: Path, encoded: set[str]) -> None:
 def _reencode_rows(source: Path, target: Path, key: str, start: int, stop: int) -> None:
     with quiet():
         before = zarr.open_array(source / key, mode="r", zarr_format=3)
-        root = zarr.open_group(target, mode="r+", zarr_format=3, use_consolidated=False)
-        after = root[key]
-    if not isinstance(after, zarr.Array):
-        msg = f"{target}: '{key}' is a group where an array was made"
-        raise TraceError(msg)
     try:
         rows = _read(source / key, before, start, stop)
     except Exception as error:  # each codec raises its own kind
@@ -127,7 +125,8 @@ def _reencode_rows(source: Path, target: Path, key: str, start: int, stop: int) 
             "'steptrace validate' lists all that is damaged"
         )
         raise DamagedTraceError(msg) from error
-    ArrayWriter(root.store, key, after).write(start, rows)
+    metadata = json.loads(read_file(target, f"{key}/{METADATA_FILE}"))
+    ArrayWriter(Nodes(LocalFiles(target), {key: metadata}), key).write(start, rows)
 
 
 def _read(folder: Path, array: zarr.Array[Any], start: int, stop: int) -> npt.NDArray[Any]:
@@ -136,5 +135,5 @@ def _read(folder: Path, array: zarr.Array[Any], start: int, stop: int) -> npt.ND
     except TraceError:  # of another program
         return np.asarray(array[start:stop])
     region = (slice(start, stop), *(slice(0, extent) for extent in array.shape[1:]))
-    fetch = file_fetch(folder, array)
-    return read_region(encoding, region, array.dtype, array.fill_value, fetch)
+    objects = file_objects(folder, array)
+    return read_region(encoding, region, array.dtype, array.fill_value, objects)

@@ -10,7 +10,7 @@ import abc
 import json
 import statistics
 from collections import deque
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, final, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,9 +26,12 @@ if TYPE_CHECKING:
     from steptrace_schema.journal import Record
 
 Trigger = Literal["non_finite", "update_jump", "mark", "crash"]
-"""``non_finite``: the loss or a gradient is NaN or infinite; ``update_jump``: the norm of an update
-is 5 times the median of the 50 before it; ``mark``: `Tracer.mark` was called; ``crash``: the run
-did not come to its end."""
+"""``non_finite``: the loss or a gradient is NaN or infinite; ``update_jump``: the norm of the
+update that led to the weights is more than 5 times the median of the 50 before it; ``mark``:
+`Tracer.mark` was called; ``crash``: the run did not come to its end."""
+
+TRIGGERS: Final[tuple[Trigger, ...]] = get_args(Trigger)
+"""All triggers."""
 
 ALWAYS_KEPT: Final = ("scalars", "validation", "logged")
 """Kinds that are kept of every step, whatever is retained."""
@@ -155,7 +158,7 @@ def around(*triggers: Trigger, before: int = 10, after: int = 10) -> RetainAroun
     Parameters
     ----------
     triggers
-        What makes steps worth keeping; all of them if none is given.
+        What makes steps worth keeping; if none is given, all that the policy records enough for.
     before, after
         How many steps before and after the step with the trigger are kept too.
 
@@ -164,8 +167,7 @@ def around(*triggers: Trigger, before: int = 10, after: int = 10) -> RetainAroun
     >>> around("non_finite", "mark", before=20).before
     20
     """
-    chosen: tuple[Trigger, ...] = triggers or ("non_finite", "update_jump", "mark", "crash")
-    return RetainAround(triggers=chosen, before=before, after=after)
+    return RetainAround(triggers=triggers or TRIGGERS, before=before, after=after)
 
 
 def is_thinned(kind: str) -> bool:

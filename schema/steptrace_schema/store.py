@@ -6,8 +6,8 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import zarr
 from pydantic import ValidationError
 
 from steptrace_schema.attributes import TraceAttributes
@@ -22,6 +22,7 @@ from steptrace_schema.journal import JournalReader
 from steptrace_schema.location import (
     METADATA_FILE,
     Location,
+    Remote,
     delete,
     has_root,
     journal_path,
@@ -35,6 +36,9 @@ from steptrace_schema.locks import is_being_moved, live_writer
 from steptrace_schema.names import ATTRIBUTES_KEY
 from steptrace_schema.sealing import is_changed
 from steptrace_schema.version import FORMAT_VERSION
+
+if TYPE_CHECKING:
+    import zarr
 
 
 def supported(version: object) -> bool:
@@ -176,7 +180,7 @@ def refuse_existing(path: Location, *, overwrite: bool) -> None:
         raise TraceExistsError(msg)
     if path.exists():
         try:
-            read_attributes(path)
+            _refuse_elsewhere(path, journal, read_attributes(path))
         except UnsupportedVersionError:
             pass  # a trace all the same
         except NotATraceError as error:
@@ -203,6 +207,17 @@ def _refuse_live(path: Location, journal: Path) -> None:
         raise TraceExistsError(msg)
 
 
+def _refuse_elsewhere(path: Location, journal: Path, attributes: TraceAttributes) -> None:
+    """Refuse what another machine may be recording: its locks are there, and cannot be seen."""
+    if isinstance(path, Remote) and attributes.status == "recording" and not journal.exists():
+        msg = (
+            f"{path} has the status 'recording' and no journal on this machine, so a training on "
+            "another one may be writing it; choose another path, or delete it with a tool of the "
+            "object store if that training is dead"
+        )
+        raise TraceExistsError(msg)
+
+
 def open_zarr(path: Location, *, copied: bool = True) -> zarr.Group:
     """Open the trace at `path`, a folder or a packed file, for reading.
 
@@ -223,12 +238,14 @@ def open_zarr(path: Location, *, copied: bool = True) -> zarr.Group:
     DamagedTraceError
         If Zarr does not understand the root.
     """
+    import zarr  # here, because what only writes does without, and it takes 0.2 s to import
+
     _, root = _read_root(path)
     from_files = not copied or is_changed(root)
     try:
         with quiet():
             return zarr.open_group(
-                zarr_store(path, read_only=True),
+                zarr_store(path),
                 mode="r",
                 zarr_format=3,
                 use_consolidated=False if from_files else None,

@@ -139,9 +139,10 @@ def test_a_reader_beside_writer_and_recorder_always_sees_a_prefix(tmp_path: Path
     store, steps = tmp_path / "run.zarr", kills.known_steps()
     forks = multiprocessing.get_context("forkserver")
     ours, theirs = forks.Pipe()
-    # Nobody is killed: the operation is never reached.
-    arguments = (store, "both", 10**9, 0.0, theirs)
-    process = forks.Process(target=kills.run, args=arguments, kwargs={"step_by_step": True})
+    # Nobody is killed.
+    process = forks.Process(
+        target=kills.run, args=(store, {}, theirs), kwargs={"step_by_step": True}
+    )
     process.start()
     theirs.close()
     before, moves = 0, set[int]()

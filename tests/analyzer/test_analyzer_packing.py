@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
 import subprocess
@@ -13,10 +14,13 @@ import pytest
 import zarr
 from zarr.storage import ZipStore
 
+import worker_meeting
+from steptrace_analyzer.cli import app
 from steptrace_analyzer.cli.pack import Encoding
 from steptrace_analyzer.differences import diff
 from steptrace_analyzer.open import open_trace
 from steptrace_analyzer.packing import pack, unpack
+from steptrace_schema import reencode
 from steptrace_schema.attributes import Profile
 from steptrace_schema.errors import (
     DamagedTraceError,
@@ -245,6 +249,22 @@ print(kernel.tobytes().hex())
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     expected = open_trace(healthy_path)["weights/sequential/dense/kernel"].to_numpy()
     assert bytes.fromhex(done.stdout.decode()) == expected.tobytes()
+
+
+def test_the_command_packs_compactly_in_more_than_one_process(
+    healthy_path: Path, compact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meeting = tmp_path / "workers"
+    meeting.mkdir()
+    monkeypatch.setenv(worker_meeting.VARIABLE, str(meeting))
+    monkeypatch.setattr(reencode, "ProcessPoolExecutor", worker_meeting.MeetingPool)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    target = tmp_path / "run.zarr.zip"
+    assert app.run(["pack", str(healthy_path), "--profile", "compact", "-o", str(target)]) == 0
+    workers = {int(file.name) for file in meeting.iterdir()}
+    assert len(workers) == 2
+    assert os.getpid() not in workers
+    assert target.read_bytes() == compact.read_bytes()
 
 
 def test_a_damaged_trace_is_not_packed_anew(healthy_path: Path, tmp_path: Path) -> None:

@@ -150,6 +150,18 @@ def test_a_trace_never_takes_more_than_the_policy_allows(
     _assert_is_whole(store, steps)
 
 
+def test_the_last_weights_have_room_beside_the_newest_steps_that_share_their_chunk(
+    tmp_path: Path,
+) -> None:
+    # Without compression a chunk takes all of its bytes for one row, and twice while it is
+    # replaced to add another one.
+    store, steps = tmp_path / "run.zarr", _steps(93)
+    policy = Policy(disk_limit=510_510, retain=last(1000), profile="none")
+    _record(store, policy, steps)
+    assert _assert_is_whole(store, steps).status == "complete"
+    assert _kept(store, "weights")[-1] == STEPS
+
+
 def test_as_the_room_is_used_up_fewer_steps_keep_their_tensors() -> None:
     """The stride is the power of two whose phase the room that is left is in."""
     room, phases = 10**9, [int(10**9 * 0.75**k) for k in range(16)]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import pytest
 
 STEPS = random_steps(4)
+RUN = "runs/today/run.zarr"
+"""Below folders that the journal makes, and that have to last as it does."""
 
 
 class SimulatedDisk:
@@ -72,7 +74,7 @@ class SimulatedDisk:
 
 
 def _holds(folder: Path, acknowledged: int) -> bool:
-    kernel = open_trace(folder / "run.zarr")["weights/dense"].dataset["kernel"].to_numpy()
+    kernel = open_trace(folder / RUN)["weights/dense"].dataset["kernel"].to_numpy()
     rows = [arrays["weights/dense/kernel"] for _, arrays in STEPS[:acknowledged]]
     return bool(np.array_equal(kernel[:acknowledged], np.stack(rows)))
 
@@ -102,7 +104,7 @@ def test_acknowledged_steps_survive_a_loss_of_power_at_any_moment(
 
     monkeypatch.setattr(os, "fsync", disk.fsync)
     monkeypatch.setattr(Path, "unlink", unlink_after_a_loss)
-    store = folder / "run.zarr"
+    store = folder / RUN
     writer = write_journal(
         store, [], specify_for=STEPS, shard_steps=2, policy=Policy(durability="fsync")
     )

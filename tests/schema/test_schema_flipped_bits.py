@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from journals import attributes, random_steps, write_journal
 from steptrace_analyzer.open import open_trace
 from steptrace_analyzer.packing import pack
+from steptrace_schema import codecs
 from steptrace_schema.compact import recover
 from steptrace_schema.errors import DamagedTraceError, TraceError
 from steptrace_schema.journal import Declaration, JournalReader
@@ -30,6 +32,7 @@ FLIPS: Final = 60
 SHARD_STEPS: Final = 8
 ROOT: Final = Path("zarr.json")
 TENSORS: Final = ("weights/dense/kernel", "gradients/dense/kernel")
+KERNEL: Final = TENSORS[0]
 BITS: Final = st.integers(0, 2**23)  # small enough to be drawn evenly
 """Which bit, as a number that is taken modulo those there are."""
 
@@ -183,3 +186,63 @@ def test_a_flipped_bit_of_a_packed_trace_is_named_or_changes_no_file_of_it(
             for tensor in TENSORS:
                 with contextlib.suppress(TraceError):
                     _values(tree, tensor)
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a trace whose shards have chunks of 8 steps and 8 units: 2 by 4 of them."""
+    store = tmp_path_factory.mktemp("cut") / "run.zarr"
+    rng = np.random.default_rng(0)
+    steps = [(s, {KERNEL: rng.normal(size=(6, 32)).astype(np.float32)}) for s in range(10, 34)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codecs, "_SMALL_CHUNK", 256)
+        write_journal(store, steps, shard_steps=16).close(
+            "complete", None, attributes(shard_steps=16)
+        )
+        recover(store)
+    array = zarr.open_array(store / KERNEL, mode="r")
+    assert (array.shards, array.chunks) == ((16, 6, 32), (8, 6, 8))
+    return store
+
+
+@settings(max_examples=FLIPS)
+@given(chunk=st.tuples(st.integers(0, 2), st.just(0), st.integers(0, 3)), bit=BITS)
+def test_a_flipped_bit_hurts_one_chunk_of_a_shard_and_is_named_with_it(
+    cut: Path, chunk: tuple[int, int, int], bit: int
+) -> None:
+    sound = open_trace(cut)[KERNEL].to_numpy()
+    name = f"c/{chunk[0] // 2}/0/0"
+    file = cut / KERNEL / name
+    steps, units = slice(8 * chunk[0], 8 * chunk[0] + 8), slice(8 * chunk[2], 8 * chunk[2] + 8)
+    table = np.frombuffer(file.read_bytes()[-(8 * 16 + 4) : -4], "<u8").reshape(2, 1, 4, 2)
+    offset, size = table[chunk[0] % 2, 0, chunk[2]].tolist()
+    with _flipped(file, 8 * offset + bit % (8 * size)):
+        found = [(p.path, p.rule, p.found) for p in _problems(cut)]
+        first = 10 + steps.start
+        where = f"steps {first} to {first + 7}, d1 {units.start} to {units.stop - 1}"
+        file_name = f"file {KERNEL}/{name}"
+        what = f"ValueError in chunk {chunk} of {file_name}, missing or damaged: {where}"
+        assert found == [(KERNEL, "R18", what)]
+        kernel = open_trace(cut)[KERNEL]
+        assert isinstance(kernel, xr.DataArray)
+        for step in range(0, 24, 8):
+            for unit in range(0, 32, 8):
+                part = kernel.isel(step=slice(step, step + 8), d1=slice(unit, unit + 8))
+                if (step, unit) == (steps.start, units.start):
+                    with pytest.raises(DamagedTraceError, match=rf"rows {step} to {step + 7}"):
+                        part.to_numpy()
+                else:
+                    wanted = sound[step : step + 8, :, unit : unit + 8]
+                    assert part.to_numpy().tobytes() == wanted.tobytes()
+
+
+@settings(max_examples=20)
+@given(bit=BITS)
+def test_a_flipped_bit_in_the_index_of_a_shard_is_named_once(cut: Path, bit: int) -> None:
+    file = cut / KERNEL / "c/0/0/0"
+    length = 8 * 16 + 4
+    with _flipped(file, 8 * (file.stat().st_size - length) + bit % (8 * length)):
+        (problem,) = _problems(cut)
+        assert problem.found.endswith(
+            "in file weights/dense/kernel/c/0/0/0, missing or damaged: steps 10 to 25"
+        )

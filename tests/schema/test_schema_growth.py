@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 import zarr
 
 from journals import attributes
+from steptrace_schema import codecs
 from steptrace_schema.compact import Compactor
 from steptrace_schema.journal import Declaration, JournalWriter
 from steptrace_schema.layout import ArraySpec
 from steptrace_schema.location import journal_path
 from steptrace_schema.names import REQUIRED_SCALARS
 from steptrace_schema.validate import validate
+from steptrace_schema.writer import TraceWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 SHARD = 8
@@ -70,3 +77,45 @@ def test_an_array_that_comes_late_is_padding_before(tmp_path: Path) -> None:
     found = np.asarray(group["inputs/y"])
     assert (found[:8] == -1).all()
     assert (found[8:] == late).all()
+
+
+@pytest.mark.parametrize("lost", ["c/0/0/0", "c/0/0/1", "c/1/0/1", "c/1/1/0", "c/1/0/0"])
+def test_an_array_that_comes_late_is_filled_up_after_a_crash_at_any_of_its_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    monkeypatch.setattr(codecs, "_SMALL_CHUNK", 256)
+    monkeypatch.setattr(codecs, "_LARGEST_CHUNK", 256)
+    monkeypatch.setattr(codecs, "_LARGEST_SHARD", 256)
+    spec = ArraySpec("gradients", "late", ("in", "out"), (2, 16), "float32")
+    values = np.arange(32, dtype=np.float32).reshape(2, 16)
+    store = TraceWriter(tmp_path / "run.zarr", attributes(shard_steps=SHARD))
+    with failing_at(f"gradients/late/{lost}"), pytest.raises(PowerError):
+        store.array(spec, 2 * SHARD, 1)
+    again = TraceWriter(tmp_path / "run.zarr", attributes())
+    again.array(spec, 2 * SHARD, 1).write(2 * SHARD, values[np.newaxis])
+    chunks = tmp_path / "run.zarr/gradients/late/c"
+    found = {file.relative_to(chunks).as_posix() for file in chunks.rglob("*") if file.is_file()}
+    assert found == {f"{i}/{j}/{k}" for i in range(3) for j in range(2) for k in range(2)}
+    late = np.asarray(zarr.open_group(tmp_path / "run.zarr", mode="r")["gradients/late"])
+    assert np.isnan(late[: 2 * SHARD]).all()
+    assert late[2 * SHARD].tobytes() == values.tobytes()
+
+
+class PowerError(Exception):
+    """The process ends here."""
+
+
+@contextlib.contextmanager
+def failing_at(key: str) -> Iterator[None]:
+    """Have the object at `key` never written while the context lasts."""
+    is_on = True
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if is_on and event == "open" and key in str(arguments[0]) and arguments[2] & os.O_ACCMODE:
+            raise PowerError
+
+    sys.addaudithook(hook)  # which cannot be taken away again
+    try:
+        yield
+    finally:
+        is_on = False

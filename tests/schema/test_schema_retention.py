@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import zarr
+from pydantic import ValidationError
 
 from journals import Arrays, attributes, write_journal
 from steptrace_schema.attributes import Policy, TraceAttributes
@@ -24,9 +25,16 @@ STEPS = 40
 
 
 def _steps(
-    *, nan_at: int | None = None, jump_at: int | None = None, mark_at: int | None = None
+    *,
+    nan_at: int | None = None,
+    nan_loss_at: int | None = None,
+    jump_at: int | None = None,
+    mark_at: int | None = None,
 ) -> list[tuple[int, Arrays]]:
-    """Return steps of small updates, with a NaN, a jump, or a mark at one of them."""
+    """Return steps of small updates, with a NaN, a jump, or a mark at one of them.
+
+    Their loss is their number.
+    """
     rng = np.random.default_rng(0)
     kernel = np.zeros((3, 4), np.float32)
     steps: list[tuple[int, Arrays]] = []
@@ -42,7 +50,7 @@ def _steps(
                 {
                     "weights/dense/kernel": kernel,
                     "gradients/dense/kernel": recorded,
-                    "scalars/loss": np.array(step, np.float32),
+                    "scalars/loss": np.array(np.nan if step == nan_loss_at else step, np.float32),
                 },
             )
         )
@@ -83,7 +91,9 @@ def _assert_is_whole(store: Path, steps: list[tuple[int, Arrays]]) -> None:
             expected = [by_step[step][f"{kind}/dense/kernel"] for step in _kept(store, kind)]
             found = np.asarray(group[f"{kind}/dense/kernel"])
             assert found.tobytes() == np.stack(expected).tobytes()
-    assert np.asarray(group["scalars/loss"]).tolist() == list(range(STEPS))
+    losses = [a["scalars/loss"] for a in by_step.values() if "scalars/loss" in a]
+    assert np.asarray(group["scalars/loss"]).tobytes() == np.stack(losses).tobytes()
+    assert np.asarray(group["scalars/step"]).tolist() == list(range(STEPS))
     l2 = STATISTIC_NAMES.index("l2")
     for kind in ("weights", "gradients"):
         rows = [a[f"{kind}/dense/kernel"] for a in by_step.values() if f"{kind}/dense/kernel" in a]
@@ -128,6 +138,7 @@ def test_no_more_than_the_last_steps_wait_in_the_journal(tmp_path: Path) -> None
 
 TRIGGERS: list[tuple[dict[str, Any], Any]] = [
     ({"nan_at": 17}, "non_finite"),
+    ({"nan_loss_at": 17}, "non_finite"),
     ({"jump_at": 16}, "update_jump"),
     ({"mark_at": 17}, "mark"),
 ]
@@ -162,6 +173,34 @@ def test_a_crash_keeps_the_steps_before_it(tmp_path: Path) -> None:
     recover(store)
     assert read_attributes(store).status == "incomplete"
     assert _kept(store, "gradients") == [24, 25, 26, 27, 28, 29]
+
+
+WITHOUT_WEIGHTS: list[dict[str, Any]] = [
+    {"kinds": ("gradients", "logged")},
+    {"statistics_only": ("weights",)},
+]
+
+
+@pytest.mark.parametrize("fields", WITHOUT_WEIGHTS)
+def test_a_trigger_that_no_record_can_show_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"'update_jump' compares.*add 'weights' to kinds"):
+        Policy(retain=around("update_jump"), **fields)
+
+
+@pytest.mark.parametrize("fields", WITHOUT_WEIGHTS)
+def test_without_names_the_triggers_are_those_that_records_can_show(fields: dict[str, Any]) -> None:
+    assert Policy(retain=around(before=3), **fields).retain == around(
+        "non_finite", "mark", "crash", before=3
+    )
+    assert Policy(retain=around()).retain == around("non_finite", "update_jump", "mark", "crash")
+
+
+def test_a_mark_is_covered_where_it_is_a_trigger() -> None:
+    fields: dict[str, Any] = {"kinds": ("weights",), "include": ("*/dense*",)}
+    assert Policy(retain=around("mark"), **fields).covers("logged", "mark")
+    assert not Policy(retain=around("mark"), **fields).covers("logged", "other")
+    assert not Policy(retain=around("crash"), **fields).covers("logged", "mark")
+    assert Policy(retain=around("crash")).covers("logged", "mark")
 
 
 def test_retention_is_part_of_the_serialised_policy() -> None:

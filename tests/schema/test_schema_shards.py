@@ -11,14 +11,18 @@ import tensorstore
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
+from zarr.codecs.numcodecs import PCodec
 
 from journals import attributes
-from steptrace_schema import codecs, writer
+from steptrace_schema import codecs
 from steptrace_schema.codecs import Encoding, encoding
 from steptrace_schema.errors import TraceError
+from steptrace_schema.files import LocalFiles
 from steptrace_schema.layout import ArraySpec
-from steptrace_schema.reading import read_region
-from steptrace_schema.writer import TraceWriter
+from steptrace_schema.nodes import Nodes, read_metadata
+from steptrace_schema.reading import file_objects, read_region
+from steptrace_schema.writer import ArrayWriter, TraceWriter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,15 +30,29 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from steptrace_schema.attributes import Profile
+    from steptrace_schema.names import Kind
 
 
-def spec_of(shape: tuple[int, ...], dtype: str = "float32") -> ArraySpec:
-    return ArraySpec("gradients", "a", tuple(f"d{i}" for i in range(len(shape))), shape, dtype)
+def spec_of(shape: tuple[int, ...], dtype: str = "float32", kind: Kind = "gradients") -> ArraySpec:
+    return ArraySpec(kind, "a", tuple(f"d{i}" for i in range(len(shape))), shape, dtype)
 
 
 def values_of(rows: int, spec: ArraySpec, seed: int = 0) -> npt.NDArray[Any]:
     values = np.random.default_rng(seed).normal(size=(rows, *spec.shape)) * 100
     return values.astype(spec.dtype)
+
+
+def zarr_keywords(found: Encoding) -> dict[str, Any]:
+    """What makes Zarr encode an array like that."""
+    compressors: list[Any] = [BloscCodec(**found.blosc)] if found.blosc else []
+    keywords: dict[str, Any] = {"chunks": found.chunks, "shards": found.shards}
+    keywords["compressors"] = [*compressors, Crc32cCodec()]
+    if found.step_last:
+        rank = len(found.chunks)
+        keywords["filters"] = [TransposeCodec(order=(*range(1, rank), 0))]
+    if found.pcodec:
+        keywords["serializer"] = PCodec(**found.pcodec)
+    return keywords
 
 
 @pytest.fixture
@@ -53,22 +71,52 @@ def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_zarr_and_tensorstore_read_what_was_written(
     tmp_path: Path, profile: Profile, shape: tuple[int, ...], cuts: tuple[int, ...]
 ) -> None:
-    spec, path = spec_of(shape), tmp_path / "run.zarr"
-    declared = attributes(shard_steps=16)
+    spec = spec_of(shape)
+    _assert_is_read_by_others(
+        tmp_path / "run.zarr", profile, spec, values_of(sum(cuts), spec), cuts
+    )
+
+
+@pytest.mark.usefixtures("small_units")
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs are not:UserWarning")
+@pytest.mark.parametrize("profile", ["fast", "compact", "none"])
+@pytest.mark.parametrize("kind", ["weights", "gradients", "activations", "probe"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32", "uint8", "bool"])
+def test_zarr_and_tensorstore_read_every_type_of_every_kind(
+    tmp_path: Path, profile: Profile, kind: Kind, dtype: str
+) -> None:
+    spec, cuts = spec_of((7, 33), dtype, kind), (16, 5)
+    chance = np.random.default_rng(0)
+    size = (sum(cuts), *spec.shape, np.dtype(dtype).itemsize)
+    # All bit patterns: NaN with payloads, infinities, subnormal numbers, -0.0.
+    bits = chance.integers(0, 2 if dtype == "bool" else 256, size, dtype=np.uint8)
+    values = bits.view(dtype)[..., 0]
+    _assert_is_read_by_others(tmp_path / "run.zarr", profile, spec, values, cuts)
+
+
+def _assert_is_read_by_others(
+    path: Path,
+    profile: Profile,
+    spec: ArraySpec,
+    values: npt.NDArray[Any],
+    cuts: tuple[int, ...],
+) -> None:
+    """Write rows, so many at a time, and read them by zarr-python, and tensorstore if it can."""
+    declared, start = attributes(shard_steps=16), 0
     policy = declared.policy.model_copy(update={"profile": profile})
     store = TraceWriter(path, declared.model_copy(update={"policy": policy}))
-    values, start = values_of(sum(cuts), spec), 0
     for rows in cuts:
         store.array(spec, start, rows).write(start, values[start : start + rows])
         start += rows
-    store.attributes = store.attributes.model_copy(update={"steps_recorded": {"gradients": start}})
+    store.attributes = store.attributes.model_copy(update={"steps_recorded": {spec.kind: start}})
     store.trim()
-    array = zarr.open_array(path / "gradients/a", mode="r")
-    assert array.shape == values.shape
+    array = zarr.open_array(path / spec.key, mode="r")
+    assert (array.shape, array.dtype) == (values.shape, values.dtype)
     assert np.asarray(array[...]).tobytes() == values.tobytes()
-    if profile == "compact":
-        return  # tensorstore has no pcodec
-    location = {"driver": "file", "path": str(path / "gradients/a")}
+    if Encoding.of(array).pcodec is not None:
+        assert profile == "compact"  # which tensorstore has no pcodec for
+        return
+    location = {"driver": "file", "path": str(path / spec.key)}
     other = tensorstore.open({"driver": "zarr3", "kvstore": location}).result()
     assert np.asarray(other.read().result()).tobytes() == values.tobytes()
 
@@ -78,7 +126,7 @@ def test_a_chunk_has_the_bytes_that_zarr_gives_it(tmp_path: Path) -> None:
     spec = spec_of((7, 33))
     values = values_of(8, spec)
     found = encoding(spec, "fast", 8)
-    keywords = found.keywords() | {"shards": None, "chunks": values.shape}
+    keywords = zarr_keywords(found) | {"shards": None, "chunks": values.shape}
     array = zarr.create_array(
         tmp_path / "a", shape=values.shape, dtype="float32", fill_value=0, **keywords
     )
@@ -95,7 +143,7 @@ def test_what_is_written_is_read_back_from_the_array_itself(tmp_path: Path) -> N
         spec = spec_of((7, 33))
         wanted = encoding(spec, profile, 8)
         array = zarr.create_array(
-            tmp_path / profile, shape=(8, 7, 33), dtype="float32", **wanted.keywords()
+            tmp_path / profile, shape=(8, 7, 33), dtype="float32", **zarr_keywords(wanted)
         )
         assert Encoding.of(array) == wanted
 
@@ -110,17 +158,17 @@ def test_metadata_are_rewritten_a_few_times_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, rewritten = spec_of((2,)), []
-    replace = writer.replace
+    replace = LocalFiles.replace
 
-    def count(store: Any, key: str, pieces: Any) -> None:
-        rewritten.append(key)
-        replace(store, key, pieces)
+    def count(files: LocalFiles, name: str, pieces: Any) -> None:
+        rewritten.append(name)
+        replace(files, name, pieces)
 
-    monkeypatch.setattr(writer, "replace", count)
+    monkeypatch.setattr(LocalFiles, "replace", count)
     store = TraceWriter(tmp_path / "run.zarr", attributes(shard_steps=8))
     for start in range(0, 8 * 200, 8):
         store.array(spec, start, 8).write(start, values_of(8, spec))
-    assert 1 <= len(rewritten) <= 8
+    assert 1 < rewritten.count("gradients/a/zarr.json") <= 8
 
 
 @pytest.mark.filterwarnings("ignore:Numcodecs codecs are not:UserWarning")
@@ -140,19 +188,24 @@ def test_any_part_is_read_as_zarr_reads_it(
         shape=(40, *shape),
         dtype="float32",
         fill_value=np.nan,
-        **found.keywords(),
+        **zarr_keywords(found),
     )
     values = values_of(40, spec)
-    writer.ArrayWriter(array.store, "a", array).write(0, values)
+    nodes = Nodes(LocalFiles(folder), read_metadata(folder))
+    ArrayWriter(nodes, "a").write(0, values)
 
-    def fetch(position: tuple[int, ...], start: int, stop: int | None) -> bytes:
-        name = array.metadata.encode_chunk_key(position)
-        return (folder / "a" / name).read_bytes()[start:stop]
+    def part(extent: int) -> st.SearchStrategy[Any]:
+        numbers = st.lists(st.integers(0, extent - 1), unique=True).map(sorted)
+        bounds = st.tuples(*[st.integers(0, extent)] * 2).map(sorted)
+        return bounds.map(lambda b: slice(*b)) | numbers.map(lambda n: np.array(n, dtype=np.intp))
 
-    bounds = [sorted(data.draw(st.tuples(*[st.integers(0, n)] * 2))) for n in array.shape]
-    region = tuple(slice(start, stop) for start, stop in bounds)
-    part = read_region(found, region, array.dtype, np.nan, fetch)
-    assert part.tobytes() == np.ascontiguousarray(values[region]).tobytes()
+    region = tuple(data.draw(part(extent)) for extent in array.shape)
+    objects = file_objects(folder / "a", array)
+    expected = values
+    for axis, wanted in enumerate(region):
+        expected = expected[(*[slice(None)] * axis, wanted)]
+    found_part = read_region(found, region, array.dtype, np.nan, objects)
+    assert found_part.tobytes() == np.ascontiguousarray(expected).tobytes()
 
 
 def test_every_bit_of_a_float_survives_the_compact_profile() -> None:

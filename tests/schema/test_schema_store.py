@@ -206,6 +206,40 @@ def test_recover_of_nothing_says_so(tmp_path: Path) -> None:
         recover(tmp_path / "none.zarr")
 
 
+@pytest.mark.parametrize(
+    "content", ["", "[1]", "{}", '{"attributes": {"run_id": 3}, "arrays": []}']
+)
+def test_a_declaration_that_is_damaged_is_named_in_one_sentence(
+    tmp_path: Path, make_journal: Callable[..., JournalWriter], content: str
+) -> None:
+    declaration = make_journal(random_steps(2)).directory / "declaration.json"
+    declaration.write_text(content)
+    with pytest.raises(DamagedTraceError) as caught:
+        recover(tmp_path / "run.zarr")
+    said = str(caught.value)
+    assert said.startswith(f"{declaration} is not a readable journal declaration (")
+    assert said.endswith(
+        f"; put a copy of it back, or move {declaration.parent} away to go on with what the store "
+        "has"
+    )
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "content", ["{", '{"status": "complete"}', '{"attributes": {"run_id": 3}}']
+)
+def test_a_damaged_end_of_a_run_can_be_moved_away(
+    tmp_path: Path, make_journal: Callable[..., JournalWriter], content: str
+) -> None:
+    closed = make_journal(random_steps(2)).directory / "closed.json"
+    closed.write_text(content)
+    with pytest.raises(DamagedTraceError, match=r"closed\.json does not say.*move it away and run"):
+        recover(tmp_path / "run.zarr")
+    closed.rename(tmp_path / "away")
+    assert recover(tmp_path / "run.zarr") == 3
+    assert read_attributes(tmp_path / "run.zarr").status == "incomplete"
+
+
 def test_a_journal_that_is_being_moved_is_left_alone(
     tmp_path: Path, make_journal: Callable[..., JournalWriter]
 ) -> None:

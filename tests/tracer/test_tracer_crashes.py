@@ -36,7 +36,7 @@ from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 import keras, psutil
 from keras_models import mlp, vectors
-from steptrace_tracer import Tracer
+from steptrace_tracer import Tracer, around
 
 class Kill(keras.callbacks.Callback):
     steps = 0
@@ -50,7 +50,8 @@ class Kill(keras.callbacks.Callback):
         Kill.steps += 1
 
 x, y = vectors()
-tracer = Tracer(sys.argv[1], on_error="raise")
+retain = around("crash", before=int(sys.argv[3])) if len(sys.argv) > 3 else "all"
+tracer = Tracer(sys.argv[1], on_error="raise", retain=retain)
 mlp().fit(x, y, batch_size=8, epochs={EPOCHS}, shuffle=False, verbose=0, callbacks=[tracer, Kill()])
 """
 
@@ -113,6 +114,30 @@ def test_a_killed_training_keeps_every_step_but_the_one_in_flight(
         assert values.tobytes() == expected[key][: len(values)].tobytes()
 
 
+@pytest.mark.slow
+def test_a_killed_training_that_retains_what_is_before_a_crash_keeps_it(tmp_path: Path) -> None:
+    path, before = tmp_path / "run.zarr", 6
+    run = subprocess.run(
+        [sys.executable, "-c", _SCRIPT, str(path), "trainer", str(before)], capture_output=True
+    )
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    wait_for_recorder(path)
+    assert validate(path) == []
+    assert read_attributes(path).status == "incomplete"
+    group = zarr.open_group(path, mode="r")
+    steps = np.asarray(group["scalars/step"]).tolist()
+    assert steps == list(range(len(steps)))
+    assert KILLED_AT <= len(steps) <= KILLED_AT + 1
+    for kind in ("weights", "gradients"):
+        assert np.asarray(group[f"{kind}/step"]).tolist() == steps[-before:]
+        assert np.asarray(group[f"statistics/{kind}/step"]).tolist() == steps
+    expected = tmp_path / "whole.zarr"
+    fit([Tracer(expected, on_error="raise", progress=False)])
+    whole = arrays_of(expected)["gradients/mlp/out/kernel"]
+    found = np.asarray(group["gradients/mlp/out/kernel"])
+    assert found.tobytes() == whole[steps[-before] : len(steps)].tobytes()
+
+
 def test_the_training_goes_on_when_the_recorder_dies_and_its_steps_can_be_recovered(
     tmp_path: Path,
 ) -> None:
@@ -129,8 +154,13 @@ def test_the_training_goes_on_when_the_recorder_dies_and_its_steps_can_be_recove
                         psutil.wait_procs([process], timeout=60)
             Kill.steps += 1
 
-    with pytest.warns(RuntimeWarning, match=r"recorder process failed.*steptrace recover"):
+    with pytest.warns(RuntimeWarning) as caught:
         traced = fit([Tracer(path), Kill()])
+    (warning,) = caught
+    said = str(warning.message)
+    assert said.startswith(f"{path}: tracing stopped: the recorder process failed (it ended early,")
+    assert said.count(f"'steptrace recover {path}' finishes the trace") == 1
+    assert said.endswith("; the training goes on without the tracer, and earlier steps are kept")
     for left, right in zip(weights_of(fit([])), weights_of(traced), strict=True):
         assert left.tobytes() == right.tobytes()
     assert recover(path) >= 5
@@ -194,8 +224,12 @@ def test_a_disk_that_is_full_for_everything_does_not_end_the_training(
 
     monkeypatch.setattr(JournalWriter, "append", soon_full)
     monkeypatch.setattr(JournalWriter, "close", full)
-    with pytest.warns(RuntimeWarning, match="No space left on device"):
+    with pytest.warns(RuntimeWarning) as caught:
         traced = fit([Tracer(path)])
+    assert [str(warning.message) for warning in caught] == [
+        f"{path}: tracing stopped: a step could not be recorded ([Errno 28] No space left on "
+        "device); the training goes on without the tracer, and earlier steps are kept: free space"
+    ]
     for left, right in zip(weights_of(fit([])), weights_of(traced), strict=True):
         assert left.tobytes() == right.tobytes()
     wait_for_recorder(path)

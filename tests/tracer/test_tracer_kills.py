@@ -1,11 +1,12 @@
-"""Fifty deaths of the trainer, the recorder, or both: every acknowledged step is there."""
+"""Deaths of the trainer, the recorder, or both: every acknowledged step is there."""
 
 from __future__ import annotations
 
 import multiprocessing
 import random
+import re
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ import xarray as xr
 import zarr
 
 import kills
+from kills import Death, Process, log_of
 from steptrace_analyzer.open import open_trace
 from steptrace_schema.compact import recover
 from steptrace_schema.errors import NotATraceError
+from steptrace_schema.journal import JournalReader
 from steptrace_schema.layout import fill_value
 from steptrace_schema.location import journal_path
 from steptrace_schema.locks import is_being_moved
@@ -23,6 +26,7 @@ from steptrace_schema.store import read_attributes
 from steptrace_schema.validate import Problem, validate
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from journals import Arrays
@@ -30,30 +34,52 @@ if TYPE_CHECKING:
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["kills", "steptrace_tracer.recorder_process"])
 
-_VICTIMS: tuple[kills.Victim, ...] = ("trainer", "recorder", "both")
+_VICTIMS: tuple[tuple[Process, ...], ...] = (("trainer",), ("recorder",), ("trainer", "recorder"))
+
+_MOMENTS: list[tuple[str, Process, Death]] = [
+    ("journal made", "trainer", Death(1, r"mkdir .*\.journal$")),
+    ("ballast opened", "trainer", Death(1, r"open .*/ballast$")),
+    ("declaration half written", "trainer", Death(1, r"open .*/declaration\.", half=True)),
+    ("declaration renamed", "trainer", Death(1, r"rename .*/declaration\.json$")),
+    ("first record renamed", "trainer", Death(1, r"rename .*/\d+\.safetensors$")),
+    ("record opened", "trainer", Death(6, r"open .*/\d+\.partial$")),
+    ("record half written", "trainer", Death(8, r"open .*/\d+\.partial$", half=True)),
+    ("record renamed", "trainer", Death(13, r"rename .*/\d+\.safetensors$")),
+    ("ballast given up", "trainer", Death(1, r"remove .*/ballast$")),
+    ("end of the run half written", "trainer", Death(1, r"open .*/closed\.", half=True)),
+    ("end of the run renamed", "trainer", Death(1, r"rename .*/closed\.json$")),
+    ("store made", "recorder", Death(1, r"mkdir .*\.zarr$")),
+    ("root half written", "recorder", Death(2, r"open .*\.zarr/zarr\.json\.", half=True)),
+    ("group made", "recorder", Death(3, r"rename .*\.zarr/.+/zarr\.json$")),
+    ("folder of chunks made", "recorder", Death(4, r"mkdir .*/c/\d+$")),
+    ("chunk opened", "recorder", Death(5, r"open .*/c/[\d/]+$")),
+    ("chunk half written", "recorder", Death(9, r"open .*/c/[\d/]+$", half=True)),
+    ("chunk with earlier rows half replaced", "recorder", Death(3, r"/c/.*partial$", half=True)),
+    ("chunk with earlier rows renamed", "recorder", Death(4, r"rename .*/c/[\d/]+$")),
+    ("first commit", "recorder", Death(2, r"rename .*\.zarr/zarr\.json$")),
+    ("later commit", "recorder", Death(4, r"rename .*\.zarr/zarr\.json$")),
+    ("moved record deleted", "recorder", Death(6, r"remove .*\.safetensors$")),
+    (
+        "metadata of an array half written",
+        "recorder",
+        Death(1, r"open .*/kernel/zarr\.json", half=True),
+    ),
+    ("array cut to size", "recorder", Death(2, r"rename .*/kernel/zarr\.json$")),
+    ("metadata copied into the root", "recorder", Death(7, r"rename .*\.zarr/zarr\.json$")),
+    ("declaration deleted", "recorder", Death(1, r"remove .*/declaration\.json$")),
+    ("rest of the journal deleted", "recorder", Death(1, r"remove (lock|writer)$")),
+    ("folder of the journal deleted", "recorder", Death(1, r"rmdir .*\.journal$")),
+]
+"""Moments with a name: before an operation, or halfway through the file that it opens."""
+
+_NUMBERS = 60
+"""Random moments; with those above, the trainer is killed at more than fifty."""
 
 
-def _deaths(count: int) -> list[Any]:
-    """Draw who dies, and at which file operation or after which time; the same every time."""
-    chance = random.Random(0)
-    deaths: list[tuple[kills.Victim, int, float]] = [
-        (chance.choice(_VICTIMS), chance.randrange(1, 110), 0.0)
-        if number % 2
-        else (chance.choice(_VICTIMS), 0, chance.uniform(0.001, 0.25))
-        for number in range(count)
-    ]
-    # A third of them by default: each takes a second.
-    return [
-        pytest.param(*death, marks=[pytest.mark.slow] if number % 3 else [])
-        for number, death in enumerate(deaths)
-    ]
-
-
-def _run(store: Path, victim: kills.Victim, operation: int, seconds: float) -> int:
+def _run(store: Path, deaths: Mapping[Process, Death]) -> int:
     """Run until all processes have ended; return how many steps were acknowledged."""
     receiving, sending = _FORKS.Pipe(duplex=False)
-    arguments = (store, victim, operation, seconds, sending)
-    process = _FORKS.Process(target=kills.run, args=arguments)
+    process = _FORKS.Process(target=kills.run, args=(store, deaths, sending))
     process.start()
     sending.close()
     count = 0
@@ -66,6 +92,24 @@ def _run(store: Path, victim: kills.Victim, operation: int, seconds: float) -> i
     while is_being_moved(journal_path(store)):  # a killed process closes its files one by one
         time.sleep(0.001)
     return count
+
+
+def _operations(store: Path, process: Process) -> list[str]:
+    """Return the operations that a process came to, and ``end`` if it was not killed."""
+    return log_of(store, process).read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def lengths(tmp_path_factory: pytest.TempPathFactory) -> dict[Process, int]:
+    """Return how many operations each process has that is not killed."""
+    store = tmp_path_factory.mktemp("whole") / "run.zarr"
+    assert _run(store, {}) == len(kills.known_steps())
+    found: dict[Process, int] = {}
+    for process in ("trainer", "recorder"):
+        *operations, end = _operations(store, process)
+        assert end == "end"
+        found[process] = len(operations)
+    return found
 
 
 def _assert_holds(tree: xr.DataTree, steps: list[tuple[int, Arrays]]) -> None:
@@ -89,15 +133,60 @@ def _problems(store: Path) -> list[Problem]:
     return [problem for problem in validate(store) if problem.rule != "R11"]
 
 
-@pytest.mark.parametrize(("victim", "operation", "seconds"), _deaths(50))
-def test_no_acknowledged_step_is_lost(
-    tmp_path: Path, victim: kills.Victim, operation: int, seconds: float
+@pytest.mark.parametrize(
+    ("process", "death"), [pytest.param(*moment, id=name) for name, *moment in _MOMENTS]
+)
+def test_no_acknowledged_step_is_lost_at_a_moment_with_a_name(
+    tmp_path: Path, process: Process, death: Death
 ) -> None:
-    store, steps = tmp_path / "run.zarr", kills.known_steps()
-    acknowledged = _run(store, victim, operation, seconds)
-    if acknowledged == 0 and not journal_path(store).exists():
+    store = tmp_path / "run.zarr"
+    acknowledged = _run(store, {process: death})
+    operations = _operations(store, process)
+    assert operations[-1] != "end"
+    assert len([o for o in operations if re.search(death.operation, o)]) >= death.number
+    _assert_nothing_is_lost(store, acknowledged, whole=process == "recorder")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(_NUMBERS))
+def test_no_acknowledged_step_is_lost_at_any_moment(
+    tmp_path: Path, number: int, lengths: dict[Process, int]
+) -> None:
+    store, chance = tmp_path / "run.zarr", random.Random(number)
+    victims = _VICTIMS[number % 3]
+    timed = number % 2 == 0
+    deaths: dict[Process, Death] = {
+        victim: Death(seconds=chance.uniform(0.001, 0.25))
+        if timed
+        else Death(number=chance.randint(1, lengths[victim]))
+        for victim in victims
+    }
+    acknowledged = _run(store, deaths)
+    if not timed:  # a recorder has less to do where the trainer dies
+        assert _operations(store, victims[0])[-1] != "end"
+    _assert_nothing_is_lost(store, acknowledged, whole=victims == ("recorder",))
+
+
+def _assert_nothing_is_lost(store: Path, acknowledged: int, *, whole: bool) -> None:
+    """Check the trace as it was left, as `recover` finishes it, and as that leaves it again.
+
+    Parameters
+    ----------
+    store
+        Where it is.
+    acknowledged
+        Steps that have to be there.
+    whole
+        Whether the trainer lived, and so came to its end.
+    """
+    steps = kills.known_steps()
+    if not JournalReader(journal_path(store)).exists and not store.exists():
+        assert acknowledged == 0
         with pytest.raises(NotATraceError):
             open_trace(store)
+        with pytest.raises(NotATraceError):
+            recover(store)
+        assert not journal_path(store).exists()
         return
     tree = open_trace(store)
     # The record in flight may be there too.
@@ -107,8 +196,8 @@ def test_no_acknowledged_step_is_lost(
     recover(store)
     assert not journal_path(store).exists()
     assert _problems(store) == []
-    whole = acknowledged == len(steps) and victim == "recorder"
-    assert read_attributes(store).status in ({"complete"} if whole else {"complete", "incomplete"})
+    status = read_attributes(store).status
+    assert status == "complete" if whole else status in ("complete", "incomplete")
     _assert_holds(open_trace(store), steps[:count])
     before = _files(store)
     assert not any(name.endswith(".partial") for name in before)

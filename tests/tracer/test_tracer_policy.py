@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,17 +14,21 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from keras_models import cnn, images, mlp, vectors, weights_of
+from steptrace_schema.names import DEFAULT_KINDS
 from steptrace_schema.statistics import compute_statistics
 from steptrace_schema.store import read_attributes
 from steptrace_schema.validate import validate
 from steptrace_tracer import Policy, Tracer
 from steptrace_tracer.graph_statistics import tensor_statistics
 from steptrace_tracer.precision import rounded
+from steptrace_tracer.sampling import with_samples
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
+
+    from steptrace_schema.names import Kind
 
 BATCH = 8
 STEPS = 6
@@ -55,6 +60,36 @@ def tensors(group: zarr.Group, kind: str) -> dict[str, npt.NDArray[Any]]:
         for key, array in members
         if isinstance(array, zarr.Array) and key != "step"
     }
+
+
+@pytest.mark.parametrize(
+    ("side", "units", "kinds", "expected"),
+    [
+        (8, 1, DEFAULT_KINDS, 4),  # all is small
+        (
+            256,
+            1,
+            DEFAULT_KINDS,
+            1,
+        ),  # a sample takes 48 MiB: outputs, gradients, probe
+        (256, 10, DEFAULT_KINDS, 3),  # weights and gradients take 160 MiB
+        (256, 1, ("weights", "inputs"), 4),  # no outputs are recorded
+    ],
+)
+def test_fewer_samples_are_kept_where_they_take_more_than_the_weights(
+    side: int, units: int, kinds: tuple[Kind, ...], expected: int
+) -> None:
+    outputs = keras.layers.Conv2D(32, 1, activation="relu")
+    model = keras.Sequential(
+        [keras.Input((side, side, 1)), outputs, keras.layers.Flatten(), keras.layers.Dense(units)]
+    )
+    assert with_samples(Policy(kinds=kinds), (model,)).samples == expected
+    assert with_samples(Policy(samples=2), (model,)).samples == 2
+
+
+def test_the_trace_says_how_many_samples_it_keeps(tmp_path: Path) -> None:
+    record(tmp_path / "run.zarr")
+    assert read_attributes(tmp_path / "run.zarr").policy.samples == 4
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,22 @@ def test_what_is_there_is_refused_or_replaced(address: Remote) -> None:
     assert file_sizes(address) == {}
 
 
+def test_what_another_machine_may_be_recording_is_not_overwritten(
+    address: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = write_journal(address, STEPS, shard_steps=2)
+    Compactor(writer.directory, address).move_ready()
+    there = file_sizes(address)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("STEPTRACE_JOURNALS", str(tmp_path / "of another machine"))
+        with pytest.raises(TraceExistsError, match=r"'recording' and no journal.*delete it with"):
+            refuse_existing(address, overwrite=True)
+    assert file_sizes(address) == there
+    writer.close("incomplete", "a test", attributes())
+    refuse_existing(address, overwrite=True)  # its journal is here, and nobody writes it
+    assert file_sizes(address) == {}
+
+
 def test_a_missing_object_is_named(address: Remote) -> None:
     import obstore
 

@@ -22,7 +22,14 @@ IsModule = Annotated[
     bool, typer.Option("--module", "-m", help="SCRIPT is a module, as for python -m.")
 ]
 Every = Annotated[int, typer.Option(min=1, help="Record every so many steps.")]
-Samples = Annotated[int, typer.Option(min=1, help="How many samples of a batch are kept.")]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Samples of a batch that are kept; by default up to 4, fewer of large ones.",
+        show_default=False,
+    ),
+]
 KindNames = Annotated[
     list[str] | None,
     typer.Option("--kind", metavar="KIND", help="Only this kind of data; may be repeated."),
@@ -82,7 +89,7 @@ def record(
         bool, typer.Option("--overwrite", help="Replace traces that are already there.")
     ] = False,
     every: Every = 1,
-    samples: Samples = 4,
+    samples: Samples = None,
     kind: KindNames = None,
     include: Include = None,
     exclude: Exclude = None,
@@ -122,7 +129,7 @@ def verify(
     is_module: IsModule = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of Python, NumPy and Keras.")] = 0,
     every: Every = 1,
-    samples: Samples = 4,
+    samples: Samples = None,
     kind: KindNames = None,
     include: Include = None,
     exclude: Exclude = None,
@@ -169,7 +176,7 @@ def plan(
         int | None, typer.Option(min=1, help="Length of the run, if not what the fit says.")
     ] = None,
     every: Every = 1,
-    samples: Samples = 4,
+    samples: Samples = None,
     kind: KindNames = None,
     include: Include = None,
     exclude: Exclude = None,
@@ -202,7 +209,7 @@ def plan(
 
 def _policy(
     every: int,
-    samples: int,
+    samples: int | None,
     kinds: list[str] | None,
     include: list[str] | None,
     exclude: list[str] | None,
@@ -216,8 +223,10 @@ def _policy(
 
     given: dict[str, Any] = {"kinds": kinds, "include": include, "exclude": exclude}
     fields: dict[str, Any] = {name: tuple(value) for name, value in given.items() if value}
+    if samples is not None:
+        fields["samples"] = samples
     try:
-        return Policy(every=every, samples=samples, **fields)
+        return Policy(every=every, **fields)
     except ValidationError as error:
         unknown = [name for name in kinds or () if name not in KINDS]
         msg = f"there is no kind {', '.join(unknown)}; the kinds are {', '.join(KINDS)}"

@@ -126,7 +126,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         location = locate(path)
         self.path = location if worker is None else location / f"worker-{worker.rank}.zarr"
         self.policy = policy if policy is not None else Policy(**fields)
-        if not isinstance(self.policy.samples, int) and sample_ids is None:
+        if self.policy.picks_samples and sample_ids is None:
             msg = "the policy names samples by id; pass sample_ids to say which ones a batch has"
             raise ValueError(msg)
         self.epoch = 0

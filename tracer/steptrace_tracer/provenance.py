@@ -40,7 +40,7 @@ def describe_layers(models: tuple[Any, ...], names: Names) -> tuple[Layer, ...]:
             name=layer.name,
             class_name=type(layer).__name__,
             activation=activation_name(layer),
-            output_shape=_output_shape(layer),
+            output_shape=output_shape(layer),
             parameters=_count(layer.weights),
             trainable=bool(layer.trainable),
             variables=tuple(
@@ -112,7 +112,8 @@ def _count(variables: Any) -> int:
     return int(sum(math.prod(variable.shape) for variable in variables))
 
 
-def _output_shape(layer: Any) -> tuple[int | None, ...] | None:
+def output_shape(layer: Any) -> tuple[int | None, ...] | None:
+    """Return the shape of the layer's output, None for the batch; None where there is not one."""
     try:
         shape = layer.output.shape
     except (AttributeError, ValueError):  # called never, more than once, or with several outputs

@@ -1,6 +1,6 @@
 """The recorder: a process without TensorFlow that moves the journal into the store.
 
-``python -m steptrace_tracer.recorder_process JOURNAL STORE TRAINER BACKLOG``. Its standard input is
+``python -m steptrace_tracer.recorder_process JOURNAL STORE TRAINER``. Its standard input is
 a pipe from the trainer, whose end means that the trainer is gone, however it went; so does the loss
 of its parent, the process with the id TRAINER.
 """
@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,13 +25,12 @@ from steptrace_schema.locks import exclusive
 from steptrace_tracer.patience import PatientMover
 
 _POLL_SECONDS = 0.2
-_MOST_RECORDS = 4096
-"""Records that may wait however small they are: to look at each takes 2 us."""
-
+_RECORDS_PER_SECOND = 4096  # that looking at a journal is given; each takes 2 us
 _NICENESS = 10
+_LEAST_PRIORITY = 19
 
 
-def record(journal: Path, store: Location, trainer: int, parent: int, backlog: int = 0) -> None:
+def record(journal: Path, store: Location, trainer: int, parent: int) -> None:
     """Move the journal into the store until the run is over, then finish the store.
 
     Parameters
@@ -41,8 +41,6 @@ def record(journal: Path, store: Location, trainer: int, parent: int, backlog: i
         A file descriptor that becomes readable when the trainer is done or dead.
     parent
         The trainer's process, this one's parent while it lives.
-    backlog
-        Bytes that the journal may hold before anything is moved while the trainer lives.
     """
     reader = JournalReader(journal)
     with exclusive(journal), ThreadPoolExecutor(1, initializer=_yield_to_training) as meanwhile:
@@ -55,8 +53,7 @@ def record(journal: Path, store: Location, trainer: int, parent: int, backlog: i
             or reader.closing()
         ):
             found = reader.pending()
-            is_due = not backlog or found.nbytes > backlog or found.records > _MOST_RECORDS
-            if is_due and not is_full:
+            if not is_full:
                 try:
                     meanwhile.submit(mover.move_ready).result()
                 except DiskLimitError as error:
@@ -70,12 +67,13 @@ def record(journal: Path, store: Location, trainer: int, parent: int, backlog: i
 
 
 def _yield_to_training() -> None:
-    """Have this thread run only while a core has nothing else to do, where there is such a way.
+    """Have this thread run with what the training leaves of the processor, and a little more.
 
-    Not the process: without privileges there is no way back, for what is left at the end.
+    Not the process: without privileges there is no way back, for what is left at the end. Not as
+    SCHED_IDLE either: where other programs need all cores, a move would never end.
     """
-    if sys.platform == "linux":
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    if sys.platform == "linux":  # elsewhere it is the process that has a priority
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LEAST_PRIORITY)
 
 
 def poll_seconds(records: int) -> float:
@@ -86,7 +84,7 @@ def poll_seconds(records: int) -> float:
     >>> poll_seconds(100), poll_seconds(8192)
     (0.2, 2.0)
     """
-    return max(_POLL_SECONDS, records / _MOST_RECORDS)
+    return max(_POLL_SECONDS, records / _RECORDS_PER_SECOND)
 
 
 def main() -> int:
@@ -96,7 +94,7 @@ def main() -> int:
     os.nice(_NICENESS)
     journal, store = Path(sys.argv[1]), locate(sys.argv[2])
     try:
-        record(journal, store, sys.stdin.fileno(), int(sys.argv[3]), int(sys.argv[4]))
+        record(journal, store, sys.stdin.fileno(), int(sys.argv[3]))
     except (TraceError, OSError) as error:
         # Said by the exit code too, because a full disk may have no room for the sentence.
         code = error.errno if isinstance(error, OSError) else None

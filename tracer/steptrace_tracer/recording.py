@@ -19,7 +19,7 @@ from steptrace_schema.disk_limit import DiskLimit
 from steptrace_schema.errors import DiskLimitError, TraceError
 from steptrace_schema.human import human_bytes
 from steptrace_schema.journal import Declaration, JournalWriter
-from steptrace_schema.location import Location, Remote, file_sizes, journal_path
+from steptrace_schema.location import Location, file_sizes, journal_path
 from steptrace_schema.store import read_attributes
 from steptrace_tracer.declare import declared_paths, only_described, specify
 from steptrace_tracer.journal_room import JournalRoom
@@ -243,7 +243,7 @@ class Recording:
     def _begin(self, declaration: Declaration) -> JournalWriter:
         """Make the journal, and start the recorder that follows it."""
         journal = JournalWriter.create(journal_path(self._store), declaration)
-        self._recorder = Recorder(journal.directory, self._store, self._backlog())
+        self._recorder = Recorder(journal.directory, self._store)
         return journal
 
     def _require_room(
@@ -282,17 +282,6 @@ class Recording:
         attributes = self._attributes.model_copy(update=update)
         declared = declared_paths([spec.key for spec in specs], attributes.missing)
         return Declaration(attributes.model_copy(update={"declared": declared}), specs)
-
-    def _backlog(self) -> int:
-        """Return how many bytes may wait in the journal while the training goes on.
-
-        The recorder takes memory bandwidth, and often half of a physical core, from the training;
-        what fits into a quarter of the journal is moved when the training is over. What may have
-        to be thinned, or to go over a network, is moved at once.
-        """
-        local = not isinstance(self._store, Remote)
-        all_is_kept = self._attributes.policy.retain == "all"
-        return self._journal_limit // 4 if local and all_is_kept else 0
 
     def _shard_steps(self, step_bytes: int) -> int:
         """Return how many steps to move at once, so that the journal has room for two moves."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import datetime
+import errno
 import math
 import os
 import time
@@ -20,7 +21,9 @@ from steptrace_schema.attributes import Policy, TraceAttributes, Worker
 from steptrace_schema.disk_limit import DiskLimit
 from steptrace_schema.errors import DiskLimitError, TraceError
 from steptrace_schema.human import human_bytes
+from steptrace_schema.journal import JournalReader
 from steptrace_schema.layout import safe_path, split_key
+from steptrace_schema.location import journal_path
 from steptrace_schema.names import (
     RECORDED_ID,
     SAMPLE_DIGEST,
@@ -41,6 +44,7 @@ from steptrace_tracer.digests import sample_digests
 from steptrace_tracer.naming import Names
 from steptrace_tracer.precision import rounded
 from steptrace_tracer.recording import Collected, PendingStep, Recording, scalar
+from steptrace_tracer.sampling import with_samples
 from steptrace_tracer.step import BATCH_INPUT, ROWS, StepResult, TracedStep
 from steptrace_tracer.taps import NOT_SAMPLES, as_missing
 
@@ -130,8 +134,9 @@ class Session:
 
     def begin(self, program: Program, step: int) -> None:
         """Begin the trace of `program` with step number `step`, or go on with the one there is."""
-        settings = self.settings
-        limit = DiskLimit.of(settings.policy)
+        policy = with_samples(self.settings.policy, program.models)
+        self.settings = settings = dataclasses.replace(self.settings, policy=policy)
+        limit = DiskLimit.of(policy)
         before = reopen(settings.path, step, limit) if settings.resume else None
         probe = settings.probe
         if probe is None and before is not None and list(before.probe) == [X]:
@@ -139,12 +144,12 @@ class Session:
         names = Names.of(*program.models)
         if before is not None:
             names = names.as_in(before.attributes.layers, program.models)
-        traced = TracedStep(program, names, settings.policy, probe)
+        traced = TracedStep(program, names, policy, probe)
         fresh = TraceAttributes(
             run_id=uuid.uuid4().hex,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             producer=f"steptrace {PACKAGE_VERSION}",
-            policy=settings.policy,
+            policy=policy,
             model=provenance.describe_models(program.models),
             layers=provenance.describe_layers(program.models, traced.names),
             optimizer=provenance.describe_optimizer(program.optimizers[0]),
@@ -299,11 +304,10 @@ class Session:
 
     def fail(self, error: Exception) -> None:
         """Stop because the tracer failed; what then happens is up to `on_error`."""
+        told = self._told(error)
         is_limit = isinstance(error, DiskLimitError)
-        reason = str(error) if is_limit else one_line(error)
-        self._finish("incomplete", reason if is_limit else f"tracing failed: {reason}")
-        path = self.settings.path
-        self._complain(f"{path}: tracing stopped ({reason}); earlier steps are kept", error)
+        self._finish("incomplete", told if is_limit else f"tracing failed: {told}")
+        self._complain(error)
 
     def abandon(self) -> None:
         """End a recording whose training did not come to its end.
@@ -317,7 +321,7 @@ class Session:
         """Finish the trace, and say so if that failed."""
         error = self._finish(status, reason)
         if error is not None:
-            self._complain(str(error), error)
+            self._complain(error)
 
     def _go_on_without(self, original: Callable[[], Any], error: Exception) -> Any:
         """Do the step without the tracer, which shows whose error it was."""
@@ -409,10 +413,28 @@ class Session:
 
         return PendingStep(step, go_on)
 
-    def _complain(self, message: str, error: Exception) -> None:
+    def _told(self, error: Exception) -> str:
+        """Return an error as a part of a sentence that names the trace already."""
+        if not isinstance(error, TraceError):
+            return one_line(error)
+        if isinstance(error.__cause__, TraceError):  # such as the recorder's, met while writing
+            error = error.__cause__
+        return str(error).splitlines()[0].removeprefix(f"{self.settings.path}: ")
+
+    def _complain(self, error: Exception) -> None:
+        """Say that the tracing has stopped, why, and what to do; once, when it is finished."""
+        path, told = self.settings.path, self._told(error)
+        advice = ["free space"] if os.strerror(errno.ENOSPC) in told else []
+        command = f"steptrace recover {path}"
+        if command not in told and JournalReader(journal_path(path)).exists:
+            advice.append(f"run '{command}' to finish the trace")
+        kept = ": ".join(["earlier steps are kept", *filter(None, [" and ".join(advice)])])
         if self.settings.on_error == "raise":
-            raise TraceError(message) from error
-        text = f"{message}; the training goes on without the tracer"
+            msg = f"{path}: tracing stopped: {told}; {kept}"
+            raise TraceError(msg) from error
+        text = (
+            f"{path}: tracing stopped: {told}; the training goes on without the tracer, and {kept}"
+        )
         warnings.warn(text, RuntimeWarning, stacklevel=3)
 
     def _finish(self, status: Status, reason: str | None) -> TraceError | None:
@@ -450,7 +472,7 @@ def _with_ids(
     found: dict[str, npt.NDArray[Any]] = {}
     if policy.covers("inputs", SAMPLE_ID):
         found[f"inputs/{SAMPLE_ID}"] = ids
-    if isinstance(policy.samples, int):
+    if not policy.picks_samples:
         return found
     picked = np.flatnonzero(np.isin(ids, policy.samples))
     for key, values in arrays.items():

@@ -19,6 +19,7 @@ from steptrace_schema.names import (
     LOSSES,
     METRICS,
     SAMPLE_REPLICA,
+    X_GRADIENT,
     X,
     Y,
 )
@@ -29,7 +30,8 @@ from steptrace_tracer.probe import Probe
 from steptrace_tracer.rebinding import tapped
 from steptrace_tracer.replicas import first_replica, run_on_replicas, spreading, whole_batch
 from steptrace_tracer.slots import optimizer_slots
-from steptrace_tracer.taps import NOT_NUMBERS, NOT_SAMPLES, Tapping, Taps, storable
+from steptrace_tracer.stem import Stem
+from steptrace_tracer.taps import NO_GRADIENT, NOT_NUMBERS, NOT_SAMPLES, Tapping, Taps, storable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Set
@@ -111,6 +113,9 @@ class TracedStep:
         self._data_missing: tuple[Missing, ...] = ()
         self._probe_missing: tuple[Missing, ...] = ()
         self._slots_missing: tuple[Missing, ...] = ()
+        self._stem: Stem | None = None
+        self._asked = policy
+        """What is asked of the step itself."""
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepResult:
         """Train on one batch.
@@ -123,6 +128,7 @@ class TracedStep:
         if self._function is None:
             self._prepare_probe(args, kwargs)
             self._prepare_slots()
+            self._prepare_stem(args, kwargs)
             self._function = self._compile()
         wall_time, start = time.time(), time.perf_counter()
         result, tensors = self._function(*args, **kwargs)
@@ -171,6 +177,14 @@ class TracedStep:
             Missing(kind="optimizer", path=optimizer.name, reason=_UNBUILT) for optimizer in unbuilt
         )
 
+    def _prepare_stem(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Find out whether the gradient with respect to the input follows from another one."""
+        x = self.program.batch(*args, **kwargs).x
+        self._stem = Stem.of(self.program, self.names, self._policy, x)
+        if self._stem is not None:
+            excluded = (*self._policy.exclude, X_GRADIENT)
+            self._asked = self._policy.model_copy(update={"exclude": excluded})
+
     def _compile(self) -> Any:
         if self.program.eager:
             return functools.partial(self._around, self._step)
@@ -190,8 +204,12 @@ class TracedStep:
         probed = self.probe() if self.probe is not None else {}
         rates = self._learning_rates()
         before, slots = self._weights("weights", "updates"), self._slots()
+        stem_weights = self._stem.weights() if self._stem is not None else []
         result, tensors = step(*args, **kwargs)
         tensors = tensors | probed | rates
+        if self._stem is not None:
+            x = self.program.batch(*args, **kwargs).x
+            tensors |= self._input_gradient(self._stem, stem_weights, x, tensors)
         tensors |= {
             f"weights/{path}": tensor
             for path, tensor in before.items()
@@ -202,6 +220,18 @@ class TracedStep:
             tensors[f"updates/{path}"] = after - before[path]
         tensors |= self._data_taps(self.program.batch(*args, **kwargs))
         return result, self._reduced(tensors)
+
+    def _input_gradient(
+        self, stem: Stem, weights: list[Any], x: Any, tensors: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return the gradient with respect to `x`, which follows from that of the first layer."""
+        gradient = tensors.get(f"activation_gradients/{stem.output}")
+        if gradient is None:  # whose reason is that of the input's too
+            reason = self.taps.missing.get(("activation_gradients", stem.output), NO_GRADIENT)
+            self.taps.lacks("inputs", X_GRADIENT, reason)
+            return {}
+        found = stem.input_gradient(weights, x[: self._policy.rows], gradient)
+        return {f"inputs/{X_GRADIENT}": found}
 
     def _step(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         self.traces += 1
@@ -214,7 +244,7 @@ class TracedStep:
         def on_replica(
             body: Callable[..., Any], *args: Any, **kwargs: Any
         ) -> tuple[Any, dict[str, Any]]:
-            tapping = Tapping(program, self.names, self._policy, program.batch(*args, **kwargs))
+            tapping = Tapping(program, self.names, self._asked, program.batch(*args, **kwargs))
             tappings.append(tapping)
             running.tapping = tapping
             result = body(*args, **kwargs)
@@ -222,7 +252,7 @@ class TracedStep:
             return result, _settled(tapping, layers, looped)
 
         present = functools.partial(getattr, running, "tapping", None)
-        with tapped(program, self._policy, layers, looped, present):
+        with tapped(program, self._asked, layers, looped, present):
             if program.strategy is None:
                 result, tensors = on_replica(program.body, *args, **kwargs)
             elif program.spreads:

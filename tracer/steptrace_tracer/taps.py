@@ -15,6 +15,7 @@ from steptrace_schema.attributes import Missing, Policy
 from steptrace_schema.layout import unique_paths
 from steptrace_schema.names import OUTPUT, SAMPLE_LOSS, SAMPLE_WEIGHT, X_GRADIENT, Kind
 from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.first_rows import first_rows, row_count
 from steptrace_tracer.naming import Names, joined, leaves, walk
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _LOGITS = "logits"
 
 _WEIGHTS_OF_LOSSES = "each loss of the step has sample weights of its own"
 _WEIGHTS_OF_PARTS = "the parts of a sample have weights of their own"
-_NO_GRADIENT = "the loss does not depend on this tensor"
+NO_GRADIENT = "the loss does not depend on this tensor"
 _FROM_LOGITS = (
     "the loss is computed from the layer's logits; their gradient is recorded as 'logits' beside it"
 )
@@ -164,6 +165,7 @@ class Tapping:
         self._scope = _scope()
         self._calls: Counter[str] = Counter()
         self._sources: list[_Source] = []
+        self._outputs: dict[str, Any] = {}
         self._logits: dict[str, str] = {}
         """Path of an output to that of the logits that it is computed from."""
         self._tapes: list[Any] = []
@@ -190,15 +192,13 @@ class Tapping:
                     self.taps.lacks(kind, place, reason)
                 continue
             if output_kinds(self._policy, place):
-                self.taps.rows[place] = tf.shape(tensor)[0]
-            if self._policy.covers("activations", place):
-                self.taps.add("activations", place, _first(tensor, self._policy.rows))
+                self._outputs[place] = tensor
             if not self._policy.covers("activation_gradients", place):
                 continue
             if tensor.dtype.is_floating:
                 self._have_gradient(place, tensor, layer)
             else:
-                self.taps.lacks("activation_gradients", place, _NO_GRADIENT)
+                self.taps.lacks("activation_gradients", place, NO_GRADIENT)
             logits = getattr(tensor, "_keras_logits", None)
             if logits is not None:
                 # A cross-entropy takes these, any other loss or layer takes the output.
@@ -288,6 +288,7 @@ class Tapping:
 
     def settle(self, layers: list[Any], looped: Set[int]) -> None:
         """Keep the gradients, and say why what is missing is missing, when the step is through."""
+        self._keep_outputs()
         if self._policy.covers("inputs", SAMPLE_WEIGHT):
             self._keep_sample_weight()
         self._keep_gradients()
@@ -295,6 +296,13 @@ class Tapping:
             self._keep_sample_loss()
         self._explain_undifferentiated()
         self._explain_uncalled(layers, looped)
+
+    def _keep_outputs(self) -> None:
+        """Keep the outputs, now that the graph has everything that uses them."""
+        for place, tensor in self._outputs.items():
+            self.taps.rows[place] = row_count(tensor)
+            if self._policy.covers("activations", place):
+                self.taps.add("activations", place, first_rows(tensor, self._policy.rows))
 
     def _keep_sample_weight(self) -> None:
         """Keep the weight of each sample, where all losses take the same one."""
@@ -333,7 +341,7 @@ class Tapping:
                 continue
             candidates = [b for b in self._backward if b.found.get((kind, path)) is not None]
             if not candidates:
-                reason = _FROM_LOGITS if self._logits.get(path) in taken else _NO_GRADIENT
+                reason = _FROM_LOGITS if self._logits.get(path) in taken else NO_GRADIENT
                 self.taps.lacks(kind, path, reason)
                 continue
             layer = layers.get((kind, path))
@@ -343,7 +351,7 @@ class Tapping:
             self.taps.add(kind, path, self._summed(kind, path, candidates))
         for source in self._sources:
             if (source.kind, source.path) not in keys and source.path not in self._logits.values():
-                self.taps.lacks(source.kind, source.path, _NO_GRADIENT)
+                self.taps.lacks(source.kind, source.path, NO_GRADIENT)
         for backward in self._backward:
             name = backward.home.name if backward.home is not None else _JOINT
             loss = tf.cast(tf.reduce_sum(backward.target), tf.float32)
@@ -356,7 +364,7 @@ class Tapping:
         for backward in backwards:
             dense = tf.convert_to_tensor(backward.found[kind, path])
             if kind != "gradients":
-                dense = _first(dense, self._policy.rows)
+                dense = first_rows(dense, self._policy.rows)
             gradients.append(_unscaled(dense, backward.scale))
         return gradients[0] if len(gradients) == 1 else tf.add_n(gradients)
 
@@ -453,7 +461,3 @@ def storable(tensor: Any) -> bool:
 def _scope() -> Any:
     """Return the graph that is being built, None when running eagerly."""
     return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-
-
-def _first(tensor: Any, samples: int | None) -> Any:
-    return tensor[:samples] if tensor.shape.rank else tensor

@@ -1,4 +1,4 @@
-"""A store that refuses to grow beyond a number of bytes."""
+"""Files of a store that refuses to grow beyond a number of bytes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Final
 
-from zarr.storage import WrapperStore
-
 from steptrace_schema.errors import DiskLimitError
+from steptrace_schema.files import Files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from zarr.abc.store import Store
-    from zarr.core.buffer import Buffer
+    from typing_extensions import Buffer
 
 METADATA: Final = "zarr.json"
 
@@ -52,15 +50,13 @@ class Room:
         return self._sizes.get(key, 0)
 
     @contextlib.contextmanager
-    def taking(self, key: str, size: int, *, beside: bool) -> Iterator[None]:
-        """Take the room for a file while it is written.
+    def taking(self, key: str, size: int) -> Iterator[None]:
+        """Take the room for a file while it is written, beside an old one of its name.
 
         Parameters
         ----------
         key, size
             The file's name, and its bytes.
-        beside
-            Whether an old file of this name is there until the new one is whole.
 
         Raises
         ------
@@ -69,14 +65,13 @@ class Room:
         """
         with self._lock:
             old = self._sizes.get(key, 0)
-            needed = size if beside else size - old
-            if needed > self.left:
-                msg = f"'{key}' takes {needed} bytes more, and {self.left} are left"
+            if size > self.left:
+                msg = f"'{key}' takes {size} bytes more, and {self.left} are left"
                 raise DiskLimitError(msg)
-            self._used += needed
+            self._used += size
         yield
         with self._lock:
-            self._used -= old if beside else 0
+            self._used -= old
             self._metadata += size - old if _is_metadata(key) else 0
             self._sizes[key] = size
 
@@ -85,31 +80,32 @@ def _is_metadata(key: str) -> bool:
     return key == METADATA or key.endswith(f"/{METADATA}")
 
 
-class LimitedStore(WrapperStore["Store"]):
-    """A store within whose room every object is.
+class LimitedFiles(Files):
+    """Files within whose room every one is.
 
     Parameters
     ----------
-    store
-        Where the objects go.
+    files
+        Where they go.
     room
         What they may take.
     """
 
-    def __init__(self, store: Store, room: Room) -> None:
-        super().__init__(store)
-        self.inner = store
-        self.room = room
+    def __init__(self, files: Files, room: Room) -> None:
+        self.location = files.location
+        self._files = files
+        self._room = room
 
-    def _with_store(self, store: Store) -> LimitedStore:
-        return LimitedStore(store, self.room)
+    def put(self, name: str, pieces: Sequence[Buffer]) -> None:
+        """Write a file if it has room."""
+        with self._room.taking(name, _length(pieces)):
+            self._files.put(name, pieces)
 
-    async def set(self, key: str, value: Buffer) -> None:
-        """Store an object."""
-        with self.room.taking(key, len(value), beside=True):
-            await self.inner.set(key, value)
+    def replace(self, name: str, pieces: Sequence[Buffer]) -> None:
+        """Write a file if it has room beside the old one."""
+        with self._room.taking(name, _length(pieces)):
+            self._files.replace(name, pieces)
 
-    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """Store an object unless there is one."""
-        if not await self.exists(key):
-            await self.set(key, value)
+
+def _length(pieces: Sequence[Buffer]) -> int:
+    return sum(memoryview(piece).nbytes for piece in pieces)
