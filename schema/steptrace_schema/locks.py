@@ -69,13 +69,22 @@ def hold_as_writer(journal: Path) -> int:
     return lock
 
 
+def writer_of(journal: Path) -> int | None:
+    """Return the number of the process that has written the journal, None if nothing says it."""
+    try:
+        text = (journal / WRITER).read_text()
+    except FileNotFoundError:
+        return None
+    return int(text) if text.isdecimal() else None
+
+
 def live_writer(journal: Path) -> int | None:
     """Return the number of the process that is writing the journal, None where there is none."""
     if not _is_locked(journal / WRITER):
         return None
     # A process that the training forked may outlive it with the lock.
-    text = (journal / WRITER).read_text()
-    return int(text) if text.isdecimal() and _is_running(int(text)) else None
+    writer = writer_of(journal)
+    return writer if writer is not None and _is_running(writer) else None
 
 
 def _take(lock: int) -> bool:

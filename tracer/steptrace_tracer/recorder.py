@@ -7,14 +7,14 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from typing import IO, TYPE_CHECKING, Final
 
 from steptrace_schema.errors import TraceError
 from steptrace_schema.journal import RECORDER_LOG
+from steptrace_schema.location import journal_path
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from steptrace_schema.location import Location
 
 
@@ -31,35 +31,34 @@ _ENVIRONMENT: Final = {
 
 
 class Recorder:
-    """A running recorder process.
+    """A recorder process, which may be started before there is a journal.
 
     Parameters
     ----------
-    journal, store
-        The folders that it moves from and to.
+    store
+        Where the trace goes; the journal is the one that belongs to it.
     """
 
-    def __init__(self, journal: Path, store: Location) -> None:
+    def __init__(self, store: Location) -> None:
         self._store = store
-        self._journal = journal
-        self._log = journal / RECORDER_LOG
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",  # a module in the working directory may have the name of one we need
-                    "-m",
-                    "steptrace_tracer.recorder_process",
-                    str(journal.absolute()),
-                    str(store.absolute()),
-                    str(os.getpid()),
-                ],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                start_new_session=True,
-                env=os.environ | _ENVIRONMENT | {"PYTHONPATH": _search_path()},
-            )
+        self._journal = journal_path(store)
+        self._said_early = tempfile.TemporaryFile()  # until there is a journal to say it in
+        self._process = subprocess.Popen(
+            [
+                sys.executable,
+                "-P",  # a module in the working directory may have the name of one we need
+                "-m",
+                "steptrace_tracer.recorder_process",
+                str(self._journal.absolute()),
+                str(store.absolute()),
+                str(os.getpid()),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._said_early,
+            start_new_session=True,
+            env=os.environ | _ENVIRONMENT | {"PYTHONPATH": _search_path()},
+        )
 
     def check(self) -> None:
         """Raise if the recorder has failed.
@@ -97,10 +96,11 @@ class Recorder:
         return True
 
     def _failed(self) -> TraceError:
-        try:
-            said = self._log.read_text(errors="replace").strip().splitlines()
-        except OSError:
-            said = []
+        self._said_early.seek(0)
+        text = self._said_early.read().decode(errors="replace")
+        with contextlib.suppress(OSError):
+            text += (self._journal / RECORDER_LOG).read_text(errors="replace")
+        said = text.strip().splitlines()
         code = self._process.returncode
         ended = os.strerror(code) if code == errno.ENOSPC else f"it ended early, with code {code}"
         why = said[-1] if said else ended

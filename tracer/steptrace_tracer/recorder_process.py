@@ -19,15 +19,35 @@ from pathlib import Path
 
 from steptrace_schema.compact import NOT_CLOSED
 from steptrace_schema.errors import DiskLimitError, TraceError
-from steptrace_schema.journal import JournalReader
+from steptrace_schema.journal import RECORDER_LOG, JournalReader
 from steptrace_schema.location import Location, locate
-from steptrace_schema.locks import exclusive
+from steptrace_schema.locks import exclusive, writer_of
 from steptrace_tracer.patience import PatientMover
 
+_WAITING_SECONDS = 0.05
 _POLL_SECONDS = 0.2
 _RECORDS_PER_SECOND = 4096  # that looking at a journal is given; each takes 2 us
 _NICENESS = 10
 _LEAST_PRIORITY = 19
+
+
+def has_begun(journal: Path, trainer: int, parent: int) -> bool:
+    """Wait until the trainer has made its journal; return False if it ends without.
+
+    Parameters
+    ----------
+    journal
+        The folder, which may be that of another training, which is not waited for.
+    trainer, parent
+        As :func:`record` takes them.
+    """
+    is_over = False
+    while not (JournalReader(journal).exists and writer_of(journal) == parent):
+        if is_over:
+            return False
+        ended = select.select([trainer], [], [], _WAITING_SECONDS)[0]
+        is_over = bool(ended) or os.getppid() != parent
+    return True
 
 
 def record(journal: Path, store: Location, trainer: int, parent: int) -> None:
@@ -92,9 +112,14 @@ def main() -> int:
     # Ctrl-C is for the trainer, which closes the trace; the recorder ends after it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(_NICENESS)
-    journal, store = Path(sys.argv[1]), locate(sys.argv[2])
+    journal, store, parent = Path(sys.argv[1]), locate(sys.argv[2]), int(sys.argv[3])
+    trainer = sys.stdin.fileno()
+    if not has_begun(journal, trainer, parent):
+        return 0
     try:
-        record(journal, store, sys.stdin.fileno(), int(sys.argv[3]))
+        with (journal / RECORDER_LOG).open("wb") as log:
+            os.dup2(log.fileno(), sys.stderr.fileno())
+        record(journal, store, trainer, parent)
     except (TraceError, OSError) as error:
         # Said by the exit code too, because a full disk may have no room for the sentence.
         code = error.errno if isinstance(error, OSError) else None

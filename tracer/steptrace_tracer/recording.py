@@ -112,7 +112,8 @@ class Recording:
         self._arrays = arrays
         self._shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
         self._journal: JournalWriter | None = None
-        self._recorder: Recorder | None = None
+        # Before the first step, which is compiled meanwhile.
+        self._recorder = Recorder(store)
         self._raw_bytes = 0
         self._pending_at_most = 0
         self._largest = -1
@@ -140,8 +141,7 @@ class Recording:
         self._queue.join()
         self._raise_error()
         self._queue.put(pending)
-        if self._recorder is not None:
-            self._recorder.check()
+        self._recorder.check()
 
     def close(
         self, status: Status, reason: str | None, waiting: Callable[[int], None]
@@ -167,7 +167,10 @@ class Recording:
         """
         self._queue.put(None)
         self._thread.join()
-        if self._journal is None or self._recorder is None:
+        if self._journal is None:
+            self._recorder.release()
+            while not self._recorder.wait(_CLOSE_POLL_SECONDS):
+                pass
             self._raise_error()
             return None
         if self._error is not None:
@@ -241,10 +244,8 @@ class Recording:
             self._steps += 1
 
     def _begin(self, declaration: Declaration) -> JournalWriter:
-        """Make the journal, and start the recorder that follows it."""
-        journal = JournalWriter.create(journal_path(self._store), declaration)
-        self._recorder = Recorder(journal.directory, self._store)
-        return journal
+        """Make the journal, which the recorder waits for."""
+        return JournalWriter.create(journal_path(self._store), declaration)
 
     def _require_room(
         self, room: JournalRoom, declaration: Declaration, step: int, size: int
@@ -328,8 +329,7 @@ class Recording:
                 # The last record that was moved stays, so that nothing makes room beside it.
                 if journal.pending_records() <= 1 and is_full(journal):
                     raise self._room.no_room_for_two()
-            if self._recorder is not None:
-                self._recorder.check()
+            self._recorder.check()
             time.sleep(_JOURNAL_POLL_SECONDS)
 
     def _refuse_stopped(self, journal: JournalWriter) -> None:
