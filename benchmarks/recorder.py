@@ -26,6 +26,8 @@ from pathlib import Path
 
 from traced_runs import WORKLOADS, journal_of
 
+from steptrace_tracer.recorder import ENVIRONMENT
+
 STEPS = {"mlp": 500, "cnn": 24}
 
 
@@ -67,6 +69,7 @@ def measure(
         done = subprocess.run(
             [*command, *(["--where"] if where else [])],
             check=True,
+            env=os.environ | ENVIRONMENT,
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from steptrace_schema.location import Location
 
 
-_ENVIRONMENT: Final = {
+ENVIRONMENT: Final = {
     # glibc keeps what is freed: to get memory anew for each chunk takes a quarter of the time.
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
@@ -57,7 +57,7 @@ class Recorder:
             stdout=subprocess.DEVNULL,
             stderr=self._said_early,
             start_new_session=True,
-            env=os.environ | _ENVIRONMENT | {"PYTHONPATH": _search_path()},
+            env=os.environ | ENVIRONMENT | {"PYTHONPATH": _search_path()},
         )
 
     def check(self) -> None:
