@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import weakref
 from typing import IO, TYPE_CHECKING, Final
 
 from steptrace_schema.errors import TraceError
@@ -43,6 +44,7 @@ class Recorder:
         self._store = store
         self._journal = journal_path(store)
         self._said_early = tempfile.TemporaryFile()  # until there is a journal to say it in
+        weakref.finalize(self, self._said_early.close)
         self._process = subprocess.Popen(
             [
                 sys.executable,
