@@ -85,7 +85,7 @@ def test_a_trace_moves_from_a_local_journal_into_the_object_store(address: Remot
     assert "journals" in str(writer.directory)
     _assert_holds(address)  # from the journal alone
     Compactor(writer.directory, address).move_ready()
-    assert trace_attributes(open_trace(address)).status == "incomplete"
+    assert trace_attributes(open_trace(address)).status == "recording"
     _assert_holds(address)  # from both
     writer.close("complete", None, attributes(shard_steps=4))
     recover(address)
@@ -192,7 +192,7 @@ def test_a_server_that_is_stopped_for_a_while_loses_nothing(
 def test_a_server_that_does_not_come_back_leaves_the_journal(
     address: Remote, server: ObjectStoreServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writer = write_journal(address, STEPS)
+    journal = write_journal(address, STEPS).directory  # whose writer is gone
     now, pauses = [0.0], []
 
     def sleep(seconds: float) -> None:
@@ -201,7 +201,7 @@ def test_a_server_that_does_not_come_back_leaves_the_journal(
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # where nobody listens
     away = Remote(f"{address}-away")
-    mover = PatientMover(writer.directory, away, lambda: now[0], sleep)
+    mover = PatientMover(journal, away, lambda: now[0], sleep)
     with pytest.raises(UnreachableError, match=r"s3://.*cannot be reached.*AWS_ENDPOINT_URL"):
         mover.finish("complete", None)
     assert pauses[:3] == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE]
