@@ -223,6 +223,15 @@ model.fit(*vectors(24), batch_size=8, shuffle=False, verbose=0, callbacks=[trace
             training.kill()
 
 
+def test_a_trace_that_goes_on_keeps_as_many_samples_as_before(tmp_path: Path) -> None:
+    model = mlp()
+    fit(model, recorder(tmp_path / "run.zarr", samples=2))
+    fit(model, recorder(tmp_path / "run.zarr", resume=True))
+    assert read_attributes(tmp_path / "run.zarr").policy.samples == 2
+    assert arrays_of(tmp_path / "run.zarr")["inputs/x"].shape[:2] == (12, 2)
+    assert validate(tmp_path / "run.zarr") == []
+
+
 def test_another_model_is_refused_with_what_differs(tmp_path: Path) -> None:
     path = tmp_path / "run.zarr"
     fit(mlp(), Tracer(path, progress=False), epochs=1)

@@ -134,10 +134,14 @@ class Session:
 
     def begin(self, program: Program, step: int) -> None:
         """Begin the trace of `program` with step number `step`, or go on with the one there is."""
-        policy = with_samples(self.settings.policy, program.models)
-        self.settings = settings = dataclasses.replace(self.settings, policy=policy)
-        limit = DiskLimit.of(policy)
+        settings = self.settings
+        limit = DiskLimit.of(settings.policy)
         before = reopen(settings.path, step, limit) if settings.resume else None
+        policy = settings.policy
+        if before is not None and policy.samples == "auto":
+            policy = policy.model_copy(update={"samples": before.attributes.policy.samples})
+        policy = with_samples(policy, program.models)
+        self.settings = dataclasses.replace(settings, policy=policy)
         probe = settings.probe
         if probe is None and before is not None and list(before.probe) == [X]:
             probe = before.probe[X]
