@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 
 MIN_SHARD_STEPS: Final = 8
 MAX_SHARD_STEPS: Final = 256
-SHARD_BYTES: Final = 64 * 2**20
+SHARD_BYTES: Final = 128 * 2**20
 """Raw bytes of records that are gathered before they are moved into the store."""
 
 _POINT_READ = 8  # a read of one step, or of one unit, may decode so many where that is little gain
 _SMOOTH_POINT_READ = 16  # and so many where neighbouring steps are alike, so that it is half gained
 _SMALL_CHUNK = 64 * 2**10
+_BLOCK = 64 * 2**10  # bytes that are compressed at once and stay in the nearest cache
 _LARGEST_CHUNK = 4 * 2**20
 _LARGEST_SHARD = 16 * 2**20
 
@@ -56,7 +57,7 @@ def shard_steps_for(step_bytes: int) -> int:
     Examples
     --------
     >>> shard_steps_for(61_000_000), shard_steps_for(2_000_000), shard_steps_for(1)
-    (8, 32, 256)
+    (8, 64, 256)
     """
     wanted = max(1, SHARD_BYTES // max(1, step_bytes))
     return int(min(MAX_SHARD_STEPS, max(MIN_SHARD_STEPS, 2 ** int(math.log2(wanted)))))
@@ -210,7 +211,8 @@ class Encoding:
             data = ordered.reshape(-1).view(np.uint8)
             return data, checksum(data)
         with _SCRATCH.array(chunk.shape, chunk.dtype) as memory:
-            ordered = self._in_order(chunk, memory)
+            is_in_order = chunk.flags.c_contiguous and not self.step_last
+            ordered = chunk if is_in_order else self._in_order(chunk, memory)
             content = ordered.reshape(-1).view(np.uint8) if self.pcodec is None else ordered
             data = self._codec.encode(content)
         return data, checksum(data)
@@ -302,7 +304,8 @@ def encoding(spec: ArraySpec, profile: Profile, shard_steps: int) -> Encoding:
     if profile == "fast":
         # A block that holds the whole chunk lets lz4 find each row again in the next step's.
         whole = math.prod(chunks) * size
-        blosc = _blosc("lz4", size, whole)
+        alike = spec.kind in _SMOOTH_KINDS
+        blosc = _blosc("lz4", size, whole if alike else min(whole, _BLOCK))
         repeats = spec.kind in _REPEATING_KINDS
         return dataclasses.replace(step_last if repeats else plain, blosc=blosc)
     if dtype.kind in _PCODEC_KINDS and size > 1:

@@ -99,9 +99,8 @@ class Estimate:
                 min(size, n - i * size)
                 for i, size, n in zip(position[1:], unit[1:], spec.shape, strict=True)
             ]
-            name = "/".join(map(str, position))
             new = _object_bytes(coded, count, real, shape, itemsize)
-            yield Written(new, self._room.size(f"{spec.key}/c/{name}"))
+            yield Written(new, self._stored(spec.key, position))
 
     def again(self, spec: ArraySpec, row: int) -> Iterator[Written]:
         """Yield the files that a later move replaces to add `row`, each beside the new one."""
@@ -116,7 +115,7 @@ class Estimate:
         yield from self._metadata(key, sum(map(len, names)) + 16 * len(names))
         row = len(names) * len(STATISTIC_NAMES) * 8
         for position, count in _chunks(start, rows, STATISTICS_CHUNK):
-            sizes = (self._room.size(f"{key}/c/{position}/{i}/0") for i in itertools.count())
+            sizes = (self._stored(key, (position, i, 0)) for i in itertools.count())
             old = sum(itertools.takewhile(bool, sizes))
             yield Written(count * row + count * row // 32 + 16 * _CHUNK_OVERHEAD, old)
         yield from self.steps(f"{STATISTICS}/{kind}", start, rows)
@@ -128,8 +127,15 @@ class Estimate:
         key = f"{group}/{STEP}"
         yield from self._metadata(key)
         for position, count in _chunks(start, rows, STEP_CHUNK):
-            old = self._room.size(f"{key}/c/{position}")
+            old = self._stored(key, (position,))
             yield Written(8 * count + 4 * _CHUNK_OVERHEAD, old)
+
+    def _stored(self, key: str, position: tuple[int, ...]) -> int:
+        """Return the bytes of a stored object, under its name or that of earlier versions."""
+        return sum(
+            self._room.size(f"{key}/{separator.join(map(str, ('c', *position)))}")
+            for separator in "./"
+        )
 
     def _metadata(self, key: str, more: int = 0) -> Iterator[Written]:
         """Yield the metadata of an array, with the room for their copy in the root."""

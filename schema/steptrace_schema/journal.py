@@ -28,6 +28,7 @@ from steptrace_schema.locks import MOVER, WRITER, hold_as_writer, live_writer
 from steptrace_schema.names import STEP, Status
 from steptrace_schema.pending import RECORD_SUFFIX, Pending, PendingRecords
 from steptrace_schema.record_file import (
+    HEAD_BYTES,
     read_bytes,
     read_header,
     record_file_bytes,
@@ -235,25 +236,42 @@ class Record:
             raise _unreadable(path, error) from error
         self.keys: Set[str] = self._arrays.keys()
 
-    def read(self, key: str) -> npt.NDArray[Any]:
-        """Return the array ``kind/path`` of this step."""
-        stored = self._arrays[key]
-        array = np.empty(stored.shape, stored.dtype)
-        self.read_into(key, array)
-        return array
-
     def shape(self, key: str) -> tuple[int, ...]:
         """Return the shape of the array ``kind/path`` of this step."""
         return self._arrays[key].shape
 
+    def read(self, key: str) -> npt.NDArray[Any]:
+        """Return the array ``kind/path`` of this step."""
+        stored = self._arrays[key]
+        array = np.empty(stored.shape, stored.dtype)
+        self._read_bytes(stored.begin, array.reshape(-1).view(np.uint8).data)
+        return array
+
     def read_into(self, key: str, array: npt.NDArray[Any]) -> None:
-        """Read the array ``kind/path`` of this step into `array`, contiguous and of its size."""
+        """Read the array ``kind/path`` of this step into `array`, contiguous and of its size.
+
+        For one who reads all arrays: the small ones are read together, and kept.
+        """
         stored = self._arrays[key]
         if stored.dtype != array.dtype:
             array[...] = self.read(key)
             return
+        target = array.reshape(-1).view(np.uint8).data
+        if stored.begin + len(target) <= HEAD_BYTES:
+            target[:] = self._head[stored.begin : stored.begin + len(target)]
+        else:
+            self._read_bytes(stored.begin, target)
+
+    @functools.cached_property
+    def _head(self) -> memoryview:
+        ends = (stored.begin + stored.nbytes for stored in self._arrays.values())
+        head = memoryview(bytearray(max(end for end in ends if end <= HEAD_BYTES)))
+        self._read_bytes(0, head)
+        return head
+
+    def _read_bytes(self, begin: int, target: memoryview) -> None:
         try:
-            read_bytes(self._descriptor, stored.begin, array.reshape(-1).view(np.uint8).data)
+            read_bytes(self._descriptor, begin, target)
         except (FileNotFoundError, ValueError) as error:
             raise _unreadable(self.path, error) from error
 

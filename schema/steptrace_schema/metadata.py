@@ -13,9 +13,11 @@ import numpy as np
 from steptrace_schema.layout import fill_value
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from steptrace_schema.codecs import Encoding
+
+_SEPARATOR: Final = "."  # with "/", each file would be in a folder of its own
 
 GROUP: Final[Mapping[str, Any]] = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
 """The metadata of a group."""
@@ -45,7 +47,7 @@ def array_metadata(
         "shape": list(shape),
         "data_type": np.dtype(dtype).name,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(unit)}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": _SEPARATOR}},
         "fill_value": "NaN" if isinstance(fill, float) else fill,
         "codecs": encoding.codecs(np.dtype(dtype).itemsize),
         "attributes": dict(attributes),
@@ -54,6 +56,25 @@ def array_metadata(
         "node_type": "array",
         "storage_transformers": [],
     }
+
+
+def object_name(metadata: Mapping[str, Any], position: Iterable[int]) -> str:
+    """Return the name of one stored object of an array, below the array's.
+
+    Parameters
+    ----------
+    metadata
+        Those of the array, as :func:`array_metadata` makes them, or an earlier version did.
+    position
+        Where the object is in the array's grid.
+
+    Examples
+    --------
+    >>> object_name({"chunk_key_encoding": {"configuration": {"separator": "."}}}, (0, 2))
+    'c.0.2'
+    """
+    separator: str = metadata["chunk_key_encoding"]["configuration"]["separator"]
+    return separator.join(["c", *map(str, position)])
 
 
 def serialized(metadata: Mapping[str, Any]) -> bytes:

@@ -20,48 +20,61 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _COLUMNS: Final = 8_192  # elements of a row taken at once; BLAS starts threads for more
+_AT_ONCE: Final = 2**20  # elements of rows that are copied at once
 _CANCELLED: Final = 1e-3  # of the sum of squares: less than that, and too many digits are lost
 
 Array = npt.NDArray[Any]
 Float64 = npt.NDArray[np.float64]
 
+SUMS: Final = 6
+"""How many sums there are of each row."""
+
 IS_COMPILED: Final = _compiled_row_sums is not None
 """Whether the compiled sums are in use."""
 
 
-def row_moments(rows: Array, minus: Array | None = None) -> Float64:
-    """Return the moments of each row of `rows`, or of each row of ``rows - minus``.
+def row_sums(rows: Array, minus: Array | None) -> Float64:
+    """Return the sums of each row of `rows`, or of each row of ``rows - minus``.
 
     Parameters
     ----------
     rows
-        Dims (row, element), with at least one element; boolean, integer or floating point.
+        Dims (row, element), with at least one element; float32 or float64.
     minus
         What to subtract, of the same shape and type; the difference has that type too.
 
     Returns
     -------
     ndarray
-        Dims (row, 9), float64: mean, std, min, max, l1, l2, zeros, nan and inf, as
-        `statistics.DEFINITIONS` says.
+        Dims (row, 6), float64: sum, sum of squares, sum of absolute values, min, max and zeros; of
+        rows with a NaN, its neighbours decide about min and max.
 
     Examples
     --------
-    >>> row_moments(np.array([[3.0, -4.0, 0.0]]))[0, 5]
-    np.float64(5.0)
+    >>> row_sums(np.array([[3.0, -4.0, 0.0]]), None)
+    array([[-1., 25.,  7., -4.,  3.,  1.]])
     """
-    if rows.dtype not in (np.float32, np.float64):
-        rows = (rows if minus is None else rows - minus).astype(np.float64)
-        minus = None
-    # NaN and infinity are measurements; inf - inf is NaN, which is the answer.
-    with np.errstate(invalid="ignore", over="ignore"):
-        return _moments(rows, minus)
+    return compiled_sums(rows, minus) if IS_COMPILED else numpy_sums(rows, minus)
 
 
-def _moments(rows: Array, minus: Array | None) -> Float64:
+def moments(sums: Float64, rows: Array, minus: Array | None) -> Float64:
+    """Return the moments that follow from the sums of rows.
+
+    Parameters
+    ----------
+    sums
+        Of each row, dims (row, 6), as :func:`row_sums` returns them.
+    rows, minus
+        What they are the sums of, for those rows whose sums do not say enough.
+
+    Returns
+    -------
+    ndarray
+        Dims (row, 9), float64: mean, std, min, max, l1, l2, zeros, nan and inf, as
+        `statistics.DEFINITIONS` says.
+    """
     n = rows.shape[1]
-    sums = compiled_sums(rows, minus) if IS_COMPILED else numpy_sums(rows, minus)
-    total, squares, absolute, low, high, zeros = sums.T
+    total, squares, absolute, low, high, zeros = sums.T.copy()
     nans, infs = np.zeros((2, len(rows)))
     for row in np.flatnonzero(~np.isfinite(total)):
         values = rows[row] if minus is None else rows[row] - minus[row]
@@ -69,38 +82,25 @@ def _moments(rows: Array, minus: Array | None) -> Float64:
     low[nans > 0] = high[nans > 0] = np.nan
     mean = total / n
     deviations = squares - total * mean
-    cancelled = ~(deviations > _CANCELLED * squares)  # also where NaN
-    if cancelled.any():
-        others = None if minus is None else minus[cancelled]
-        deviations[cancelled] = _squared_deviations(rows[cancelled], others, mean[cancelled])
-    return np.stack(
-        [mean, np.sqrt(deviations / n), low, high, absolute, np.sqrt(squares), zeros, nans, infs],
-        axis=1,
-    )
+    cancelled = np.flatnonzero(~(deviations > _CANCELLED * squares))  # also where NaN
+    height = max(1, _AT_ONCE // n)
+    for part in (cancelled[start : start + height] for start in range(0, len(cancelled), height)):
+        others = None if minus is None else minus[part]
+        deviations[part] = _squared_deviations(rows[part], others, mean[part])
+    columns = (mean, np.sqrt(deviations / n), low, high, absolute, np.sqrt(squares))
+    return np.stack([*columns, zeros, nans, infs], axis=1)
 
 
 def compiled_sums(rows: Array, minus: Array | None) -> Float64:
-    """Return the sums of each row by the compiled module.
-
-    Parameters
-    ----------
-    rows, minus
-        As :func:`row_moments` takes them, float32 or float64.
-
-    Returns
-    -------
-    ndarray
-        Dims (row, 6): sum, sum of squares, sum of absolute values, min, max, and zeros; of rows
-        with a NaN, its neighbours decide about min and max.
-    """
-    out = np.empty((len(rows), 6))
+    """Sum by the compiled module; takes and returns what :func:`row_sums` does."""
+    out = np.empty((len(rows), SUMS))
     others = None if minus is None else np.require(minus, requirements=["C", "A"])
     _compiled_row_sums(np.require(rows, requirements=["C", "A"]), others, out)
     return out
 
 
 def numpy_sums(rows: Array, minus: Array | None) -> Float64:
-    """Return what :func:`compiled_sums` does, by NumPy."""
+    """Sum by NumPy; takes and returns what :func:`row_sums` does."""
     height, n = rows.shape
     total, squares, absolute, zeros = np.zeros((4, height))
     low, high = np.full(height, np.inf), np.full(height, -np.inf)

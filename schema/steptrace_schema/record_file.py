@@ -43,6 +43,9 @@ DTYPES: Final = {
 }
 """What safetensors calls NumPy's element types."""
 
+HEAD_BYTES: Final = 2**16
+"""The first bytes of a file, in which its small arrays are."""
+
 _NAMES: Final = {code: dtype for dtype, code in DTYPES.items()}
 _METADATA: Final = "__metadata__"
 _LENGTH_BYTES: Final = 8
@@ -117,8 +120,9 @@ def _table(
     """Return the order of arrays in a file, and what the header says of them."""
     table = []
     end = 0
-    # The widest types first, as safetensors itself orders them, so that each array is aligned.
-    ordered = sorted(entries, key=lambda entry: -entry[1].itemsize)
+    # The widest types first, as safetensors itself orders them, so that each array is aligned; of
+    # these the small arrays first, which are then read with one call.
+    ordered = sorted(entries, key=lambda entry: (-entry[1].itemsize, math.prod(entry[2])))
     for key, dtype, shape in ordered:
         if (code := DTYPES.get(dtype)) is None:
             msg = f"'{key}' is of type {dtype}, which a record cannot hold"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from steptrace_schema.moments import row_moments
+from steptrace_schema.moments import SUMS, moments, row_sums
 from steptrace_schema.names import (
     RECORDED_ID,
     SAMPLE_DIGEST,
@@ -22,6 +22,8 @@ from steptrace_schema.names import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from steptrace_schema.layout import ArraySpec
 
 DEFINITIONS: Final[dict[str, str]] = {
@@ -108,23 +110,40 @@ def compute_row_statistics(values: Array, minus: Array | None = None) -> Float64
     """
     rows = _as_matrix(values)
     others = None if minus is None else _as_matrix(minus)
-    result = np.full((len(rows), len(STATISTIC_NAMES)), np.nan)
-    n = rows.shape[1]
-    if n == 0:
+    if rows.shape[1] == 0:
+        result = np.full((len(rows), len(STATISTIC_NAMES)), np.nan)
         result[:, 4:9] = 0
         return result
     # NaN and infinity are measurements; inf - inf is NaN, which is the answer.
     with np.errstate(invalid="ignore", over="ignore"):
-        height = max(1, _BLOCK // n)
-        stride = -(-n // QUANTILE_SAMPLE)
-        for start in range(0, len(rows), height):
-            part = slice(start, start + height)  # few enough to be in the cache both times
-            result[part, :9] = row_moments(rows[part], None if others is None else others[part])
-            sample = rows[part, ::stride]
-            if others is not None:
-                sample = sample - others[part, ::stride]
-            result[part, 9:] = _percentiles(sample)
-    return result
+        if rows.dtype in (np.float32, np.float64):
+            return _describe(rows, others)
+        result = np.empty((len(rows), len(STATISTIC_NAMES)))
+        for part in _parts(rows):
+            block = rows[part] if others is None else rows[part] - others[part]
+            result[part] = _describe(block.astype(np.float64), None)
+        return result
+
+
+def _describe(rows: Array, minus: Array | None) -> Float64:
+    """Return the statistics of float32 or float64 rows."""
+    stride = -(-rows.shape[1] // QUANTILE_SAMPLE)
+    sums = np.empty((len(rows), SUMS))
+    sample = np.empty((len(rows), -(-rows.shape[1] // stride)), rows.dtype)
+    for part in _parts(rows):
+        if minus is None:
+            sums[part] = row_sums(rows[part], None)
+            sample[part] = rows[part, ::stride]
+        else:
+            sums[part] = row_sums(rows[part], minus[part])
+            np.subtract(rows[part, ::stride], minus[part, ::stride], out=sample[part])
+    return np.concatenate([moments(sums, rows, minus), _percentiles(sample)], axis=1)
+
+
+def _parts(rows: Array) -> Iterator[slice]:
+    """Yield a few rows at a time, so that they are still in the cache when they are used again."""
+    height = max(1, _BLOCK // rows.shape[1])
+    yield from (slice(start, start + height) for start in range(0, len(rows), height))
 
 
 def _as_matrix(values: Array) -> Array:
@@ -132,16 +151,15 @@ def _as_matrix(values: Array) -> Array:
 
 
 def _percentiles(sample: Array) -> Float64:
-    """Return the percentiles of each row, dims (row, 7): NumPy's definition, by sorting."""
-    exact = sample if sample.dtype == np.float32 else sample.astype(np.float64)
-    ordered = np.sort(exact, axis=1)  # NaN comes last
-    position = _QUANTILES * (ordered.shape[1] - 1)
+    """Return the percentiles of each row, dims (row, 7), by NumPy's definition; rows are sorted."""
+    sample.sort(axis=1)  # NaN comes last
+    position = _QUANTILES * (sample.shape[1] - 1)
     below = np.floor(position).astype(np.intp)
-    above = np.minimum(below + 1, ordered.shape[1] - 1)
+    above = np.minimum(below + 1, sample.shape[1] - 1)
     weight = position - below
-    low, high = ordered[:, below].astype(np.float64), ordered[:, above].astype(np.float64)
+    low, high = sample[:, below].astype(np.float64), sample[:, above].astype(np.float64)
     step = high - low
     # Counted from the nearer neighbour, so that the result never passes the farther one.
     result: Float64 = np.where(weight < 0.5, low + step * weight, high - step * (1 - weight))
-    result[np.isnan(ordered[:, -1])] = np.nan
+    result[np.isnan(sample[:, -1])] = np.nan
     return result

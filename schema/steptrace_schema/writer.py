@@ -23,7 +23,7 @@ from steptrace_schema.location import (
     read_file,
     sweep,
 )
-from steptrace_schema.metadata import array_metadata
+from steptrace_schema.metadata import array_metadata, object_name
 from steptrace_schema.names import (
     ATTRIBUTES_KEY,
     STATISTIC,
@@ -194,7 +194,7 @@ class ArrayWriter:
                     self._files.replace(self._object_name(position), pieces)
 
     def _object_name(self, position: Iterable[int]) -> str:
-        return "/".join([self._key, "c", *map(str, position)])
+        return f"{self._key}/{object_name(self._nodes.metadata[self._key], position)}"
 
     def _resize(self, shape: tuple[int, ...]) -> None:
         if shape != self._shape:

@@ -237,7 +237,7 @@ def test_a_truncated_chunk_is_named(
     capsys: pytest.CaptureFixture[str], healthy_path: Path, tmp_path: Path
 ) -> None:
     path = _copy(healthy_path, tmp_path / "cut.zarr")
-    chunk = path / "weights" / "sequential" / "dense" / "kernel" / "c" / "0" / "0" / "0"
+    chunk = path / "weights" / "sequential" / "dense" / "kernel" / "c.0.0.0"
     chunk.write_bytes(chunk.read_bytes()[:100])
     message = _trouble(capsys, "diff", healthy_path, path, "--kind", "weights")
     assert str(path) in message

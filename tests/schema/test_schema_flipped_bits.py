@@ -114,12 +114,12 @@ def test_a_flipped_bit_of_a_chunk_is_named_with_its_array_chunk_and_steps(
     whole: Path, values: dict[str, bytes], data: st.DataObject, bit: int
 ) -> None:
     chunk = data.draw(st.sampled_from([f for f in _files(whole) if f.name != ROOT.name]))
-    key, _, place = chunk.as_posix().rpartition("/c/")
+    key, _, place = chunk.as_posix().rpartition("/c.")
     sound = {tensor: open_trace(whole)[tensor].to_numpy() for tensor in TENSORS}
     with _flipped(whole / chunk, bit):
         problems = _problems(whole)
         assert {(p.path, p.rule) for p in problems} == {(key, "R18")}
-        assert f"c/{place}" in problems[0].found
+        assert f"c.{place}" in problems[0].found
         assert ("steps" in problems[0].found) == (key != "probe/x" and not key.endswith("step"))
         if key.endswith("/step"):  # without its steps a kind cannot be told apart by step
             with pytest.raises(DamagedTraceError, match=f"'{key}'"):
@@ -130,7 +130,7 @@ def test_a_flipped_bit_of_a_chunk_is_named_with_its_array_chunk_and_steps(
         with pytest.raises(DamagedTraceError, match=f"'{key}'"):
             _values(tree, key)
         if key in TENSORS:
-            row = SHARD_STEPS * int(place.partition("/")[0])
+            row = SHARD_STEPS * int(place.partition(".")[0])
             for start in {0, 8, 16} - {row}:
                 rows = slice(start, start + SHARD_STEPS)
                 assert np.array_equal(tree[key].isel(step=rows).to_numpy(), sound[key][rows])
@@ -211,7 +211,7 @@ def test_a_flipped_bit_hurts_one_chunk_of_a_shard_and_is_named_with_it(
     cut: Path, chunk: tuple[int, int, int], bit: int
 ) -> None:
     sound = open_trace(cut)[KERNEL].to_numpy()
-    name = f"c/{chunk[0] // 2}/0/0"
+    name = f"c.{chunk[0] // 2}.0.0"
     file = cut / KERNEL / name
     steps, units = slice(8 * chunk[0], 8 * chunk[0] + 8), slice(8 * chunk[2], 8 * chunk[2] + 8)
     table = np.frombuffer(file.read_bytes()[-(8 * 16 + 4) : -4], "<u8").reshape(2, 1, 4, 2)
@@ -239,10 +239,10 @@ def test_a_flipped_bit_hurts_one_chunk_of_a_shard_and_is_named_with_it(
 @settings(max_examples=20)
 @given(bit=BITS)
 def test_a_flipped_bit_in_the_index_of_a_shard_is_named_once(cut: Path, bit: int) -> None:
-    file = cut / KERNEL / "c/0/0/0"
+    file = cut / KERNEL / "c.0.0.0"
     length = 8 * 16 + 4
     with _flipped(file, 8 * (file.stat().st_size - length) + bit % (8 * length)):
         (problem,) = _problems(cut)
         assert problem.found.endswith(
-            "in file weights/dense/kernel/c/0/0/0, missing or damaged: steps 10 to 25"
+            "in file weights/dense/kernel/c.0.0.0, missing or damaged: steps 10 to 25"
         )

@@ -79,7 +79,7 @@ def test_an_array_that_comes_late_is_padding_before(tmp_path: Path) -> None:
     assert (found[8:] == late).all()
 
 
-@pytest.mark.parametrize("lost", ["c/0/0/0", "c/0/0/1", "c/1/0/1", "c/1/1/0", "c/1/0/0"])
+@pytest.mark.parametrize("lost", ["c.0.0.0", "c.0.0.1", "c.1.0.1", "c.1.1.0", "c.1.0.0"])
 def test_an_array_that_comes_late_is_filled_up_after_a_crash_at_any_of_its_objects(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
@@ -93,9 +93,8 @@ def test_an_array_that_comes_late_is_filled_up_after_a_crash_at_any_of_its_objec
         store.array(spec, 2 * SHARD, 1)
     again = TraceWriter(tmp_path / "run.zarr", attributes())
     again.array(spec, 2 * SHARD, 1).write(2 * SHARD, values[np.newaxis])
-    chunks = tmp_path / "run.zarr/gradients/late/c"
-    found = {file.relative_to(chunks).as_posix() for file in chunks.rglob("*") if file.is_file()}
-    assert found == {f"{i}/{j}/{k}" for i in range(3) for j in range(2) for k in range(2)}
+    found = {file.name for file in (tmp_path / "run.zarr/gradients/late").glob("c.*")}
+    assert found == {f"c.{i}.{j}.{k}" for i in range(3) for j in range(2) for k in range(2)}
     late = np.asarray(zarr.open_group(tmp_path / "run.zarr", mode="r")["gradients/late"])
     assert np.isnan(late[: 2 * SHARD]).all()
     assert late[2 * SHARD].tobytes() == values.tobytes()

@@ -51,6 +51,7 @@ def zarr_keywords(profile: Profile, spec: ArraySpec, steps: int) -> dict[str, An
         name: Literal["lz4", "zstd"] = "lz4" if profile == "fast" else "zstd"
         size = element.itemsize
         whole = steps * row * size if profile == "fast" else 0
+        whole = whole if smooth else min(whole, 2**16)
         blosc = BloscCodec(cname=name, clevel=5, shuffle="shuffle", typesize=size, blocksize=whole)
         keywords["compressors"] = [blosc, Crc32cCodec()]
     if spec.shape and (profile == "compact" or (profile == "fast" and not smooth)):
@@ -80,6 +81,7 @@ def test_an_array_has_the_bytes_that_zarr_gives_it(
             fill_value=fill,
             dimension_names=dims,
             attributes=spec.attributes,
+            chunk_key_encoding={"name": "default", "separator": "."},
             **zarr_keywords(profile, spec, 16),
         )
         metadata = array_metadata((64, *shape), dtype, dims, found, spec.attributes)
@@ -133,14 +135,34 @@ def test_rows_that_get_another_shape_keep_their_values(
     unit = found.shards or found.chunks
     counts = [-(-n // size) for n, size in zip((recorded + 5, *shape), unit, strict=True)]
     for position in itertools.product(*map(range, counts)):
-        assert (tmp_path / "run.zarr/inputs/x/c" / "/".join(map(str, position))).exists()
+        assert (tmp_path / "run.zarr/inputs/x" / ".".join(["c", *map(str, position)])).exists()
+
+
+def test_rows_are_added_under_the_keys_that_the_array_states(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    rows = np.arange(30, dtype=np.float32).reshape(10, 3)
+    array = zarr.create_array(
+        path / "inputs/x",
+        shape=(8, 3),
+        dtype="float32",
+        chunks=(4, 3),
+        fill_value=float("nan"),
+        compressors=[Crc32cCodec()],
+        chunk_key_encoding={"name": "default", "separator": "/"},
+    )
+    array[:5] = rows[:5]
+    writer = ArrayWriter(Nodes(LocalFiles(path), read_metadata(path)), "inputs/x")
+    writer.make_room(10, (3,), 5)
+    writer.write(5, rows[5:])
+    assert np.array_equal(zarr.open_array(path / "inputs/x", mode="r")[:10], rows)
+    assert len([*(path / "inputs/x/c").glob("*/0")]) == 3
 
 
 def test_rows_that_are_lost_are_not_written_over(tmp_path: Path) -> None:
     store = TraceWriter(tmp_path / "run.zarr", attributes(shard_steps=8))
     spec = ArraySpec("inputs", "x", ("sample",), (3,), "float32")
     store.array(spec, 0, 5).write(0, np.ones((5, 3), np.float32))
-    (tmp_path / "run.zarr/inputs/x/c/0/0").unlink()
+    (tmp_path / "run.zarr/inputs/x/c.0.0").unlink()
     metadata = read_metadata(tmp_path / "run.zarr")
     writer = ArrayWriter(Nodes(LocalFiles(tmp_path / "run.zarr"), metadata), "inputs/x")
     with pytest.raises(DamagedTraceError, match="'inputs/x' cannot be decoded in rows 0 to 4"):

@@ -160,7 +160,7 @@ def test_a_missing_object_is_named(address: Remote) -> None:
 
     write_journal(address, STEPS)
     recover(address)
-    obstore.delete(address.objects, "weights/dense/kernel/c/0/0/0")
+    obstore.delete(address.objects, "weights/dense/kernel/c.0.0.0")
     assert _problems(address) == ["R17"]
     with pytest.raises(TraceError, match=r"s3://.*'weights/dense/kernel'.*is missing"):
         open_trace(address)["weights/dense/kernel"].to_numpy()
