@@ -118,9 +118,7 @@ def _print_row(name: str, store: Path, rows: list[Values], found: Encoding) -> N
             _append(ArrayWriter(nodes, key), values, found)
         seconds.append(time.perf_counter() - began)
     cells = [f"{sum(values.nbytes for values in rows) / statistics.median(seconds) / 1e6:.0f}"]
-    files = [
-        [f.stat().st_size for f in (store / key / "c").rglob("*") if f.is_file()] for key in KEYS
-    ]
+    files = [[file.stat().st_size for file in (store / key).glob("c.*")] for key in KEYS]
     arrays = [zarr.open_array(store / key, mode="r") for key in KEYS]
     steps, inputs, units = (slice(0, extent) for extent in rows[0].shape)
     step, unit = slice(ROWS // 2 + 3, ROWS // 2 + 4), slice(7, 8)
