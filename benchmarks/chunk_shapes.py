@@ -47,11 +47,11 @@ ROWS = 256
 ROW_SHAPE = (784, 256)
 DIMS = ("step", "in", "out")
 SPEC = ArraySpec("weights", "sequential/dense/kernel", DIMS[1:], ROW_SHAPE, "float32")
-SHARD_STEPS = 32  # what the recorder takes for this model
+SHARD_STEPS = 64  # what the recorder takes for this model
 CHUNK_STEPS = (4, 8, 16, 32)
 CHUNK_UNITS = (8, 16, 32)
 CHUNK = (8, 784, 8)
-SHARDS = (None, (8, 784, 256), (32, 784, 32), (32, 784, 256), (128, 784, 32), (256, 784, 256))
+SHARDS = (None, (8, 784, 256), (64, 784, 32), (64, 784, 256), (128, 784, 32), (256, 784, 256))
 COLUMNS = (
     "append MB/s",
     "one step: bytes",

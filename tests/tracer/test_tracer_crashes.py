@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -248,6 +249,25 @@ def test_a_full_journal_holds_the_training_up_and_says_so(tmp_path: Path) -> Non
     (event,) = found.events
     assert "held up" in event.message
     assert event.step == 1
+
+
+def test_a_step_that_waits_for_a_recorder_that_dies_is_kept(tmp_path: Path) -> None:
+    path, stopped_at = tmp_path / "run.zarr", 3
+
+    class Stop(keras.callbacks.Callback):  # type: ignore[misc]
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if int(self.model.optimizer.iterations) - 1 == stopped_at:
+                (recorder,) = psutil.Process().children()
+                recorder.suspend()
+                # The next step waits until it has moved this one.
+                threading.Timer(1, recorder.kill).start()
+
+    with pytest.warns(RuntimeWarning, match="the recorder process failed"):
+        fit([Tracer(path, journal_limit=1, progress=False), Stop()])
+    assert recover(path) > 0
+    assert validate(path) == []
+    steps = np.asarray(zarr.open_group(path, mode="r")["scalars/step"]).tolist()
+    assert steps == [*range(stopped_at + 2)]
 
 
 def test_data_that_cannot_be_read_ends_the_trace_with_that_reason(tmp_path: Path) -> None:

@@ -89,8 +89,7 @@ def record(journal: Path, store: Location, trainer: int, parent: int) -> None:
 def _yield_to_training() -> None:
     """Have this thread run with what the training leaves of the processor, and a little more.
 
-    Not the process: without privileges there is no way back, for what is left at the end. Not as
-    SCHED_IDLE either: where other programs need all cores, a move would never end.
+    Not the process: without privileges there is no way back, for what is left at the end.
     """
     if sys.platform == "linux":  # elsewhere it is the process that has a priority
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LEAST_PRIORITY)

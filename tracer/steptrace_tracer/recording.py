@@ -302,7 +302,13 @@ class Recording:
                 update={"events": (*self._attributes.events, event)}
             )
             journal.declare(Declaration(self._attributes, self._arrays))
-        self._wait_while(lambda journal: self._is_full_for_now(journal, size), journal)
+        try:
+            self._wait_while(lambda journal: self._is_full_for_now(journal, size), journal)
+        except TraceError:
+            # Nobody makes room any more. This step is complete, so it is kept beyond a limit that
+            # is the journal's alone; the next one is refused.
+            if self._room is not None:
+                raise
 
     def _is_full(self, journal: JournalWriter, size: int) -> bool:
         if self._room is not None:
