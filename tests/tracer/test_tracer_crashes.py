@@ -63,14 +63,18 @@ def fit(callbacks: list[Any]) -> Any:
     return model
 
 
-def wait_for_recorder(store: Path) -> None:
-    """Wait until no recorder of the trace at `store` runs any more."""
-    recorders = [
+def recorders_of(store: Path) -> list[psutil.Process]:
+    """Return the processes that record the trace at `store`."""
+    return [
         process
         for process in psutil.process_iter(["cmdline"])
         if str(store) in (process.info["cmdline"] or [])
     ]
-    _, alive = psutil.wait_procs(recorders, timeout=60)
+
+
+def wait_for_recorder(store: Path) -> None:
+    """Wait until no recorder of the trace at `store` runs any more."""
+    _, alive = psutil.wait_procs(recorders_of(store), timeout=60)
     assert not alive
 
 
@@ -257,7 +261,7 @@ def test_a_step_that_waits_for_a_recorder_that_dies_is_kept(tmp_path: Path) -> N
     class Stop(keras.callbacks.Callback):  # type: ignore[misc]
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             if int(self.model.optimizer.iterations) - 1 == stopped_at:
-                (recorder,) = psutil.Process().children()
+                (recorder,) = recorders_of(path)
                 recorder.suspend()
                 # The next step waits until it has moved this one.
                 threading.Timer(1, recorder.kill).start()
