@@ -138,6 +138,18 @@ def test_rows_that_get_another_shape_keep_their_values(
         assert (tmp_path / "run.zarr/inputs/x" / ".".join(["c", *map(str, position)])).exists()
 
 
+def test_only_what_is_alike_from_step_to_step_is_compressed_in_whole_chunks() -> None:
+    def block(kind: Kind) -> Any:
+        found = encoding(
+            ArraySpec(kind, "kernel", ("in", "out"), (784, 256), "float32"), "fast", 64
+        )
+        assert found.blosc is not None
+        return found.blosc["blocksize"], 4 * math.prod(found.chunks)
+
+    assert block("weights") == (200_704, 200_704)
+    assert block("gradients") == (65_536, 200_704)
+
+
 def test_rows_are_added_under_the_keys_that_the_array_states(tmp_path: Path) -> None:
     path = tmp_path / "run.zarr"
     rows = np.arange(30, dtype=np.float32).reshape(10, 3)

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from steptrace_schema.journal import Record
 from steptrace_schema.record_file import write_record_file
 
 if TYPE_CHECKING:
@@ -71,3 +72,20 @@ def test_a_system_call_that_writes_less_is_repeated(
 def test_a_type_that_safetensors_has_not_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="'a' is of type complex64"):
         write_record_file(tmp_path / "a", {"a": np.zeros(2, np.complex64)}, {})
+
+
+def test_small_arrays_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = {str(i): np.full(30_000 if i % 2 else 10, i, np.float32) for i in range(20)}
+    write_record_file(tmp_path / "0.safetensors", arrays, {"step": "0"})
+    record, reads, preadv = Record(tmp_path / "0.safetensors"), [], os.preadv
+
+    def counted(descriptor: int, buffers: list[memoryview], begin: int) -> int:
+        reads.append(begin)
+        return preadv(descriptor, buffers, begin)
+
+    monkeypatch.setattr(os, "preadv", counted)
+    for key, expected in arrays.items():
+        found = np.empty_like(expected)
+        record.read_into(key, found)
+        assert (found == expected).all()
+    assert len(reads) == 11  # the large ones, and the small ones at once

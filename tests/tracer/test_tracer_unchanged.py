@@ -203,3 +203,4 @@ def test_no_warning_is_given_for_a_run_that_goes_well(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit(mlp(), [Tracer(tmp_path / "run.zarr")])
+    assert read_attributes(tmp_path / "run.zarr").status == "complete"

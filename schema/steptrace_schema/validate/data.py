@@ -32,7 +32,7 @@ def _steps(trace: Hierarchy, group: str) -> list[int] | None:
         return None
     try:
         return [int(s) for s in np.asarray(trace.arrays[key][: trace.rows(key)])]
-    except Exception:
+    except Exception:  # what cannot be decoded is a violation of R18, found by `_chunks_decode`
         return None
 
 
