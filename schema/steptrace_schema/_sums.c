@@ -1,44 +1,68 @@
 /* The sums behind the statistics of tensors, in one pass over their elements.
 
-   NumPy needs a pass for each of them. Elements are taken in vectors of 64 bytes, whatever the
-   processor's own are, and added up by position in the vector; with no fused multiply-add (see
-   the build settings) the same elements give the same bits on every processor. */
+   NumPy needs a pass for each of them. Elements are taken 64 bytes at a time, whatever the processor's
+   vectors are, and added up by their position in these; with no fused multiply-add (see the build
+   settings) the same elements give the same bits on every processor. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <math.h>
 #include <string.h>
 
-/* Where the loader can choose, wider instructions for processors that have them. */
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__has_attribute)
-#if __has_attribute(target_clones)
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
-#endif
-#endif
-#ifndef FOR_EACH_PROCESSOR
-#define FOR_EACH_PROCESSOR
-#endif
-
-typedef float Floats __attribute__((vector_size(64)));
-typedef float HalfFloats __attribute__((vector_size(32)));
-typedef int FloatMask __attribute__((vector_size(64)));
-typedef double Doubles __attribute__((vector_size(64)));
-typedef long long DoubleMask __attribute__((vector_size(64)));
+/* Vectors of 16 bytes, which every processor has: compilers take wider ones apart, element by element,
+   where there are none, which takes ten times as long. */
+typedef float Floats __attribute__((vector_size(16)));
+typedef float HalfFloats __attribute__((vector_size(8)));
+typedef int FloatMask __attribute__((vector_size(16)));
+typedef double Doubles __attribute__((vector_size(16)));
+typedef long long DoubleMask __attribute__((vector_size(16)));
 
 enum { SUM, SQUARES, ABSOLUTE, LOW, HIGH, ZEROS, COUNT };
 
 #define CHOOSE(type, mask, where, yes, no) ((type)(((mask)(yes) & (where)) | ((mask)(no) & ~(where))))
 #define MAGNITUDE 0x7fffffffffffffffLL /* all bits of a double but its sign */
+#define LINE 64                        /* bytes */
+#define BLOCK 8192                     /* bytes that stay in the nearest cache from loop to loop */
 
 typedef struct {
     Doubles sum, squares, absolute;
 } Totals;
 
-static inline __attribute__((always_inline)) void add(Totals *totals, Doubles values)
+static inline void add(Totals *totals, Doubles values)
 {
     totals->sum += values;
     totals->squares += values * values;
     totals->absolute += (Doubles)((DoubleMask)values & MAGNITUDE);
+}
+
+static inline void add_floats(Totals totals[2], Floats values)
+{
+    HalfFloats halves[2];
+    memcpy(halves, &values, sizeof halves);
+    add(&totals[0], __builtin_convertvector(halves[0], Doubles));
+    add(&totals[1], __builtin_convertvector(halves[1], Doubles));
+}
+
+static inline Floats floats_at(const float *x, const float *minus, Py_ssize_t i)
+{
+    Floats values, others;
+    memcpy(&values, x + i, sizeof values);
+    if (minus) {
+        memcpy(&others, minus + i, sizeof others);
+        values -= others;
+    }
+    return values;
+}
+
+static inline Doubles doubles_at(const double *x, const double *minus, Py_ssize_t i)
+{
+    Doubles values, others;
+    memcpy(&values, x + i, sizeof values);
+    if (minus) {
+        memcpy(&others, minus + i, sizeof others);
+        values -= others;
+    }
+    return values;
 }
 
 static void finish(double *out, double low, double high, double zeros)
@@ -48,16 +72,17 @@ static void finish(double *out, double low, double high, double zeros)
     out[ZEROS] += zeros;
 }
 
-static void finish_totals(double *out, const Totals *totals)
+static void finish_totals(double *out, const Totals *totals, int count)
 {
-    for (int k = 0; k < 8; k++) {
-        out[SUM] += totals->sum[k];
-        out[SQUARES] += totals->squares[k];
-        out[ABSOLUTE] += totals->absolute[k];
-    }
+    for (int i = 0; i < count; i++)
+        for (int k = 0; k < 2; k++) {
+            out[SUM] += totals[i].sum[k];
+            out[SQUARES] += totals[i].squares[k];
+            out[ABSOLUTE] += totals[i].absolute[k];
+        }
 }
 
-/* The elements that fill no vector. */
+/* The elements that fill no line. */
 static void finish_rest(double *out, double value)
 {
     out[SUM] += value;
@@ -66,64 +91,78 @@ static void finish_rest(double *out, double value)
     finish(out, value, value, value == 0);
 }
 
-FOR_EACH_PROCESSOR
 static void sum_floats(const float *x, const float *minus, Py_ssize_t n, double *out)
 {
-    Totals even = {0}, odd = {0};
-    Floats low = (Floats){0} + INFINITY, high = (Floats){0} - INFINITY;
-    Py_ssize_t i = 0;
-    while (i + 16 <= n) {
-        FloatMask zeros = {0}; /* counted in parts that no integer overflows */
-        Py_ssize_t end = n - i < 1 << 30 ? n : i + (1 << 30);
-        for (; i + 16 <= end; i += 16) {
-            Floats values, others;
-            memcpy(&values, x + i, sizeof values);
-            if (minus) {
-                memcpy(&others, minus + i, sizeof others);
-                values -= others;
+    enum { WIDTH = LINE / sizeof(float), HALF = WIDTH / 2 };
+    Totals totals[2][4] = {0};
+    Floats low[4], high[4];
+    for (int k = 0; k < 4; k++) {
+        low[k] = (Floats){0} + INFINITY;
+        high[k] = (Floats){0} - INFINITY;
+    }
+    Py_ssize_t whole = n - n % WIDTH, length = BLOCK / sizeof(float);
+    for (Py_ssize_t start = 0; start < whole; start += length) {
+        Py_ssize_t end = whole - start < length ? whole : start + length;
+        /* In three loops, for each of which the processor has registers enough. */
+        for (int half = 0; half < 2; half++) {
+            Totals own[4];
+            memcpy(own, totals[half], sizeof own);
+            for (Py_ssize_t i = start + half * HALF; i < end; i += WIDTH) {
+                add_floats(own, floats_at(x, minus, i));
+                add_floats(own + 2, floats_at(x, minus, i + 4));
             }
-            zeros -= values == 0;
-            low = CHOOSE(Floats, FloatMask, values < low, values, low);
-            high = CHOOSE(Floats, FloatMask, values > high, values, high);
-            HalfFloats halves[2];
-            memcpy(halves, &values, sizeof halves);
-            add(&even, __builtin_convertvector(halves[0], Doubles));
-            add(&odd, __builtin_convertvector(halves[1], Doubles));
+            memcpy(totals[half], own, sizeof own);
         }
-        for (int k = 0; k < 16; k++)
+        FloatMask zeros = {0};
+        for (Py_ssize_t i = start; i < end; i += WIDTH)
+            for (int k = 0; k < 4; k++) {
+                Floats values = floats_at(x, minus, i + 4 * k);
+                zeros -= values == 0;
+                low[k] = CHOOSE(Floats, FloatMask, values < low[k], values, low[k]);
+                high[k] = CHOOSE(Floats, FloatMask, values > high[k], values, high[k]);
+            }
+        for (int k = 0; k < 4; k++)
             out[ZEROS] += zeros[k];
     }
-    for (int k = 0; k < 16; k++)
-        finish(out, low[k], high[k], 0);
-    finish_totals(out, &even);
-    finish_totals(out, &odd);
-    for (; i < n; i++)
+    for (int k = 0; k < 4; k++)
+        for (int lane = 0; lane < 4; lane++)
+            finish(out, low[k][lane], high[k][lane], 0);
+    finish_totals(out, totals[0], 4);
+    finish_totals(out, totals[1], 4);
+    for (Py_ssize_t i = whole; i < n; i++)
         finish_rest(out, minus ? x[i] - minus[i] : x[i]);
 }
 
-FOR_EACH_PROCESSOR
 static void sum_doubles(const double *x, const double *minus, Py_ssize_t n, double *out)
 {
-    Totals totals = {0};
-    Doubles low = (Doubles){0} + INFINITY, high = (Doubles){0} - INFINITY;
-    DoubleMask zeros = {0};
-    Py_ssize_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-        Doubles values, others;
-        memcpy(&values, x + i, sizeof values);
-        if (minus) {
-            memcpy(&others, minus + i, sizeof others);
-            values -= others;
-        }
-        zeros -= values == 0;
-        low = CHOOSE(Doubles, DoubleMask, values < low, values, low);
-        high = CHOOSE(Doubles, DoubleMask, values > high, values, high);
-        add(&totals, values);
+    enum { WIDTH = LINE / sizeof(double) };
+    Totals totals[4] = {0};
+    Doubles low[4], high[4];
+    for (int k = 0; k < 4; k++) {
+        low[k] = (Doubles){0} + INFINITY;
+        high[k] = (Doubles){0} - INFINITY;
     }
-    for (int k = 0; k < 8; k++)
-        finish(out, low[k], high[k], (double)zeros[k]);
-    finish_totals(out, &totals);
-    for (; i < n; i++)
+    Py_ssize_t whole = n - n % WIDTH, length = BLOCK / sizeof(double);
+    for (Py_ssize_t start = 0; start < whole; start += length) {
+        Py_ssize_t end = whole - start < length ? whole : start + length;
+        for (Py_ssize_t i = start; i < end; i += WIDTH)
+            for (int k = 0; k < 4; k++)
+                add(&totals[k], doubles_at(x, minus, i + 2 * k));
+        DoubleMask zeros = {0};
+        for (Py_ssize_t i = start; i < end; i += WIDTH)
+            for (int k = 0; k < 4; k++) {
+                Doubles values = doubles_at(x, minus, i + 2 * k);
+                zeros -= values == 0;
+                low[k] = CHOOSE(Doubles, DoubleMask, values < low[k], values, low[k]);
+                high[k] = CHOOSE(Doubles, DoubleMask, values > high[k], values, high[k]);
+            }
+        out[ZEROS] += (double)(zeros[0] + zeros[1]);
+    }
+    for (int k = 0; k < 4; k++)
+        for (int lane = 0; lane < 2; lane++)
+            finish(out, low[k][lane], high[k][lane], 0);
+    finish_totals(out, totals, 4);
+    for (Py_ssize_t i = whole; i < n; i++)
         finish_rest(out, minus ? x[i] - minus[i] : x[i]);
 }
 

@@ -17,6 +17,7 @@ from google_crc32c import value as crc32c
 
 from steptrace_schema.errors import TraceError
 from steptrace_schema.scratch import Scratch
+from steptrace_schema.strided_copy import copy_strided
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -210,7 +211,7 @@ class Encoding:
             ordered = self._in_order(chunk, np.empty(chunk.shape, chunk.dtype))
             data = ordered.reshape(-1).view(np.uint8)
             return data, checksum(data)
-        with _SCRATCH.array(chunk.shape, chunk.dtype) as memory:
+        with _SCRATCH.array(self.stored_shape, chunk.dtype) as memory:
             is_in_order = chunk.flags.c_contiguous and not self.step_last
             ordered = chunk if is_in_order else self._in_order(chunk, memory)
             content = ordered.reshape(-1).view(np.uint8) if self.pcodec is None else ordered
@@ -218,27 +219,43 @@ class Encoding:
         return data, checksum(data)
 
     def _in_order(self, chunk: npt.NDArray[Any], memory: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the chunk contiguous and in the order in which it is compressed."""
-        copy_runs(memory, chunk)
-        return np.ascontiguousarray(np.moveaxis(memory, 0, -1)) if self.step_last else memory
+        """Put the chunk into `memory` in the order in which it is compressed."""
+        copy_strided(self.step_first(memory), chunk)
+        return memory
 
-    def decode(self, data: bytes | memoryview, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-        """Decode one chunk.
+    def decode_into(self, data: bytes | memoryview, target: npt.NDArray[Any]) -> None:
+        """Decode one chunk into a contiguous array of `stored_shape`.
 
         Raises
         ------
         ValueError
-            If its checksum is not the one that is stored with it.
+            If its checksum is not the one that is stored with it, or its size not that of a chunk.
         """
         everything: Any = np.frombuffer(data, np.uint8)
         content, stored = everything[:-4], everything[-4:].tobytes()
         if checksum(content) != stored:
             msg = f"the checksum is {checksum(content).hex()} where {stored.hex()} is stored"
             raise ValueError(msg)
+        if self.blosc is not None and content[_BLOSC_SIZE].tobytes() == _uint32(target.nbytes):
+            numcodecs.blosc.decompress(content, target)
+            return
         decoded: Any = content if self._codec is None else self._codec.decode(content)
-        ordered = (*self.chunks[1:], *self.chunks[:1]) if self.step_last else self.chunks
-        chunk = np.frombuffer(decoded, dtype).reshape(ordered)
-        return np.ascontiguousarray(np.moveaxis(chunk, -1, 0)) if self.step_last else chunk
+        target[...] = np.frombuffer(decoded, target.dtype).reshape(target.shape)
+
+    def decode(self, data: bytes | memoryview, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        """Decode one chunk; return it with dims (step, ...). Raises what `decode_into` does."""
+        chunk: npt.NDArray[Any] = np.empty(self.stored_shape, dtype)
+        self.decode_into(data, chunk)
+        return self.step_first(chunk)
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Shape of a chunk in the order in which it is compressed."""
+        return (*self.chunks[1:], *self.chunks[:1]) if self.step_last else self.chunks
+
+    def step_first(self, chunks: npt.NDArray[Any], axis: int = 0) -> npt.NDArray[Any]:
+        """Return a view of chunks of `stored_shape` with their step axis at `axis`."""
+        return np.moveaxis(chunks, -1, axis) if self.step_last else chunks
 
     @functools.cached_property
     def _codec(self) -> Any:  # the package has no types
@@ -250,23 +267,13 @@ class Encoding:
         return numcodecs.get_codec({"id": "blosc", **self.blosc, "shuffle": shuffle})
 
 
-def copy_runs(target: npt.NDArray[Any], source: npt.NDArray[Any]) -> None:
-    """Copy an array into another of its shape, as fast as the last axis is long.
-
-    NumPy copies element by element where an array is a part of a larger one. Here the last axis, a
-    few units long, is one element.
-    """
-    contiguous = all(a.strides[-1:] == (a.itemsize,) for a in (target, source))
-    if not source.size or not contiguous:
-        target[...] = source
-        return
-    run = np.dtype((np.void, source.shape[-1] * source.itemsize))
-    target.view(run)[...] = source.view(run)
-
-
 def checksum(data: Buffer) -> bytes:
     """Return what the ``crc32c`` codec appends to `data`."""
     value: int = crc32c(data)
+    return _uint32(value)
+
+
+def _uint32(value: int) -> bytes:
     return value.to_bytes(4, "little")
 
 
@@ -280,6 +287,7 @@ _BLOSC: Final = "blosc"
 _PCODEC: Final = "numcodecs.pcodec"
 _LITTLE_ENDIAN: Final = {"name": "bytes", "configuration": {"endian": "little"}}
 _CRC32C: Final = {"name": "crc32c"}
+_BLOSC_SIZE: Final = slice(4, 8)  # where blosc says how many bytes it has compressed
 _SHUFFLES: Final = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 
 

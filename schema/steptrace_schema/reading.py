@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from steptrace_schema.codecs import checksum, copy_runs
+from steptrace_schema.codecs import checksum
 from steptrace_schema.location import is_packed
+from steptrace_schema.scratch import Scratch
+from steptrace_schema.strided_copy import copy_strided
 
 if TYPE_CHECKING:
     import zarr
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 _ABSENT = 2**64 - 1
 _INDEX_CHECKSUM = 4
 _WHOLE = (0, None)
+_SCRATCH = Scratch()
 _READ_WHOLE = 0.75  # with so many of its chunks wanted, an object is read in one go
 
 Position: TypeAlias = tuple[int, ...]
@@ -37,10 +40,16 @@ Position: TypeAlias = tuple[int, ...]
 Region: TypeAlias = tuple["slice | npt.NDArray[np.intp]", ...]
 """For each axis, what is wanted of it: a slice without a step, or increasing numbers."""
 
+Overlap: TypeAlias = tuple[Position, Region, tuple[slice, ...]]
+"""A cell of a grid that a region meets, what is wanted of it, and where that is in the region."""
+
 Range: TypeAlias = tuple[int, "int | None"]
 """From one byte of an object to another, None for its end; negative numbers count from there."""
 
-Read: TypeAlias = Callable[[Sequence[Range]], Iterable[bytes]]
+Content: TypeAlias = "bytes | memoryview"
+"""A part of an object; nothing may refer to it when the object is closed."""
+
+Read: TypeAlias = Callable[[Sequence[Range]], Iterable[Content]]
 """Returns the content of ranges of an object, in their order."""
 
 Objects: TypeAlias = Callable[[Position], AbstractContextManager[Read]]
@@ -56,12 +65,18 @@ def file_objects(folder: Path, array: zarr.Array[Any]) -> Objects:
     @contextlib.contextmanager
     def opened(position: Position) -> Iterator[Read]:
         path = folder / array.metadata.encode_chunk_key(position)
-        with path.open("rb", buffering=0) as file:
+        with path.open("rb", buffering=0) as file, contextlib.ExitStack() as lent:
 
-            def read(ranges: Sequence[Range]) -> Iterator[bytes]:
-                for start, stop in ranges:
-                    begin = file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
-                    yield file.read(-1 if stop is None else stop - begin)
+            def read(ranges: Sequence[Range]) -> Iterator[Content]:
+                for part in ranges:
+                    start, stop = part
+                    if part == _WHOLE:
+                        size = os.fstat(file.fileno()).st_size
+                        memory = lent.enter_context(_SCRATCH.array((size,), np.uint8))
+                        yield memory.data[: file.readinto(memory.data)]
+                    else:
+                        begin = file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
+                        yield file.read(-1 if stop is None else stop - begin)
 
             yield read
 
@@ -160,10 +175,8 @@ def _outer(array: npt.NDArray[Any], region: Region) -> npt.NDArray[Any]:
     return array
 
 
-def overlaps(
-    region: Region, unit: tuple[int, ...]
-) -> list[tuple[Position, Region, tuple[slice, ...]]]:
-    """Return grid position, part of that cell, and part of the region, of all cells it meets."""
+def overlaps(region: Region, unit: tuple[int, ...]) -> list[Overlap]:
+    """Return all cells of a grid of `unit` that a region meets."""
     axes = [list(_cells(part, size)) for part, size in zip(region, unit, strict=True)]
     return [
         (tuple(c for c, _, _ in cell), tuple(i for _, i, _ in cell), tuple(t for _, _, t in cell))
@@ -199,7 +212,7 @@ def _read_object(
     with objects(position) as read:
         if encoding.shards is None:
             (content,) = read([_WHOLE])
-            copy_runs(out, _outer(encoding.decode(content, out.dtype), region))
+            copy_strided(out, _outer(encoding.decode(content, out.dtype), region))
         else:
             _read_shard(encoding, encoding.shards, region, fill, read, out)
 
@@ -215,29 +228,62 @@ def _read_shard(
     counts = [extent // size for extent, size in zip(shape, encoding.chunks, strict=True)]
     length = int(np.prod(counts)) * 16 + _INDEX_CHECKSUM
     wanted = overlaps(region, encoding.chunks)
-    whole = b""
+    whole: Content = b""
     if len(wanted) >= _READ_WHOLE * np.prod(counts):
         (whole,) = read([_WHOLE])
-    table = whole[-length:]
+    table = bytes(whole[-length:])
     if not whole:
-        (table,) = read([(-length, None)])
+        table = bytes(*read([(-length, None)]))
     if len(table) != length or checksum(table[:-_INDEX_CHECKSUM]) != table[-_INDEX_CHECKSUM:]:
         msg = "the index of the shard does not have the checksum that is stored with it"
         raise ValueError(msg)
     index = np.frombuffer(table[:-_INDEX_CHECKSUM], "<u8").reshape(*counts, 2)
-    present, ranges = [], []
-    for chunk, inner, target in wanted:
-        offset, size = index[chunk].tolist()
-        if offset == _ABSENT:
-            out[target] = fill
-        else:
-            present.append((inner, target))
-            ranges.append((offset, offset + size))
-    contents: Iterable[bytes | memoryview]
+    places = [index[chunk].tolist() for chunk, _, _ in wanted]
+    ranges = [(offset, offset + size) for offset, size in places if offset != _ABSENT]
+    contents: Iterator[Content]
     if whole:
         view = memoryview(whole)
         contents = (view[start:stop] for start, stop in ranges)
     else:
-        contents = read(ranges)
-    for (inner, target), content in zip(present, contents, strict=True):
-        copy_runs(_view(out, target), _outer(encoding.decode(content, out.dtype), inner))
+        contents = iter(read(ranges))
+    stored = (None if offset == _ABSENT else next(contents) for offset, _ in places)
+    chunks = zip(wanted, stored, strict=True)
+    for _, row in itertools.groupby(chunks, key=lambda chunk: chunk[0][0][:-1]):
+        _decode_row(encoding, [*row], fill, out)
+
+
+def _decode_row(
+    encoding: Encoding,
+    row: list[tuple[Overlap, Content | None]],
+    fill: Any,
+    out: npt.NDArray[Any],
+) -> None:
+    """Decode chunks that lie beside each other along the last axis.
+
+    Those that are wanted in their whole width go to their places together: one after the other,
+    each would write a few bytes into every line of memory that they share.
+    """
+    with _SCRATCH.array((len(row), *encoding.stored_shape), out.dtype) as memory:
+        for place, (_, content) in zip(memory, row, strict=True):
+            if content is None:
+                place[...] = fill
+            else:
+                encoding.decode_into(content, place)
+        chunks = encoding.step_first(memory, axis=1)
+
+        def place_in_row(number: int) -> int | None:
+            _, inner, _ = row[number][0]
+            width = encoding.chunks[-1]
+            return None if isinstance(inner[-1], slice) and _length(inner[-1]) == width else number
+
+        for _, numbers in itertools.groupby(range(len(row)), key=place_in_row):
+            first, *others = numbers
+            last = others[-1] if others else first
+            (_, inner, target), (_, _, end) = row[first][0], row[last][0]
+            part = _outer(chunks[first : last + 1], (slice(None), *inner))
+            place = out[(*target[:-1], slice(target[-1].start, end[-1].stop))]
+            places = place.reshape(*place.shape[:-1], len(part), part.shape[-1])
+            values = np.moveaxis(part, 0, -2)
+            if encoding.step_last:  # one step after the other would read every line again for each
+                places, values = np.moveaxis(places, 0, -2), np.moveaxis(values, 0, -2)
+            copy_strided(places, values)

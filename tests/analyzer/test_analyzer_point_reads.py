@@ -20,7 +20,7 @@ from steptrace_schema.attributes import Policy
 from steptrace_schema.codecs import Encoding
 from steptrace_schema.compact import recover
 from steptrace_schema.errors import TraceError
-from steptrace_schema.reading import location_objects
+from steptrace_schema.reading import Content, location_objects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from steptrace_schema.attributes import Profile
-    from steptrace_schema.reading import Objects, Range, Read
+    from steptrace_schema.reading import Content, Objects, Range, Read
 
     Values = npt.NDArray[Any]
 
@@ -70,7 +70,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         def opened(position: tuple[int, ...]) -> Iterator[Read]:
             with objects(position) as read:
 
-                def counted(ranges: Sequence[Range]) -> Iterator[bytes]:
+                def counted(ranges: Sequence[Range]) -> Iterator[Content]:
                     for content in read(ranges):
                         found.append(len(content))
                         yield content

@@ -46,6 +46,18 @@ def test_sums_are_those_of_exact_arithmetic(sums: Any, rows: Array, with_minus: 
         assert got[3:].tolist() == [row.min(), row.max(), (row == 0).sum()]
 
 
+@pytest.mark.parametrize("sums", SUMS)
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("n", [1_023, 1_024, 2_048, 2_049, 20_003])
+def test_long_rows_are_summed_block_by_block(sums: Any, dtype: str, n: int) -> None:
+    rows = np.random.default_rng(n).normal(size=(2, n)).astype(dtype)
+    rows[:, ::5] = 0
+    for row, got in zip(rows.astype(np.float64), sums(rows, None), strict=True):
+        expected = [math.fsum(row), math.fsum(row * row), math.fsum(abs(row))]
+        assert got[:3] == pytest.approx(expected, rel=1e-12, abs=1e-12 * n)
+        assert got[3:].tolist() == [row.min(), row.max(), (row == 0).sum()]
+
+
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("place", [0, 7, 36])

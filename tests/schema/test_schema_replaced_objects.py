@@ -102,13 +102,13 @@ def test_an_object_that_is_damaged_stays_so(
 ) -> None:
     values = np.random.default_rng(0).normal(size=(8, *SPEC.shape)).astype(np.float32)
     writer.write(0, values)
-    decode = Encoding.decode
+    decode_into = Encoding.decode_into
 
-    def flipped(self: Encoding, data: Any, dtype: Any) -> Any:
+    def flipped(self: Encoding, data: Any, target: Any) -> None:
         content = bytearray(data)
         content[5] ^= 1
-        return decode(self, bytes(content), dtype)
+        decode_into(self, bytes(content), target)
 
-    monkeypatch.setattr(Encoding, "decode", flipped)
+    monkeypatch.setattr(Encoding, "decode_into", flipped)
     with pytest.raises(ValueError, match="checksum"):
         _read(place)
