@@ -43,27 +43,21 @@ static inline void add_floats(Totals totals[2], Floats values)
     add(&totals[1], __builtin_convertvector(halves[1], Doubles));
 }
 
-static inline Floats floats_at(const float *x, const float *minus, Py_ssize_t i)
-{
-    Floats values, others;
-    memcpy(&values, x + i, sizeof values);
-    if (minus) {
-        memcpy(&others, minus + i, sizeof others);
-        values -= others;
+/* Some elements of a row, less those of another one where there is one. */
+#define DEFINE_AT(name, Vector, element)                                                           \
+    static inline Vector name(const element *x, const element *minus, Py_ssize_t i)                \
+    {                                                                                              \
+        Vector values, others;                                                                     \
+        memcpy(&values, x + i, sizeof values);                                                     \
+        if (minus) {                                                                               \
+            memcpy(&others, minus + i, sizeof others);                                             \
+            values -= others;                                                                      \
+        }                                                                                          \
+        return values;                                                                             \
     }
-    return values;
-}
 
-static inline Doubles doubles_at(const double *x, const double *minus, Py_ssize_t i)
-{
-    Doubles values, others;
-    memcpy(&values, x + i, sizeof values);
-    if (minus) {
-        memcpy(&others, minus + i, sizeof others);
-        values -= others;
-    }
-    return values;
-}
+DEFINE_AT(floats_at, Floats, float)
+DEFINE_AT(doubles_at, Doubles, double)
 
 static void finish(double *out, double low, double high, double zeros)
 {
@@ -91,19 +85,43 @@ static void finish_rest(double *out, double value)
     finish(out, value, value, value == 0);
 }
 
+/* Extremes and zeros of the lines from `start` to `end`. */
+#define DEFINE_EXTREMES(name, at, Vector, Mask, element)                                           \
+    static void name(const element *x, const element *minus, Py_ssize_t start, Py_ssize_t end,     \
+                     double *out)                                                                  \
+    {                                                                                              \
+        enum { LANES = sizeof(Vector) / sizeof(element) };                                         \
+        Vector low[4], high[4];                                                                    \
+        Mask zeros = {0};                                                                          \
+        for (int k = 0; k < 4; k++) {                                                              \
+            low[k] = (Vector){0} + INFINITY;                                                       \
+            high[k] = (Vector){0} - INFINITY;                                                      \
+        }                                                                                          \
+        for (Py_ssize_t i = start; i < end; i += 4 * LANES)                                        \
+            for (int k = 0; k < 4; k++) {                                                          \
+                Vector values = at(x, minus, i + LANES * k);                                       \
+                zeros -= values == 0;                                                              \
+                low[k] = CHOOSE(Vector, Mask, values < low[k], values, low[k]);                    \
+                high[k] = CHOOSE(Vector, Mask, values > high[k], values, high[k]);                 \
+            }                                                                                      \
+        for (int lane = 0; lane < LANES; lane++) {                                                 \
+            for (int k = 0; k < 4; k++)                                                            \
+                finish(out, low[k][lane], high[k][lane], 0);                                       \
+            out[ZEROS] += (double)zeros[lane];                                                     \
+        }                                                                                          \
+    }
+
+DEFINE_EXTREMES(float_extremes, floats_at, Floats, FloatMask, float)
+DEFINE_EXTREMES(double_extremes, doubles_at, Doubles, DoubleMask, double)
+
+/* Block by block, in loops for each of which the processor has registers enough. */
 static void sum_floats(const float *x, const float *minus, Py_ssize_t n, double *out)
 {
-    enum { WIDTH = LINE / sizeof(float), HALF = WIDTH / 2 };
+    enum { WIDTH = LINE / sizeof(float), HALF = WIDTH / 2, LENGTH = BLOCK / sizeof(float) };
     Totals totals[2][4] = {0};
-    Floats low[4], high[4];
-    for (int k = 0; k < 4; k++) {
-        low[k] = (Floats){0} + INFINITY;
-        high[k] = (Floats){0} - INFINITY;
-    }
-    Py_ssize_t whole = n - n % WIDTH, length = BLOCK / sizeof(float);
-    for (Py_ssize_t start = 0; start < whole; start += length) {
-        Py_ssize_t end = whole - start < length ? whole : start + length;
-        /* In three loops, for each of which the processor has registers enough. */
+    Py_ssize_t whole = n - n % WIDTH;
+    for (Py_ssize_t start = 0; start < whole; start += LENGTH) {
+        Py_ssize_t end = whole - start < LENGTH ? whole : start + LENGTH;
         for (int half = 0; half < 2; half++) {
             Totals own[4];
             memcpy(own, totals[half], sizeof own);
@@ -113,20 +131,8 @@ static void sum_floats(const float *x, const float *minus, Py_ssize_t n, double 
             }
             memcpy(totals[half], own, sizeof own);
         }
-        FloatMask zeros = {0};
-        for (Py_ssize_t i = start; i < end; i += WIDTH)
-            for (int k = 0; k < 4; k++) {
-                Floats values = floats_at(x, minus, i + 4 * k);
-                zeros -= values == 0;
-                low[k] = CHOOSE(Floats, FloatMask, values < low[k], values, low[k]);
-                high[k] = CHOOSE(Floats, FloatMask, values > high[k], values, high[k]);
-            }
-        for (int k = 0; k < 4; k++)
-            out[ZEROS] += zeros[k];
+        float_extremes(x, minus, start, end, out);
     }
-    for (int k = 0; k < 4; k++)
-        for (int lane = 0; lane < 4; lane++)
-            finish(out, low[k][lane], high[k][lane], 0);
     finish_totals(out, totals[0], 4);
     finish_totals(out, totals[1], 4);
     for (Py_ssize_t i = whole; i < n; i++)
@@ -135,32 +141,16 @@ static void sum_floats(const float *x, const float *minus, Py_ssize_t n, double 
 
 static void sum_doubles(const double *x, const double *minus, Py_ssize_t n, double *out)
 {
-    enum { WIDTH = LINE / sizeof(double) };
+    enum { WIDTH = LINE / sizeof(double), LENGTH = BLOCK / sizeof(double) };
     Totals totals[4] = {0};
-    Doubles low[4], high[4];
-    for (int k = 0; k < 4; k++) {
-        low[k] = (Doubles){0} + INFINITY;
-        high[k] = (Doubles){0} - INFINITY;
-    }
-    Py_ssize_t whole = n - n % WIDTH, length = BLOCK / sizeof(double);
-    for (Py_ssize_t start = 0; start < whole; start += length) {
-        Py_ssize_t end = whole - start < length ? whole : start + length;
+    Py_ssize_t whole = n - n % WIDTH;
+    for (Py_ssize_t start = 0; start < whole; start += LENGTH) {
+        Py_ssize_t end = whole - start < LENGTH ? whole : start + LENGTH;
         for (Py_ssize_t i = start; i < end; i += WIDTH)
             for (int k = 0; k < 4; k++)
                 add(&totals[k], doubles_at(x, minus, i + 2 * k));
-        DoubleMask zeros = {0};
-        for (Py_ssize_t i = start; i < end; i += WIDTH)
-            for (int k = 0; k < 4; k++) {
-                Doubles values = doubles_at(x, minus, i + 2 * k);
-                zeros -= values == 0;
-                low[k] = CHOOSE(Doubles, DoubleMask, values < low[k], values, low[k]);
-                high[k] = CHOOSE(Doubles, DoubleMask, values > high[k], values, high[k]);
-            }
-        out[ZEROS] += (double)(zeros[0] + zeros[1]);
+        double_extremes(x, minus, start, end, out);
     }
-    for (int k = 0; k < 4; k++)
-        for (int lane = 0; lane < 2; lane++)
-            finish(out, low[k][lane], high[k][lane], 0);
     finish_totals(out, totals, 4);
     for (Py_ssize_t i = whole; i < n; i++)
         finish_rest(out, minus ? x[i] - minus[i] : x[i]);

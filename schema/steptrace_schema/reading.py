@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from steptrace_schema.codecs import checksum
 from steptrace_schema.location import is_packed
+from steptrace_schema.record_file import read_bytes
 from steptrace_schema.scratch import Scratch
 from steptrace_schema.strided_copy import copy_strided
 
@@ -73,7 +74,8 @@ def file_objects(folder: Path, array: zarr.Array[Any]) -> Objects:
                     if part == _WHOLE:
                         size = os.fstat(file.fileno()).st_size
                         memory = lent.enter_context(_SCRATCH.array((size,), np.uint8))
-                        yield memory.data[: file.readinto(memory.data)]
+                        read_bytes(file.fileno(), 0, memory.data)
+                        yield memory.data
                     else:
                         begin = file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
                         yield file.read(-1 if stop is None else stop - begin)

@@ -224,3 +224,30 @@ def test_a_flipped_bit_is_an_error() -> None:
     stored[len(stored) // 2] ^= 1
     with pytest.raises(ValueError, match="checksum"):
         found.decode(bytes(stored), np.dtype("float32"))
+
+
+@pytest.mark.parametrize("profile", ["none", "fast", "compact"])
+def test_a_chunk_with_fewer_values_is_an_error_and_not_what_was_in_memory(profile: Any) -> None:
+    found = encoding(spec_of((40, 16)), profile, 8)
+    fewer = dataclasses.replace(found, chunks=(found.chunks[0], 20, found.chunks[2]))
+    stored = b"".join(bytes(piece) for piece in fewer.encode(np.ones(fewer.chunks, np.float32)))
+    with pytest.raises(ValueError, match="reshape"):
+        found.decode_into(stored, np.zeros(found.stored_shape, np.float32))
+
+
+def test_a_chunk_that_a_shard_does_not_have_reads_as_fill_values(tmp_path: Path) -> None:
+    array = zarr.create_array(
+        tmp_path / "a",
+        shape=(8, 16),
+        shards=(8, 16),
+        chunks=(4, 8),
+        dtype="f4",
+        fill_value=-3,
+        compressors=[Crc32cCodec()],
+    )
+    array[:4] = 5  # of the last two chunks there is nothing
+    everything = (slice(0, 8), slice(0, 16))
+    objects = file_objects(tmp_path / "a", array)
+    found = read_region(Encoding.of(array), everything, array.dtype, -3, objects)
+    assert np.array_equal(found, np.asarray(array[:]))
+    assert (found[4:] == -3).all()
