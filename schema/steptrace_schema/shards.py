@@ -64,18 +64,18 @@ def _shard(
     index = np.full((*counts, 2), _ABSENT, dtype="<u8")
     pieces: list[Buffer] = []
     offset = 0
-    for position in itertools.product(*(range(n) for n in counts)):
-        region = tuple(
-            slice(i * n, (i + 1) * n) for i, n in zip(position, encoding.chunks, strict=True)
-        )
-        chunk = block[region]
-        if chunk.size == 0:
+    for outer in itertools.product(*(range(n) for n in counts[:-1])):
+        inner = zip(outer, encoding.chunks, strict=False)
+        row = block[tuple(slice(i * n, (i + 1) * n) for i, n in inner)]
+        if row.size == 0:
             continue
-        encoded = encoding.encode(_filled_up(chunk, encoding.chunks, fill))
-        length = sum(len(memoryview(piece)) for piece in encoded)
-        pieces += encoded
-        index[position] = offset, length
-        offset += length
+        width = encoding.chunks[-1]
+        whole = (*encoding.chunks[:-1], -(-row.shape[-1] // width) * width)
+        for number, encoded in enumerate(encoding.encode_row(_filled_up(row, whole, fill))):
+            length = sum(len(memoryview(piece)) for piece in encoded)
+            pieces += encoded
+            index[(*outer, number)] = offset, length
+            offset += length
     table = index.tobytes()
     return [*pieces, table, checksum(table)]
 

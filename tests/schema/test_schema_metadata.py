@@ -43,6 +43,7 @@ def zarr_keywords(profile: Profile, spec: ArraySpec, steps: int) -> dict[str, An
     """What section 7 of SPEC.md says of encoding, as zarr-python takes it."""
     element, row = np.dtype(spec.dtype), math.prod(spec.shape)
     smooth = spec.kind == "weights"
+    repeats = profile == "fast" and not smooth and element.kind == "f"
     keywords: dict[str, Any] = {"compressors": [Crc32cCodec()]}
     if profile == "compact" and element.itemsize > 1:
         delta = {"delta_spec": "try_consecutive", "delta_encoding_order": 1}
@@ -51,10 +52,15 @@ def zarr_keywords(profile: Profile, spec: ArraySpec, steps: int) -> dict[str, An
         name: Literal["lz4", "zstd"] = "lz4" if profile == "fast" else "zstd"
         size = element.itemsize
         whole = steps * row * size if profile == "fast" else 0
-        whole = whole if smooth else min(whole, 2**16)
-        blosc = BloscCodec(cname=name, clevel=5, shuffle="shuffle", typesize=size, blocksize=whole)
+        blosc = BloscCodec(
+            cname=name,
+            clevel=5,
+            shuffle="noshuffle" if repeats else "shuffle",
+            typesize=size,
+            blocksize=min(whole, 2**16) if repeats else whole,
+        )
         keywords["compressors"] = [blosc, Crc32cCodec()]
-    if spec.shape and (profile == "compact" or (profile == "fast" and not smooth)):
+    if spec.shape and (profile == "compact" or repeats):
         keywords["filters"] = [TransposeCodec(order=(*range(1, len(spec.shape) + 1), 0))]
     return keywords
 

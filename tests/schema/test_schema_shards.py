@@ -60,6 +60,7 @@ def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut arrays of a few elements as finely as large ones are cut."""
     monkeypatch.setattr(codecs, "_SMALL_CHUNK", 256)
     monkeypatch.setattr(codecs, "_LARGEST_CHUNK", 1024)
+    monkeypatch.setattr(codecs, "_TOGETHER", 2048)
     monkeypatch.setattr(codecs, "_LARGEST_SHARD", 4096)
 
 

@@ -1,0 +1,203 @@
+/* The k-th smallest elements of rows, for a few k, without sorting all of a row.
+
+   Elements are counted by their first bits, and only those that share them with one that is wanted
+   are looked at again, by the bits that follow: a radix sort that leaves out all parts but those. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+
+enum {
+    MOST_RANKS = 64,
+    FEW = 24,        /* elements that are sorted by insertion */
+    MANY = 4096,     /* elements of which more bits are counted by at once */
+    FIRST_BITS = 12, /* of many elements: the sign, the exponent and a little of float32 */
+    BITS = 8,
+};
+
+/* Unsigned integers in the order of the elements: NaN is the last, and both zeros are one. */
+#define DEFINE_ORDER(element, Key, key_of, element_of)                                             \
+    static inline Key key_of(element value)                                                        \
+    {                                                                                              \
+        const Key sign = (Key)1 << (8 * sizeof(Key) - 1);                                          \
+        Key key;                                                                                   \
+        value += 0;                                                                                \
+        memcpy(&key, &value, sizeof key);                                                          \
+        key ^= key & sign ? ~(Key)0 : sign;                                                        \
+        return value == value ? key : ~(Key)0;                                                     \
+    }                                                                                              \
+    static inline element element_of(Key key)                                                      \
+    {                                                                                              \
+        const Key sign = (Key)1 << (8 * sizeof(Key) - 1);                                          \
+        element value;                                                                             \
+        key ^= key & sign ? sign : ~(Key)0;                                                        \
+        memcpy(&value, &key, sizeof value);                                                        \
+        return value;                                                                              \
+    }
+
+/* Put the keys of `ranks`, which ascend and count from `base`, into `out`. The keys are alike in
+   all bits but the last `unknown` ones; they and `spare`, of the same length, are used up. */
+#define DEFINE_SELECT(Key, select)                                                                 \
+    static void select(Key *keys, Key *spare, Py_ssize_t n, int unknown, const Py_ssize_t *ranks,  \
+                       Py_ssize_t base, int count, Key *out)                                       \
+    {                                                                                              \
+        Py_ssize_t same = 1;                                                                       \
+        while (same < n && keys[same] == keys[0])                                                  \
+            same++;                                                                                \
+        if (same < n && n <= FEW)                                                                  \
+            for (Py_ssize_t i = same; i < n; i++) {                                                \
+                Key key = keys[i];                                                                 \
+                Py_ssize_t k = i;                                                                  \
+                for (; k > 0 && keys[k - 1] > key; k--)                                            \
+                    keys[k] = keys[k - 1];                                                         \
+                keys[k] = key;                                                                     \
+            }                                                                                      \
+        if (same == n || n <= FEW) {                                                               \
+            for (int i = 0; i < count; i++)                                                        \
+                out[i] = keys[ranks[i] - base];                                                    \
+            return;                                                                                \
+        }                                                                                          \
+        int bits = n >= MANY ? FIRST_BITS : BITS;                                                  \
+        if (bits > unknown)                                                                        \
+            bits = unknown;                                                                        \
+        const int shift = unknown - bits;                                                          \
+        const Key mask = ((Key)1 << bits) - 1;                                                     \
+        uint32_t sizes[1 << FIRST_BITS];                                                           \
+        uint8_t parts[1 << FIRST_BITS]; /* 0, or 1 and more for what is looked at again */         \
+        memset(sizes, 0, sizeof *sizes << bits);                                                   \
+        memset(parts, 0, sizeof *parts << bits);                                                   \
+        for (Py_ssize_t i = 0; i < n; i++)                                                         \
+            sizes[keys[i] >> shift & mask]++;                                                      \
+        /* Of each part: where it begins, its first rank, and where its next key goes. */          \
+        Py_ssize_t begins[MOST_RANKS + 2], bases[MOST_RANKS + 2], next[MOST_RANKS + 2];            \
+        int firsts[MOST_RANKS + 2];                                                                \
+        int part = 0;                                                                              \
+        Py_ssize_t before = base, begin = 0;                                                       \
+        for (int digit = 0, i = 0; i < count; digit++) {                                           \
+            Py_ssize_t after = before + sizes[digit];                                              \
+            if (ranks[i] < after) {                                                                \
+                parts[digit] = (uint8_t)++part;                                                    \
+                begins[part] = next[part] = begin;                                                 \
+                bases[part] = before;                                                              \
+                firsts[part] = i;                                                                  \
+                begin += sizes[digit];                                                             \
+                while (i < count && ranks[i] < after)                                              \
+                    i++;                                                                           \
+            }                                                                                      \
+            before = after;                                                                        \
+        }                                                                                          \
+        begins[part + 1] = next[0] = begin; /* the rest */                                         \
+        firsts[part + 1] = count;                                                                  \
+        for (Py_ssize_t i = 0; i < n; i++)                                                         \
+            spare[next[parts[keys[i] >> shift & mask]]++] = keys[i];                               \
+        for (int k = 1; k <= part; k++)                                                            \
+            select(spare + begins[k], keys + begins[k], begins[k + 1] - begins[k], shift,          \
+                   ranks + firsts[k], bases[k], firsts[k + 1] - firsts[k], out + firsts[k]);       \
+    }
+
+#define DEFINE_ROW(element, Key, key_of, element_of, select, row_order)                            \
+    DEFINE_ORDER(element, Key, key_of, element_of)                                                 \
+    DEFINE_SELECT(Key, select)                                                                     \
+    static void row_order(const element *row, Py_ssize_t n, const Py_ssize_t *ranks, int count,    \
+                          element *out, void *memory)                                              \
+    {                                                                                              \
+        Key *keys = memory, found[MOST_RANKS];                                                     \
+        for (Py_ssize_t i = 0; i < n; i++)                                                         \
+            keys[i] = key_of(row[i]);                                                              \
+        select(keys, keys + n, n, 8 * (int)sizeof(Key), ranks, 0, count, found);                   \
+        for (int i = 0; i < count; i++)                                                            \
+            out[i] = element_of(found[i]);                                                         \
+    }
+
+DEFINE_ROW(float, uint32_t, key_of_float, float_of_key, select_floats, order_floats)
+DEFINE_ROW(double, uint64_t, key_of_double, double_of_key, select_doubles, order_doubles)
+
+static int are_ranks(const Py_buffer *ranks, Py_ssize_t n)
+{
+    const int are_signed = strcmp(ranks->format, "l") == 0 || strcmp(ranks->format, "q") == 0;
+    if (!are_signed || ranks->itemsize != sizeof(Py_ssize_t) || ranks->ndim != 1 ||
+        ranks->shape[0] > MOST_RANKS)
+        return 0;
+    const Py_ssize_t *rank = ranks->buf;
+    for (Py_ssize_t i = 0; i < ranks->shape[0]; i++)
+        if (rank[i] < (i ? rank[i - 1] : 0) || rank[i] >= n)
+            return 0;
+    return 1;
+}
+
+static int is_of(const Py_buffer *buffer, const char *type)
+{
+    return buffer->ndim == 2 && strcmp(buffer->format, type) == 0;
+}
+
+/* Return 0 where there is not the memory. */
+static int order_rows(const Py_buffer *rows, const Py_buffer *ranks, const Py_buffer *out)
+{
+    const Py_ssize_t n = rows->shape[1];
+    const int count = (int)ranks->shape[0];
+    void *memory = PyMem_RawMalloc((size_t)(2 * rows->itemsize * n));
+    if (memory == NULL)
+        return 0;
+    for (Py_ssize_t row = 0; row < rows->shape[0]; row++) {
+        const char *values = (const char *)rows->buf + row * n * rows->itemsize;
+        char *found = (char *)out->buf + row * count * out->itemsize;
+        if (is_of(rows, "f"))
+            order_floats((const float *)values, n, ranks->buf, count, (float *)found, memory);
+        else
+            order_doubles((const double *)values, n, ranks->buf, count, (double *)found, memory);
+    }
+    PyMem_RawFree(memory);
+    return 1;
+}
+
+static PyObject *order_statistics(PyObject *module, PyObject *args)
+{
+    PyObject *values, *wanted, *result;
+    Py_buffer rows, ranks, out;
+    int has_memory = 1;
+    if (!PyArg_ParseTuple(args, "OOO", &values, &wanted, &result))
+        return NULL;
+    if (PyObject_GetBuffer(values, &rows, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS) < 0)
+        return NULL;
+    if (PyObject_GetBuffer(wanted, &ranks, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS) < 0)
+        goto no_ranks;
+    if (PyObject_GetBuffer(result, &out, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) < 0)
+        goto no_out;
+    if ((is_of(&rows, "f") || is_of(&rows, "d")) && is_of(&out, rows.format) &&
+        are_ranks(&ranks, rows.shape[1]) && (uint64_t)rows.shape[1] <= UINT32_MAX &&
+        out.shape[0] == rows.shape[0] && out.shape[1] == ranks.shape[0]) {
+        Py_BEGIN_ALLOW_THREADS
+        has_memory = order_rows(&rows, &ranks, &out);
+        Py_END_ALLOW_THREADS
+        if (!has_memory)
+            PyErr_NoMemory();
+    } else {
+        PyErr_SetString(PyExc_ValueError, "rows, ranks and the result do not fit");
+    }
+    PyBuffer_Release(&out);
+no_out:
+    PyBuffer_Release(&ranks);
+no_ranks:
+    PyBuffer_Release(&rows);
+    if (PyErr_Occurred())
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"order_statistics", order_statistics, METH_VARARGS,
+     "order_statistics(rows, ranks, out)\n--\n\n"
+     "Put the elements of ascending ranks of each row into `out`."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "_order_statistics", "Order statistics of rows.", 0, methods,
+    NULL, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__order_statistics(void)
+{
+    return PyModuleDef_Init(&module);
+}
