@@ -1,7 +1,7 @@
 /* The k-th smallest elements of rows, for a few k, without sorting all of a row.
 
    Elements are counted by their first bits, and only those that share them with one that is wanted
-   are looked at again, by the bits that follow: a radix sort that leaves out all parts but those. */
+   are looked at again, by the bits that follow: a radix sort that leaves out all other parts. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -15,6 +15,13 @@ enum {
     FIRST_BITS = 12, /* of many elements: the sign, the exponent and a little of float32 */
     BITS = 8,
 };
+
+/* Of each value of the bits that are counted by: how many keys have it, and which part they are of,
+   0 for the rest, 1 and more for those that are looked at again. */
+typedef struct {
+    uint32_t sizes[1 << FIRST_BITS];
+    uint8_t parts[1 << FIRST_BITS];
+} Counts;
 
 /* Unsigned integers in the order of the elements: NaN is the last, and both zeros are one. */
 #define DEFINE_ORDER(element, Key, key_of, element_of)                                             \
@@ -37,10 +44,11 @@ enum {
     }
 
 /* Put the keys of `ranks`, which ascend and count from `base`, into `out`. The keys are alike in
-   all bits but the last `unknown` ones; they and `spare`, of the same length, are used up. */
+   all bits but the last `unknown` ones; they and `spare`, of the same length, are used up. `counts`
+   is memory for a while: one for all, not on the stack, which is small in some threads. */
 #define DEFINE_SELECT(Key, select)                                                                 \
     static void select(Key *keys, Key *spare, Py_ssize_t n, int unknown, const Py_ssize_t *ranks,  \
-                       Py_ssize_t base, int count, Key *out)                                       \
+                       Py_ssize_t base, int count, Key *out, Counts *counts)                       \
     {                                                                                              \
         Py_ssize_t same = 1;                                                                       \
         while (same < n && keys[same] == keys[0])                                                  \
@@ -63,8 +71,8 @@ enum {
             bits = unknown;                                                                        \
         const int shift = unknown - bits;                                                          \
         const Key mask = ((Key)1 << bits) - 1;                                                     \
-        uint32_t sizes[1 << FIRST_BITS];                                                           \
-        uint8_t parts[1 << FIRST_BITS]; /* 0, or 1 and more for what is looked at again */         \
+        uint32_t *sizes = counts->sizes;                                                           \
+        uint8_t *parts = counts->parts;                                                            \
         memset(sizes, 0, sizeof *sizes << bits);                                                   \
         memset(parts, 0, sizeof *parts << bits);                                                   \
         for (Py_ssize_t i = 0; i < n; i++)                                                         \
@@ -93,19 +101,20 @@ enum {
             spare[next[parts[keys[i] >> shift & mask]]++] = keys[i];                               \
         for (int k = 1; k <= part; k++)                                                            \
             select(spare + begins[k], keys + begins[k], begins[k + 1] - begins[k], shift,          \
-                   ranks + firsts[k], bases[k], firsts[k + 1] - firsts[k], out + firsts[k]);       \
+                   ranks + firsts[k], bases[k], firsts[k + 1] - firsts[k], out + firsts[k],        \
+                   counts);                                                                        \
     }
 
 #define DEFINE_ROW(element, Key, key_of, element_of, select, row_order)                            \
     DEFINE_ORDER(element, Key, key_of, element_of)                                                 \
     DEFINE_SELECT(Key, select)                                                                     \
     static void row_order(const element *row, Py_ssize_t n, const Py_ssize_t *ranks, int count,    \
-                          element *out, void *memory)                                              \
+                          element *out, Counts *counts)                                            \
     {                                                                                              \
-        Key *keys = memory, found[MOST_RANKS];                                                     \
+        Key *keys = (Key *)(counts + 1), found[MOST_RANKS]; /* what follows is room for them */    \
         for (Py_ssize_t i = 0; i < n; i++)                                                         \
             keys[i] = key_of(row[i]);                                                              \
-        select(keys, keys + n, n, 8 * (int)sizeof(Key), ranks, 0, count, found);                   \
+        select(keys, keys + n, n, 8 * (int)sizeof(Key), ranks, 0, count, found, counts);           \
         for (int i = 0; i < count; i++)                                                            \
             out[i] = element_of(found[i]);                                                         \
     }
@@ -136,18 +145,18 @@ static int order_rows(const Py_buffer *rows, const Py_buffer *ranks, const Py_bu
 {
     const Py_ssize_t n = rows->shape[1];
     const int count = (int)ranks->shape[0];
-    void *memory = PyMem_RawMalloc((size_t)(2 * rows->itemsize * n));
-    if (memory == NULL)
+    Counts *counts = PyMem_RawMalloc(sizeof *counts + (size_t)(2 * rows->itemsize * n));
+    if (counts == NULL)
         return 0;
     for (Py_ssize_t row = 0; row < rows->shape[0]; row++) {
         const char *values = (const char *)rows->buf + row * n * rows->itemsize;
         char *found = (char *)out->buf + row * count * out->itemsize;
         if (is_of(rows, "f"))
-            order_floats((const float *)values, n, ranks->buf, count, (float *)found, memory);
+            order_floats((const float *)values, n, ranks->buf, count, (float *)found, counts);
         else
-            order_doubles((const double *)values, n, ranks->buf, count, (double *)found, memory);
+            order_doubles((const double *)values, n, ranks->buf, count, (double *)found, counts);
     }
-    PyMem_RawFree(memory);
+    PyMem_RawFree(counts);
     return 1;
 }
 
