@@ -67,6 +67,17 @@ def test_nan_and_inf_are_counted_and_not_skipped() -> None:
     assert np.isnan([found["mean"], found["l2"], found["min"], found["p50"]]).all()
 
 
+@pytest.mark.parametrize("size", [100, 5_000])  # sorted, and selected
+def test_one_nan_makes_every_percentile_nan(size: int) -> None:
+    values = np.random.default_rng(0).normal(size=(2, size)).astype(np.float32)
+    values[1, size // 3] = np.nan
+    percentiles = [name.startswith("p") for name in STATISTIC_NAMES]
+    found = compute_row_statistics(values)[:, percentiles]
+    assert found.shape == (2, 7)
+    assert np.isfinite(found[0]).all()
+    assert np.isnan(found[1]).all()
+
+
 def test_an_empty_tensor_has_no_mean_and_no_elements() -> None:
     found = named(np.zeros((0, 3), dtype=np.float32))
     assert np.isnan(found["mean"])
