@@ -28,14 +28,14 @@ import zarr
 from reading import timed
 from traced_runs import journal_of
 
-from steptrace_schema.codecs import Encoding, encoding, shard_shape
-from steptrace_schema.files import LocalFiles
-from steptrace_schema.journal import JournalReader, Record, journal_path
-from steptrace_schema.layout import ArraySpec
-from steptrace_schema.metadata import array_metadata
-from steptrace_schema.nodes import Nodes
-from steptrace_schema.reading import file_objects, read_region
-from steptrace_schema.writer import ArrayWriter
+from steptrace_schema.encoding.codecs import Encoding, encoding, shard_shape
+from steptrace_schema.encoding.read_region import file_objects, read_region
+from steptrace_schema.format.layout import ArraySpec
+from steptrace_schema.journal.reader import JournalReader, Record, journal_path
+from steptrace_schema.storage.files import LocalFiles
+from steptrace_schema.store.node_metadata import array_metadata
+from steptrace_schema.store.nodes import Nodes
+from steptrace_schema.store.writer import ArrayWriter
 
 if TYPE_CHECKING:
     import numpy.typing as npt

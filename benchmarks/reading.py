@@ -34,10 +34,10 @@ import zarr
 from traced_runs import journal_of
 from zarr.codecs import BloscCodec
 
-from steptrace_analyzer.open import open_trace
-from steptrace_schema.codecs import Encoding
-from steptrace_schema.compact import Compactor
-from steptrace_schema.journal import JournalReader, Record, journal_path
+from steptrace_analyzer.trace.open import open_trace
+from steptrace_schema.encoding.codecs import Encoding
+from steptrace_schema.journal.reader import JournalReader, Record, journal_path
+from steptrace_schema.moving.journal_mover import Compactor
 
 if TYPE_CHECKING:
     from collections.abc import Callable

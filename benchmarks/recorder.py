@@ -26,15 +26,15 @@ from pathlib import Path
 
 from traced_runs import WORKLOADS, journal_of
 
-from steptrace_tracer.recorder import ENVIRONMENT
+from steptrace_tracer.record.recorder_handle import ENVIRONMENT
 
 STEPS = {"mlp": 500, "cnn": 24}
 
 
 def move(store: Path, workers: int, *, where: bool) -> dict[str, float]:
     """Move the journal of `store`; return bytes, seconds, CPU seconds and peak memory."""
-    from steptrace_schema.compact import Compactor
-    from steptrace_schema.journal import JournalReader, journal_path
+    from steptrace_schema.journal.reader import JournalReader, journal_path
+    from steptrace_schema.moving.journal_mover import Compactor
 
     journal = journal_path(store)
     raw = sum(path.stat().st_size for path in JournalReader(journal).paths())

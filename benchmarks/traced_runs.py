@@ -36,9 +36,9 @@ def journal_of(workload: str, steps: int, profile: str, folder: Path) -> Path:
     folder
         Where the runs are kept.
     """
-    from steptrace_schema.codecs import shard_steps_for
-    from steptrace_schema.journal import Declaration, JournalWriter, journal_path
-    from steptrace_schema.store import read_attributes
+    from steptrace_schema.encoding.codecs import shard_steps_for
+    from steptrace_schema.journal.reader import Declaration, JournalWriter, journal_path
+    from steptrace_schema.store.opening import read_attributes
 
     run = folder / f"{workload}-{steps}.zarr"
     if not run.exists():
@@ -68,7 +68,7 @@ def journal_of(workload: str, steps: int, profile: str, folder: Path) -> Path:
 def _step_bytes(run: Path) -> int:
     import zarr
 
-    from steptrace_schema.store import open_zarr
+    from steptrace_schema.store.opening import open_zarr
 
     members = dict(open_zarr(run).members(max_depth=None))
     arrays = [array for array in members.values() if isinstance(array, zarr.Array)]
@@ -78,8 +78,8 @@ def _step_bytes(run: Path) -> int:
 def _specs(run: Path) -> Iterator[Any]:
     import zarr
 
-    from steptrace_schema.resume import spec_of
-    from steptrace_schema.store import open_zarr
+    from steptrace_schema.moving.resume import spec_of
+    from steptrace_schema.store.opening import open_zarr
 
     for key, array in sorted(open_zarr(run).members(max_depth=None)):
         if not isinstance(array, zarr.Array) or key.startswith("statistics/"):
@@ -94,7 +94,7 @@ def _records(
 ) -> Iterator[tuple[int, dict[str, npt.NDArray[Any]]]]:
     import numpy as np
 
-    from steptrace_schema.store import open_zarr
+    from steptrace_schema.store.opening import open_zarr
 
     group = open_zarr(run)
     arrays: dict[str, Any] = {spec.key: group[spec.key] for spec in specs}

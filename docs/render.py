@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from steptrace_schema.arrays import ARRAYS
-from steptrace_schema.statistics import DEFINITIONS
+from steptrace_schema.format.array_table import ARRAYS
+from steptrace_schema.statistics.describe import DEFINITIONS
 from steptrace_schema.validate import RULES
 
 SPEC = Path(__file__).parents[1] / "schema" / "SPEC.md"

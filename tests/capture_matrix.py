@@ -27,14 +27,14 @@ class Row:
     """Kind to the reason why it is not there."""
 
 
-_LOOPS = "test_tracer_custom_loops.py::test_a_custom_step_is_recorded_and_not_changed"
+_LOOPS = "capture/test_tracer_custom_loops.py::test_a_custom_step_is_recorded_and_not_changed"
 _NO_SLOTS = "plain gradient descent remembers nothing"
 
 ROWS: Final[tuple[Row, ...]] = (
     *(
         Row(
             f"`fit`: {style.name}",
-            "test_tracer_styles.py::"
+            "capture/test_tracer_styles.py::"
             "test_a_style_is_recorded_as_a_second_computation_finds_it_and_not_changed",
             dict(style.lacks),
         )
@@ -46,45 +46,45 @@ ROWS: Final[tuple[Row, ...]] = (
     ),
     Row(
         "own loop: method, autograph",
-        "test_tracer_custom_loops.py::test_a_method_is_a_step_too_and_its_object_has_the_models",
+        "capture/test_tracer_custom_loops.py::test_a_method_is_a_step_too_and_its_object_has_the_models",
         {"optimizer": _NO_SLOTS},
     ),
     Row(
         "own loop: GAN, two models and optimizers",
-        "test_tracer_custom_loops.py::test_both_models_of_a_gan_are_recorded_with_their_own_losses",
+        "capture/test_tracer_custom_loops.py::test_both_models_of_a_gan_are_recorded_with_their_own_losses",
     ),
     Row(
         "own loop: nested tapes, a gradient penalty",
-        "test_tracer_own_tapes.py::test_a_gradient_penalty_is_recorded_and_not_changed",
+        "capture/test_tracer_own_tapes.py::test_a_gradient_penalty_is_recorded_and_not_changed",
         {"optimizer": _NO_SLOTS},
     ),
     Row(
         "own loop: a persistent tape, two losses",
-        "test_tracer_own_tapes.py::test_a_persistent_tape_gives_the_sum_of_its_gradients",
+        "capture/test_tracer_own_tapes.py::test_a_persistent_tape_gives_the_sum_of_its_gradients",
         {"optimizer": _NO_SLOTS},
     ),
     Row(
         "`MirroredStrategy`, two replicas: `fit`, and an own loop with `strategy.run`",
-        "test_tracer_replicas.py::test_gradients_are_those_that_the_optimizer_applies",
+        "capture/test_tracer_replicas.py::test_gradients_are_those_that_the_optimizer_applies",
         {"optimizer": _NO_SLOTS},
     ),
     Row(
         "several worker processes",
-        "test_tracer_workers.py::test_every_worker_writes_its_trace_into_one_folder",
+        "session/test_tracer_workers.py::test_every_worker_writes_its_trace_into_one_folder",
         {"optimizer": _NO_SLOTS},
     ),
     Row(
         "a second `fit`, `trainable` changed between",
-        "test_tracer_resume.py::test_layers_may_be_frozen_between_fits",
+        "session/test_tracer_resume.py::test_layers_may_be_frozen_between_fits",
         {"optimizer": _NO_SLOTS},
     ),
     Row(
         "resumed from a checkpoint",
-        "test_tracer_resume.py::test_a_trace_goes_on_after_a_checkpoint_was_loaded",
+        "session/test_tracer_resume.py::test_a_trace_goes_on_after_a_checkpoint_was_loaded",
     ),
     Row(
         "random operations without a seed",
-        "test_tracer_custom_loops.py::"
+        "capture/test_tracer_custom_loops.py::"
         "test_random_operations_without_a_seed_draw_what_they_draw_without_the_tracer",
     ),
 )

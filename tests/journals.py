@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steptrace_schema.attributes import Policy, TraceAttributes
-from steptrace_schema.journal import Declaration, JournalWriter
-from steptrace_schema.layout import ArraySpec, resolve_dims, split_key
-from steptrace_schema.location import journal_path
+from steptrace_schema.format.attributes import Policy, TraceAttributes
+from steptrace_schema.format.layout import ArraySpec, resolve_dims, split_key
+from steptrace_schema.journal.reader import Declaration, JournalWriter
+from steptrace_schema.storage.location import journal_path
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from steptrace_schema.location import Location
+    from steptrace_schema.storage.location import Location
 
 Arrays = dict[str, "npt.NDArray[Any]"]
 

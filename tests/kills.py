@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from journals import Arrays, attributes, write_journal
-from steptrace_tracer.recorder_process import record
+from steptrace_tracer.record.recorder_process import record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from steptrace_analyzer.updates import with_updates
-from steptrace_schema.attributes import Layer, Model, Policy, TraceAttributes
-from steptrace_schema.layout import ArraySpec, feature_dims, resolve_dims, split_key, variable_dims
+from steptrace_analyzer.trace.updates import with_updates
+from steptrace_schema.format.attributes import Layer, Model, Policy, TraceAttributes
+from steptrace_schema.format.layout import (
+    ArraySpec,
+    feature_dims,
+    resolve_dims,
+    split_key,
+    variable_dims,
+)
 from steptrace_schema.names import ATTRIBUTES_KEY, STATISTIC_NAMES
-from steptrace_schema.statistics import compute_statistics, has_statistics
+from steptrace_schema.statistics.describe import compute_statistics, has_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,25 +7,25 @@ if TYPE_CHECKING:
     from steptrace_analyzer.anomalies import find_anomalies as find_anomalies
     from steptrace_analyzer.differences import diff as diff
     from steptrace_analyzer.differences import diff_steps as diff_steps
-    from steptrace_analyzer.follow import follow as follow
-    from steptrace_analyzer.info import describe as describe
-    from steptrace_analyzer.open import open_trace as open_trace
-    from steptrace_analyzer.open import trace_attributes as trace_attributes
-    from steptrace_analyzer.packing import pack as pack
-    from steptrace_analyzer.packing import unpack as unpack
-    from steptrace_analyzer.sensitivity import total_gradient as total_gradient
+    from steptrace_analyzer.trace.follow import follow as follow
+    from steptrace_analyzer.trace.info import describe as describe
+    from steptrace_analyzer.trace.open import open_trace as open_trace
+    from steptrace_analyzer.trace.open import trace_attributes as trace_attributes
+    from steptrace_analyzer.trace.packing import pack as pack
+    from steptrace_analyzer.trace.packing import unpack as unpack
+    from steptrace_analyzer.trace.sensitivity import total_gradient as total_gradient
 
 _HOMES = {
-    "describe": "info",
+    "describe": "trace.info",
     "diff": "differences",
     "diff_steps": "differences",
     "find_anomalies": "anomalies",
-    "follow": "follow",
-    "open_trace": "open",
-    "pack": "packing",
-    "total_gradient": "sensitivity",
-    "trace_attributes": "open",
-    "unpack": "packing",
+    "follow": "trace.follow",
+    "open_trace": "trace.open",
+    "pack": "trace.packing",
+    "total_gradient": "trace.sensitivity",
+    "trace_attributes": "trace.open",
+    "unpack": "trace.packing",
 }
 
 __all__ = [

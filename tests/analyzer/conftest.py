@@ -9,12 +9,18 @@ import numpy as np
 import pytest
 import xxhash
 
-from steptrace_analyzer.open import open_trace
-from steptrace_schema.attributes import Layer, Model, Optimizer, Policy, TraceAttributes
-from steptrace_schema.compact import Compactor
-from steptrace_schema.journal import Declaration, JournalWriter
-from steptrace_schema.layout import ArraySpec, feature_dims, resolve_dims, split_key, variable_dims
-from steptrace_schema.location import journal_path
+from steptrace_analyzer.trace.open import open_trace
+from steptrace_schema.format.attributes import Layer, Model, Optimizer, Policy, TraceAttributes
+from steptrace_schema.format.layout import (
+    ArraySpec,
+    feature_dims,
+    resolve_dims,
+    split_key,
+    variable_dims,
+)
+from steptrace_schema.journal.reader import Declaration, JournalWriter
+from steptrace_schema.moving.journal_mover import Compactor
+from steptrace_schema.storage.location import journal_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

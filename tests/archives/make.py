@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from steptrace_schema.format.retention import last
 from steptrace_schema.names import KINDS
-from steptrace_schema.retention import last
 from steptrace_schema.version import FORMAT_VERSION
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -11,11 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from steptrace_schema.attributes import Policy as Policy
-    from steptrace_schema.retention import around as around
-    from steptrace_schema.retention import last as last
-    from steptrace_tracer.keras_callback import Tracer as Tracer
-    from steptrace_tracer.verification import verify as verify
+    from steptrace_schema.format.attributes import Policy as Policy
+    from steptrace_schema.format.retention import around as around
+    from steptrace_schema.format.retention import last as last
+    from steptrace_tracer.session.tracer import Tracer as Tracer
+    from steptrace_tracer.verification.verify import verify as verify
 
 __all__ = ["Policy", "Tracer", "around", "last", "verify"]
 
@@ -23,19 +23,19 @@ __all__ = ["Policy", "Tracer", "around", "last", "verify"]
 def __getattr__(name: str) -> Any:
     """Import what is asked for: the recorder and the command line do without TensorFlow."""
     if name == "Tracer":
-        from steptrace_tracer.keras_callback import Tracer
+        from steptrace_tracer.session.tracer import Tracer
 
         return Tracer
     if name == "Policy":
-        from steptrace_schema.attributes import Policy
+        from steptrace_schema.format.attributes import Policy
 
         return Policy
     if name in ("around", "last"):
-        from steptrace_schema import retention
+        from steptrace_schema.format import retention
 
         return getattr(retention, name)
     if name == "verify":
-        from steptrace_tracer.verification import verify
+        from steptrace_tracer.verification.verify import verify
 
         return verify
     msg = f"module {__name__!r} has no attribute {name!r}"

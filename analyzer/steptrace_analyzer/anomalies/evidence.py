@@ -10,7 +10,7 @@ import numpy as np
 from steptrace_analyzer.anomalies.findings import Cause, Change, Evidence, InputChange
 from steptrace_analyzer.anomalies.measurements import Series, norms, scalar, statistic
 from steptrace_analyzer.anomalies.scores import WINDOW, log_sizes, trailing_scores
-from steptrace_analyzer.select import get_tensor, recorded_steps, tensor_paths
+from steptrace_analyzer.trace.select import get_tensor, recorded_steps, tensor_paths
 from steptrace_schema.names import BATCH_SIZE, LEARNING_RATE, LOSS, SAMPLE_DIGEST, STEP
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 from steptrace_analyzer.anomalies.evidence import Surroundings, cause_of_jump, cause_of_spike
 from steptrace_analyzer.anomalies.findings import Jump, JumpedTensor, MovedUnit
 from steptrace_analyzer.anomalies.scores import Scores, log_sizes, trailing_scores
-from steptrace_analyzer.select import get_tensor, tensor_paths
+from steptrace_analyzer.trace.select import get_tensor, tensor_paths
 from steptrace_schema.names import STEP
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steptrace_analyzer.select import get_tensor, recorded_steps, tensor_paths
+from steptrace_analyzer.trace.select import get_tensor, recorded_steps, tensor_paths
 from steptrace_schema.names import STATISTIC, STATISTICS, STATISTICS_VALUES, STEP, TENSOR, Kind
 
 if TYPE_CHECKING:

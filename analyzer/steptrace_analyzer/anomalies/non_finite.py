@@ -8,8 +8,8 @@ import numpy as np
 
 from steptrace_analyzer.anomalies.findings import NonFinite, NonFiniteTensor
 from steptrace_analyzer.anomalies.measurements import scalar, statistic
-from steptrace_analyzer.dataflow import Dataflow
-from steptrace_analyzer.select import tensor_paths
+from steptrace_analyzer.trace.dataflow import Dataflow
+from steptrace_analyzer.trace.select import tensor_paths
 from steptrace_schema.names import ATTRIBUTES_KEY, KINDS, Kind
 
 if TYPE_CHECKING:

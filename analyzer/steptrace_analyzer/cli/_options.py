@@ -6,7 +6,7 @@ import typer
 
 
 def _locate(path: str) -> Any:
-    from steptrace_schema.location import locate  # takes long to import
+    from steptrace_schema.storage.location import locate  # takes long to import
 
     return locate(path)
 

@@ -40,7 +40,7 @@ def anomalies(
     steptrace anomalies run.zarr --threshold 5 --kind jump
     """
     from steptrace_analyzer.anomalies import ANOMALY_KINDS, find_anomalies
-    from steptrace_analyzer.open import open_trace
+    from steptrace_analyzer.trace.open import open_trace
 
     kinds: Any = kind or ANOMALY_KINDS
     found = find_anomalies(open_trace(trace), threshold=threshold, kinds=kinds)

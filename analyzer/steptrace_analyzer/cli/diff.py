@@ -48,7 +48,7 @@ def diff(
     steptrace diff run.zarr --steps 10 20
     """
     from steptrace_analyzer import differences
-    from steptrace_analyzer.open import open_trace
+    from steptrace_analyzer.trace.open import open_trace
 
     if (other is None) == (steps is None):
         msg = "give either a second trace or --steps, as in 'steptrace diff run.zarr --steps 10 20'"
@@ -79,7 +79,7 @@ def diff(
 
 
 def _show(result: "DiffResult", *, every: bool) -> None:
-    from steptrace_analyzer.select import format_steps
+    from steptrace_analyzer.trace.select import format_steps
 
     if not result.differs:
         count = len(result.tensors)

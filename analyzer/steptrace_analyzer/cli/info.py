@@ -6,7 +6,7 @@ from steptrace_analyzer.cli._options import Json, TracePath
 from steptrace_analyzer.cli._output import Column, write_json, write_line, write_table
 
 if TYPE_CHECKING:
-    from steptrace_analyzer.info import TraceInfo
+    from steptrace_analyzer.trace.info import TraceInfo
 
 
 def info(trace: TracePath, as_json: Json = False) -> None:
@@ -20,8 +20,8 @@ def info(trace: TracePath, as_json: Json = False) -> None:
     steptrace info run.zarr
     steptrace info run.zarr --json
     """
-    from steptrace_analyzer.info import describe
-    from steptrace_analyzer.open import open_trace
+    from steptrace_analyzer.trace.info import describe
+    from steptrace_analyzer.trace.open import open_trace
 
     described = describe(open_trace(trace), trace)
     if as_json:
@@ -31,9 +31,9 @@ def info(trace: TracePath, as_json: Json = False) -> None:
 
 
 def _show(described: "TraceInfo") -> None:
-    from steptrace_analyzer.select import format_steps
     from steptrace_analyzer.text import format_bytes
-    from steptrace_schema.coverage import summarize
+    from steptrace_analyzer.trace.select import format_steps
+    from steptrace_schema.validate.coverage import summarize
 
     attributes = described.attributes
     status: str = attributes.status
@@ -110,8 +110,8 @@ def _show_layers(described: "TraceInfo") -> None:
 
 
 def _show_kinds(described: "TraceInfo") -> None:
-    from steptrace_analyzer.select import format_steps
     from steptrace_analyzer.text import format_bytes
+    from steptrace_analyzer.trace.select import format_steps
 
     write_line("")
     write_table(

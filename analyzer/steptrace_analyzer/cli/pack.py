@@ -10,7 +10,7 @@ from steptrace_analyzer.cli._options import TracePath
 from steptrace_analyzer.cli._output import progress, write_line
 
 if TYPE_CHECKING:
-    from steptrace_schema.attributes import Profile
+    from steptrace_schema.format.attributes import Profile
 
 
 class Encoding(StrEnum):
@@ -48,8 +48,8 @@ def pack(
     steptrace pack run.zarr -o shared/run.zarr.zip
     steptrace pack run.zarr --profile compact
     """
-    from steptrace_analyzer import packing
     from steptrace_analyzer.text import format_bytes
+    from steptrace_analyzer.trace import packing
 
     name: Profile | None = None if profile is None else profile.value
     with progress("packing") as report:

@@ -135,8 +135,8 @@ def activations(
 ) -> None:
     """Draw inputs and outputs of an activation function, at several steps."""
     _check(output)
-    from steptrace_analyzer.open import open_trace
     from steptrace_analyzer.plots.activations import activations_data, draw_activations
+    from steptrace_analyzer.trace.open import open_trace
 
     opened = open_trace(trace)
     numbers = [_step_number(opened, text) for text in step] if step else None
@@ -195,14 +195,14 @@ def _check(output: Path | None) -> None:
 
 def _open(path: Path, mark_anomalies: bool) -> "tuple[xr.DataTree, Sequence[Anomaly]]":
     from steptrace_analyzer.anomalies import find_anomalies
-    from steptrace_analyzer.open import open_trace
+    from steptrace_analyzer.trace.open import open_trace
 
     opened = open_trace(path)
     return opened, find_anomalies(opened) if mark_anomalies else ()
 
 
 def _open_at(path: Path, step: str | None) -> "tuple[xr.DataTree, int | None]":
-    from steptrace_analyzer.open import open_trace
+    from steptrace_analyzer.trace.open import open_trace
 
     opened = open_trace(path)
     return opened, None if step is None else _step_number(opened, step)

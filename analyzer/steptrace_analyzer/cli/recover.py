@@ -14,10 +14,10 @@ def recover(trace: TracePath) -> None:
     --------
     steptrace recover run.zarr
     """
-    from steptrace_schema.compact import recover as finish
-    from steptrace_schema.journal import JournalReader
-    from steptrace_schema.location import journal_path
-    from steptrace_schema.store import read_attributes
+    from steptrace_schema.journal.reader import JournalReader
+    from steptrace_schema.moving.journal_mover import recover as finish
+    from steptrace_schema.storage.location import journal_path
+    from steptrace_schema.store.opening import read_attributes
 
     had_journal = JournalReader(journal_path(trace)).exists
     moved = finish(trace)

@@ -30,9 +30,9 @@ def report(
     steptrace report run.zarr
     steptrace report run.zarr -o report.html
     """
-    from steptrace_analyzer.open import open_trace
     from steptrace_analyzer.report import write_report
     from steptrace_analyzer.text import format_bytes
+    from steptrace_analyzer.trace.open import open_trace
 
     name = trace.name.removesuffix(".zip").removesuffix(".zarr") or "trace"
     with progress("drawing") as show:

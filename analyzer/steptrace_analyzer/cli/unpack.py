@@ -22,7 +22,7 @@ def unpack(
     steptrace unpack run.zarr.zip
     steptrace unpack run.zarr.zip -o elsewhere/run.zarr
     """
-    from steptrace_analyzer import packing
+    from steptrace_analyzer.trace import packing
 
     with progress("unpacking") as report:
         written = packing.unpack(trace, output, progress=report)

@@ -36,7 +36,7 @@ def validate(
     steptrace validate run.zarr --level attributes
     """
     from steptrace_schema import validate as rules
-    from steptrace_schema.coverage import stored_coverage, summarize
+    from steptrace_schema.validate.coverage import stored_coverage, summarize
 
     problems = rules.validate(trace, level.value)
     readable = level is not Depth.attributes and not {p.rule for p in problems} & _UNREADABLE

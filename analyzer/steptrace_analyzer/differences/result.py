@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from steptrace_analyzer.select import format_steps
+from steptrace_analyzer.trace.select import format_steps
 
 if TYPE_CHECKING:
     from steptrace_schema.names import Kind

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from steptrace_analyzer.dataflow import Dataflow
 from steptrace_analyzer.differences.elements import Accumulated, Tolerance
 from steptrace_analyzer.differences.result import DiffResult, FirstDifference, Mismatch, TensorDiff
-from steptrace_analyzer.select import (
+from steptrace_analyzer.trace.dataflow import Dataflow
+from steptrace_analyzer.trace.select import (
     format_steps,
     get_tensor,
     recorded_steps,
     resolve_step,
     tensor_paths,
 )
-from steptrace_analyzer.updates import is_derived
+from steptrace_analyzer.trace.updates import is_derived
 from steptrace_schema.errors import StepNotRecordedError, UnknownNameError
 from steptrace_schema.names import (
     BATCH_INDEX,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from matplotlib.lines import Line2D
 
-from steptrace_analyzer.open import trace_attributes
 from steptrace_analyzer.plots.limits import padded_range
 from steptrace_analyzer.plots.style import (
     GREY,
@@ -19,7 +18,8 @@ from steptrace_analyzer.plots.style import (
     style,
 )
 from steptrace_analyzer.plots.subject import choose_layer, layer_of, model_name, read_step
-from steptrace_analyzer.select import get_tensor, recorded_steps, resolve_step, tensor_paths
+from steptrace_analyzer.trace.open import trace_attributes
+from steptrace_analyzer.trace.select import get_tensor, recorded_steps, resolve_step, tensor_paths
 from steptrace_schema.errors import UnknownNameError
 from steptrace_schema.names import OUTPUT, PREACTIVATION
 

@@ -27,7 +27,7 @@ from steptrace_analyzer.plots.style import (
     style,
 )
 from steptrace_analyzer.plots.subject import model_name
-from steptrace_analyzer.select import format_steps
+from steptrace_analyzer.trace.select import format_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

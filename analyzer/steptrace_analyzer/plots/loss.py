@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 import matplotlib
 import numpy as np
 
-from steptrace_analyzer.open import trace_attributes
 from steptrace_analyzer.plots.limits import finite, is_wide, padded_range
 from steptrace_analyzer.plots.lines import draw_line, set_step_axis
 from steptrace_analyzer.plots.norms import LayerNorms, layer_norms
@@ -26,7 +25,8 @@ from steptrace_analyzer.plots.style import (
     style,
 )
 from steptrace_analyzer.plots.subject import model_name
-from steptrace_analyzer.select import format_steps, get_tensor, recorded_steps, tensor_paths
+from steptrace_analyzer.trace.open import trace_attributes
+from steptrace_analyzer.trace.select import format_steps, get_tensor, recorded_steps, tensor_paths
 from steptrace_schema.names import EPOCH, LEARNING_RATE, LOSS, STATISTICS
 
 if TYPE_CHECKING:

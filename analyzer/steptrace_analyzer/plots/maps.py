@@ -27,7 +27,7 @@ from steptrace_analyzer.plots.subject import (
     read_step,
 )
 from steptrace_analyzer.plots.tiles import Tiling, grid, grid_columns, lay_out
-from steptrace_analyzer.select import get_tensor, tensor_paths
+from steptrace_analyzer.trace.select import get_tensor, tensor_paths
 from steptrace_schema.errors import TraceError
 from steptrace_schema.names import BATCH_SIZE, OUTPUT, X_GRADIENT, X, Y
 

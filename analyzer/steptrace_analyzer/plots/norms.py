@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from steptrace_analyzer.open import trace_attributes
 from steptrace_analyzer.plots.subject import layer_of
-from steptrace_analyzer.select import recorded_steps, tensor_paths
+from steptrace_analyzer.trace.open import trace_attributes
+from steptrace_analyzer.trace.select import recorded_steps, tensor_paths
 from steptrace_schema.errors import UnknownNameError
 from steptrace_schema.names import STATISTICS, STATISTICS_VALUES
 

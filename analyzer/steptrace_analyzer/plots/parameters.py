@@ -29,7 +29,7 @@ from steptrace_analyzer.plots.subject import (
     model_name,
     read_step,
 )
-from steptrace_analyzer.select import get_tensor, resolve_step
+from steptrace_analyzer.trace.select import get_tensor, resolve_step
 
 if TYPE_CHECKING:
     import numpy.typing as npt

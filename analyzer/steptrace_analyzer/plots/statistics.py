@@ -19,7 +19,7 @@ from steptrace_analyzer.plots.style import (
     style,
 )
 from steptrace_analyzer.plots.subject import layer_of, model_name
-from steptrace_analyzer.select import layer_paths, recorded_steps
+from steptrace_analyzer.trace.select import layer_paths, recorded_steps
 from steptrace_schema.errors import UnknownNameError
 from steptrace_schema.names import KINDS, STATISTICS, STATISTICS_VALUES
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from steptrace_analyzer.open import trace_attributes
-from steptrace_analyzer.select import (
+from steptrace_analyzer.trace.open import trace_attributes
+from steptrace_analyzer.trace.select import (
     get_tensor,
     recorded_steps,
     resolve_layer,

@@ -20,7 +20,7 @@ from steptrace_analyzer.plots.subject import (
     read_step,
 )
 from steptrace_analyzer.plots.tiles import lay_out
-from steptrace_analyzer.select import get_tensor, recorded_steps, tensor_paths
+from steptrace_analyzer.trace.select import get_tensor, recorded_steps, tensor_paths
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -14,7 +14,7 @@ from steptrace_analyzer.plots.weights import plot_weights
 from steptrace_analyzer.report.markup import Markup, element, join
 from steptrace_analyzer.report.page import StepChoices, at_steps
 from steptrace_analyzer.report.pictures import pixel_picture
-from steptrace_analyzer.select import layer_paths, tensor_paths
+from steptrace_analyzer.trace.select import layer_paths, tensor_paths
 from steptrace_schema.errors import TraceError
 from steptrace_schema.names import KINDS, PREACTIVATION, STATISTICS
 

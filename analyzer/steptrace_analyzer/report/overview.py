@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from steptrace_analyzer.plots.steps import by_size
 from steptrace_analyzer.report.markup import Markup, element, facts, join, table
-from steptrace_analyzer.select import format_steps, get_tensor, recorded_steps, tensor_paths
 from steptrace_analyzer.text import format_bytes
+from steptrace_analyzer.trace.select import format_steps, get_tensor, recorded_steps, tensor_paths
 from steptrace_schema.names import LOSS
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from steptrace_analyzer.anomalies import Anomaly
-    from steptrace_analyzer.info import TraceInfo
     from steptrace_analyzer.report.page import StepChoices
-    from steptrace_schema.attributes import Policy, TraceAttributes
+    from steptrace_analyzer.trace.info import TraceInfo
+    from steptrace_schema.format.attributes import Policy, TraceAttributes
 
 _STATUS: Final = {
     "complete": "complete: the run closed it",

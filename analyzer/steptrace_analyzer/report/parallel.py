@@ -6,8 +6,8 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING
 
-from steptrace_analyzer.open import open_trace
 from steptrace_analyzer.report.layers import layer_figures
+from steptrace_analyzer.trace.open import open_trace
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from steptrace_analyzer.report.markup import Markup
     from steptrace_analyzer.report.page import StepChoices
-    from steptrace_schema.location import Location
+    from steptrace_schema.storage.location import Location
 
 _opened: list[xr.DataTree] = []  # one in each process that draws
 

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from steptrace_analyzer.anomalies import NonFinite, find_anomalies
-from steptrace_analyzer.info import describe
-from steptrace_analyzer.open import trace_attributes
 from steptrace_analyzer.plots.gradients import plot_gradients
 from steptrace_analyzer.plots.loss import plot_loss
 from steptrace_analyzer.plots.steps import by_size, key_steps
@@ -20,9 +18,11 @@ from steptrace_analyzer.report.markup import Markup, element
 from steptrace_analyzer.report.page import Section, StepChoices, build_page
 from steptrace_analyzer.report.parallel import draw_layers
 from steptrace_analyzer.report.pictures import line_picture, pixel_picture
-from steptrace_analyzer.select import format_steps, recorded_steps, tensor_paths
-from steptrace_schema.location import Location, locate
+from steptrace_analyzer.trace.info import describe
+from steptrace_analyzer.trace.open import trace_attributes
+from steptrace_analyzer.trace.select import format_steps, recorded_steps, tensor_paths
 from steptrace_schema.names import LOSS, STATISTICS
+from steptrace_schema.storage.location import Location, locate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -7,17 +7,17 @@ import zipfile
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from steptrace_schema.consolidation import CONSOLIDATED, differences
-from steptrace_schema.location import METADATA_FILE, read_file
+from steptrace_schema.format.consolidation import CONSOLIDATED, differences
+from steptrace_schema.format.root_checksum import CHECKSUM_KEY, mismatch
 from steptrace_schema.names import ATTRIBUTES_KEY
-from steptrace_schema.sealing import CHECKSUM_KEY, mismatch
+from steptrace_schema.storage.location import METADATA_FILE, read_file
 from steptrace_schema.validate.rules import COPY, RESTORE, REWRITE, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from steptrace_schema.attributes import TraceAttributes
-    from steptrace_schema.location import Location
+    from steptrace_schema.format.attributes import TraceAttributes
+    from steptrace_schema.storage.location import Location
 
 _SEALED_SINCE: Final = 2  # the minor version that brought the checksum
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from steptrace_schema.codecs import Encoding
+from steptrace_schema.encoding.codecs import Encoding
+from steptrace_schema.encoding.read_region import location_objects, overlaps, read_region
 from steptrace_schema.errors import TraceError
 from steptrace_schema.names import STEP
-from steptrace_schema.reading import location_objects, overlaps, read_region
 from steptrace_schema.validate.hierarchy import Hierarchy, group_of_steps
 from steptrace_schema.validate.rules import COPY, REWRITE, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from steptrace_schema.reading import Position
+    from steptrace_schema.encoding.read_region import Position
 
     _Part: TypeAlias = tuple[slice, ...]
     _Reading: TypeAlias = Callable[[_Part], object]

@@ -6,10 +6,10 @@ import zipfile
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from steptrace_schema.location import METADATA_FILE, file_sizes, read_file, read_files
+from steptrace_schema.storage.location import METADATA_FILE, file_sizes, read_file, read_files
 
 if TYPE_CHECKING:
-    from steptrace_schema.location import Location
+    from steptrace_schema.storage.location import Location
 
 
 def files_of(path: Location) -> frozenset[str]:

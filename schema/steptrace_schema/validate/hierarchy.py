@@ -10,7 +10,7 @@ import numpy as np
 import zarr
 from zarr.errors import ZarrUserWarning
 
-from steptrace_schema.layout import fill_value, is_safe_path
+from steptrace_schema.format.layout import fill_value, is_safe_path
 from steptrace_schema.names import (
     KINDS,
     REQUIRED_SCALARS,
@@ -21,15 +21,15 @@ from steptrace_schema.names import (
     STEP,
     TENSOR,
 )
-from steptrace_schema.store import open_zarr
+from steptrace_schema.store.opening import open_zarr
 from steptrace_schema.validate.files import files_of
 from steptrace_schema.validate.rules import COPY, REWRITE, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from steptrace_schema.attributes import TraceAttributes
-    from steptrace_schema.location import Location
+    from steptrace_schema.format.attributes import TraceAttributes
+    from steptrace_schema.storage.location import Location
 
 
 class Hierarchy:

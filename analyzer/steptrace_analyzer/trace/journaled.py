@@ -1,0 +1,90 @@
+"""The rows of a journal as lazy variables."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.delayed import delayed
+
+from steptrace_schema.errors import DamagedTraceError
+from steptrace_schema.format.layout import ArraySpec, fill_value
+from steptrace_schema.journal.reader import Declaration, JournalReader, MappedRecord
+from steptrace_schema.names import STATISTIC, STATISTIC_NAMES, STEP, TENSOR
+from steptrace_schema.statistics.describe import compute_statistics
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_BLOCK_BYTES = 4 * 2**20
+"""What is read at once, so that many small records are few tasks."""
+_READ_ATTEMPTS = 10  # the recorder may move records while they are being listed
+
+
+def read_journal(journal: JournalReader) -> tuple[Declaration | None, list[MappedRecord]]:
+    """Read the declaration and open every record; an open record outlives its deletion."""
+    for _ in range(_READ_ATTEMPTS):
+        if not journal.exists:
+            return None, []
+        try:
+            paths = journal.paths()
+            records = [MappedRecord(path) for path in paths]
+            return journal.declaration(), records
+        except DamagedTraceError:
+            if all(path.exists() for path in paths) and journal.exists:
+                raise
+    msg = f"{journal.directory} changes too fast to be read; try again in a moment"
+    raise DamagedTraceError(msg)
+
+
+def static_rows(spec: ArraySpec, records: list[MappedRecord]) -> xr.Variable:
+    """Return the value of an array without a step dimension."""
+    record = next(r for r in records if spec.key in r.keys)
+    return xr.Variable(spec.dims, record.read(spec.key), attrs=spec.attributes)
+
+
+def journal_rows(spec: ArraySpec, records: list[MappedRecord]) -> xr.Variable:
+    """Return one lazily read row (step, ...) for each record."""
+    row_bytes = max(1, math.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
+    rows = max(1, _BLOCK_BYTES // row_bytes)
+    read = delayed(_block, pure=False)
+    blocks = [
+        da.from_delayed(  # type: ignore[no-untyped-call]
+            read(block, spec), shape=(len(block), *spec.shape), dtype=spec.dtype
+        )
+        for block in (records[start : start + rows] for start in range(0, len(records), rows))
+    ]
+    joined = da.concatenate(blocks)  # type: ignore[no-untyped-call]
+    return xr.Variable((STEP, *spec.dims), joined, attrs=spec.attributes)
+
+
+def _block(records: list[MappedRecord], spec: ArraySpec) -> npt.NDArray[Any]:
+    return np.stack([_padded(record, spec) for record in records])
+
+
+def _padded(record: MappedRecord, spec: ArraySpec) -> npt.NDArray[Any]:
+    row = np.full(spec.shape, fill_value(spec.dtype), dtype=np.dtype(spec.dtype))
+    if spec.key in record.keys:
+        values = record.read(spec.key)
+        row[tuple(slice(0, extent) for extent in values.shape)] = values
+    return row
+
+
+def journal_statistics(specs: list[ArraySpec], records: list[MappedRecord]) -> xr.Variable:
+    """Compute the statistics of every record, dims (step, tensor, statistic)."""
+    values = np.full((len(records), len(specs), len(STATISTIC_NAMES)), np.nan)
+    for row, record in enumerate(records):
+        for column, spec in enumerate(specs):
+            if spec.key in record.keys:
+                found = record.read(spec.key)
+                values[row, column] = found if spec.statistics_only else compute_statistics(found)
+    return statistics_variable(values, [spec.path for spec in specs])
+
+
+def statistics_variable(values: npt.NDArray[np.float64], tensors: list[str]) -> xr.Variable:
+    """Return `values` (step, tensor, statistic) with the attributes that name them."""
+    attrs = {"tensors": tensors, "statistics": list(STATISTIC_NAMES)}
+    return xr.Variable((STEP, TENSOR, STATISTIC), values, attrs=attrs)

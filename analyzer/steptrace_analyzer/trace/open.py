@@ -1,0 +1,241 @@
+"""Opening a trace as an xarray DataTree, whether complete, being written, broken off, or packed."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from zarr.errors import BaseZarrError
+
+from steptrace_analyzer.trace.journaled import (
+    journal_rows,
+    journal_statistics,
+    read_journal,
+    static_rows,
+    statistics_variable,
+)
+from steptrace_analyzer.trace.stored import stored_arrays
+from steptrace_analyzer.trace.updates import with_updates
+from steptrace_schema.journal.reader import JournalReader, MappedRecord
+from steptrace_schema.moving.journal_mover import NO_JOURNAL, NOT_CLOSED, is_left_recording
+from steptrace_schema.names import (
+    ATTRIBUTES_KEY,
+    STATISTIC,
+    STATISTIC_NAMES,
+    STATISTICS,
+    STATISTICS_VALUES,
+    STEP,
+    TENSOR,
+)
+from steptrace_schema.statistics.describe import compute_statistics, has_statistics
+from steptrace_schema.storage.location import Location, has_root, journal_path, locate
+from steptrace_schema.storage.locks import is_being_moved
+from steptrace_schema.store.opening import not_understood, parse_attributes, read_attributes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from steptrace_schema.format.attributes import TraceAttributes
+    from steptrace_schema.format.layout import ArraySpec
+    from steptrace_schema.names import Status
+
+
+def open_trace(path: str | Location) -> xr.DataTree:
+    """Open a trace lazily.
+
+    Parameters
+    ----------
+    path
+        A ``.zarr`` folder, a packed ``.zarr.zip`` file, or ``s3://bucket/path``. A trace
+        that is still being written, or whose run was killed, opens with every completed step: those
+        in its journal included.
+
+    Returns
+    -------
+    xarray.DataTree
+        One group per kind of data; every array is a lazy dask array with dims (step, ...), and
+        ``updates`` is derived where it was not recorded. ``tree.attrs["steptrace"]`` holds the
+        root attributes; :func:`trace_attributes` returns them typed.
+
+    Raises
+    ------
+    NotATraceError
+        If there is no trace at `path`.
+    UnsupportedVersionError
+        If its format is of another major version.
+    DamagedTraceError
+        If its metadata or journal cannot be read; damaged chunks raise when they are computed.
+
+    Examples
+    --------
+    >>> trace = open_trace("run.zarr")  # doctest: +SKIP
+    >>> trace["weights/dense/kernel"].sel(step=40).mean().compute()  # doctest: +SKIP
+    """
+    path = locate(path)
+    journal = JournalReader(journal_path(path))
+    declaration, records = read_journal(journal)
+    if declaration is not None and not has_root(path):
+        attributes, stored = declaration.attributes, {}
+    else:
+        # After the journal: what the recorder moves in between is then in both, never in neither.
+        attributes = read_attributes(path)
+        with _in_one_sentence(path):
+            stored = stored_arrays(path, attributes)
+    journaled = declaration is not None
+    present = _present_attributes(journal, attributes, path, journaled=journaled)
+    if present is None:
+        return open_trace(path)
+    records = [record for record in records if record.index >= attributes.records]
+    arrays = declaration.arrays if declaration is not None else ()
+    root = xr.Dataset(attrs={ATTRIBUTES_KEY: present.model_dump(mode="json")})
+    with _in_one_sentence(path):
+        datasets = _join(stored, records, arrays)
+        return with_updates(xr.DataTree.from_dict({"/": root, **datasets}, name=path.name))
+
+
+@contextlib.contextmanager
+def _in_one_sentence(path: Location) -> Iterator[None]:
+    """Say of what Zarr or xarray cannot make sense that the metadata are damaged."""
+    try:
+        yield
+    except (BaseZarrError, ValueError, TypeError, KeyError, AttributeError, BadZipFile) as error:
+        raise not_understood(path, error) from error
+
+
+def trace_attributes(trace: xr.DataTree) -> TraceAttributes:
+    """Return the root attributes of an opened trace, typed.
+
+    Examples
+    --------
+    >>> trace_attributes(open_trace("run.zarr")).status  # doctest: +SKIP
+    'complete'
+    """
+    return parse_attributes(Path(trace.name or "trace"), trace.attrs.get(ATTRIBUTES_KEY))
+
+
+def _present_attributes(
+    journal: JournalReader, stored: TraceAttributes, path: Location, *, journaled: bool
+) -> TraceAttributes | None:
+    """Return the attributes with the status that the trace has right now.
+
+    None if its run has begun or ended since the journal was read: `journaled` says whether it was
+    there.
+    """
+    # In the order in which a run ends: it is closed, its locks are free, its journal is deleted.
+    is_live = journal.writer() is not None or is_being_moved(journal.directory)
+    closing = journal.closing()
+    if journal.exists != journaled:
+        return None
+    status: Status
+    reason: str | None
+    advice = f"'steptrace recover {path}' finishes it"
+    if not journaled:
+        if not is_left_recording(path, stored):
+            return stored
+        status, reason = "incomplete", f"{NO_JOURNAL}; {advice}"
+    elif closing is not None:
+        status, reason = closing.status, closing.reason
+    elif is_live:
+        status, reason = "recording", None
+    else:
+        status, reason = "incomplete", f"{NOT_CLOSED}; {advice}"
+    return stored.model_copy(update={"status": status, "status_reason": reason})
+
+
+def _join(
+    stored: dict[str, xr.Variable], records: list[MappedRecord], arrays: tuple[ArraySpec, ...]
+) -> dict[str, xr.Dataset]:
+    """Put stored rows and journal rows one after the other, one dataset per group."""
+    variables = dict(stored)
+    for kind, specs in itertools.groupby(sorted(arrays, key=_kind), key=_kind):
+        present = [r for r in records if any(k.startswith(f"{kind}/") for k in r.keys)]
+        if not present:
+            continue
+        table = list(specs)
+        for spec in table:
+            if spec.static:
+                if spec.key not in variables:
+                    variables[spec.key] = static_rows(spec, present)
+            elif not spec.statistics_only:
+                _extend(variables, spec.key, journal_rows(spec, present))
+        steps = xr.Variable((STEP,), np.array([r.step for r in present], dtype=np.int64))
+        described = [spec for spec in table if has_statistics(spec)]
+        if any(not spec.static for spec in table):
+            _extend(variables, f"{kind}/{STEP}", steps)
+        if described:
+            group = f"{STATISTICS}/{kind}"
+            values = journal_statistics(described, present)
+            _extend(variables, f"{group}/{STATISTICS_VALUES}", values)
+            _extend(variables, f"{group}/{STEP}", steps)
+    if records and not any(spec.kind == "updates" for spec in arrays):
+        _extend_update_statistics(variables, arrays)
+    datasets: dict[str, dict[str, xr.Variable]] = {}
+    for key, variable in variables.items():
+        datasets.setdefault(str(PurePosixPath(key).parent), {})[PurePosixPath(key).name] = variable
+    return {group: _dataset(group, members) for group, members in datasets.items()}
+
+
+def _kind(spec: ArraySpec) -> str:
+    return spec.kind
+
+
+def _dataset(group: str, members: dict[str, xr.Variable]) -> xr.Dataset:
+    coords: dict[str, Any] = {}
+    if STEP in members and members[STEP].dims == (STEP,):
+        coords[STEP] = members.pop(STEP).load()
+    if group.startswith(f"{STATISTICS}/") and STATISTICS_VALUES in members:
+        attrs = members[STATISTICS_VALUES].attrs
+        coords[TENSOR] = list(attrs.get("tensors", ()))
+        coords[STATISTIC] = list(attrs.get("statistics", ()))
+    return xr.Dataset(dict(members), coords=coords)
+
+
+def _extend(variables: dict[str, xr.Variable], key: str, rows: xr.Variable) -> None:
+    if key not in variables:
+        variables[key] = rows
+        return
+    before = variables[key]
+    data = da.concatenate([before.data, rows.data])  # type: ignore[no-untyped-call]
+    variables[key] = xr.Variable(before.dims, data, attrs=before.attrs)
+
+
+def _extend_update_statistics(
+    variables: dict[str, xr.Variable], arrays: tuple[ArraySpec, ...]
+) -> None:
+    """Add statistics of the updates that the store does not have yet."""
+    weights = [spec for spec in arrays if spec.kind == "weights" and spec.key in variables]
+    if not weights:
+        return
+    group = f"{STATISTICS}/updates"
+    steps = np.asarray(variables[f"weights/{STEP}"])
+    known = (
+        {int(s) for s in variables[f"{group}/{STEP}"].values}
+        if f"{group}/{STEP}" in variables
+        else set()
+    )
+    rows = [
+        row
+        for row in range(len(steps) - 1)
+        if steps[row + 1] == steps[row] + 1 and int(steps[row]) not in known
+    ]
+    if not rows:
+        return
+    values = np.full((len(rows), len(weights), len(STATISTIC_NAMES)), np.nan)
+    for column, spec in enumerate(weights):
+        data = variables[spec.key].data
+        for index, row in enumerate(rows):
+            with np.errstate(invalid="ignore", over="ignore"):
+                update = np.asarray(data[row + 1]) - np.asarray(data[row])
+            values[index, column] = compute_statistics(update)
+    _extend(
+        variables,
+        f"{group}/{STATISTICS_VALUES}",
+        statistics_variable(values, [spec.path for spec in weights]),
+    )
+    _extend(variables, f"{group}/{STEP}", xr.Variable((STEP,), steps[rows]))

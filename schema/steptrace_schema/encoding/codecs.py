@@ -1,0 +1,387 @@
+"""How arrays are cut into chunks and shards, and encoded."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+import warnings
+from typing import TYPE_CHECKING, Any, Final
+
+import numcodecs
+import numpy as np
+import numpy.typing as npt
+from google_crc32c import value as crc32c
+
+from steptrace_schema.encoding.scratch import Scratch
+from steptrace_schema.encoding.strided_copy import copy_strided
+from steptrace_schema.errors import TraceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import zarr
+    from typing_extensions import Buffer
+
+    from steptrace_schema.format.attributes import Profile
+    from steptrace_schema.format.layout import ArraySpec
+
+MIN_SHARD_STEPS: Final = 8
+MAX_SHARD_STEPS: Final = 256
+SHARD_BYTES: Final = 128 * 2**20
+"""Raw bytes of records that are gathered before they are moved into the store."""
+
+_POINT_READ = 8  # a read of one step, or of one unit, may decode so many where that is little gain
+_SMOOTH_POINT_READ = 16  # and so many where neighbouring steps are alike, so that it is half gained
+_SMALL_CHUNK = 64 * 2**10
+_BLOCK = 64 * 2**10  # bytes that are compressed at once and stay in the nearest cache
+_LARGEST_CHUNK = 4 * 2**20
+_TOGETHER = 4 * 2**20  # bytes of chunks that are put in order at once
+_LARGEST_SHARD = 16 * 2**20
+
+_SMOOTH_KINDS: Final = frozenset({"weights", "probe", "optimizer"})
+"""Kinds whose values change little from step to step."""
+_DENSE_KINDS: Final = frozenset({"weights", "optimizer"})
+"""Kinds with hardly a zero; in others, many units give zero at step after step."""
+_SCRATCH: Final = Scratch()
+
+_PCODEC_KINDS: Final = "iuf"  # integers and floats, but for those of one byte
+
+
+def shard_steps_for(step_bytes: int) -> int:
+    """Return how many steps a shard spans when one step's tensors take `step_bytes` raw bytes.
+
+    A power of two between 8 and 256, so that shards stay few for small models and the journal
+    stays short for large ones.
+
+    Examples
+    --------
+    >>> shard_steps_for(61_000_000), shard_steps_for(2_000_000), shard_steps_for(1)
+    (8, 64, 256)
+    """
+    wanted = max(1, SHARD_BYTES // max(1, step_bytes))
+    return int(min(MAX_SHARD_STEPS, max(MIN_SHARD_STEPS, 2 ** int(math.log2(wanted)))))
+
+
+def chunk_shape(
+    row_shape: tuple[int, ...], itemsize: int, shard_steps: int, point_read: int = _POINT_READ
+) -> tuple[int, ...]:
+    """Return the chunk shape (step, ...) of an array with rows of `row_shape`.
+
+    Chunks span few steps, and few units of the last axis, so that "this tensor at step t" and "this
+    unit over all steps" both decode little more than they return; but no chunk is made smaller than
+    64 KiB for that.
+
+    Parameters
+    ----------
+    row_shape, itemsize
+        Shape of a row, and bytes of an element.
+    shard_steps
+        Steps that one shard spans.
+    point_read
+        How many steps, and units, a chunk spans where that is more than 64 KiB.
+    """
+    row_bytes = max(1, math.prod(row_shape)) * itemsize
+    steps = min(point_read, shard_steps)
+    while steps < shard_steps and steps * row_bytes < _SMALL_CHUNK:
+        steps *= 2
+    extents = [max(1, n) for n in row_shape]
+    if extents:
+        unit_bytes = max(1, steps * row_bytes // extents[-1])
+        units = max(point_read, -(-_SMALL_CHUNK // unit_bytes))
+        extents[-1] = -(-extents[-1] // -(-extents[-1] // units))
+    for axis in range(len(extents) - 1):
+        while steps * math.prod(extents) * itemsize > _LARGEST_CHUNK and extents[axis] > 1:
+            extents[axis] = -(-extents[axis] // 2)
+    return (steps, *extents)
+
+
+def shard_shape(
+    row_shape: tuple[int, ...], chunks: tuple[int, ...], itemsize: int, shard_steps: int
+) -> tuple[int, ...]:
+    """Return the shard shape (step, ...): whole rows, or a part of them where rows are large.
+
+    A shard is encoded in memory as a whole, so its size bounds what the recorder needs.
+    """
+    counts = [-(-max(1, n) // c) for n, c in zip(row_shape, chunks[1:], strict=True)]
+    chunk_bytes = math.prod(chunks[1:]) * shard_steps * itemsize
+    for axis in range(len(counts)):
+        while chunk_bytes * math.prod(counts) > _LARGEST_SHARD and counts[axis] > 1:
+            counts[axis] = -(-counts[axis] // 2)
+    return (shard_steps, *(n * c for n, c in zip(counts, chunks[1:], strict=True)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """How one array is cut and encoded, to declare it and to encode its chunks.
+
+    Chunks are encoded here as Zarr would, but without its work for each chunk, which takes longer
+    than the compression.
+
+    Attributes
+    ----------
+    chunks
+        Shape of one compressed chunk.
+    shards
+        Shape of one stored object that holds many chunks; None where each chunk is one.
+    step_last
+        Whether the first axis goes last before compression.
+    blosc, pcodec
+        The compressor: one of them, or none; its configuration, as the array's metadata say it.
+    """
+
+    chunks: tuple[int, ...]
+    shards: tuple[int, ...] | None
+    step_last: bool = False
+    blosc: Mapping[str, Any] | None = None
+    pcodec: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, array: zarr.Array[Any]) -> Encoding:
+        """Return how an array of a store is encoded.
+
+        Raises
+        ------
+        TraceError
+            If it is encoded in a way that no profile uses.
+        """
+        return cls.stated(array.metadata.to_dict(), array.path)
+
+    @classmethod
+    def stated(cls, metadata: Mapping[str, Any], key: str) -> Encoding:
+        """Return how an array is encoded that has these metadata.
+
+        Raises
+        ------
+        TraceError
+            If it is encoded in a way that no profile uses.
+        """
+        codecs = json.loads(json.dumps(metadata.get("codecs")))  # lists where Zarr has tuples
+        try:
+            found = cls._of_codecs(metadata["chunk_grid"]["configuration"]["chunk_shape"], codecs)
+        except (KeyError, IndexError, TypeError):
+            found = None
+        # The order of bytes may be left out where an element is one byte.
+        if found is None or codecs not in (found.codecs(1), found.codecs(2)):
+            msg = (
+                f"array '{key}' is encoded by {codecs}, which this steptrace does not write; "
+                "record into another trace"
+            )
+            raise TraceError(msg)
+        return found
+
+    @classmethod
+    def _of_codecs(cls, grid: Sequence[int], codecs: list[dict[str, Any]]) -> Encoding:
+        chunks, shards = tuple(grid), None
+        if codecs[0]["name"] == _SHARDS:
+            inner = codecs[0]["configuration"]
+            chunks, shards, codecs = tuple(inner["chunk_shape"]), chunks, inner["codecs"]
+        stated = {codec["name"]: codec.get("configuration") for codec in codecs}
+        return cls(chunks, shards, _TRANSPOSE in stated, stated.get(_BLOSC), stated.get(_PCODEC))
+
+    def codecs(self, itemsize: int) -> list[dict[str, Any]]:
+        """Return what an array's metadata say of its codecs, for elements of so many bytes."""
+        in_order = {"name": "bytes"} if itemsize == 1 else _LITTLE_ENDIAN
+        chain: list[dict[str, Any]] = []
+        if self.step_last:
+            order = list(_step_last(len(self.chunks)))
+            chain.append({"name": _TRANSPOSE, "configuration": {"order": order}})
+        if self.pcodec is not None:
+            chain.append({"name": _PCODEC, "configuration": dict(self.pcodec)})
+        else:
+            chain.append(in_order)
+        if self.blosc is not None:
+            chain.append({"name": _BLOSC, "configuration": dict(self.blosc)})
+        chain.append(_CRC32C)
+        if self.shards is None:
+            return chain
+        shard = {
+            "chunk_shape": list(self.chunks),
+            "codecs": chain,
+            "index_codecs": [_LITTLE_ENDIAN, _CRC32C],
+            "index_location": "end",
+        }
+        return [{"name": _SHARDS, "configuration": shard}]
+
+    def encode(self, chunk: npt.NDArray[Any]) -> tuple[Buffer, bytes]:
+        """Encode one chunk of the shape `chunks`; return it, and its checksum."""
+        (encoded,) = self.encode_row(chunk)
+        return encoded
+
+    def encode_row(self, row: npt.NDArray[Any]) -> Iterator[tuple[Buffer, bytes]]:
+        """Encode chunks that lie beside each other along the last axis.
+
+        They are put in order together: one after the other, each would read a few bytes of every
+        line of memory that they share.
+
+        Parameters
+        ----------
+        row
+            Of the shape `chunks`, but for the last axis, which is one or more times as long.
+
+        Yields
+        ------
+        tuple
+            A chunk, and its checksum.
+        """
+        split = row.reshape(*row.shape[:-1], -1, *self.chunks[-1:])
+        beside = np.moveaxis(split, row.ndim - 1, 0) if row.ndim else split
+        at_once = max(1, _TOGETHER // max(1, row.nbytes // len(beside)))
+        for start in range(0, len(beside), at_once):
+            yield from self._encode_together(beside[start : start + at_once])
+
+    def _encode_together(self, chunks: npt.NDArray[Any]) -> list[tuple[Buffer, bytes]]:
+        shape = (len(chunks), *self.stored_shape)
+        if self._codec is None:
+            stored = self._in_order(chunks, np.empty(shape, chunks.dtype))
+            return [_with_checksum(chunk.reshape(-1).view(np.uint8)) for chunk in stored]
+        with _SCRATCH.array(shape, chunks.dtype) as memory:
+            is_in_order = chunks.flags.c_contiguous and not self.step_last
+            stored = chunks if is_in_order else self._in_order(chunks, memory)
+            if self.pcodec is None:
+                stored = stored.reshape(len(chunks), -1).view(np.uint8)
+            return [_with_checksum(self._codec.encode(chunk)) for chunk in stored]
+
+    def _in_order(self, chunks: npt.NDArray[Any], memory: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Put chunks into `memory` in the order in which they are compressed."""
+        # Beside each other last but for their own width, as they lie in `chunks`.
+        axis = max(0, chunks.ndim - 2)
+        target = np.moveaxis(self.step_first(memory, axis=1), 0, axis)
+        copy_strided(target, np.moveaxis(chunks, 0, axis))
+        return memory
+
+    def decode_into(self, data: bytes | memoryview, target: npt.NDArray[Any]) -> None:
+        """Decode one chunk into a contiguous array of `stored_shape`.
+
+        Raises
+        ------
+        ValueError
+            If its checksum is not the one that is stored with it, or its size not that of a chunk.
+        """
+        everything: Any = np.frombuffer(data, np.uint8)
+        content, stored = everything[:-4], everything[-4:].tobytes()
+        if checksum(content) != stored:
+            msg = f"the checksum is {checksum(content).hex()} where {stored.hex()} is stored"
+            raise ValueError(msg)
+        if self.blosc is not None and content[_BLOSC_SIZE].tobytes() == _uint32(target.nbytes):
+            numcodecs.blosc.decompress(content, target)
+            return
+        decoded: Any = content if self._codec is None else self._codec.decode(content)
+        target[...] = np.frombuffer(decoded, target.dtype).reshape(target.shape)
+
+    def decode(self, data: bytes | memoryview, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        """Decode one chunk; return it with dims (step, ...). Raises what `decode_into` does."""
+        chunk: npt.NDArray[Any] = np.empty(self.stored_shape, dtype)
+        self.decode_into(data, chunk)
+        return self.step_first(chunk)
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Shape of a chunk in the order in which it is compressed."""
+        return (*self.chunks[1:], *self.chunks[:1]) if self.step_last else self.chunks
+
+    def step_first(self, chunks: npt.NDArray[Any], axis: int = 0) -> npt.NDArray[Any]:
+        """Return a view of chunks of `stored_shape` with their step axis at `axis`."""
+        return np.moveaxis(chunks, -1, axis) if self.step_last else chunks
+
+    @functools.cached_property
+    def _codec(self) -> Any:  # the package has no types
+        if self.pcodec is not None:
+            return numcodecs.get_codec({"id": "pcodec", **self.pcodec})
+        if self.blosc is None:
+            return None
+        shuffle = _SHUFFLES[self.blosc["shuffle"]]
+        return numcodecs.get_codec({"id": "blosc", **self.blosc, "shuffle": shuffle})
+
+
+def checksum(data: Buffer) -> bytes:
+    """Return what the ``crc32c`` codec appends to `data`."""
+    value: int = crc32c(data)
+    return _uint32(value)
+
+
+def _with_checksum(data: Any) -> tuple[Buffer, bytes]:
+    return data, checksum(data)
+
+
+def _uint32(value: int) -> bytes:
+    return value.to_bytes(4, "little")
+
+
+def _step_last(rank: int) -> tuple[int, ...]:
+    return (*range(1, rank), *([0] if rank else []))
+
+
+_SHARDS: Final = "sharding_indexed"
+_TRANSPOSE: Final = "transpose"
+_BLOSC: Final = "blosc"
+_PCODEC: Final = "numcodecs.pcodec"
+_LITTLE_ENDIAN: Final = {"name": "bytes", "configuration": {"endian": "little"}}
+_CRC32C: Final = {"name": "crc32c"}
+_BLOSC_SIZE: Final = slice(4, 8)  # where blosc says how many bytes it has compressed
+_SHUFFLES: Final = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
+
+
+def encoding(spec: ArraySpec, profile: Profile, shard_steps: int) -> Encoding:
+    """Return how `spec` is encoded under `profile`.
+
+    ``fast`` and ``none`` use core Zarr v3 codecs only; ``compact`` uses pcodec. Every profile ends
+    in a ``crc32c`` checksum.
+    """
+    dtype = np.dtype(spec.dtype)
+    if spec.static:
+        return Encoding(tuple(max(1, n) for n in spec.shape), None)
+    smooth = profile == "compact" and spec.kind in _SMOOTH_KINDS
+    point_read = _SMOOTH_POINT_READ if smooth else _POINT_READ
+    chunks = chunk_shape(spec.shape, dtype.itemsize, shard_steps, point_read)
+    shards = shard_shape(spec.shape, chunks, dtype.itemsize, shard_steps)
+    plain = Encoding(chunks, shards)
+    if profile == "none":
+        return plain
+    step_last = dataclasses.replace(plain, step_last=bool(spec.shape))
+    size = dtype.itemsize
+    if profile == "fast":
+        whole = math.prod(chunks) * size
+        if dtype.kind == "f" and spec.kind not in _DENSE_KINDS:
+            # Such zeros are found without a shuffle too, in a third of the time.
+            blosc = _blosc("lz4", size, min(whole, _BLOCK), shuffle="noshuffle")
+            return dataclasses.replace(step_last, blosc=blosc)
+        # A block that holds the whole chunk lets lz4 find each row again in the next step's.
+        return dataclasses.replace(plain, blosc=_blosc("lz4", size, whole))
+    if dtype.kind in _PCODEC_KINDS and size > 1:
+        return dataclasses.replace(step_last, pcodec=_SMOOTH if smooth else _PLAIN)
+    return dataclasses.replace(step_last, blosc=_blosc("zstd", size, 0))
+
+
+def coordinates(chunks: tuple[int, ...]) -> Encoding:
+    """Return how numbers of eight bytes are encoded that every trace has: steps, statistics."""
+    return Encoding(chunks, None, blosc=_blosc("lz4", 8, 0))
+
+
+def _blosc(
+    compressor: str, itemsize: int, blocksize: int, shuffle: str = "shuffle"
+) -> dict[str, Any]:
+    return {
+        "typesize": itemsize,
+        "cname": compressor,
+        "clevel": 5,
+        "shuffle": shuffle,
+        "blocksize": blocksize,
+    }
+
+
+_SMOOTH: Final = {"level": 8, "delta_spec": "try_consecutive", "delta_encoding_order": 1}
+_PLAIN: Final = {"level": 8, "delta_spec": "none"}
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out that pcodec is no core codec of Zarr, which `Profile` says already."""
+    # Here, because the recorder does without, and zarr-python takes 0.2 s to import.
+    from zarr.errors import ZarrUserWarning
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Numcodecs codecs are not", ZarrUserWarning)
+        yield

@@ -1,0 +1,240 @@
+"""What the moves of one store may still write within the policy's ``disk_limit``."""
+
+from __future__ import annotations
+
+import bisect
+import json
+from typing import TYPE_CHECKING, Final
+
+from steptrace_schema.errors import DiskLimitError
+from steptrace_schema.format.disk_limit import Thinning
+from steptrace_schema.format.retention import RetainLast, is_of_a_step, is_thinned
+from steptrace_schema.moving.disk_estimate import CONSOLIDATED, Estimate, Written, added
+from steptrace_schema.statistics.describe import has_statistics
+from steptrace_schema.storage.limited_files import METADATA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from steptrace_schema.format.attributes import Event
+    from steptrace_schema.format.disk_limit import DiskLimit
+    from steptrace_schema.format.layout import ArraySpec
+    from steptrace_schema.format.retention import Retain
+    from steptrace_schema.journal.reader import JournalReader, Record
+    from steptrace_schema.moving.array_move import Rows
+    from steptrace_schema.names import Kind
+    from steptrace_schema.storage.limited_files import Room
+    from steptrace_schema.store.writer import TraceWriter
+
+_MARGIN: Final = 8 * 2**10
+
+
+class Budget:
+    """Decides which records of a move keep their tensors, and whether the move has room.
+
+    Parameters
+    ----------
+    limit, retain
+        What the policy says.
+    writer, room
+        The store, and what it may take.
+    reader
+        The journal.
+    """
+
+    def __init__(
+        self,
+        limit: DiskLimit,
+        retain: Retain,
+        writer: TraceWriter,
+        room: Room,
+        reader: JournalReader,
+    ) -> None:
+        self._limit = limit
+        self._retain = retain
+        self._writer = writer
+        self._room = room
+        self._reader = reader
+        self._has_ended = False
+        self._thinning = Thinning(limit, retain)
+        attributes = writer.attributes
+        self._estimate = Estimate(room, attributes.policy.profile, attributes.shard_steps)
+
+    @property
+    def is_pressed(self) -> bool:
+        """Whether records have to be moved although more could be waited for."""
+        return self._reader.pending().nbytes > self._limit.waiting
+
+    def adapt(self) -> None:
+        """Keep fewer steps where much of the room has been used."""
+        reserved = self._closing() + self._newest_bytes()
+        self._thinning.adapt(self._limit.store - reserved, self._room.left - reserved)
+
+    def prefer_newest(self, records: Sequence[Record]) -> None:
+        """Keep as many of the newest steps as there is room for, where the policy wants those.
+
+        Parameters
+        ----------
+        records
+            All that are left at the end of the run.
+        """
+        self._has_ended = True
+        if not isinstance(self._retain, RetainLast):
+            return
+        steps = sorted({record.step for record in records if is_of_a_step(record)})
+        wanted = steps[-self._retain.steps :]
+        arrays = self._reader.declaration().arrays
+        described = [*self._described(arrays, len(records))]
+        left = self._room.left - self._closing() - added(described, 1)
+        counts = range(1, len(wanted) + 1)
+        fitting = bisect.bisect_right(
+            counts, left, key=lambda count: added(self._tensors(arrays, count), 1)
+        )
+        self._thinning.prefer(wanted[len(wanted) - fitting :])
+
+    def kept(self, records: Sequence[Record], wanted: set[int]) -> set[int]:
+        """Return those of `wanted` that keep their tensors, all by their index.
+
+        Parameters
+        ----------
+        records
+            Those of a move.
+        wanted
+            Those that ``retain`` keeps.
+        """
+        first = self._writer.attributes.steps_recorded.get("scalars", 0)
+        of_steps = [record for record in records if is_of_a_step(record)]
+        steps = self._thinning.kept(
+            (record.step, row)
+            for row, record in enumerate(of_steps, first)
+            if record.index in wanted
+        )
+        return {
+            record.index
+            for record in records
+            if record.index in wanted
+            and (
+                record.step in steps if is_of_a_step(record) else self._thinning.keeps_last_weights
+            )
+        }
+
+    def notes(self, records: Sequence[Record], dropped: set[int]) -> list[tuple[int, str]]:
+        """Return what the trace has to say of `dropped` records, which ``retain`` keeps."""
+        return self._thinning.notes(
+            record.step for record in records if record.index in dropped and is_of_a_step(record)
+        )
+
+    def tighten(self) -> bool:
+        """Keep less from here on; return False if there is nothing left to give up."""
+        return self._thinning.tighten()
+
+    def require(self, kinds: Mapping[Kind, Rows], *, derived: bool, workers: int) -> None:
+        """Raise if a move has no room, besides what the end of the run takes.
+
+        Parameters
+        ----------
+        kinds
+            The rows that it writes.
+        derived
+            Whether it describes updates.
+        workers
+            How many files it writes at a time.
+
+        Raises
+        ------
+        DiskLimitError
+            If it may take more than is left.
+        """
+        last = [kind for kind, new in kinds.items() if not all(map(is_of_a_step, new.records))]
+        files = [self._root()]
+        for kind, new in kinds.items():
+            for spec in new.specs:
+                if spec.static:
+                    if any(spec.key in record.keys for record in new.records):
+                        files += self._estimate.static(spec)
+                elif not spec.statistics_only:
+                    kept = len(new.kept_steps)
+                    at_end = kind not in last and self._comes_at_the_end(kind)
+                    files += self._estimate.rows(spec, new.start, kept + at_end)
+                    if at_end and kept:
+                        files += self._estimate.again(spec, new.start + kept)
+            files += self._estimate.steps(kind, new.start, len(new.kept_steps))
+            names = [spec.path for spec in new.specs if has_statistics(spec)]
+            files += self._estimate.statistics(kind, new.described, len(new.steps), names)
+            if derived and kind == "weights":
+                count = self._writer.attributes.steps_recorded.get("updates", 0)
+                files += self._estimate.statistics("updates", count, len(new.steps), names)
+        needed = added(files, workers) + self._closing()
+        if needed > self._room.left:
+            msg = f"{needed} bytes are needed, and {self._room.left} are left"
+            raise DiskLimitError(msg)
+
+    def _comes_at_the_end(self, kind: Kind) -> bool:
+        """Whether a row more is to have room whenever the run ends: the last weights are."""
+        wants_newest = isinstance(self._retain, RetainLast) and not self._has_ended
+        return kind == "weights" or (wants_newest and is_thinned(kind))
+
+    def used_up(self, step: int) -> DiskLimitError:
+        """Return the error that says from which step on nothing has room."""
+        return DiskLimitError(f"{self._limit} was used up at step {step}")
+
+    def why_absent(
+        self, spec: ArraySpec, reason: str | None, events: Sequence[Event]
+    ) -> str | None:
+        """Return why the store has no array for `spec`; None if it has, or for another reason.
+
+        Parameters
+        ----------
+        spec
+            What is declared.
+        reason, events
+            Why the run ended, and what happened to its recording.
+        """
+        said = (reason or "", *(event.message for event in events))
+        if self._room.size(f"{spec.key}/{METADATA}") or not any(
+            str(self._limit) in s for s in said
+        ):
+            return None
+        return f"no step that has it had room within {self._limit}"
+
+    def _closing(self) -> int:
+        """Return what has to be left for the end of the run: its status, and all metadata."""
+        metadata, root = self._room.metadata, self._room.size(METADATA)
+        return int(CONSOLIDATED * metadata) + 2 * root + _MARGIN
+
+    def _root(self) -> Written:
+        fields = self._writer.attributes.model_dump(mode="json")
+        # The trainer may have declared more since.
+        declared = self._reader.declaration().attributes.model_dump(mode="json")
+        size = max(len(json.dumps(each, indent=2)) for each in (fields, declared))
+        return Written(int(1.2 * size) + _MARGIN, self._room.size(METADATA))
+
+    def _newest_bytes(self) -> int:
+        """Return what has to be left for the newest steps, which are moved at the end."""
+        if not isinstance(self._retain, RetainLast):
+            return 0
+        arrays = self._reader.declaration().arrays
+        return min(self._limit.waiting, added(self._tensors(arrays, self._retain.steps), 1))
+
+    def _tensors(self, arrays: Iterable[ArraySpec], rows: int) -> Iterator[Written]:
+        """Yield what `rows` more rows of all tensors take."""
+        recorded = self._writer.attributes.steps_recorded
+        for spec in arrays:
+            if is_thinned(spec.kind) and not spec.static and not spec.statistics_only:
+                count = rows + (spec.kind == "weights")
+                yield from self._estimate.rows(spec, recorded.get(spec.kind, 0), count)
+
+    def _described(self, arrays: Iterable[ArraySpec], rows: int) -> Iterator[Written]:
+        """Yield what `rows` more rows of everything else take."""
+        attributes = self._writer.attributes
+        names: dict[str, list[str]] = {}
+        for spec in arrays:
+            if has_statistics(spec):
+                names.setdefault(spec.kind, []).append(spec.path)
+            if not is_thinned(spec.kind):
+                yield from self._estimate.rows(spec, attributes.rows(spec.key), rows)
+        names["updates"] = names.get("updates", names.get("weights", []))
+        for kind, paths in names.items():
+            start = attributes.rows(f"statistics/{kind}")
+            yield from self._estimate.statistics(kind, start, rows, paths)
+            yield from self._estimate.steps(kind, start, rows)

@@ -1,0 +1,203 @@
+"""Going on with a trace that has been closed."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+
+from steptrace_schema.encoding.codecs import quiet
+from steptrace_schema.errors import DiskLimitError, TraceError
+from steptrace_schema.format.attributes import Event, TraceAttributes
+from steptrace_schema.format.layout import ArraySpec, split_key
+from steptrace_schema.human import human_bytes
+from steptrace_schema.moving.journal_mover import recover
+from steptrace_schema.names import (
+    KINDS,
+    STATISTIC,
+    STATISTIC_NAMES,
+    STATISTICS,
+    STATISTICS_VALUES,
+    STEP,
+    Kind,
+)
+from steptrace_schema.storage.location import Location, file_sizes, is_packed
+from steptrace_schema.store.opening import open_zarr, read_attributes
+from steptrace_schema.store.writer import TraceWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    from steptrace_schema.format.disk_limit import DiskLimit
+
+
+@dataclasses.dataclass(frozen=True)
+class Continuation:
+    """What a trace holds that is about to grow again.
+
+    Attributes
+    ----------
+    path
+        Folder of the trace.
+    attributes
+        Its root attributes, with the rows that stay counted in ``steps_recorded``.
+    arrays
+        The table of its arrays.
+    probe
+        The probe's inputs by name, ``x`` or ``x_<part>``, dims (sample, ...).
+    """
+
+    path: Location
+    attributes: TraceAttributes
+    arrays: tuple[ArraySpec, ...]
+    probe: dict[str, npt.NDArray[Any]]
+
+    def begin(self) -> None:
+        """Give up the rows that are recorded again; call it when the first of them is at hand."""
+        TraceWriter(self.path, self.attributes).commit(self.attributes)
+
+
+def reopen(path: Location, step: int, limit: DiskLimit | None = None) -> Continuation:
+    """Find out how the trace at `path` goes on from step number `step` on.
+
+    A journal that is left over is moved into the store. Besides, the trace stays as it is until
+    :meth:`Continuation.begin`, which gives up the rows of `step` and later ones, and adds an event
+    that says where the two runs meet.
+
+    Parameters
+    ----------
+    path
+        Folder of a trace.
+    step
+        The first step that will be recorded.
+    limit
+        What the trace may take on disk from now on.
+
+    Raises
+    ------
+    NotATraceError
+        If there is no trace at `path`.
+    TraceError
+        If it is packed, or its run is still going on.
+    DiskLimitError
+        If it takes more than a store may within `limit`.
+
+    Examples
+    --------
+    >>> reopen(Path("run.zarr"), 500).attributes.events[-1].message  # doctest: +SKIP
+    'recording went on here'
+    """
+    if is_packed(path):
+        msg = f"{path} is packed, so nothing can be added to it; run 'steptrace unpack {path}'"
+        raise TraceError(msg)
+    recover(path)
+    if limit is not None:
+        _refuse_full(path, limit)
+    attributes = read_attributes(path)
+    group = open_zarr(path)
+    recorded = attributes.steps_recorded
+    kept: dict[Kind, int] = {}
+    last = -1
+    for kind, count in recorded.items():
+        derived = f"{kind}/{STEP}" not in group  # updates that are only statistics
+        steps = np.asarray(group[f"{STATISTICS}/{kind}/{STEP}" if derived else f"{kind}/{STEP}"])
+        steps = steps[:count]
+        # The update before the first new step is computed again, from its weights.
+        kept[kind] = int(np.count_nonzero(steps < step - derived)) if count else 0
+        if kind == "scalars" and count:
+            last = int(steps[-1])
+    # In the order in which they were declared, which is that of the columns of the statistics.
+    order = [f"{kind}/{path}" for kind, paths in attributes.declared.items() for path in paths]
+    with quiet():
+        members = dict(group.members(max_depth=None))
+    found = {
+        key: spec_of(key, array)
+        for key, array in members.items()
+        if isinstance(array, zarr.Array) and _is_recorded(key)
+    }
+    found |= {spec.key: spec for spec in _only_described(group, attributes)}
+    arrays = tuple(found[key] for key in order if key in found)
+    probe = {
+        spec.path: np.asarray(group[spec.key])
+        for spec in arrays
+        if spec.static and spec.kind == "probe"
+    }
+    event = Event(
+        time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        message=_meeting(last, step),
+        step=step,
+    )
+    attributes = attributes.model_copy(
+        update={
+            "status": "recording",
+            "status_reason": None,
+            "finished": None,
+            "steps_recorded": kept,
+            "statistics_recorded": {
+                kind: int(np.count_nonzero(_described_steps(group, kind)[:count] < step))
+                for kind, count in attributes.statistics_recorded.items()
+            },
+            "events": (*attributes.events, event),
+        }
+    )
+    return Continuation(path, attributes, arrays, probe)
+
+
+def _refuse_full(path: Location, limit: DiskLimit) -> None:
+    sizes = file_sizes(path)
+    taken = sum(sizes.values()) + 2 * sizes["zarr.json"]
+    if taken > limit.store:
+        least = human_bytes(limit.total * taken / limit.store)
+        msg = (
+            f"{path} takes {human_bytes(sum(sizes.values()))} already, which leaves no room within "
+            f"{limit}; set it to more than {least}, or record into another trace"
+        )
+        raise DiskLimitError(msg)
+
+
+def _described_steps(group: zarr.Group, kind: Kind) -> npt.NDArray[np.int64]:
+    return np.asarray(group[f"{STATISTICS}/{kind}/{STEP}"])
+
+
+def _meeting(last: int, step: int) -> str:
+    if step > last + 1:
+        return f"recording went on here; steps {last + 1} to {step - 1} are not recorded"
+    if step <= last:
+        return f"recording went on here; earlier records of steps {step} to {last} were replaced"
+    return "recording went on here"
+
+
+def _is_recorded(key: str) -> bool:
+    return not key.startswith(f"{STATISTICS}/") and key.rpartition("/")[2] != STEP
+
+
+def _only_described(group: zarr.Group, attributes: TraceAttributes) -> Iterator[ArraySpec]:
+    """Yield the tensors of which only the statistics are recorded."""
+    shape = (len(STATISTIC_NAMES),)
+    for kind in filter(attributes.policy.only_describes, KINDS):
+        values = group.get(f"{STATISTICS}/{kind}/{STATISTICS_VALUES}")
+        tensors = values.attrs["tensors"] if values is not None else ()
+        for path in tensors if isinstance(tensors, list) else ():
+            yield ArraySpec(kind, str(path), (STATISTIC,), shape, "float64", statistics_only=True)
+
+
+def spec_of(key: str, array: zarr.Array[Any]) -> ArraySpec:
+    """Return the declaration of an array that is stored under `key`."""
+    kind, path = split_key(key)
+    names = getattr(array.metadata, "dimension_names", None) or ()
+    dims = tuple(str(name) for name in names)
+    static = dims[:1] != (STEP,)
+    return ArraySpec(
+        kind=kind,
+        path=path,
+        dims=dims if static else dims[1:],
+        shape=array.shape if static else array.shape[1:],
+        dtype=str(array.dtype),
+        static=static,
+        attributes=dict(array.attrs),
+    )

@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from plot_traces import make_trace, small_layers, small_network
+from steptrace_analyzer.anomalies import find_anomalies
+from steptrace_analyzer.cli.app import run
+from steptrace_analyzer.report import write, write_report
+from steptrace_analyzer.report.markup import element, table
+from steptrace_analyzer.report.pictures import line_picture, pixel_picture
+from steptrace_analyzer.trace.open import open_trace
+from steptrace_schema.format.attributes import Event, Layer, Missing, Model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+HOSTILE = "<script>alert(1)</script> \"quoted\" 'single' &amp; </style><img src=x onerror=alert(2)>"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+class Page(HTMLParser):
+    """The tags with their attributes, and the text, as a browser sees them."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.html = html
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def attributes(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def tiny_arrays() -> dict[str, np.ndarray]:
+    """One dense layer and two steps: few figures, all sections."""
+    return {
+        key: values if key == "probe/x" else values[: 3 if key.startswith("weights") else 2]
+        for key, values in small_network().items()
+        if "conv" not in key or key.startswith("probe")
+    }
+
+
+@pytest.fixture(scope="module")
+def spiked(write_run: Callable[..., Path]) -> Path:
+    return write_run(input_scale={37: 100.0})
+
+
+@pytest.fixture(scope="module")
+def report(spiked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("report") / "report.html"
+    assert run(["report", str(spiked), "-o", str(output)]) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def page(report: Path) -> Page:
+    return Page(report.read_text(encoding="utf-8"))
+
+
+def test_the_page_has_everything_in_order(page: Page) -> None:
+    titles = re.findall(r"<h2>(.*?)</h2>", page.html)
+    assert titles == [
+        "Summary",
+        "What happened",
+        "Loss",
+        "Gradients",
+        "Layers",
+        "What is missing, and why",
+        "How it was recorded",
+    ]
+    assert re.findall(r"<h3>(sequential/.*?)</h3>", page.html) == [
+        "sequential/dense",
+        "sequential/dense_1",
+    ]
+    assert "60 (0-59)" in page.text
+    assert "Size on disk" in page.text
+
+
+def test_the_page_explains_what_was_found_and_shows_that_step_first(
+    page: Page, spiked: Path
+) -> None:
+    found = find_anomalies(open_trace(spiked))
+    assert [anomaly.step for anomaly in found] == [37]
+    assert found[0].explain() in page.text
+    controls = page.attributes("input")
+    assert [c["aria-label"] for c in controls] == [
+        "Show figures at step 0",
+        "Show figures at step 37",
+        "Show figures at step 59",
+    ]
+    assert ["checked" in c for c in controls] == [False, True, False]
+
+
+def test_the_page_asks_for_nothing_and_runs_nothing(page: Page) -> None:
+    names = {name for name, _ in page.tags}
+    assert names & {"script", "link", "iframe", "object", "base", "form"} == set()
+    for _, attributes in page.tags:
+        assert not any(name.startswith("on") or name == "style" for name in attributes)
+        for name in ("src", "href"):
+            value = attributes.get(name) or "#"
+            assert value.startswith(("data:image/png;base64,", "data:image/svg+xml;base64,", "#"))
+    policy = page.attributes("meta")[1]
+    assert policy["http-equiv"] == "Content-Security-Policy"
+    css = re.search(r"<style>(.*?)</style>", page.html, re.DOTALL)
+    assert css is not None
+    digest = base64.b64encode(hashlib.sha256(css[1].encode()).digest()).decode()
+    assert policy["content"] == (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    assert "url(" not in css[1]
+    assert "@import" not in css[1]
+
+
+def test_every_image_says_what_it_shows_and_every_link_leads_somewhere(page: Page) -> None:
+    alts = [image["alt"] for image in page.attributes("img")]
+    assert all(alts)
+    assert "Weights of sequential/dense at step 37 beside the update of that step" in alts
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = [str(link["href"]).removeprefix("#") for link in page.attributes("a")]
+    labels = [label["for"] for label in page.attributes("label")]
+    assert {*links, *labels} <= set(ids)
+
+
+def test_every_step_has_its_figures_of_every_layer(page: Page) -> None:
+    shown = [
+        str(attributes["class"])
+        for tag, attributes in page.tags
+        if tag == "div" and "class" in attributes and str(attributes["class"]).startswith("at ")
+    ]
+    # Weights, parameters and maps of two layers at three steps.
+    assert sorted(shown) == sorted(["at at-step-0", "at at-step-1", "at at-step-2"] * 6)
+
+
+def test_nothing_that_a_trace_says_becomes_markup(tmp_path: Path) -> None:
+    arrays = {
+        key.replace("net/dense", HOSTILE.replace("/", "|")): values
+        for key, values in tiny_arrays().items()
+        if not key.startswith("probe")
+    }
+    trace = make_trace(
+        arrays,
+        name=HOSTILE.replace("/", "|"),
+        layers=(Layer(path=HOSTILE, name=HOSTILE, class_name=HOSTILE, activation=HOSTILE),),
+        model=Model(name=HOSTILE, class_name=HOSTILE, parameters=1, trainable_parameters=1),
+        missing=(Missing(kind="probe", path=HOSTILE, reason=HOSTILE),),
+        events=(Event(time=HOSTILE, message=HOSTILE, step=1),),
+        environment={HOSTILE: {HOSTILE: [HOSTILE]}},
+        loss=HOSTILE,
+        status="incomplete",
+        status_reason=HOSTILE,
+        run_id=HOSTILE,
+    )
+    page = Page(write_report(trace, tmp_path / "r.html").read_text(encoding="utf-8"))
+    names = {name for name, _ in page.tags}
+    assert "script" not in names
+    assert not any("onerror" in attributes for _, attributes in page.tags)
+    assert len([n for n, _ in page.tags if n == "style"]) == 1
+    assert all(str(image["src"]).startswith("data:") for image in page.attributes("img"))
+    assert page.text.count(HOSTILE) >= 12
+
+
+def test_layers_beyond_the_size_limit_are_named_instead_of_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "MOST_BYTES", 0)
+    trace = make_trace(small_network(), layers=small_layers())
+    page = Page(write_report(trace, tmp_path / "r.html", anomalies=()).read_text(encoding="utf-8"))
+    assert "steptrace plot weights run.zarr --layer net/conv" in page.text
+    assert len(page.attributes("img")) == 2  # loss and gradients
+
+
+def test_a_trace_of_scalars_alone_still_has_a_report(tmp_path: Path) -> None:
+    arrays = {k: v for k, v in small_network().items() if k.startswith("scalars")}
+    page = Page(write_report(make_trace(arrays), tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "Nothing unusual was found" in page.text
+    assert len(page.attributes("img")) == 1
+
+
+def test_a_figure_that_cannot_be_drawn_is_replaced_by_the_reason(tmp_path: Path) -> None:
+    arrays = tiny_arrays()
+    arrays["weights/net/dense/kernel"] = arrays["weights/net/dense/kernel"][:2]
+    arrays = {k: v for k, v in arrays.items() if k.startswith(("weights", "activations/net/dense"))}
+    arrays["activations/net/dense/output"] = np.zeros((2, 3, 5), np.float32)
+    trace = make_trace(arrays, steps={"weights": [0, 1], "activations": [7, 8]})
+    page = Page(write_report(trace, tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "Not drawn: step 0 of 'output' is not recorded; recorded are 7-8" in page.text
+
+
+def test_several_processes_draw_the_page_that_one_draws(
+    report: Path, spiked: Path, tmp_path: Path
+) -> None:
+    other = 2 if os.cpu_count() == 1 else 1  # the command uses as many as there are cores
+    page = write_report(open_trace(spiked), tmp_path / "r.html", path=spiked, workers=other)
+    assert page.read_bytes() == report.read_bytes()
+
+
+def test_progress_is_told_from_none_to_all(tmp_path: Path) -> None:
+    arrays = {k: v for k, v in small_network().items() if k.startswith("scalars")}
+    told: list[tuple[int, int]] = []
+    write_report(make_trace(arrays), tmp_path / "r.html", progress=lambda *done: told.append(done))
+    assert told == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_the_report_is_named_after_the_trace_and_replaced_when_written_again(
+    healthy_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(write, "MOST_BYTES", 0)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert run(["report", str(healthy_path)]) == 0
+        assert capsys.readouterr().out.startswith("run-report.html (")
+    assert [path.name for path in tmp_path.iterdir()] == ["run-report.html"]
+
+
+def test_elements_escape_content_and_attributes() -> None:
+    made = element("p", "<b>", element("b", "&"), title='"><script>', hidden=None)
+    assert made.text == ('<p title="&quot;&gt;&lt;script&gt;">&lt;b&gt;<b>&amp;</b></p>')
+    assert element("p", "red\x1b[31m").text == "<p>red\\x1b[31m</p>"
+
+
+def test_a_table_sets_its_last_columns_flush_right() -> None:
+    made = table(("name", "size"), [("a", "1")], numbers=1)
+    assert '<td>a</td><td class="number">1</td>' in made.text
+
+
+def test_a_colour_of_few_pixels_survives_in_a_picture() -> None:
+    figure = Figure(figsize=(4, 3))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(np.random.default_rng(0).normal(size=(100, 100)), cmap="viridis", aspect="auto")
+    axes.plot(50, 50, "s", color="#ff00c8", markersize=3)
+    source = pixel_picture(figure, "noise").text.partition("base64,")[2].partition('"')[0]
+    image = np.asarray(Image.open(io.BytesIO(base64.b64decode(source))).convert("RGB"), dtype=int)
+    assert image.shape == (300, 400, 3)
+    assert np.abs(image - (0xFF, 0x00, 0xC8)).max(axis=-1).min() <= 8
+
+
+def test_lines_are_drawn_as_svg_unless_they_are_too_many() -> None:
+    figure = Figure(figsize=(4, 3))
+    axes = figure.add_subplot()
+    axes.plot([1, 2, 3])
+    assert "data:image/svg+xml;base64," in line_picture(figure, "few").text
+    axes.scatter(*np.random.default_rng(0).random((2, 20_000)))
+    assert "data:image/png;base64," in line_picture(figure, "many").text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_a_browser_shows_the_page_without_complaint_and_would_refuse_any_request(
+    report: Path, tmp_path: Path
+) -> None:
+    shown, complaints = browse(report, tmp_path)
+    for heading in ("Summary", "What happened", "Loss", "Gradients", "Layers"):
+        assert f"<h2>{heading}</h2>" in shown
+    assert complaints == []
+    tampered = tmp_path / "tampered.html"
+    html = report.read_text(encoding="utf-8")
+    tampered.write_text(html.replace("</main>", '<img src="http://127.0.0.1:9/x.png"></main>'))
+    _, complaints = browse(tampered, tmp_path)
+    assert ["Content Security Policy" in complaint for complaint in complaints] == [True]
+
+
+def browse(page: Path, folder: Path) -> tuple[str, list[str]]:
+    """Open a page; return what the browser made of it and what its console says."""
+    result = subprocess.run(
+        [
+            str(CHROMIUM),
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--enable-logging=stderr",
+            f"--user-data-dir={folder / 'profile'}",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return result.stdout, [line for line in result.stderr.splitlines() if ":CONSOLE" in line]

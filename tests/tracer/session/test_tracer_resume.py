@@ -1,0 +1,284 @@
+"""One trace over several fits, in one process or in several."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import pytest
+import zarr
+
+from keras_models import mlp, vectors, weights_of
+from steptrace_schema.errors import TraceError
+from steptrace_schema.journal.reader import JournalReader
+from steptrace_schema.names import KINDS
+from steptrace_schema.storage.location import journal_path
+from steptrace_schema.store.opening import read_attributes
+from steptrace_schema.validate import validate
+from steptrace_tracer import Tracer
+from two_layers import TwoLayers
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+STEPS = 3
+"""Steps of one epoch."""
+
+
+def fit(model: Any, tracer: Any = None, epochs: int = 2) -> Any:
+    x, y = vectors(STEPS * 8)
+    callbacks = [] if tracer is None else [tracer]
+    model.fit(x, y, batch_size=8, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
+    return model
+
+
+def squared_error_slope(y: npt.NDArray[Any], out: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the gradient of the mean squared error."""
+    slope: npt.NDArray[Any] = 2 * (out - y) / y.size
+    return slope
+
+
+def adam_mlp() -> Any:
+    """Return a network whose optimizer remembers."""
+    model = mlp()
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    return model
+
+
+def recorder(path: Path, **fields: Any) -> Tracer:
+    """Return a tracer of all kinds."""
+    return Tracer(path, kinds=KINDS, on_error="raise", progress=False, **fields)
+
+
+def arrays_of(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Return everything but the times."""
+    members = zarr.open_group(path, mode="r").members(max_depth=None)
+    return {
+        key: np.asarray(array)
+        for key, array in members
+        if isinstance(array, zarr.Array)
+        and key not in ("scalars/wall_time", "scalars/step_duration", "scalars/epoch")
+        and not key.startswith("scalars/metrics")
+    }
+
+
+def files_of(path: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def assert_same(path: Path, expected: Path) -> None:
+    assert validate(path) == []
+    left, right = arrays_of(path), arrays_of(expected)
+    assert left.keys() == right.keys()
+    for key, values in left.items():
+        # Statistics may be computed again from the same numbers; counts of rows are exact.
+        assert values.shape == right[key].shape, key
+        assert values.tobytes() == right[key].tobytes(), key
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the trace of four epochs in one fit."""
+    path: Path = tmp_path_factory.mktemp("whole") / "run.zarr"
+    fit(adam_mlp(), recorder(path), epochs=4)
+    return path
+
+
+def test_a_second_fit_with_the_same_tracer_goes_on_with_its_trace(
+    tmp_path: Path, whole: Path
+) -> None:
+    path = tmp_path / "run.zarr"
+    tracer = recorder(path)
+    model = fit(fit(adam_mlp(), tracer), tracer)
+    assert_same(path, whole)
+    found = read_attributes(path)
+    assert found.status == "complete"
+    assert [(e.step, e.message) for e in found.events] == [(6, "recording went on here")]
+    for expected, weight in zip(
+        weights_of(fit(adam_mlp(), epochs=4)), weights_of(model), strict=True
+    ):
+        assert expected.tobytes() == weight.tobytes()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras
+def test_a_trace_goes_on_after_a_checkpoint_was_loaded(tmp_path: Path, whole: Path) -> None:
+    path, checkpoint = tmp_path / "run.zarr", tmp_path / "model.keras"
+    model = fit(adam_mlp(), recorder(path), epochs=2)
+    model.save(checkpoint)
+    fit(model, recorder(path, resume=True), epochs=1)
+    # The run is thrown back to the checkpoint: the third epoch is trained and recorded again.
+    again = keras.models.load_model(checkpoint)
+    fit(again, recorder(path, resume=True), epochs=2)
+    assert_same(path, whole)
+    messages = [event.message for event in read_attributes(path).events]
+    assert messages[1].endswith("earlier records of steps 6 to 8 were replaced")
+
+
+def test_resume_without_a_trace_begins_one(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    fit(mlp(), Tracer(path, resume=True, on_error="raise", progress=False), epochs=1)
+    assert read_attributes(path).steps_recorded["scalars"] == STEPS
+    assert read_attributes(path).events == ()
+
+
+_TRAINING = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+import keras, psutil
+from test_tracer_resume import adam_mlp, fit, recorder, vectors
+
+def kill_all(*_):
+    for process in psutil.Process().children():
+        process.kill()
+        process.wait()
+    psutil.Process().kill()
+
+class Last(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 2:
+            end()
+"""
+"""Beginning of a script that trains in a process of its own."""
+
+
+def killed(script: str, *arguments: object) -> None:
+    """Run a script after :data:`_TRAINING` that ends by a kill."""
+    command = [sys.executable, "-c", _TRAINING + script, *map(str, arguments)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+
+
+def test_a_trace_whose_steps_are_all_in_its_journal_goes_on(tmp_path: Path, whole: Path) -> None:
+    path, slow = tmp_path / "run.zarr", tmp_path / "python"
+    slow.write_text("#!/bin/sh\nexec sleep 600\n")  # a recorder that takes its time to start
+    slow.chmod(0o755)
+    script = """
+end, sys.executable = kill_all, sys.argv[2]
+tracer = recorder(sys.argv[1])
+adam_mlp().fit(*vectors(24), batch_size=8, shuffle=False, verbose=0, callbacks=[tracer, Last()])
+"""
+    killed(script, path, slow)
+    assert not path.exists()
+    waiting = len(JournalReader(journal_path(path)).paths())
+    assert waiting >= STEPS - 1
+    fit(fit(adam_mlp(), epochs=1), recorder(path, resume=True), epochs=3)
+    assert validate(path) == []
+    found, expected = arrays_of(path), arrays_of(whole)
+    kept = [*range(waiting), *range(STEPS, 4 * STEPS)]
+    assert found["scalars/step"].tolist() == kept
+    for key in ("scalars/loss", "weights/mlp/hidden/kernel", "gradients/mlp/out/bias"):
+        rows = kept if key.startswith(("scalars", "gradients")) else [*kept, 4 * STEPS]
+        assert found[key].tobytes() == expected[key][rows].tobytes(), key
+
+
+def test_a_trace_is_as_it_was_when_the_process_that_was_to_go_on_with_it_dies_at_once(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "run.zarr"
+    fit(adam_mlp(), recorder(path))
+    before = files_of(path)
+    script = """
+# Asked for when the first step has been done, and before it is recorded.
+fit(adam_mlp(), recorder(sys.argv[1], resume=True, sample_ids=kill_all))
+"""
+    killed(script, path)
+    assert files_of(path) == before
+    assert not journal_path(path).exists()
+
+
+def test_a_trace_that_another_process_writes_is_not_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    script = (
+        _TRAINING
+        + """
+def end():  # the recorder, and then nothing
+    psutil.Process().children()[0].kill()
+    print("alone", flush=True)
+    sys.stdin.read()
+
+tracer = recorder(sys.argv[1])
+model = fit(adam_mlp(), tracer)  # so that there is a store
+model.fit(*vectors(24), batch_size=8, shuffle=False, verbose=0, callbacks=[tracer, Last()])
+"""
+    )
+    command = [sys.executable, "-c", script, str(path)]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as training:
+        try:
+            assert training.stdout is not None
+            assert training.stdout.readline() == "alone\n"
+            count = len(JournalReader(journal_path(path)).paths())
+            assert count >= STEPS - 1
+            # Whatever on_error says: hours of training without a trace are not what was asked for.
+            with pytest.raises(TraceError, match=rf"still running \(process {training.pid}\)"):
+                fit(adam_mlp(), Tracer(path, resume=True, progress=False))
+            assert len(JournalReader(journal_path(path)).paths()) >= count
+        finally:
+            training.kill()
+
+
+def test_a_trace_that_goes_on_keeps_as_many_samples_as_before(tmp_path: Path) -> None:
+    model = mlp()
+    fit(model, recorder(tmp_path / "run.zarr", samples=2))
+    fit(model, recorder(tmp_path / "run.zarr", resume=True))
+    assert read_attributes(tmp_path / "run.zarr").policy.samples == 2
+    assert arrays_of(tmp_path / "run.zarr")["inputs/x"].shape[:2] == (12, 2)
+    assert validate(tmp_path / "run.zarr") == []
+
+
+def test_another_model_is_refused_with_what_differs(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    fit(mlp(), Tracer(path, progress=False), epochs=1)
+    other = keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(7, name="hidden"),
+            keras.layers.Dense(2, name="out"),
+        ],
+        name="mlp",
+    )
+    deeper = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.ReLU()])
+    for model, what in ((other, "'.*mlp/hidden.* has shape"), (deeper, "the layers Dense, ReLU")):
+        model.compile("sgd", "mse")
+        before = files_of(path)
+        with pytest.raises(TraceError, match=rf"{what}.*another path"):
+            fit(model, Tracer(path, resume=True, on_error="raise", progress=False))
+        assert files_of(path) == before
+    assert validate(path) == []
+
+
+def test_layers_may_be_frozen_between_fits(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    tracer = recorder(path, samples=8)
+    plain, traced = mlp(), mlp()
+    for model, callback in ((plain, None), (traced, tracer)):
+        fit(model, callback, epochs=1)
+        model.layers[0].trainable = False
+        model.compile("sgd", "mse")
+        fit(model, callback, epochs=1)
+    group, (x, y) = zarr.open_group(path, mode="r"), vectors(STEPS * 8)
+    for t in range(2 * STEPS):
+        rows = slice(t % STEPS * 8, (t % STEPS + 1) * 8)
+        step = TwoLayers(group, t)
+        step.agree_outputs(x[rows])
+        slope = partial(squared_error_slope, y[rows])
+        step.agree_gradients(x[rows], slope, frozen=t >= STEPS)
+        step.agree_probe()
+    for expected, weight in zip(weights_of(plain), weights_of(traced), strict=True):
+        assert expected.tobytes() == weight.tobytes()
+    assert validate(path) == []
+    found = arrays_of(path)
+    assert found["scalars/step"].tolist() == list(range(2 * STEPS))
+    frozen = found["weights/mlp/hidden/kernel"]
+    assert (frozen[STEPS:] == frozen[STEPS]).all()
+    assert np.isfinite(found["gradients/mlp/hidden/kernel"][:STEPS]).all()
+    assert np.isnan(found["gradients/mlp/hidden/kernel"][STEPS:]).all()
+    without = [m for m in read_attributes(path).missing if m.path == "mlp/hidden/kernel"]
+    assert without[0].steps == tuple(range(STEPS, 2 * STEPS))
+    assert np.isfinite(found["gradients/mlp/out/kernel"]).all()

@@ -1,0 +1,101 @@
+"""Several processes of one job: each writes a trace of its own into one folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from steptrace_schema.errors import NotATraceError, TraceError
+from steptrace_schema.store.opening import read_attributes
+from steptrace_schema.validate import validate
+from steptrace_tracer.session.workers import present_worker
+from two_layers import TwoLayers
+
+_SCRIPT = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from keras_models import mlp, vectors, weights_of
+from steptrace_schema.names import KINDS
+from steptrace_tracer import Tracer
+x, y = vectors()
+rank = int(sys.argv[2])
+tracer = Tracer(sys.argv[1], kinds=KINDS, samples=4, on_error="raise", progress=False)
+models = [mlp(), mlp()]
+for model, callbacks in zip(models, ([], [tracer])):
+    model.fit(x[rank::2], y[rank::2], batch_size=4, shuffle=False, verbose=0, callbacks=callbacks)
+plain, traced = map(weights_of, models)
+assert all(a.tobytes() == b.tobytes() for a, b in zip(plain, traced))
+"""
+
+
+def tf_config(kind: str, index: int, **cluster: int) -> dict[str, str]:
+    hosts = {name: [f"127.0.0.1:{i}" for i in range(n)] for name, n in cluster.items()}
+    return {"TF_CONFIG": json.dumps({"cluster": hosts, "task": {"type": kind, "index": index}})}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, None),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, None),
+        ({"RANK": "2", "WORLD_SIZE": "3"}, (2, 3)),
+        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, (1, 2)),
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, (1, 2)),
+        (tf_config("worker", 1, worker=3), (1, 3)),
+        (tf_config("worker", 0, chief=1, worker=2), (1, 3)),
+        (tf_config("chief", 0, chief=1, worker=2, ps=1), (0, 3)),
+        (tf_config("evaluator", 0, chief=1, worker=2), None),
+        (tf_config("worker", 0, worker=1), None),
+    ],
+)
+def test_the_rank_is_that_of_the_job(
+    environment: dict[str, str], expected: tuple[int, int] | None
+) -> None:
+    worker = present_worker(environment)
+    assert (worker and (worker.rank, worker.count)) == expected
+
+
+def test_a_rank_that_makes_no_sense_is_an_error() -> None:
+    with pytest.raises(TraceError, match="correct or unset"):
+        present_worker({"RANK": "first", "WORLD_SIZE": "2"})
+
+
+def test_every_worker_writes_its_trace_into_one_folder(tmp_path: Path) -> None:
+    from keras_models import vectors
+
+    folder = tmp_path / "job"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _SCRIPT, str(folder), str(rank)],
+            env=os.environ | tf_config("worker", rank, worker=2),
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, said = process.communicate()
+        assert process.returncode == 0, said.decode()
+    x, y = vectors()
+    for rank in range(2):
+        path = folder / f"worker-{rank}.zarr"
+        assert validate(path) == []
+        worker = read_attributes(path).worker
+        assert worker is not None
+        assert (worker.rank, worker.count) == (rank, 2)
+        group = zarr.open_group(path, mode="r")
+        assert np.asarray(group["scalars/step"]).tolist() == list(range(len(x) // 8))
+        for step in range(len(x) // 8):
+            batch = slice(8 * step + rank, 8 * (step + 1), 2)
+            found = TwoLayers(group, step)
+            found.agree_outputs(x[batch])
+            found.agree_gradients(x[batch], lambda out: 2 * (out - y[batch]) / out.size)  # noqa: B023
+            found.agree_probe()
+    with pytest.raises(NotATraceError, match=r"2 traces.*worker-0\.zarr, worker-1\.zarr"):
+        read_attributes(folder)

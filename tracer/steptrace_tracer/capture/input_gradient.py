@@ -1,0 +1,119 @@
+"""The gradient with respect to the input, where the first layer gives it away.
+
+A backward pass to the input is that of the first layer, for the whole batch: of the article's
+network it takes a quarter of a step. Where the first layer treats each sample by itself, the
+gradient for the few samples that are kept follows from that of their outputs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Final
+
+from steptrace_schema.names import OUTPUT, X_GRADIENT
+from steptrace_tracer._tensorflow import keras, tf
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from steptrace_schema.format.attributes import Policy
+    from steptrace_tracer.capture.names import Names
+    from steptrace_tracer.capture.program import Program
+
+_LAYERS: Final = (
+    keras.layers.Dense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+)
+"""Layers of which one sample's output depends on that sample and the weights alone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stem:
+    """The layer that alone is called with the batch.
+
+    Attributes
+    ----------
+    layer
+        The layer.
+    output
+        The path of its output.
+    """
+
+    layer: Any
+    output: str
+
+    @classmethod
+    def of(cls, program: Program, names: Names, policy: Policy, x: Any) -> Stem | None:
+        """Return the stem of the program's model, None where there is none of use.
+
+        Parameters
+        ----------
+        program, names
+            The step, and the paths of its layers.
+        policy
+            What is kept: without the gradient of the layer's output nothing follows from it.
+        x
+            The batch, as the step gets it.
+        """
+        model = program.models[0]
+        # A model or a training step of somebody's own may do anything with the batch.
+        is_plain = (
+            len(program.models) == 1
+            and program.strategy is None
+            and type(model).__module__.startswith("keras.")
+            and getattr(program.body, "__func__", None) is keras.Model.train_step
+        )
+        if not is_plain or not tf.is_tensor(x) or x.dtype != tf.float32:
+            return None
+        layer = _first_layer(model)
+        if (
+            type(layer) not in _LAYERS
+            or layer.compute_dtype != "float32"
+            or getattr(keras.activations, layer.activation.__name__, None) is not layer.activation
+            or x.shape.rank != len(layer.input.shape)
+        ):
+            return None
+        output = f"{names.layers[id(layer)]}/{OUTPUT}"
+        wanted = policy.covers("inputs", X_GRADIENT)
+        return (
+            cls(layer, output) if wanted and policy.covers("activation_gradients", output) else None
+        )
+
+    def weights(self) -> list[Any]:
+        """Return the layer's present weights."""
+        return [tf.identity(variable.value) for variable in self.layer.variables]
+
+    def input_gradient(self, weights: Sequence[Any], x: Any, gradient: Any) -> Any:
+        """Return the gradient of the loss with respect to `x`.
+
+        Parameters
+        ----------
+        weights
+            Those of the layer in the step's forward pass.
+        x
+            Samples, dims (sample, ...).
+        gradient
+            That of the loss with respect to the layer's output for these samples.
+        """
+        state = list(zip(self.layer.variables, weights, strict=True))
+        with keras.StatelessScope(state_mapping=state), tf.GradientTape() as tape:
+            tape.watch(x)
+            output = self.layer(x)
+        return tape.gradient(output, x, output_gradients=gradient)
+
+
+def _first_layer(model: Any) -> Any:
+    """Return the layer that alone is called with the model's one input, None if there is none."""
+    inputs: Any = getattr(model, "inputs", None) or ()
+    if len(inputs) != 1:
+        return None
+    uses: list[Any] = [
+        layer
+        for layer in model._flatten_layers(include_self=False, recursive=False)
+        for node in layer._inbound_nodes
+        for tensor in node.input_tensors
+        if tensor is inputs[0]
+    ]
+    return uses[0] if len(uses) == 1 and len(uses[0]._inbound_nodes) == 1 else None

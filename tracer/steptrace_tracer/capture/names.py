@@ -1,0 +1,163 @@
+"""Where a model's layers and variables stand in a trace."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from steptrace_schema.errors import TraceError
+from steptrace_schema.format.layout import safe_path, unique_paths
+from steptrace_schema.names import STEP, X
+from steptrace_tracer._tensorflow import keras
+
+if TYPE_CHECKING:
+    from steptrace_schema.format.attributes import Layer
+
+_TAKEN = (STEP, X)
+"""Names that stand beside layers in the groups of the kinds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """Paths of the layers and weights of one or more models, by the identity of the object.
+
+    Attributes
+    ----------
+    layers
+        ``id(layer)`` to the layer's group path, in the order of the model.
+    weights
+        ``id(variable)`` to the path inside the kinds ``weights``, ``gradients`` and ``updates``.
+    """
+
+    layers: Mapping[int, str]
+    weights: Mapping[int, str]
+
+    @classmethod
+    def of(cls, *models: Any) -> Names:
+        """Name everything in built models; several models are told apart by their names."""
+        found = [entry for model in models for entry in _named(model, len(models) > 1)]
+        layers = [layer for layer, _ in found]
+        layer_paths = unique_paths([*_TAKEN, *(path for _, path in found)])[len(_TAKEN) :]
+        variables = list({id(v): v for model in models for v in model.weights}.values())
+        owners = {
+            id(variable): (layer.path, path)
+            for layer, path in zip(layers, layer_paths, strict=True)
+            for variable in (*layer._trainable_variables, *layer._non_trainable_variables)
+        }
+        weight_paths = unique_paths(
+            [*_TAKEN, *(_weight_path(v, *owners.get(id(v), (None, ""))) for v in variables)]
+        )[len(_TAKEN) :]
+        return cls(
+            {id(layer): path for layer, path in zip(layers, layer_paths, strict=True)},
+            {id(v): path for v, path in zip(variables, weight_paths, strict=True)},
+        )
+
+    def as_in(self, layers: Sequence[Layer], models: tuple[Any, ...]) -> Names:
+        """Return the paths that the same layers have in a trace that is there already.
+
+        Keras gives a model that was loaded from a file, or built again, other paths.
+
+        Parameters
+        ----------
+        layers
+            The layers that the trace describes.
+        models
+            The models whose names these are.
+
+        Raises
+        ------
+        TraceError
+            If the layers are not of the same classes, in the same order.
+        """
+        own = list({id(found): found for m in models for found, _ in walk(m)}.values())
+        classes = [type(layer).__name__ for layer in own]
+        if classes != [layer.class_name for layer in layers]:
+            msg = (
+                f"this model has the layers {', '.join(classes)}, and the trace is of a model with "
+                f"{', '.join(layer.class_name for layer in layers)}; record into another path"
+            )
+            raise TraceError(msg)
+        paths, weights = dict(self.layers), dict(self.weights)
+        for layer, known in zip(own, layers, strict=True):
+            paths[id(layer)] = known.path
+            variables = (*layer._trainable_variables, *layer._non_trainable_variables)
+            named = [v for v in variables if id(v) in weights]
+            for variable, path in zip(named, known.variables, strict=False):
+                weights[id(variable)] = path
+        return Names(paths, weights)
+
+
+def _weight_path(variable: Any, layer_path: str | None, place: str) -> str:
+    """Return Keras' path of the variable, moved with its layer where that has another path."""
+    path = str(variable.path)
+    if layer_path and place != layer_path and path.startswith(f"{layer_path}/"):
+        return place + path.removeprefix(layer_path)
+    return path
+
+
+def _named(model: Any, prefixed: bool) -> Iterator[tuple[Any, str]]:
+    prefix = f"{model.name}/"
+    for layer, path in walk(model):
+        yield layer, path if not prefixed or path.startswith(prefix) else prefix + path
+
+
+def walk(model: Any) -> Iterator[tuple[Any, str]]:
+    """Yield every layer inside `model` once, with the path that Keras gives it.
+
+    Layers that only feed data in are left out. A layer that Keras gives no path, since it has
+    nothing to build, is named after its siblings.
+    """
+    seen = {id(model)}
+    yield from _children(model, seen)
+
+
+def inside_recurrent(model: Any) -> frozenset[int]:
+    """Return the ``id`` of every layer that a recurrent layer calls once for each time step.
+
+    They run inside a loop of the graph, and would run many times in one eager step.
+    """
+    recurrent = [layer for layer, _ in walk(model) if isinstance(layer, keras.layers.RNN)]
+    return frozenset(id(layer) for parent in recurrent for layer, _ in walk(parent))
+
+
+def _children(parent: Any, seen: set[int]) -> Iterator[tuple[Any, str]]:
+    children = list(parent._flatten_layers(include_self=False, recursive=False))
+    prefix = f"{parent.path}/" if parent.path else ""
+    nested = any(child.path and child.path.startswith(prefix) for child in children)
+    for child in children:
+        if id(child) in seen or type(child).__name__ == "InputLayer":
+            continue
+        seen.add(id(child))
+        yield child, child.path or (prefix if nested else "") + child.name
+        yield from _children(child, seen)
+
+
+def leaves(structure: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the tensors of a nested structure with a name each, ``""`` for a single tensor.
+
+    Examples
+    --------
+    >>> list(leaves({"a": 1, "b": (2, 3)}))
+    [('a', 1), ('b_0', 2), ('b_1', 3)]
+    """
+    if isinstance(structure, Mapping):
+        items: Any = structure.items()
+    elif isinstance(structure, (list, tuple)):
+        items = enumerate(structure)
+    elif structure is None:
+        return
+    else:
+        yield "", structure
+        return
+    for key, value in items:
+        for name, leaf in leaves(value):
+            yield (
+                "_".join(part for part in (safe_path(str(key)).replace("/", "_"), name) if part),
+                leaf,
+            )
+
+
+def joined(base: str, suffix: str) -> str:
+    """Return ``base_suffix``, or `base` where there is no suffix."""
+    return f"{base}_{suffix}" if suffix else base

@@ -1,0 +1,203 @@
+"""The probe: a few fixed inputs pushed through the model in inference mode.
+
+It is a function of its own, so the training graph knows nothing of it. Tapped inside the training
+graph, pre-activations would keep convolution, bias and activation from being fused, and so change
+the last bits of the training.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from steptrace_schema.names import (
+    OUTPUT,
+    PREACTIVATION,
+    SALIENCY,
+    SALIENCY_NORM,
+    SALIENCY_UNIT,
+    X,
+)
+from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.capture.names import Names, inside_recurrent, joined, leaves, walk
+from steptrace_tracer.capture.rebinding import rebound
+from steptrace_tracer.capture.tapping import NOT_NUMBERS, NOT_SAMPLES, Taps, storable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from steptrace_schema.format.attributes import Policy
+
+_ACTIVATION_LAYERS = ("ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax")
+"""Layers that are an activation function and have no attribute ``activation``."""
+
+_IN_A_LOOP = "the activation runs inside a loop of the graph, where its tensors cannot be returned"
+_NO_INPUT_GRADIENT = "the layer's activation does not depend on this input by a gradient"
+_NO_SUCH_UNIT = "the layer has no unit of the number that the policy gives"
+_NOT_CALLED = "the layer's activation function is not called in inference mode"
+
+
+def activation_name(layer: Any) -> str | None:
+    """Return the name of the layer's activation function, None where it has none.
+
+    Examples
+    --------
+    >>> activation_name(keras.layers.Dense(1, activation="relu"))  # doctest: +SKIP
+    'relu'
+    """
+    if type(layer).__name__ in _ACTIVATION_LAYERS:
+        return str(type(layer).__name__)
+    function = getattr(layer, "activation", None)
+    if not callable(function) or function is keras.activations.linear:
+        return None
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+class Probe:
+    """Pre-activations and outputs of every activation function, for fixed inputs.
+
+    Parameters
+    ----------
+    model
+        A built Keras model.
+    names
+        The paths of its layers.
+    policy
+        What to keep.
+    x
+        The probe's inputs, in the structure that the model takes.
+    """
+
+    def __init__(self, model: Any, names: Names, policy: Policy, x: Any) -> None:
+        self._model = model
+        self._names = names
+        self._policy = policy
+        self.x = tf.nest.map_structure(tf.convert_to_tensor, x)
+        self._samples = tf.nest.flatten(self.x)[0].shape[:1]
+        self.taps = Taps()
+        self._activations: dict[str, Any] = {}
+        self._wants_gradients = "probe_gradients" in policy.kinds
+        # A partial is new to TensorFlow, which else warns of retracing when many models are traced.
+        run = functools.partial(self._run)
+        self._function = run if model.run_eagerly else tf.function(run, autograph=False)
+
+    def __call__(self) -> dict[str, Any]:
+        """Run the probe with the model's present weights; return ``probe/path`` to tensor."""
+        result: dict[str, Any] = self._function(self.x)
+        return result
+
+    def inputs(self) -> dict[str, Any]:
+        """Return the probe's inputs, ``probe/x`` to tensor."""
+        return {
+            f"probe/{joined(X, name)}": tensor
+            for name, tensor in leaves(self.x)
+            if storable(tensor)
+        }
+
+    def _run(self, x: Any) -> dict[str, Any]:
+        self.taps = taps = Taps()
+        self._activations.clear()
+        counts: Counter[str] = Counter()
+        scope = _graph()
+        layers = [layer for layer, _ in walk(self._model) if activation_name(layer)]
+        looped = inside_recurrent(self._model) | {
+            id(layer) for layer in layers if isinstance(layer, keras.layers.RNN)
+        }
+        with ExitStack() as stack:
+            for layer in layers:
+                if id(layer) not in looped:
+                    name = "activation" if "activation" in vars(layer) else "call"
+                    wrap = self._wrap(layer, taps, counts, scope)
+                    stack.enter_context(rebound(layer, name, wrap))
+            # What the model assigns to variables inside this scope, such as the seeds of its
+            # random layers, is forgotten.
+            stack.enter_context(keras.StatelessScope())
+            tape = tf.GradientTape(persistent=True)
+            if self._wants_gradients:
+                stack.enter_context(tape)
+                tape.watch([t for t in tf.nest.flatten(x) if t.dtype.is_floating])
+            if self._model._call_has_training_arg:
+                self._model(x, training=False)
+            else:
+                self._model(x)
+            activations = dict(self._activations)
+        if self._wants_gradients:
+            self._keep_gradients(tape, x, activations, taps)
+        for layer in layers:
+            path = self._names.layers[id(layer)]
+            if not counts[path]:
+                reason = _IN_A_LOOP if id(layer) in looped else _NOT_CALLED
+                for part in (PREACTIVATION, OUTPUT):
+                    if self._policy.covers("probe", f"{path}/{part}"):
+                        taps.lacks("probe", f"{path}/{part}", reason)
+        return taps.tensors
+
+    def _keep_gradients(self, tape: Any, x: Any, activations: dict[str, Any], taps: Taps) -> None:
+        """Keep the gradient of one unit of each layer with respect to the probe's input.
+
+        Simonyan, Vedaldi and Zisserman (2014), "Deep inside convolutional networks: visualising
+        image classification models and saliency maps", for any layer instead of the class score:
+        samples do not depend on each other in inference mode, so the gradient of the sum over
+        samples holds that of each.
+        """
+        for path, output in activations.items():
+            chosen = self._policy.probe_unit
+            if chosen is not None and chosen >= output.shape[-1]:
+                taps.lacks("probe_gradients", f"{path}/{SALIENCY}", _NO_SUCH_UNIT)
+                continue
+            with tape:
+                # A unit's activation: the mean over positions, where the layer has any.
+                units = tf.reduce_mean(output, axis=list(range(1, output.shape.rank - 1)))
+                strongest = tf.argmax(units, axis=-1, output_type=tf.int64)
+                unit = strongest if chosen is None else tf.zeros_like(strongest) + chosen
+                target = tf.reduce_sum(tf.gather(units, unit, batch_dims=1))
+            squares: Any = 0.0
+            for name, tensor in leaves(x):
+                place = f"{path}/{joined(SALIENCY, name)}"
+                gradient = tape.gradient(target, tensor) if tensor.dtype.is_floating else None
+                if gradient is None:
+                    taps.lacks("probe_gradients", place, _NO_INPUT_GRADIENT)
+                    continue
+                if self._policy.covers("probe_gradients", place):
+                    taps.add("probe_gradients", place, gradient)
+                exact = tf.square(tf.cast(gradient, tf.float32))
+                squares += tf.reduce_sum(exact, axis=list(range(1, exact.shape.rank)))
+            if tf.is_tensor(squares):
+                taps.add("probe_gradients", f"{path}/{SALIENCY_NORM}", tf.sqrt(squares))
+                taps.add("probe_gradients", f"{path}/{SALIENCY_UNIT}", unit)
+
+    def _wrap(
+        self, layer: Any, taps: Taps, counts: Counter[str], scope: Any
+    ) -> Callable[[Any], Any]:
+        path = self._names.layers[id(layer)]
+
+        def wrap(function: Any) -> Any:
+            def tapped(x: Any, *args: Any, **kwargs: Any) -> Any:
+                output = function(x, *args, **kwargs)
+                prefix = f"call{counts[path]}_" if counts[path] else ""
+                counts[path] += 1
+                for part, tensor in ((PREACTIVATION, x), (OUTPUT, output)):
+                    place = f"{path}/{prefix}{part}"
+                    if not self._policy.covers("probe", place):
+                        continue
+                    if _graph() is not scope:
+                        taps.lacks("probe", place, _IN_A_LOOP)
+                    elif not storable(tensor):
+                        taps.lacks("probe", place, NOT_NUMBERS)
+                    elif tensor.shape[:1] != self._samples:
+                        taps.lacks("probe", place, NOT_SAMPLES)
+                    else:
+                        taps.add("probe", place, tensor)
+                if prefix == "" and storable(output) and output.dtype.is_floating:
+                    self._activations[path] = output
+                return output
+
+            return tapped
+
+        return wrap
+
+
+def _graph() -> Any:
+    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()

@@ -1,0 +1,189 @@
+"""Rebinding names while a training step is traced, so that its tensors can be seen.
+
+Only names are rebound, for as long as one step is traced (or, eagerly, runs): each layer's
+``call``, the models' ``call``, what losses compute of each sample, ``scale_loss`` of the
+optimizers, and methods of ``tf.GradientTape``. Everything is put back.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from steptrace_schema.names import SAMPLE_LOSS, SAMPLE_WEIGHT, X_GRADIENT
+from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.capture.tapping import OUTPUT_KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence, Set
+
+    from steptrace_schema.format.attributes import Policy
+    from steptrace_tracer.capture.program import Program
+    from steptrace_tracer.capture.tapping import Tapping
+
+    Present = Callable[[], Tapping | None]
+
+
+@contextmanager
+def rebound(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
+    """Replace attribute `name` of `owner` by ``wrap(attribute)`` for a while.
+
+    Keras tracks what is assigned to a layer; this goes past that, and leaves no trace in the
+    instance afterwards.
+    """
+    own = vars(owner)
+    had, before = name in own, own.get(name)
+    setter = type.__setattr__ if isinstance(owner, type) else object.__setattr__
+    deleter = type.__delattr__ if isinstance(owner, type) else object.__delattr__
+    setter(owner, name, wrap(getattr(owner, name)))
+    try:
+        yield
+    finally:
+        if had:
+            setter(owner, name, before)
+        else:
+            deleter(owner, name)
+
+
+@contextmanager
+def tapped(
+    program: Program,
+    policy: Policy,
+    layers: Sequence[Any],
+    looped: Set[int],
+    present: Present,
+) -> Iterator[None]:
+    """Show everything that a step does inside the context to the tapping of its replica.
+
+    Parameters
+    ----------
+    program
+        The step.
+    policy
+        What is wanted.
+    layers, looped
+        The layers of its models, and the ``id`` of those that run inside a loop of the graph.
+    present
+        Returns the tapping of the replica that is running, None outside of one.
+    """
+    models = (*program.models, *(layer for layer in layers if isinstance(layer, keras.Model)))
+    with ExitStack() as stack:
+        if set(OUTPUT_KINDS) & set(policy.kinds):
+            for layer in layers:
+                if id(layer) not in looped:
+                    stack.enter_context(rebound(layer, "call", _see_output(layer, present)))
+        if policy.covers("inputs", X_GRADIENT):
+            stack.enter_context(rebound(tf.GradientTape, "__enter__", _see_enter(present)))
+            stack.enter_context(rebound(tf.GradientTape, "__exit__", _see_exit(present)))
+            for model in models:
+                if id(model) not in looped:
+                    stack.enter_context(rebound(model, "call", _see_input(model, present)))
+        stack.enter_context(rebound(tf.GradientTape, "gradient", _see_gradient(present)))
+        if policy.covers("inputs", SAMPLE_LOSS) or policy.covers("inputs", SAMPLE_WEIGHT):
+            stack.enter_context(rebound(keras.losses.Loss, "__call__", _see_loss(present)))
+        for optimizer in program.optimizers:
+            stack.enter_context(rebound(optimizer, "scale_loss", _see_scale(present)))
+        yield
+
+
+def _see_output(layer: Any, present: Present) -> Callable[[Any], Any]:
+    def wrap(call: Any) -> Any:
+        def seen(*args: Any, **kwargs: Any) -> Any:
+            output = call(*args, **kwargs)
+            if (tapping := present()) is not None:
+                try:
+                    tapping.keep_output(layer, output)
+                except Exception as error:
+                    tapping.taps.error = tapping.taps.error or error
+            return output
+
+        return seen
+
+    return wrap
+
+
+def _see_input(model: Any, present: Present) -> Callable[[Any], Any]:
+    def wrap(call: Any) -> Any:
+        def seen(*args: Any, **kwargs: Any) -> Any:
+            if (tapping := present()) is not None:
+                tapping.watch(model, args[0] if args else kwargs.get("inputs"))
+            return call(*args, **kwargs)
+
+        return seen
+
+    return wrap
+
+
+def _see_enter(present: Present) -> Callable[[Any], Any]:
+    def wrap(enter: Any) -> Any:
+        def seen(tape: Any) -> Any:
+            if (tapping := present()) is not None:
+                tapping.enter(tape)
+            return enter(tape)
+
+        return seen
+
+    return wrap
+
+
+def _see_exit(present: Present) -> Callable[[Any], Any]:
+    def wrap(leave: Any) -> Any:
+        def seen(tape: Any, *args: Any) -> Any:
+            if (tapping := present()) is not None:
+                tapping.leave(tape)
+            return leave(tape, *args)
+
+        return seen
+
+    return wrap
+
+
+def _see_gradient(present: Present) -> Callable[[Any], Any]:
+    def wrap(gradient: Any) -> Any:
+        def seen(tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
+            def ask(target: Any, sources: Any, **keywords: Any) -> Any:
+                return gradient(tape, target, sources, *args, **keywords)
+
+            if (tapping := present()) is None:
+                return ask(target, sources, **kwargs)
+            return tapping.differentiate(ask, target, sources, kwargs)
+
+        return seen
+
+    return wrap
+
+
+def _see_loss(present: Present) -> Callable[[Any], Any]:
+    def wrap(compute: Any) -> Any:
+        def seen(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+            tapping = present()
+            if tapping is None:
+                return compute(loss, y_true, y_pred, sample_weight)
+
+            def keeping(call: Any) -> Any:
+                def kept(*args: Any, **kwargs: Any) -> Any:
+                    values = call(*args, **kwargs)
+                    tapping.keep_loss(values, sample_weight)
+                    return values
+
+                return kept
+
+            with rebound(loss, "call", keeping):
+                return compute(loss, y_true, y_pred, sample_weight)
+
+        return seen
+
+    return wrap
+
+
+def _see_scale(present: Present) -> Callable[[Any], Any]:
+    def wrap(scale_loss: Any) -> Any:
+        def seen(loss: Any) -> Any:
+            scaled = scale_loss(loss)
+            if (tapping := present()) is not None and scaled is not loss:
+                tapping.keep_scale(scaled, scale_loss(tf.ones((), tf.float32)))
+            return scaled
+
+        return seen
+
+    return wrap

@@ -1,0 +1,390 @@
+"""The traced training step: the model's own step, returning its taps beside its result."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from steptrace_schema.errors import TraceError
+from steptrace_schema.format.attributes import Missing
+from steptrace_schema.format.layout import safe_path, unique_paths
+from steptrace_schema.names import (
+    LEARNING_RATE,
+    LEARNING_RATES,
+    LOSS,
+    LOSS_SCALE,
+    LOSSES,
+    METRICS,
+    SAMPLE_REPLICA,
+    X_GRADIENT,
+    X,
+    Y,
+)
+from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.capture.graph_statistics import tensor_statistics
+from steptrace_tracer.capture.input_gradient import Stem
+from steptrace_tracer.capture.names import inside_recurrent, joined, leaves, walk
+from steptrace_tracer.capture.optimizer_slots import optimizer_slots
+from steptrace_tracer.capture.probe import Probe
+from steptrace_tracer.capture.rebinding import tapped
+from steptrace_tracer.capture.replicas import first_replica, run_on_replicas, spreading, whole_batch
+from steptrace_tracer.capture.tapping import (
+    NO_GRADIENT,
+    NOT_NUMBERS,
+    NOT_SAMPLES,
+    Tapping,
+    Taps,
+    storable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Set
+
+    from steptrace_schema.format.attributes import Policy
+    from steptrace_schema.names import Kind
+    from steptrace_tracer.capture.names import Names
+    from steptrace_tracer.capture.program import Batch, Program
+
+ROWS = "rows"
+BATCH_INPUT = "batch_input"
+"""Keys of taps that the record needs and that are not arrays of the trace."""
+
+
+_UNBUILT = (
+    "the optimizer remembered nothing when the first step began; call "
+    "optimizer.build(model.trainable_variables) before"
+)
+
+_NOT_SPREAD = (
+    "the model was made for several replicas, and the training step does not call strategy.run; "
+    "wrap the function that does"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepResult:
+    """What one traced step gave.
+
+    Attributes
+    ----------
+    result
+        What the step returned.
+    tensors
+        ``kind/path`` to eager tensor, and the two extra taps.
+    wall_time
+        When the step began, seconds since 1970.
+    duration
+        How long it took, seconds.
+    """
+
+    result: Any
+    tensors: dict[str, Any]
+    wall_time: float
+    duration: float
+
+
+class TracedStep:
+    """Runs single training steps of `program` and returns their taps.
+
+    The graph of the step is traced once for each input signature, as its own is.
+
+    Parameters
+    ----------
+    program
+        The step, with built models.
+    names
+        The paths of their layers and weights.
+    policy
+        What to keep.
+    probe
+        Inputs of the probe; None for the first samples of the first batch.
+    """
+
+    def __init__(self, program: Program, names: Names, policy: Policy, probe: Any = None) -> None:
+        self.program = program
+        self._policy = policy
+        self.names = names
+        self.taps = Taps()
+        self.traces = 0
+        self.draws = False
+        """Whether the step's graph has random operations that keep a state of their own.
+
+        Such a step has to run at every step: another graph of it would draw other numbers.
+        """
+        self._probe_inputs = probe
+        self.probe: Probe | None = None
+        self._function: Any = None
+        self._data_missing: tuple[Missing, ...] = ()
+        self._probe_missing: tuple[Missing, ...] = ()
+        self._slots_missing: tuple[Missing, ...] = ()
+        self._stem: Stem | None = None
+        self._asked = policy
+        """What is asked of the step itself."""
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepResult:
+        """Train on one batch.
+
+        Parameters
+        ----------
+        args, kwargs
+            The arguments of the program's step.
+        """
+        if self._function is None:
+            self._prepare_probe(args, kwargs)
+            self._prepare_slots()
+            self._prepare_stem(args, kwargs)
+            self._function = self._compile()
+        wall_time, start = time.time(), time.perf_counter()
+        result, tensors = self._function(*args, **kwargs)
+        duration = time.perf_counter() - start
+        return StepResult(result, tensors, wall_time, duration)
+
+    def missing(self) -> tuple[Missing, ...]:
+        """Return what the last step has no data for, with reasons."""
+        probed = self.probe.taps.missing_entries() if self.probe is not None else ()
+        own = (*self.taps.missing_entries(), *self._data_missing)
+        return (*own, *probed, *self._probe_missing, *self._slots_missing)
+
+    def _prepare_probe(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if "probe" not in self._policy.kinds:
+            return
+        models, inputs = self.program.models, self._probe_inputs
+        if inputs is not None:
+            self.probe = Probe(models[0], self.names, self._policy, inputs)
+            return
+        x = self.program.batch(*args, **kwargs).x
+        if self.program.strategy is not None:
+            x = first_replica(self.program.strategy, x)
+        first = tf.nest.map_structure(lambda tensor: tensor[: self._policy.sample_count], x)
+        try:
+            self.probe = Probe(models[0], self.names, self._policy, first)
+            self.probe()
+        except Exception as error:
+            # What a step is trained on need not be what its model is called with.
+            self.probe = None
+            reason = (
+                f"the model cannot be called with the batch ({type(error).__name__}); "
+                "give Tracer(probe=...)"
+            )
+            self._probe_missing = (Missing(kind="probe", path=X, reason=reason),)
+
+    def _prepare_slots(self) -> None:
+        """Have the optimizer's slots before the step that reads them is compiled."""
+        if "optimizer" not in self._policy.kinds:
+            return
+        models = self.program.models
+        unbuilt = [optimizer for optimizer in self.program.optimizers if not optimizer.built]
+        if len(models) == 1 and unbuilt == [self.program.optimizers[0]]:
+            with models[0].distribute_strategy.scope():
+                unbuilt.pop().build(models[0].trainable_variables)
+        self._slots_missing = tuple(
+            Missing(kind="optimizer", path=optimizer.name, reason=_UNBUILT) for optimizer in unbuilt
+        )
+
+    def _prepare_stem(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Find out whether the gradient with respect to the input follows from another one."""
+        x = self.program.batch(*args, **kwargs).x
+        self._stem = Stem.of(self.program, self.names, self._policy, x)
+        if self._stem is not None:
+            excluded = (*self._policy.exclude, X_GRADIENT)
+            self._asked = self._policy.model_copy(update={"exclude": excluded})
+
+    def _compile(self) -> Any:
+        if self.program.eager:
+            return functools.partial(self._around, self._step)
+        step = self.program.compiled.step(self._step)
+        return self.program.compiled.around(functools.partial(self._around, step))
+
+    def _around(
+        self, step: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        """Take what does not depend on how the step computes, so that its graph stays as it is.
+
+        A random operation without a seed of its own is seeded by the random operations that its
+        graph has so far: reading the weights inside that graph would change the training.
+        TensorFlow orders these reads before the step's assignments, since the step uses the same
+        variables.
+        """
+        probed = self.probe() if self.probe is not None else {}
+        rates = self._learning_rates()
+        before, slots = self._weights("weights", "updates"), self._slots()
+        stem_weights = self._stem.weights() if self._stem is not None else []
+        result, tensors = step(*args, **kwargs)
+        tensors = tensors | probed | rates
+        if self._stem is not None:
+            x = self.program.batch(*args, **kwargs).x
+            tensors |= self._input_gradient(self._stem, stem_weights, x, tensors)
+        tensors |= {
+            f"weights/{path}": tensor
+            for path, tensor in before.items()
+            if self._policy.covers("weights", path)
+        }
+        tensors |= {f"optimizer/{path}": tensor for path, tensor in slots.items()}
+        for path, after in self._weights("updates").items():
+            tensors[f"updates/{path}"] = after - before[path]
+        tensors |= self._data_taps(self.program.batch(*args, **kwargs))
+        return result, self._reduced(tensors)
+
+    def _input_gradient(
+        self, stem: Stem, weights: list[Any], x: Any, tensors: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return the gradient with respect to `x`, which follows from that of the first layer."""
+        gradient = tensors.get(f"activation_gradients/{stem.output}")
+        if gradient is None:  # whose reason is that of the input's too
+            reason = self.taps.missing.get(("activation_gradients", stem.output), NO_GRADIENT)
+            self.taps.lacks("inputs", X_GRADIENT, reason)
+            return {}
+        found = stem.input_gradient(weights, x[: self._policy.rows], gradient)
+        return {f"inputs/{X_GRADIENT}": found}
+
+    def _step(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        self.traces += 1
+        program = self.program
+        layers = [layer for model in program.models for layer, _ in walk(model)]
+        looped = frozenset[int]().union(*map(inside_recurrent, program.models))
+        tappings: list[Tapping] = []
+        running = threading.local()  # replicas run in threads of their own, by turns
+
+        def on_replica(
+            body: Callable[..., Any], *args: Any, **kwargs: Any
+        ) -> tuple[Any, dict[str, Any]]:
+            tapping = Tapping(program, self.names, self._asked, program.batch(*args, **kwargs))
+            tappings.append(tapping)
+            running.tapping = tapping
+            result = body(*args, **kwargs)
+            del running.tapping
+            return result, _settled(tapping, layers, looped)
+
+        present = functools.partial(getattr, running, "tapping", None)
+        with tapped(program, self._asked, layers, looped, present):
+            if program.strategy is None:
+                result, tensors = on_replica(program.body, *args, **kwargs)
+            elif program.spreads:
+                with spreading(program.strategy, on_replica) as tensors:
+                    result = program.body(*args, **kwargs)
+            else:
+                step = functools.partial(on_replica, program.body)
+                result, tensors = run_on_replicas(program.strategy, step, args, kwargs)
+        if not tappings:
+            raise TraceError(_NOT_SPREAD)
+        self.taps = tappings[0].taps
+        self.draws = _draws()
+        for name, metric in leaves(program.logs(result)) if tensors else ():
+            if name == LOSS or not storable(metric) or metric.shape.rank != 0:
+                continue  # Keras' loss is a mean over the epoch; the step's own is there already
+            tensors[f"scalars/{METRICS}/{safe_path(name)}"] = tf.cast(metric, tf.float32)
+        return result, tensors
+
+    def _learning_rates(self) -> dict[str, Any]:
+        main, *others = (
+            (optimizer.name, tf.cast(tf.identity(optimizer.learning_rate), tf.float32))
+            for optimizer in self.program.optimizers
+        )
+        rates = {f"scalars/{LEARNING_RATE}": main[1]}
+        if others:
+            names = unique_paths([name for name, _ in (main, *others)])
+            for name, (_, rate) in zip(names, (main, *others), strict=True):
+                rates[f"scalars/{LEARNING_RATES}/{name}"] = rate
+        return rates
+
+    def _slots(self) -> dict[str, Any]:
+        if "optimizer" not in self._policy.kinds:
+            return {}
+        slots = [
+            slot
+            for optimizer in self.program.optimizers
+            for slot in optimizer_slots(optimizer, self.names)
+        ]
+        # Several optimizers may train one weight.
+        paths = unique_paths([path for path, _ in slots])
+        return {
+            path: tf.identity(variable.value)
+            for path, (_, variable) in zip(paths, slots, strict=True)
+            if self._policy.covers("optimizer", path)
+        }
+
+    def _weights(self, *kinds: Kind) -> dict[str, Any]:
+        """Return the models' present weights that any of `kinds` is recorded of, by path."""
+        return {
+            path: tf.identity(variable.value)
+            for model in self.program.models
+            for variable in model.weights
+            if (path := self.names.weights.get(id(variable))) is not None
+            and any(self._policy.covers(kind, path) for kind in kinds)
+        }
+
+    def _data_taps(self, batch: Batch) -> dict[str, Any]:
+        taps = Taps()
+        whole, kept, samples = batch, batch, self._policy.rows
+        if self.program.strategy is not None:
+            whole, kept, replica = whole_batch(self.program.strategy, batch, samples)
+            samples = None  # `kept` holds no more
+            if replica is not None and self._policy.covers("inputs", SAMPLE_REPLICA):
+                taps.add("inputs", SAMPLE_REPLICA, replica)
+        for base, structure in ((X, kept.x), (Y, kept.y)):
+            for name, tensor in leaves(structure):
+                place = joined(base, name)
+                if not self._policy.covers("inputs", place):
+                    continue
+                if not storable(tensor):
+                    taps.lacks("inputs", place, NOT_NUMBERS)
+                elif tensor.shape.rank == 0:
+                    taps.lacks("inputs", place, NOT_SAMPLES)
+                else:
+                    taps.add("inputs", place, tensor[:samples])
+        self._data_missing = taps.missing_entries()
+        return taps.tensors | _batch_input(whole)
+
+    def present_weights(self) -> dict[str, Any]:
+        """Return the models' present weights, ``weights/path`` to tensor."""
+        weights = {f"weights/{path}": tensor for path, tensor in self._weights("weights").items()}
+        return self._reduced(weights)
+
+    def _reduced(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Put statistics in the place of tensors of which no more is wanted."""
+        only = self._policy.only_describes
+        return {
+            key: tensor_statistics(tensor) if only(key.partition("/")[0]) else tensor
+            for key, tensor in tensors.items()
+        }
+
+
+def _settled(tapping: Tapping, layers: list[Any], looped: Set[int]) -> dict[str, Any]:
+    """Return what one replica's step was asked for, nothing where that failed."""
+    taps = tapping.taps
+    try:
+        tapping.settle(layers, looped)
+        if not taps.losses:
+            msg = (
+                "the training step differentiates no loss with respect to the weights by "
+                "tf.GradientTape.gradient, so there are no gradients to record"
+            )
+            raise TraceError(msg)
+        taps.add("scalars", LOSS, tf.add_n(list(taps.losses.values())))
+        if len(taps.losses) > 1:
+            for name, loss in taps.losses.items():
+                taps.add("scalars", f"{LOSSES}/{name}", loss)
+        if taps.scale is not None:
+            taps.add("scalars", LOSS_SCALE, taps.scale)
+    except Exception as error:  # the step itself goes on, so that it need not be done again
+        taps.error = taps.error or error
+    return {} if taps.error is not None else {**taps.tensors, ROWS: taps.count_rows()}
+
+
+def _draws() -> bool:
+    if tf.executing_eagerly():
+        return False
+    operations = tf.compat.v1.get_default_graph().get_operations()
+    return any(op.op_def.is_stateful and "Random" in op.type for op in operations)
+
+
+def _batch_input(batch: Batch) -> dict[str, Any]:
+    """Return the whole batch's inputs, for digests of every sample."""
+    return {
+        f"{BATCH_INPUT}/{number}": tensor
+        for number, (_, tensor) in enumerate(leaves(batch.x))
+        if storable(tensor) and tensor.shape.rank != 0
+    }

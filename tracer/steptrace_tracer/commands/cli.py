@@ -1,0 +1,238 @@
+"""Commands that need TensorFlow; they join ``steptrace`` through its entry-point group."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from steptrace_schema.format.attributes import Policy
+
+ScriptName = Annotated[
+    str, typer.Argument(metavar="SCRIPT", help="The training script; with -m, a module.")
+]
+ScriptArguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[ARGS]...", help="Its own arguments and options.", show_default=False),
+]
+IsModule = Annotated[
+    bool, typer.Option("--module", "-m", help="SCRIPT is a module, as for python -m.")
+]
+Every = Annotated[int, typer.Option(min=1, help="Record every so many steps.")]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Samples of a batch that are kept; by default up to 4, fewer of large ones.",
+        show_default=False,
+    ),
+]
+KindNames = Annotated[
+    list[str] | None,
+    typer.Option("--kind", metavar="KIND", help="Only this kind of data; may be repeated."),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Only paths that match, as */conv*; may be repeated."),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="No paths that match; may be repeated."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the files.")
+    ] = Path("steptrace-demo"),
+    steps: Annotated[int, typer.Option(min=40, max=2000, help="Training steps.")] = 100,
+    open_report: Annotated[
+        bool, typer.Option("--open", help="Open the report in a browser at the end.")
+    ] = False,
+) -> None:
+    """Train a small network on real images, with one corrupted batch, and find that batch.
+
+    Trains a convolutional network on scikit-learn's handwritten digits, traced, then runs
+    info, anomalies and report on the trace. Needs TensorFlow; uses no network.
+
+    Examples
+    --------
+    steptrace demo
+    steptrace demo -o /tmp/demo --steps 200 --open
+    """
+    from steptrace_schema.errors import TraceError
+
+    # TensorFlow's notes about the processor come before the first line that matters.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        from steptrace_tracer.commands.demo import run_demo
+    except ImportError as error:
+        raise TraceError(str(error)) from error
+
+    report = run_demo(output, steps)
+    if open_report:
+        typer.launch(report.absolute().as_uri())
+
+
+def record(
+    script: ScriptName,
+    arguments: ScriptArguments = None,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="RUN", help="Where the first trace goes.")
+    ] = "run.zarr",
+    is_module: IsModule = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace traces that are already there.")
+    ] = False,
+    every: Every = 1,
+    samples: Samples = None,
+    kind: KindNames = None,
+    include: Include = None,
+    exclude: Exclude = None,
+) -> None:
+    """Run an unmodified training script with every fit in it traced.
+
+    The first fit is traced into RUN, the second one into a path with -2 before its suffix, and so
+    on. A fit that has a tracer of its own is left alone. Options of this command stand before
+    SCRIPT. The exit status is the script's, or 2 if it called no fit.
+
+    Examples
+    --------
+    steptrace record train.py
+    steptrace record -o run.zarr --every 10 train.py --epochs 3
+    steptrace record -o run.zarr -m project.train
+    """
+    from steptrace_schema.errors import TraceError
+    from steptrace_tracer.scripts.record_script import record_script
+    from steptrace_tracer.scripts.script import Script
+
+    if "://" in output:
+        msg = f"{output}: record writes to a local path; give one, and copy the trace afterwards"
+        raise TraceError(msg)
+    found = record_script(
+        Script(script, tuple(arguments or ()), is_module),
+        Path(output),
+        _policy(every, samples, kind, include, exclude),
+        overwrite=overwrite,
+    )
+    sys.stderr.write(f"steptrace: traces: {', '.join(map(str, found.traces)) or 'none'}\n")
+    raise typer.Exit(found.exit_status)
+
+
+def verify(
+    script: ScriptName,
+    arguments: ScriptArguments = None,
+    is_module: IsModule = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of Python, NumPy and Keras.")] = 0,
+    every: Every = 1,
+    samples: Samples = None,
+    kind: KindNames = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    as_json: Json = False,
+) -> None:
+    """Run a training script with and without the tracer, and compare every bit.
+
+    All weights and optimizer variables are compared after every step of every fit. Each run is a
+    process of its own with the same seed, and the script's files are written in each. Exits with
+    1 where the tracer changes the training, and with 2 where two runs without it differ already.
+
+    Examples
+    --------
+    steptrace verify train.py --epochs 1
+    steptrace verify --seed 3 --json train.py
+    """
+    from steptrace_schema.errors import TraceError
+    from steptrace_tracer.scripts.script import Script
+    from steptrace_tracer.verification.verify import verify_script
+
+    found = verify_script(
+        Script(script, tuple(arguments or ()), is_module),
+        policy=_policy(every, samples, kind, include, exclude),
+        seed=seed,
+    )
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+    elif found.verdict != "not deterministic":
+        typer.echo(f"{script}: {found}")
+    if found.verdict == "not deterministic":
+        msg = f"{script}: {found}"
+        raise TraceError(msg)
+    raise typer.Exit(0 if found.verdict == "identical" else 1)
+
+
+def plan(
+    script: ScriptName,
+    arguments: ScriptArguments = None,
+    is_module: IsModule = False,
+    budget: Annotated[
+        str | None, typer.Option(metavar="BYTES", help="What the trace may take, such as 10GB.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Length of the run, if not what the fit says.")
+    ] = None,
+    every: Every = 1,
+    samples: Samples = None,
+    kind: KindNames = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a trace of a training script will cost, before the run.
+
+    Runs the script up to the first step of its first fit, trains a few steps there, and shows bytes
+    by kind and layer and the time of a step with and without the tracer. With --budget it says
+    which tracer fits, and exits with 1 if not even one step does. All bytes are before encoding.
+
+    Examples
+    --------
+    steptrace plan train.py
+    steptrace plan --budget 10GB --steps 50000 train.py --epochs 100
+    """
+    from steptrace_tracer.planning.measure import plan_script
+    from steptrace_tracer.planning.text import describe, parse_bytes
+    from steptrace_tracer.scripts.script import Script
+
+    found = plan_script(
+        Script(script, tuple(arguments or ()), is_module),
+        _policy(every, samples, kind, include, exclude),
+        steps=steps,
+        budget=None if budget is None else parse_bytes(budget),
+    )
+    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else describe(found))
+    raise typer.Exit(1 if found.budget is not None and found.fitting is None else 0)
+
+
+def _policy(
+    every: int,
+    samples: int | None,
+    kinds: list[str] | None,
+    include: list[str] | None,
+    exclude: list[str] | None,
+) -> "Policy":
+    """Return the policy that the options ask for."""
+    from pydantic import ValidationError
+
+    from steptrace_schema.errors import TraceError
+    from steptrace_schema.format.attributes import Policy
+    from steptrace_schema.names import KINDS
+
+    given: dict[str, Any] = {"kinds": kinds, "include": include, "exclude": exclude}
+    fields: dict[str, Any] = {name: tuple(value) for name, value in given.items() if value}
+    if samples is not None:
+        fields["samples"] = samples
+    try:
+        return Policy(every=every, **fields)
+    except ValidationError as error:
+        unknown = [name for name in kinds or () if name not in KINDS]
+        msg = f"there is no kind {', '.join(unknown)}; the kinds are {', '.join(KINDS)}"
+        raise TraceError(msg) from error
+
+
+# Whatever stands behind the script is the script's own.
+for _command in (record, verify, plan):
+    vars(_command)["context_settings"] = {"allow_interspersed_args": False}

@@ -1,0 +1,356 @@
+"""One run's way from taps to journal: a thread that writes, and the recorder that follows it."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from steptrace_schema.encoding.codecs import shard_steps_for
+from steptrace_schema.errors import DiskLimitError, TraceError
+from steptrace_schema.format.attributes import Event, Missing, TraceAttributes
+from steptrace_schema.format.disk_limit import DiskLimit
+from steptrace_schema.human import human_bytes
+from steptrace_schema.journal.reader import Declaration, JournalWriter
+from steptrace_schema.storage.location import Location, file_sizes, journal_path
+from steptrace_schema.store.opening import read_attributes
+from steptrace_schema.validate.coverage import Coverage, coverage
+from steptrace_tracer.record.declare import declared_paths, only_described, specify
+from steptrace_tracer.record.journal_room import JournalRoom
+from steptrace_tracer.record.recorder_handle import Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from steptrace_schema.format.layout import ArraySpec
+    from steptrace_schema.names import Status
+
+_JOURNAL_POLL_SECONDS = 0.05
+_CLOSE_POLL_SECONDS = 0.1
+
+Arrays = dict[str, "npt.NDArray[Any]"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """One step's arrays, ``kind/path`` to value, and what it has no data for, with reasons."""
+
+    arrays: Arrays
+    missing: tuple[Missing, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class PendingStep:
+    """One step on its way to the journal.
+
+    Attributes
+    ----------
+    step
+        Its number.
+    collect
+        Turns its tensors into arrays; called in the writing thread.
+    """
+
+    step: int
+    collect: Callable[[], Collected]
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a closed recording holds."""
+
+    path: Location
+    status: Status
+    steps: int
+    raw_bytes: int
+    stored_bytes: int
+    missing: tuple[Missing, ...]
+    coverage: tuple[Coverage, ...]
+
+
+class Recording:
+    """Writes steps into a journal, in order, from a thread of its own.
+
+    While a step is being written the next one may run, but no more than that: when the process is
+    killed, all steps but the one in flight and the one before it are in the journal.
+
+    An error in the thread is raised by the next :meth:`put`, and by :meth:`close`.
+
+    Parameters
+    ----------
+    store
+        Where the trace goes.
+    attributes
+        Its root attributes; what is declared and missing is added as steps arrive.
+    journal_limit
+        Bytes that the journal may hold before the training is held up.
+    arrays
+        The table of arrays of a trace that is gone on with.
+    """
+
+    def __init__(
+        self,
+        store: Location,
+        attributes: TraceAttributes,
+        journal_limit: int,
+        arrays: tuple[ArraySpec, ...] = (),
+    ) -> None:
+        self._store = store
+        self._attributes = attributes
+        limit = DiskLimit.of(attributes.policy)
+        self._room = JournalRoom(limit) if limit else None
+        self._journal_limit = min(journal_limit, limit.journal) if limit else journal_limit
+        retain = attributes.policy.retain
+        # What is logged is in records of its own, at most one for each step.
+        self._waiting = 0 if retain == "all" else 2 * retain.waiting + 1
+        self._arrays = arrays
+        self._shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+        self._journal: JournalWriter | None = None
+        # Before the first step, which is compiled meanwhile.
+        self._recorder = Recorder(store)
+        self._raw_bytes = 0
+        self._pending_at_most = 0
+        self._largest = -1
+        self._steps = 0
+        self.record_bytes = 0
+        """Bytes of a step's arrays, so that shards are made for them whatever is recorded first."""
+        self._error: Exception | None = None
+        self._queue: queue.Queue[PendingStep | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._write, name="steptrace-journal", daemon=True)
+        self._thread.start()
+
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes of all arrays that are in the journal, or were."""
+        return self._raw_bytes
+
+    def put(self, pending: PendingStep) -> None:
+        """Hand over one step; waits until the one before is in the journal.
+
+        Raises
+        ------
+        TraceError
+            If an earlier step could not be written, or the recorder has failed.
+        """
+        self._queue.join()
+        self._raise_error()
+        self._queue.put(pending)
+        self._recorder.check()
+
+    def close(
+        self, status: Status, reason: str | None, waiting: Callable[[int], None]
+    ) -> Summary | None:
+        """Write what is queued, and wait until the recorder has finished the store.
+
+        Parameters
+        ----------
+        status, reason
+            How the run ended.
+        waiting
+            Called over and over with the number of records still in the journal.
+
+        Returns
+        -------
+        Summary or None
+            None if no step was recorded.
+
+        Raises
+        ------
+        TraceError
+            If a step could not be written, or the recorder failed.
+        """
+        self._queue.put(None)
+        self._thread.join()
+        if self._journal is None:
+            self._recorder.release()
+            while not self._recorder.wait(_CLOSE_POLL_SECONDS):
+                pass
+            self._raise_error()
+            return None
+        if self._error is not None:
+            status, reason = "incomplete", _reason(self._error)
+        try:
+            self._journal.close(status, reason, self._attributes)
+        except OSError as error:
+            # Such as a full disk. The recorder can make room, and calls the trace incomplete.
+            self._error = self._error or error
+        self._recorder.release()
+        while not self._recorder.wait(_CLOSE_POLL_SECONDS):
+            waiting(self._journal.pending_records())
+        if self._room is not None and status == "complete":
+            found = read_attributes(self._store)
+            if found.status != status:
+                msg = f"{self._store}: {found.status_reason}"
+                raise DiskLimitError(msg)
+        self._raise_error()
+        stored = sum(file_sizes(self._store).values())
+        return Summary(
+            self._store,
+            status,
+            self._steps,
+            self._raw_bytes,
+            stored,
+            self._attributes.missing,
+            coverage(
+                self._attributes, {spec.key for spec in self._arrays if not spec.statistics_only}
+            ),
+        )
+
+    def _raise_error(self) -> None:
+        if isinstance(self._error, DiskLimitError):
+            raise self._error
+        if self._error is not None:
+            msg = f"{self._store}: a step could not be recorded ({self._error})"
+            raise TraceError(msg) from self._error
+
+    def _write(self) -> None:
+        while (pending := self._queue.get()) is not None:
+            try:
+                self._append(pending)
+            except Exception as error:  # whatever it is, it belongs to the training thread
+                self._error = error
+            finally:
+                self._queue.task_done()
+
+    def _append(self, pending: PendingStep) -> None:
+        collected = pending.collect()
+        arrays = collected.arrays
+        size = 0 if self._room is None else JournalWriter.size(pending.step, arrays)
+        if self._journal is not None:
+            self._hold_back(self._journal, pending.step, size)
+        declaration = self._declaration(arrays, collected.missing)
+        is_new = (
+            declaration.arrays is not self._arrays or declaration.attributes != self._attributes
+        )
+        if self._room is not None and (is_new or size > self._largest):
+            self._require_room(self._room, declaration, pending.step, size)
+        if self._journal is None:
+            self._journal = self._begin(declaration)
+        elif is_new:
+            self._journal.declare(declaration)
+        self._arrays, self._attributes = declaration.arrays, declaration.attributes
+        before = self._journal.appended_bytes
+        self._raw_bytes += self._journal.append(pending.step, arrays)
+        self._pending_at_most += self._journal.appended_bytes - before
+        if self._room is not None:
+            self._room.take(size)
+        if any(key.startswith("scalars/") for key in arrays):
+            self._steps += 1
+
+    def _begin(self, declaration: Declaration) -> JournalWriter:
+        """Make the journal, which the recorder waits for."""
+        return JournalWriter.create(journal_path(self._store), declaration)
+
+    def _require_room(
+        self, room: JournalRoom, declaration: Declaration, step: int, size: int
+    ) -> None:
+        """Raise if the record has no room within the policy's limit, and wait until it has."""
+        try:
+            room.require(declaration, step, size)
+        except DiskLimitError:
+            empty = Declaration(self._attributes, ())
+            if self._journal is None and room.has_room_for_reason(empty):
+                self._journal = self._begin(empty)
+            raise
+        self._largest = max(self._largest, size)
+        if self._journal is not None:
+            self._wait_while(lambda journal: room.is_full(journal, size), self._journal)
+
+    def _declaration(self, arrays: Arrays, missing: tuple[Missing, ...]) -> Declaration:
+        shapes = {key: (values.shape, values.dtype) for key, values in arrays.items()}
+        # Most steps are like the one before; to compare them with the table takes far longer.
+        specs = self._arrays
+        if shapes != self._shapes:
+            specs = specify(arrays, self._attributes.policy, self._arrays)
+            self._shapes = shapes
+        if specs is self._arrays and all(entry in self._attributes.missing for entry in missing):
+            return Declaration(self._attributes, specs)
+        known = {(entry.kind, entry.path): entry for entry in (*self._attributes.missing, *missing)}
+        recorded = {spec.key for spec in specs if not spec.statistics_only}
+        known |= {(entry.kind, entry.path): entry for entry in only_described(specs)}
+        update: dict[str, Any] = {
+            "missing": tuple(m for m in known.values() if f"{m.kind}/{m.path}" not in recorded)
+        }
+        if not self._arrays:
+            step_bytes = max(self.record_bytes, sum(a.nbytes for a in arrays.values()))
+            update["shard_steps"] = self._shard_steps(step_bytes)
+        attributes = self._attributes.model_copy(update=update)
+        declared = declared_paths([spec.key for spec in specs], attributes.missing)
+        return Declaration(attributes.model_copy(update={"declared": declared}), specs)
+
+    def _shard_steps(self, step_bytes: int) -> int:
+        """Return how many steps to move at once, so that the journal has room for two moves."""
+        parts = 2 if self._room is None else 8  # each move then says what the next has room for
+        room = max(1, self._journal_limit // max(1, parts * step_bytes))
+        return min(shard_steps_for(step_bytes), 1 << (room.bit_length() - 1))
+
+    def _hold_back(self, journal: JournalWriter, step: int, size: int) -> None:
+        """Wait until the journal has room, and note in the trace that the training had to wait."""
+        if not self._is_full(journal, size):
+            return
+        if not any(event.message.startswith(_HELD) for event in self._attributes.events):
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            message = f"{_HELD} {human_bytes(self._journal_limit)}"
+            event = Event(time=now, message=message, step=step)
+            self._attributes = self._attributes.model_copy(
+                update={"events": (*self._attributes.events, event)}
+            )
+            journal.declare(Declaration(self._attributes, self._arrays))
+        try:
+            self._wait_while(lambda journal: self._is_full_for_now(journal, size), journal)
+        except TraceError:
+            # Nobody makes room any more. This step is complete, so it is kept beyond a limit that
+            # is the journal's alone; the next one is refused.
+            if self._room is not None:
+                raise
+
+    def _is_full(self, journal: JournalWriter, size: int) -> bool:
+        if self._room is not None:
+            self._refuse_stopped(journal)
+            if self._room.is_full(journal, size):
+                return True
+        # Without a look at the folder, which takes longer than to write a small step.
+        if self._pending_at_most > self._journal_limit:
+            self._pending_at_most = journal.pending_bytes()
+        return self._pending_at_most > self._journal_limit
+
+    def _is_full_for_now(self, journal: JournalWriter, size: int) -> bool:
+        """Whether the journal is full, and the recorder makes room in it."""
+        self._pending_at_most = journal.pending_bytes()
+        if self._room is not None and self._room.is_full(journal, size):
+            return True
+        waits_for_more = journal.pending_records() < self._attributes.shard_steps + self._waiting
+        return self._pending_at_most > self._journal_limit and not waits_for_more
+
+    def _wait_while(self, is_full: Callable[[JournalWriter], bool], journal: JournalWriter) -> None:
+        while is_full(journal):
+            if self._room is not None:
+                self._refuse_stopped(journal)
+                # The last record that was moved stays, so that nothing makes room beside it.
+                if journal.pending_records() <= 1 and is_full(journal):
+                    raise self._room.no_room_for_two()
+            self._recorder.check()
+            time.sleep(_JOURNAL_POLL_SECONDS)
+
+    def _refuse_stopped(self, journal: JournalWriter) -> None:
+        """Raise if the recorder has used up the policy's limit."""
+        if (reason := journal.stopped()) is not None:
+            raise DiskLimitError(reason)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, DiskLimitError) else f"tracing failed: {error}"
+
+
+_HELD = "training was held up because the journal had grown past its limit of"
+
+
+def scalar(value: Any, dtype: Any) -> npt.NDArray[Any]:
+    """Return `value` as a 0-d array."""
+    return np.asarray(value, dtype=dtype)

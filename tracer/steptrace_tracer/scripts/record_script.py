@@ -1,0 +1,124 @@
+"""``steptrace record``: an unmodified training script with every ``fit`` in it traced."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+from steptrace_schema.errors import TraceError, TraceExistsError
+from steptrace_schema.store.opening import refuse_existing
+from steptrace_tracer.scripts.every_fit import every_fit
+from steptrace_tracer.session.workers import present_worker
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from steptrace_schema.format.attributes import Policy
+    from steptrace_tracer.scripts.script import Script
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """What running a script gave.
+
+    Attributes
+    ----------
+    exit_status
+        That of the script.
+    traces
+        The traces of its fits, in their order. A fit that trained no step has none.
+    """
+
+    exit_status: int
+    traces: tuple[Path, ...]
+
+
+def record_script(
+    script: Script, path: Path, policy: Policy, *, overwrite: bool = False
+) -> Recorded:
+    """Run `script` in this process with every ``fit`` in it traced.
+
+    The first ``fit`` is traced into `path`, the second one into a path of the same name with
+    ``-2`` before its suffix, and so on. A ``fit`` that has a tracer already is left as it is.
+
+    Parameters
+    ----------
+    script
+        The program.
+    path
+        Where the trace of the first ``fit`` goes.
+    policy
+        What is recorded, for all of them.
+    overwrite
+        Replace traces that are already there.
+
+    Returns
+    -------
+    Recorded
+        Exit status and traces.
+
+    Raises
+    ------
+    TraceExistsError
+        Before the script runs, if there is something at one of the paths.
+    TraceError
+        If no ``fit`` ran though the script ended well, or there is no such script.
+
+    Examples
+    --------
+    >>> record_script(Script("train.py"), Path("run.zarr"), Policy()).traces  # doctest: +SKIP
+    (PosixPath('run.zarr'),)
+    """
+    script.check()
+    if not overwrite:
+        _refuse_earlier(path)
+    paths: list[Path] = []
+
+    def added(present: list[Any]) -> list[Any]:
+        # TensorFlow is imported by the script, at the moment and in the environment it chooses.
+        from steptrace_tracer.session.tracer import Tracer
+
+        if any(isinstance(callback, Tracer) for callback in present):
+            return []
+        paths.append(numbered(path, len(paths) + 1))
+        return [Tracer(paths[-1], policy, overwrite=overwrite)]
+
+    with every_fit(added):
+        status = script.run()
+    if not paths and status == 0:
+        msg = (
+            f"{script.name} called no fit of a Keras model that was not traced already, so nothing "
+            "is recorded; wrap the step of a loop of your own by Tracer.wrap"
+        )
+        raise TraceError(msg)
+    return Recorded(status, tuple(found for found in paths if found.exists()))
+
+
+def numbered(path: Path, number: int) -> Path:
+    """Return where the trace of fit `number`, counted from 1, goes.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> [str(numbered(Path("a/run.zarr"), number)) for number in (1, 2)]
+    ['a/run.zarr', 'a/run-2.zarr']
+    """
+    return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def _refuse_earlier(path: Path) -> None:
+    """Refuse before the training what would be refused in the midst of it."""
+    if present_worker(os.environ) is not None:
+        return  # the path is a folder, which the other workers write into as well
+    refuse_existing(path, overwrite=False)
+    later = re.compile(rf"{re.escape(path.stem)}-\d+{re.escape(path.suffix)}")
+    folder = path.absolute().parent
+    for found in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if later.fullmatch(found.name):
+            msg = (
+                f"{found} exists, and a second fit would be traced into it; choose another path, "
+                "or pass --overwrite"
+            )
+            raise TraceExistsError(msg)

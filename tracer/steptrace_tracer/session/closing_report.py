@@ -1,0 +1,91 @@
+"""The end of a recording, as the person at the terminal sees it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from steptrace_schema.human import human_bytes
+from steptrace_schema.validate.coverage import summarize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from steptrace_tracer.record.recording import Summary
+
+
+class ClosingProgress:
+    """A progress bar on standard error for the records that are left; nothing off a terminal.
+
+    Parameters
+    ----------
+    shown
+        False for none on a terminal either.
+    """
+
+    def __init__(self, *, shown: bool = True) -> None:
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("[bold]steptrace[/] writing the trace"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not (shown and self._console.is_terminal),
+        )
+        self._task = self._progress.add_task("moving", total=None)
+        self._most = 0
+
+    def showing(self) -> AbstractContextManager[Progress]:
+        """Show the bar inside the context."""
+        return self._progress
+
+    @property
+    def waiting(self) -> Callable[[int], None]:
+        """What to call with the number of records still waiting."""
+        return self._update
+
+    def _update(self, pending: int) -> None:
+        self._most = max(self._most, pending)
+        self._progress.update(self._task, total=self._most, completed=self._most - pending)
+
+
+def describe(summary: Summary, handing_over: float, step_seconds: float) -> str:
+    """Return what a person wants to know at the end of a run, in a few lines.
+
+    Parameters
+    ----------
+    summary
+        What was recorded.
+    handing_over
+        Seconds that the training thread spent on handing over, all steps together.
+    step_seconds
+        Seconds that the traced steps took, all together.
+    """
+    steps = max(1, summary.steps)
+    lines = [
+        f"steptrace: {summary.steps} steps recorded in {summary.path} ({summary.status})",
+        f"  {human_bytes(summary.raw_bytes)} of tensors, "
+        f"{human_bytes(summary.raw_bytes / steps)} a step, "
+        f"stored in {human_bytes(summary.stored_bytes)}",
+        f"  a traced step took {step_seconds / steps * 1e3:.1f} ms, and handing it over "
+        f"{handing_over / steps * 1e3:.1f} ms more",
+    ]
+    lines.insert(2, f"  {summarize(summary.coverage)}")
+    if summary.missing:
+        named = ", ".join(f"{m.kind}/{m.path}" for m in summary.missing[:3])
+        more = f" and {len(summary.missing) - 3} more" if len(summary.missing) > 3 else ""
+        lines.append(f"  not recorded, with the reason in the trace: {named}{more}")
+    lines.append(f"  look at it: steptrace info {summary.path}")
+    return "\n".join(lines)
+
+
+def report(text: str) -> None:
+    """Print `text` on standard error."""
+    Console(stderr=True, highlight=False).print(escape(text), soft_wrap=True)

@@ -1,0 +1,121 @@
+"""What a trace says about the model, the optimizer and the machine."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steptrace_schema.format.attributes import Layer, Model, Optimizer
+from steptrace_schema.version import PACKAGE_VERSION
+from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.capture.names import Names, walk
+from steptrace_tracer.capture.probe import activation_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def describe_models(models: tuple[Any, ...]) -> Model:
+    """Describe the model as a whole; several are described as one, with all their names."""
+    return Model(
+        name=", ".join(model.name for model in models),
+        class_name=", ".join(dict.fromkeys(type(model).__name__ for model in models)),
+        parameters=_count(_distinct(v for model in models for v in model.weights)),
+        trainable_parameters=_count(
+            _distinct(v for model in models for v in model.trainable_weights)
+        ),
+    )
+
+
+def describe_layers(models: tuple[Any, ...], names: Names) -> tuple[Layer, ...]:
+    """Describe every layer, in the order of the models."""
+    return tuple(
+        Layer(
+            path=names.layers[id(layer)],
+            name=layer.name,
+            class_name=type(layer).__name__,
+            activation=activation_name(layer),
+            output_shape=output_shape(layer),
+            parameters=_count(layer.weights),
+            trainable=bool(layer.trainable),
+            variables=tuple(
+                names.weights[id(v)]
+                for v in (*layer._trainable_variables, *layer._non_trainable_variables)
+                if id(v) in names.weights
+            ),
+        )
+        for layer in _distinct(layer for model in models for layer, _ in walk(model))
+    )
+
+
+def describe_optimizer(optimizer: Any) -> Optimizer:
+    """Describe the optimizer with its configuration."""
+    return Optimizer(class_name=type(optimizer).__name__, config=json_safe(optimizer.get_config()))
+
+
+def describe_loss(model: Any) -> str | None:
+    """Return the name of the loss that the model was compiled with."""
+    loss = getattr(model, "loss", None)
+    if loss is None or isinstance(loss, str):
+        return loss
+    if isinstance(loss, (list, tuple, dict)):
+        return str(json_safe(loss))
+    return str(getattr(loss, "name", None) or getattr(loss, "__name__", type(loss).__name__))
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return versions and the machine."""
+    return {
+        "steptrace": PACKAGE_VERSION,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "gpus": [device.name for device in tf.config.list_physical_devices("GPU")],
+        "script": os.path.basename(sys.argv[0]) if sys.argv else "",  # noqa: PTH119
+    }
+
+
+def json_safe(value: Any) -> Any:
+    """Return `value` as valid JSON values: what JSON has no word for becomes its text.
+
+    Examples
+    --------
+    >>> json_safe({"rate": float("inf"), "shape": (1, None)})
+    {'rate': 'inf', 'shape': [1, None]}
+    """
+    if isinstance(value, dict):
+        return {str(key): json_safe(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_safe(item) for item in value]
+    if isinstance(value, (np.integer, np.floating, np.bool_)):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return str(value)
+
+
+def _distinct(objects: Iterable[Any]) -> list[Any]:
+    return list({id(found): found for found in objects}.values())
+
+
+def _count(variables: Any) -> int:
+    return int(sum(math.prod(variable.shape) for variable in variables))
+
+
+def output_shape(layer: Any) -> tuple[int | None, ...] | None:
+    """Return the shape of the layer's output, None for the batch; None where there is not one."""
+    try:
+        shape = layer.output.shape
+    except (AttributeError, ValueError):  # called never, more than once, or with several outputs
+        return None
+    return tuple(shape)

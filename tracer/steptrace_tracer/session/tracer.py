@@ -1,0 +1,454 @@
+"""The tracer: a Keras callback for ``fit``, and a context manager for loops of one's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from steptrace_schema.errors import TraceError
+from steptrace_schema.format.attributes import Policy
+from steptrace_schema.journal.reader import JournalReader
+from steptrace_schema.storage.location import Location, journal_path, locate
+from steptrace_schema.store.opening import refuse_existing
+from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.capture.names import walk
+from steptrace_tracer.capture.program import fit_program, update_count
+from steptrace_tracer.session.session import Moment, OnError, Session, Settings, one_line
+from steptrace_tracer.session.workers import present_worker
+from steptrace_tracer.session.wrapped_step import WrappedStep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from steptrace_tracer.planning.measure import Plan
+
+JOURNAL_LIMIT: Final = 4 * 2**30
+"""Bytes that the journal may hold before training waits for the recorder, by default."""
+
+
+_VALIDATION: Final = "val_"
+"""What Keras puts before the names of losses and metrics on the validation data."""
+
+
+class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
+    """Records every step of a training into a trace.
+
+    For ``model.fit`` it is a callback. For a loop of one's own, :meth:`wrap` the function that does
+    one step, and :meth:`close` the tracer after the loop, or use it in a ``with`` statement.
+
+    The training is not changed: with the same seed, the weights are bit-identical with and without
+    the tracer.
+
+    Parameters
+    ----------
+    path
+        Where the trace goes: a local path that usually ends in ``.zarr``, or
+        ``s3://bucket/path``. Where several processes
+        train together (by ``TF_CONFIG``, ``RANK`` and ``WORLD_SIZE``, or what Slurm and Open MPI
+        set), a folder in which each writes a trace of its own, ``worker-<rank>.zarr``.
+    policy
+        What to record, and when; the default records everything at every step.
+    probe
+        Inputs, in the structure that the model takes, that are pushed through the model in
+        inference mode at every recorded step; by default the first ``policy.samples`` rows of the
+        first batch.
+    overwrite
+        Replace a trace that is already at `path`.
+    resume
+        Go on with the trace that is already at `path`, where there is one: load the checkpoint
+        before the training begins. Steps that are trained again are recorded again, in place of the
+        earlier ones. A second ``fit`` with the same tracer goes on with its trace in any case.
+    on_error
+        What a failure of the tracer itself does: ``"warn"`` lets the training go on untraced and
+        marks the trace as incomplete, ``"raise"`` ends the training.
+    progress
+        Show a bar on a terminal while the trace is being finished, and say at the end what it
+        holds.
+    journal_limit
+        Bytes of local disk that may hold steps that are not in the store yet; when they are used
+        up, training waits.
+    sample_ids
+        Called with the batch as the step gets it; returns an integer for each of its samples, which
+        names it in the trace.
+    **fields
+        Fields of :class:`Policy`, instead of `policy`: ``Tracer("run.zarr", every=10, samples=8)``.
+
+    Attributes
+    ----------
+    epoch : int
+        The epoch that steps of a loop of one's own are recorded under; set it as the loop goes.
+
+    Raises
+    ------
+    TraceExistsError
+        When the training begins, if there is something at `path` and `overwrite` does not allow to
+        replace it.
+    TraceError
+        When the training begins, if the trace that it is to go on with is still being written.
+
+    Examples
+    --------
+    >>> model.fit(x, y, callbacks=[Tracer("run.zarr")])  # doctest: +SKIP
+
+    >>> with Tracer("run.zarr") as tracer:  # doctest: +SKIP
+    ...     step = tracer.wrap(train_step)
+    ...     for x, y in batches:
+    ...         step(x, y)
+    """
+
+    def __init__(
+        self,
+        path: str | Location,
+        policy: Policy | None = None,
+        *,
+        probe: Any = None,
+        overwrite: bool = False,
+        resume: bool = False,
+        on_error: OnError = "warn",
+        progress: bool = True,
+        journal_limit: int = JOURNAL_LIMIT,
+        sample_ids: Callable[..., Any] | None = None,
+        **fields: Any,
+    ) -> None:
+        super().__init__()
+        if policy is not None and fields:
+            msg = f"pass either policy or its fields ({', '.join(fields)}), not both"
+            raise TypeError(msg)
+        if on_error not in ("warn", "raise"):
+            msg = f"on_error is {on_error!r}; it must be 'warn' or 'raise'"
+            raise ValueError(msg)
+        worker = present_worker(os.environ)
+        location = locate(path)
+        self.path = location if worker is None else location / f"worker-{worker.rank}.zarr"
+        self.policy = policy if policy is not None else Policy(**fields)
+        if self.policy.picks_samples and sample_ids is None:
+            msg = "the policy names samples by id; pass sample_ids to say which ones a batch has"
+            raise ValueError(msg)
+        self.epoch = 0
+        self._settings = Settings(
+            self.path,
+            self.policy,
+            probe,
+            on_error,
+            progress,
+            journal_limit,
+            resume,
+            worker,
+            sample_ids,
+        )
+        self._overwrite = overwrite
+        self._resume = resume
+        self._session: Session | None = None
+        self._original: Any = None
+        self._batch: int | None = None
+        self._next_step = 0
+        self._first_step = 0
+        self._wrapped: WrappedStep | None = None
+
+    @staticmethod
+    def plan(
+        model: Any,
+        batch: Any,
+        policy: Policy | None = None,
+        *,
+        steps: int | None = None,
+        budget: int | None = None,
+        **fields: Any,
+    ) -> Plan:
+        """Find out what tracing `model` costs, by training a few steps on `batch`.
+
+        The model is as before afterwards.
+
+        Parameters
+        ----------
+        model
+            A compiled Keras model.
+        batch
+            What one training step takes: ``(x, y)``, or ``(x, y, sample_weight)``.
+        policy
+            What to record; or its `fields`.
+        steps
+            Length of the run.
+        budget
+            The most bytes that the trace may take, before encoding; needs `steps`.
+
+        Returns
+        -------
+        Plan
+            Bytes by kind and layer, times of a step, and the policy that fits the budget.
+
+        Examples
+        --------
+        >>> Tracer.plan(model, (x[:32], y[:32]), every=10, steps=5000).run_bytes  # doctest: +SKIP
+        30700000000
+        """
+        from steptrace_tracer.planning.measure import plan
+
+        policy = policy if policy is not None else Policy(**fields)
+        return plan(model, batch, policy, steps=steps, budget=budget)
+
+    def wrap(
+        self,
+        train_step: Callable[..., Any],
+        *,
+        models: Sequence[Any] = (),
+        optimizers: Sequence[Any] = (),
+    ) -> WrappedStep:
+        """Return a function that does the same training step and records it.
+
+        Parameters
+        ----------
+        train_step
+            A Python function, a ``tf.function``, or a bound method. It does one step: it
+            differentiates one or more losses by ``tf.GradientTape.gradient`` and applies the
+            gradients. Its first argument is taken for the batch: ``x``, ``(x, y)``, or ``x`` with
+            ``y`` as the second argument.
+        models, optimizers
+            What it trains, and with what; the first optimizer counts the steps. By default those
+            that the function refers to: in its arguments, in its enclosing functions, in global
+            variables, or in the object that it is a method of.
+
+        Raises
+        ------
+        TraceError
+            If this tracer is in use already.
+        TraceExistsError
+            If there is something at the trace's path that may not be replaced.
+
+        Examples
+        --------
+        >>> step = Tracer("run.zarr").wrap(train_step)  # doctest: +SKIP
+        """
+        self._wrapped = WrappedStep(
+            train_step, tuple(models), tuple(optimizers), self._begin_session(), lambda: self.epoch
+        )
+        return self._wrapped
+
+    def log(self, name: str, value: Any) -> None:
+        """Record a number or a tensor of one's own at the present step.
+
+        Call it between steps: in another callback, or in a loop of one's own. A value belongs to
+        the step that was done last; in ``on_train_batch_begin`` of a callback that stands after
+        the tracer, and before the first step, to the one to come. What is logged last counts,
+        where a name is used more than once.
+
+        Parameters
+        ----------
+        name
+            A name such as ``"noise"`` or ``"reward/mean"``.
+        value
+            A number, or an array of numbers that may change its lengths but not its dimensions.
+
+        Raises
+        ------
+        ValueError
+            If `value` holds no numbers, has other dimensions than before, or is a tensor of a
+            graph, which has no value yet.
+
+        Examples
+        --------
+        >>> tracer.log("temperature", 0.7)  # doctest: +SKIP
+        """
+        if tf.is_symbolic_tensor(value):
+            msg = (
+                f"'{name}' has no value while its step is compiled; return it from the step, and "
+                "log what it returned"
+            )
+            raise ValueError(msg)
+        session = self._session
+        if session is None or not session.active:
+            return
+        session.log(self._present_step(), name, np.asarray(value))
+
+    def _present_step(self) -> int | None:
+        if self._wrapped is not None:
+            return self._wrapped.present_step
+        if self._batch is not None or self._next_step == self._first_step:
+            return self._next_step  # whose batch has begun, or that will be the first
+        return self._next_step - 1
+
+    def mark(self) -> None:
+        """Mark the present step as worth keeping, where the policy retains steps around marks.
+
+        The step is recorded as ``logged/mark``.
+
+        Examples
+        --------
+        >>> Tracer("run.zarr", retain=around("mark", before=20)).mark()  # doctest: +SKIP
+        """
+        self.log("mark", 1.0)
+
+    def close(self) -> None:
+        """Record the weights after the last step of a loop of one's own, and finish the trace."""
+        if self._wrapped is not None:
+            self._wrapped.close()
+
+    def __enter__(self) -> Self:
+        """Return the tracer, which is closed at the end of the ``with`` statement."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Finish the trace; an exception makes it incomplete, and goes on."""
+        if error is None:
+            self.close()
+            return
+        self._give_back()
+        if self._session is not None and self._session.active:
+            self._session.end("incomplete", f"the training was ended by {one_line(error)}")
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Take over the model's train function."""
+        session = self._begin_session()
+        try:
+            self._take_over()
+        except Exception as error:
+            session.fail(error)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Note the epoch."""
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Note the batch."""
+        self._batch = batch
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Record the validation, and keep the weights, which may be the last ones.
+
+        When the training ends, Keras or another callback may have put averaged or best ones in
+        their place.
+        """
+        if self._session is None:
+            return
+        self._session.keep_weights()
+        validation = {
+            name.removeprefix(_VALIDATION): value
+            for name, value in (logs or {}).items()
+            if name.startswith(_VALIDATION)
+        }
+        self._session.validated(self._next_step, validation)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Record the last weights, give the train function back, and finish the trace."""
+        self._give_back()
+        if self._session is not None:
+            self._session.complete(self._next_step)
+
+    def _begin_session(self) -> Session:
+        earlier = self._session
+        if earlier is not None and earlier.active:
+            if self._wrapped is not None:
+                msg = (
+                    f"{self.path}: this tracer records another training step already; wrap one "
+                    "function that does the whole step, or call close() first"
+                )
+                raise TraceError(msg)
+            earlier.abandon()  # a fit that never came to its end
+        self._wrapped = None
+        resume = earlier is not None or self._resume
+        journal = JournalReader(journal_path(self.path))
+        if resume and not (self.path.exists() or journal.exists):
+            resume = False  # the first of several runs
+        # A mistake to correct before hours of training, whatever on_error says.
+        if resume:
+            journal.refuse_writer(own=False)
+        else:
+            refuse_existing(self.path, overwrite=self._overwrite)
+        self._session = Session(dataclasses.replace(self._settings, resume=resume))
+        return self._session
+
+    def _take_over(self) -> None:
+        model = self.model
+        if model.optimizer is None:
+            msg = "the model has no optimizer, so it has no steps to record"
+            raise TraceError(msg)
+        if isinstance(holder := getattr(model.train_function, "__self__", None), Tracer):
+            holder._abandon()  # of a fit that never came to its end
+        # A model that was compiled again counts from 0 again; its trace goes on.
+        self._next_step = max(self._next_step, update_count(model.optimizer))
+        self._first_step = self._next_step
+        self._original = model.train_function
+        model.train_function = self._train_function
+
+    def _give_back(self) -> None:
+        original, self._original = self._original, None
+        if original is not None:
+            self.model.train_function = original
+
+    def _abandon(self) -> None:
+        self._give_back()
+        if self._session is not None:
+            self._session.abandon()
+
+    def _train_function(self, iterator: Any) -> Any:
+        """Do what Keras' own train function does, recording the steps that the policy wants."""
+        original, session = self._original, self._session
+        if self._batch is None or session is None:
+            # Another fit, without this callback: the one that was recorded never came to its end.
+            self._abandon()
+            return original(iterator)
+        batch, self._batch = self._batch, None
+        count = self.model.steps_per_execution
+        first = self._next_step
+        if not session.wants(first, self.epoch, count):
+            logs = original(iterator)
+            # The last of several executions may hold fewer steps, as only the optimizer knows.
+            present = first + 1 if count == 1 else update_count(self.model.optimizer)
+            self._next_step = max(first + 1, present)
+            return logs
+        logs = None
+        for offset in range(count):
+            try:
+                data = next(iterator)
+            except (StopIteration, tf.errors.OutOfRangeError):
+                if offset == 0:
+                    raise
+                break
+            except BaseException as error:
+                session.end("incomplete", f"reading the next batch raised {one_line(error)}")
+                raise
+            spec = getattr(iterator, "element_spec", None)
+            logs = self._train_on(session, data, batch + offset, spec)
+        if not session.active:
+            self._give_back()
+        return logs
+
+    def _train_on(self, session: Session, data: Any, batch: int, spec: Any) -> Any:
+        original = self._original
+
+        def without_tracer() -> Any:
+            return original(iter([data]))
+
+        if not session.active:
+            return without_tracer()
+        step, self._next_step = self._next_step, self._next_step + 1
+        try:
+            if session.traced is None:
+                self._build(data)
+                session.begin(fit_program(self.model, spec), step)
+        except Exception as error:
+            session.fail(error)
+            return without_tracer()
+        return session.run((data,), {}, Moment(step, self.epoch, batch), without_tracer)
+
+    def _build(self, data: Any) -> None:
+        """Build a model that has not seen data yet, as Keras does before the first step."""
+        model = self.model
+        children = [layer for layer, _ in walk(model)]
+        if not all(layer.built for layer in (model, *children)):
+            try:
+                model._symbolic_build(data_batch=data)
+            except Exception:
+                # A model with a train_step of its own need not be callable itself.
+                if not children or not all(layer.built for layer in children):
+                    raise

@@ -1,0 +1,243 @@
+"""Training loops of one's own: a step function that is recorded whenever it is called."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from steptrace_schema.errors import TraceError
+from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.capture.names import leaves
+from steptrace_tracer.capture.program import (
+    Batch,
+    Compiled,
+    Program,
+    several_replicas,
+    update_count,
+)
+from steptrace_tracer.session.session import Moment, Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+class WrappedStep:
+    """A training step that is recorded; call it like the function that it was made of.
+
+    :meth:`steptrace_tracer.Tracer.wrap` makes it.
+
+    Parameters
+    ----------
+    train_step
+        The user's function.
+    models, optimizers
+        What it trains, and with what; where empty, they are looked for.
+    session
+        Where the steps go.
+    epoch
+        Returns the present epoch.
+    """
+
+    def __init__(
+        self,
+        train_step: Callable[..., Any],
+        models: tuple[Any, ...],
+        optimizers: tuple[Any, ...],
+        session: Session,
+        epoch: Callable[[], int],
+    ) -> None:
+        functools.update_wrapper(self, train_step)
+        self._original = train_step
+        self._models = models
+        self._optimizers = optimizers
+        self._session = session
+        self._epoch = epoch
+        self._calls = 0
+        self._first_step = 0
+        self._batches = (0, 0)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Do one step; return what the user's function returns."""
+        session = self._session
+        original = functools.partial(self._original, *args, **kwargs)
+        if not session.active:
+            return original()
+        if session.traced is None:
+            try:
+                program = self._program(args, kwargs)
+            except TraceError as error:
+                session.fail(error)
+                return original()
+            if not all(model.built for model in program.models):
+                return original()  # which builds them; the next call begins the trace
+            try:
+                self._first_step = update_count(program.optimizers[0])
+                session.begin(program, self._first_step)
+            except Exception as error:
+                session.fail(error)
+                return original()
+        epoch, batch = self._epoch(), 0
+        if self._batches[0] == epoch:
+            batch = self._batches[1]
+        self._batches = (epoch, batch + 1)
+        step = self._first_step + self._calls
+        self._calls += 1
+        if not session.wants(step, epoch):
+            return original()
+        return session.run(args, kwargs, Moment(step, epoch, batch), original)
+
+    @property
+    def present_step(self) -> int | None:
+        """The number of the last step, None before the first."""
+        return self._first_step + self._calls - 1 if self._calls else None
+
+    def close(self) -> None:
+        """Record the weights after the last step, and finish the trace."""
+        self._session.keep_weights()
+        self._session.complete(self._first_step + self._calls)
+
+    def _program(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
+        function, owner = _plain(self._original)
+        found = list(_referred(function, owner, (*args, *kwargs.values())))
+        models = self._models or _outermost(_of_type(found, keras.Model))
+        optimizers = self._optimizers or _of_type(found, keras.Optimizer)
+        if not optimizers:
+            optimizers = tuple(m.optimizer for m in models if getattr(m, "optimizer", None))
+        for what, objects in (("models", models), ("optimizers", optimizers)):
+            if not objects:
+                msg = (
+                    f"the training step '{getattr(function, '__name__', function)}' refers to no "
+                    f"Keras {what}; pass them: tracer.wrap(train_step, {what}=[...])"
+                )
+                raise TraceError(msg)
+        strategy = several_replicas(models[0])
+        if not tf.executing_eagerly():
+            msg = (
+                "the wrapped step is called while another function is compiled, or on a replica; "
+                "wrap the outermost function of the step"
+            )
+            raise TraceError(msg)
+        return Program(
+            body=_body(self._original),
+            models=models,
+            optimizers=optimizers,
+            batch=batch_of_arguments,
+            eager=not hasattr(self._original, "python_function"),
+            compiled=_compiled(self._original),
+            logs=_named_scalars,
+            strategy=strategy,
+            spreads=strategy is not None,
+        )
+
+
+def batch_of_arguments(*args: Any, **kwargs: Any) -> Batch:
+    """Return the batch among the arguments of a step.
+
+    The first argument that holds tensors is ``x``, or ``(x, y)`` where it is a tuple or list of
+    two or more; otherwise the second one is ``y``.
+
+    Examples
+    --------
+    >>> batch_of_arguments(np.zeros(3), np.ones(3)).y
+    array([1., 1., 1.])
+    """
+    data = [value for value in (*args, *kwargs.values()) if _holds_tensors(value)]
+    if not data:
+        return Batch()
+    if isinstance(data[0], (tuple, list)) and len(data[0]) > 1:
+        return Batch(*data[0][:2])
+    return Batch(*data[:2])
+
+
+def _holds_tensors(value: Any) -> bool:
+    found = [leaf for _, leaf in leaves(value)]
+    return bool(found) and all(
+        isinstance(leaf, tf.distribute.DistributedValues)
+        or (hasattr(leaf, "dtype") and hasattr(leaf, "shape"))
+        for leaf in found
+    )
+
+
+def _referred(function: Any, owner: Any, arguments: Iterable[Any]) -> Iterable[Any]:
+    """Yield what a function can reach by a name, and what is inside lists and mappings of that."""
+    yield from arguments
+    if owner is not None:
+        yield owner
+        yield from getattr(owner, "__dict__", {}).values()
+    if inspect.isfunction(function):
+        names = inspect.getclosurevars(function)
+        for value in (*names.nonlocals.values(), *names.globals.values()):
+            yield value
+            if isinstance(value, (list, tuple)):
+                yield from value
+            elif isinstance(value, dict):
+                yield from value.values()
+            elif inspect.isfunction(value) and value.__module__ == function.__module__:
+                inner = inspect.getclosurevars(value)
+                yield from (*inner.nonlocals.values(), *inner.globals.values())
+
+
+def _of_type(found: Iterable[Any], kind: type) -> tuple[Any, ...]:
+    return tuple({id(value): value for value in found if isinstance(value, kind)}.values())
+
+
+def _outermost(models: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Leave out models whose weights are all in another one."""
+    weights = {id(model): {id(v) for v in model.weights} for model in models}
+    return tuple(
+        model
+        for model in models
+        if not any(
+            other is not model and weights[id(model)] < weights[id(other)] for other in models
+        )
+    )
+
+
+def _plain(train_step: Any) -> tuple[Any, Any]:
+    """Return the Python function inside a step, and the object that it is a method of, if any."""
+    function = inspect.unwrap(getattr(train_step, "python_function", train_step))
+    owner = getattr(function, "__self__", None)
+    # TensorFlow binds the methods that it compiles to a stand-in for their object.
+    owner = getattr(owner, "target", owner)
+    return getattr(function, "__func__", function), owner
+
+
+def _body(train_step: Any) -> Callable[..., Any]:
+    function, owner = _plain(train_step)
+    if getattr(train_step, "_autograph", False) and _has_source(function):
+        function = tf.autograph.to_graph(function)
+    body: Callable[..., Any] = function if owner is None else functools.partial(function, owner)
+    return body
+
+
+def _has_source(function: Any) -> bool:
+    """Whether TensorFlow can, and so does, rewrite Python's loops and conditions."""
+    try:
+        inspect.getsource(function)
+    except (OSError, TypeError):
+        return False
+    return True
+
+
+def _compiled(train_step: Any) -> Compiled:
+    if not hasattr(train_step, "python_function"):
+        return Compiled(lambda step: step, lambda around: around)
+    return Compiled(
+        functools.partial(
+            tf.function,
+            jit_compile=train_step._jit_compile,
+            reduce_retracing=train_step._reduce_retracing,
+            autograph=False,
+        ),
+        functools.partial(
+            tf.function,
+            input_signature=train_step.input_signature,
+            reduce_retracing=train_step._reduce_retracing,
+            autograph=False,
+        ),
+    )
+
+
+def _named_scalars(result: Any) -> Any:
+    return result if isinstance(result, dict) else None
