@@ -21,8 +21,8 @@ its reason below the table.
 
 Validation losses, values logged by `tracer.log`, per-sample losses, sample weights and ids come
 from callbacks and from the loss rather than from how the step runs;
-`tests/tracer/capture/test_tracer_kinds.py` compares them, compiled, eagerly and with XLA. What a policy
-leaves out or rounds is compared in `test_tracer_policy.py`.
+`tests/tracer/capture/test_tracer_kinds.py` compares them, compiled, eagerly and with XLA. What a
+policy leaves out or rounds is compared in `tests/tracer/session/test_tracer_policy.py`.
 
 """
 
