@@ -43,3 +43,19 @@ def test_the_specification_has_the_version_that_is_written() -> None:
     text = (ROOT / "schema" / "SPEC.md").read_text(encoding="utf-8")
     assert f"Version **{FORMAT_VERSION}**" in text
     assert f"## {FORMAT_VERSION} " in (ROOT / "schema" / "CHANGELOG.md").read_text()
+
+
+def test_the_picture_of_a_step_is_the_one_that_its_script_draws() -> None:
+    module = _module("docs/render_step.py")
+    assert module.PICTURE.read_text(encoding="utf-8") == module.render()
+
+
+def test_the_picture_of_a_step_names_rooms_that_exist() -> None:
+    rooms = {
+        room.rstrip("/")
+        for box in _module("docs/render_step.py").BOXES
+        for room in box.rooms.split()
+    }
+    packages = [ROOT / name / f"steptrace_{name}" for name in ("schema", "tracer", "analyzer")]
+    assert rooms
+    assert {room for room in rooms if not any((p / room).is_dir() for p in packages)} == set()
