@@ -56,6 +56,8 @@ class SyntheticRun:
         Of the optimizer; 0 is plain SGD: w[t+1] = w[t] - learning_rate * g[t].
     adam
         Use Adam instead.
+    retain, disk_limit
+        Of the policy: which steps keep their tensors.
     shard_steps, status, status_reason
         Root attributes.
     """
@@ -70,6 +72,8 @@ class SyntheticRun:
     poison: tuple[int, ...] = ()
     momentum: float = 0.0
     adam: bool = False
+    retain: Any = "all"
+    disk_limit: int | None = None
     shard_steps: int = 128
     status: str = "complete"
     status_reason: str | None = None
@@ -147,7 +151,7 @@ class SyntheticRun:
             run_id=f"synthetic-{self.seed}",
             created="2026-01-01T00:00:00+00:00",
             producer="tests",
-            policy=Policy(samples=SAMPLES),
+            policy=Policy(samples=SAMPLES, retain=self.retain, disk_limit=self.disk_limit),
             declared=declared,
             model=Model(
                 name="sequential",
@@ -164,19 +168,28 @@ class SyntheticRun:
 
     def write(self, path: Path) -> Path:
         """Write the run as a trace and return its path."""
-        self.write_journal(path)
+        records = list(self.records())
+        journal = self._create_journal(path, records)
         compactor = Compactor(journal_path(path), path)
+        for step, arrays in records:
+            journal.append(step, arrays)
+            if self.retain != "all" or self.disk_limit is not None:
+                compactor.move_ready()  # beside the training, as thinning needs
+        journal.close(self.status, self.status_reason, self.attributes())  # type: ignore[arg-type]
         compactor.finish(self.status, self.status_reason)  # type: ignore[arg-type]
         return path
 
     def write_journal(self, path: Path) -> None:
         """Write the run's journal only, as a killed run leaves it."""
         records = list(self.records())
-        specs = resolve_dims([_spec(key, array) for key, array in records[0][1].items()])
-        declaration = Declaration(self.attributes(), tuple(specs))
-        journal = JournalWriter.create(journal_path(path), declaration)
+        journal = self._create_journal(path, records)
         for step, arrays in records:
             journal.append(step, arrays)
+
+    def _create_journal(self, path: Path, records: list[tuple[int, Arrays]]) -> JournalWriter:
+        specs = resolve_dims([_spec(key, array) for key, array in records[0][1].items()])
+        declaration = Declaration(self.attributes(), tuple(specs))
+        return JournalWriter.create(journal_path(path), declaration)
 
 
 def _pass(

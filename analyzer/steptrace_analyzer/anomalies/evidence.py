@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, get_args
 
 import numpy as np
 
-from steptrace_analyzer.anomalies.findings import Cause, Change, Evidence, InputChange
+from steptrace_analyzer.anomalies.findings import (
+    Cause,
+    Change,
+    Evidence,
+    InputChange,
+    InputProperty,
+)
 from steptrace_analyzer.anomalies.measurements import Series, norms, scalar, statistic
 from steptrace_analyzer.anomalies.scores import WINDOW, log_sizes, trailing_scores
+from steptrace_analyzer.trace.batch import is_target, measured_arrays
 from steptrace_analyzer.trace.select import get_tensor, recorded_steps, tensor_paths
 from steptrace_schema.names import BATCH_SIZE, LEARNING_RATE, LOSS, SAMPLE_DIGEST, STEP
 
@@ -38,6 +45,8 @@ class Surroundings:
     batch_size: Series | None
     input_means: Series | None
     input_stds: Series | None
+    measured: tuple[str, ...]
+    """The inputs and targets whose numbers are magnitudes."""
 
     @classmethod
     def of(cls, trace: xr.DataTree) -> Surroundings:
@@ -51,6 +60,7 @@ class Surroundings:
             batch_size=scalar(trace, BATCH_SIZE),
             input_means=statistic(trace, "inputs", "mean"),
             input_stds=statistic(trace, "inputs", "std"),
+            measured=measured_arrays(trace),
         )
 
     def changed_from_outside(self, step: int) -> bool:
@@ -85,29 +95,33 @@ class Surroundings:
     def input_change(self, step: int) -> InputChange | None:
         """Return what is unusual about the batch's recorded rows, or else its likeliest property.
 
-        A size says more than a spread, and that more than a mean, where all are unusual.
+        A size says more than a spread, and that more than a mean, where all are unusual; and an
+        input says more than a target. Class ids and token ids are not looked at.
         """
         if self.input_means is None or self.input_stds is None:
             return None
         found: list[InputChange] = []
-        names: tuple[Literal["x", "y"], ...] = ("x", "y")
-        for name in names:
+        for name in self.measured:
             mean, std = self.input_means.of(name), self.input_stds.of(name)
             if mean is None or std is None:
                 continue
             size = Series(mean.steps, (name,), np.hypot(mean.values, std.values))
             spread = _size_change(std, step)
             floor = _MEAN_FLOOR * spread.usual if spread is not None else 0.0
-            for property_, change in (
-                ("size", _size_change(size, step)),
-                ("spread", spread),
-                ("mean", _value_change(mean, step, 0.0, least=floor)),
-            ):
-                if change is not None:
-                    found.append(InputChange(name, property_, change))  # type: ignore[arg-type]
-        unusual = (each for each in found if abs(each.change.z) > EVIDENCE_Z)
-        strongest = max(found, key=lambda each: abs(each.change.z), default=None)
-        return next(unusual, strongest)
+            changes: dict[InputProperty, Change | None] = {
+                "size": _size_change(size, step),
+                "spread": spread,
+                "mean": _value_change(mean, step, 0.0, least=floor),
+            }
+            found += [
+                InputChange(name, property_, change)
+                for property_, change in changes.items()
+                if change is not None
+            ]
+        unusual = [each for each in found if abs(each.change.z) > EVIDENCE_Z]
+        if unusual:
+            return min(unusual, key=_telling)
+        return max(found, key=lambda each: abs(each.change.z), default=None)
 
     def repeated_share(self, step: int) -> float | None:
         """Return the share of the batch's rows that are copies of another of its rows."""
@@ -148,6 +162,15 @@ def cause_of_jump(evidence: Evidence, z: float, scale: float, threshold: float) 
 def cause_of_spike(evidence: Evidence) -> Cause:
     """Name what best explains a gradient that jumped by itself."""
     return "batch" if evidence.inputs_changed or evidence.batch_size_changed else "unexplained"
+
+
+def _telling(each: InputChange) -> tuple[bool, int, float]:
+    """Return a sort key: a smaller one says more about the batch."""
+    return (
+        is_target(each.tensor),
+        get_args(InputProperty).index(each.property),
+        -abs(each.change.z),
+    )
 
 
 def _rate_changed(rate: Change | None) -> bool:

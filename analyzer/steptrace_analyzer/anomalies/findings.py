@@ -5,12 +5,18 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
+from steptrace_analyzer.trace.batch import is_target
+from steptrace_schema.names import X, Y
+
 if TYPE_CHECKING:
     from steptrace_schema.names import Kind
 
 Cause = Literal["batch", "learning_rate", "gradient", "unexplained"]
 """What best explains a jump: the data, the learning rate, a gradient that jumped although its batch
 looks usual, or nothing that the trace records."""
+
+InputProperty = Literal["size", "spread", "mean"]
+"""Root mean square, standard deviation, or mean of all elements."""
 
 REPEATED_SHARE: Final = 0.25
 """From this share of copies on, a batch's repeated rows are worth a word."""
@@ -33,9 +39,9 @@ class Change:
 class InputChange:
     """What is unusual about the recorded rows of a batch."""
 
-    tensor: Literal["x", "y"]
-    property: Literal["size", "spread", "mean"]
-    """Root mean square, standard deviation, or mean of all elements."""
+    tensor: str
+    """``x`` or ``y``; ``x_<name>`` or ``y_<name>`` where there are several."""
+    property: InputProperty
     change: Change
 
 
@@ -242,7 +248,9 @@ def _reasons(kind: Literal["jump", "gradient"], cause: Cause, evidence: Evidence
 
 
 def _input_clause(inputs: InputChange) -> str:
-    noun = "the batch's inputs" if inputs.tensor == "x" else "the batch's targets"
+    noun = "the batch's targets" if is_target(inputs.tensor) else "the batch's inputs"
+    if inputs.tensor not in (X, Y):
+        noun += f" {inputs.tensor}"
     change = inputs.change
     if change.ratio is None:
         return f"{noun} had a mean of {change.value:.3g} instead of {change.usual:.3g}"

@@ -10,7 +10,7 @@ import numpy as np
 from steptrace_analyzer.anomalies.evidence import Surroundings, cause_of_jump, cause_of_spike
 from steptrace_analyzer.anomalies.findings import Jump, JumpedTensor, MovedUnit
 from steptrace_analyzer.anomalies.scores import Scores, log_sizes, trailing_scores
-from steptrace_analyzer.trace.select import get_tensor, tensor_paths
+from steptrace_analyzer.trace.select import get_tensor, recorded_steps, tensor_paths
 from steptrace_schema.names import STEP
 
 if TYPE_CHECKING:
@@ -223,11 +223,12 @@ def _moved_units(
     """Return the units that moved most, and what to call them."""
     if column.path not in tensor_paths(trace, column.kind):
         return (), "unit"
-    array = get_tensor(trace, column.kind, column.path).sel({STEP: step})
-    noun: Literal["filter", "unit"] = "filter" if "kw" in array.dims else "unit"
-    if not array.dims:
+    tensor = get_tensor(trace, column.kind, column.path)
+    noun: Literal["filter", "unit"] = "filter" if "kw" in tensor.dims else "unit"
+    # Steps that a policy thins out keep their statistics, in which the jump was seen.
+    if tensor.ndim < 2 or step not in recorded_steps(tensor):
         return (), noun
-    values = np.asarray(array, dtype=np.float64)
+    values = np.asarray(tensor.sel({STEP: step}), dtype=np.float64)
     squares = np.square(values).reshape(-1, values.shape[-1]).sum(axis=0)
     total = float(squares.sum())
     if not np.isfinite(total) or not total:

@@ -71,11 +71,11 @@ def norms(trace: xr.DataTree, kind: Kind) -> Series | None:
     return Series(steps, tuple(paths), np.stack(columns, axis=1))
 
 
-def scalar(trace: xr.DataTree, path: str) -> Series | None:
-    """Return a scalar, one value per step, or None where the trace has none of that name."""
-    if path not in tensor_paths(trace, "scalars"):
+def scalar(trace: xr.DataTree, path: str, kind: Kind = "scalars") -> Series | None:
+    """Return a number of each step, or None where the trace has none of that name."""
+    if path not in tensor_paths(trace, kind):
         return None
-    array = get_tensor(trace, "scalars", path)
+    array = get_tensor(trace, kind, path)
     steps = np.asarray(array.coords[STEP], dtype=np.int64)
     return Series(steps, (path,), np.asarray(array, dtype=np.float64)[:, np.newaxis])
 

@@ -8,23 +8,14 @@ import numpy as np
 
 from steptrace_analyzer.anomalies.findings import NonFinite, NonFiniteTensor
 from steptrace_analyzer.anomalies.measurements import scalar, statistic
+from steptrace_analyzer.anomalies.non_finite_cause import cause_of_non_finite
 from steptrace_analyzer.trace.dataflow import Dataflow
-from steptrace_analyzer.trace.select import tensor_paths
+from steptrace_analyzer.trace.select import get_tensor, tensor_paths
 from steptrace_schema.names import ATTRIBUTES_KEY, KINDS, Kind
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import xarray as xr
-
-_CAUSES: dict[Kind, str] = {
-    "inputs": "the data itself is not finite",
-    "activations": "the forward pass made it from inputs and weights that are finite as recorded",
-    "probe": "the probe's forward pass made it from finite weights",
-    "scalars": "it was computed from a forward pass that is finite as recorded",
-    "activation_gradients": "the backward pass made it; the forward pass is finite as recorded",
-    "gradients": "the backward pass made it; the forward pass is finite as recorded",
-    "updates": "the optimizer made it from a gradient that is finite as recorded",
-}
 
 
 def find_non_finite(trace: xr.DataTree) -> list[NonFinite]:
@@ -42,13 +33,13 @@ def find_non_finite(trace: xr.DataTree) -> list[NonFinite]:
 
     firsts: list[NonFiniteTensor] = []
     for kind in KINDS:
-        found = _scalars(trace) if kind == "scalars" else _tensors(trace, kind)
+        found = [*_tensors(trace, kind), *_numbers(trace, kind)]
         if found:
             firsts.append(min(found, key=moment))
     if not firsts:
         return []
     tensors = tuple(sorted(firsts, key=moment))
-    return [NonFinite(tensors[0].step, tensors, _cause(trace, tensors[0]))]
+    return [NonFinite(tensors[0].step, tensors, cause_of_non_finite(trace, tensors[0]))]
 
 
 def _tensors(trace: xr.DataTree, kind: Kind) -> list[NonFiniteTensor]:
@@ -72,36 +63,40 @@ def _tensors(trace: xr.DataTree, kind: Kind) -> list[NonFiniteTensor]:
     return found
 
 
-def _scalars(trace: xr.DataTree) -> list[NonFiniteTensor]:
+def _numbers(trace: xr.DataTree, kind: Kind) -> list[NonFiniteTensor]:
+    """Return every single number of a kind that is not finite, at the first step that it is not.
+
+    What was logged reads as NaN at steps at which something else was logged, so that only an
+    infinity is sure there, and a NaN where nothing else is logged.
+    """
+    if kind not in ("scalars", "validation", "logged"):  # others have statistics
+        return []
     found = []
-    for path in tensor_paths(trace, "scalars"):
-        series = scalar(trace, path)
+    paths = [path for path in tensor_paths(trace, kind) if get_tensor(trace, kind, path).ndim == 1]
+    alone = len(tensor_paths(trace, kind)) == 1
+    for path in paths:
+        series = scalar(trace, path, kind)
         if series is None:
             continue
         values = series.values[:, 0]
-        bad = ~np.isfinite(values) & ~_absent(trace, path, series.steps)
+        bad = np.isinf(values)
+        if kind != "logged" or alone:
+            bad |= np.isnan(values) & ~_absent(trace, kind, path, series.steps)
         if bad.any():
             row = int(np.argmax(bad))
             is_nan = bool(np.isnan(values[row]))
             step = int(series.steps[row])
-            found.append(NonFiniteTensor("scalars", path, step, int(is_nan), int(not is_nan)))
+            found.append(NonFiniteTensor(kind, path, step, int(is_nan), int(not is_nan)))
     return found
 
 
-def _absent(trace: xr.DataTree, path: str, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Return at which of `steps` a scalar reads as NaN because it was not recorded."""
+def _absent(
+    trace: xr.DataTree, kind: Kind, path: str, steps: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """Return at which of `steps` a number reads as NaN because it was not recorded."""
     absent = np.zeros(len(steps), dtype=bool)
     for entry in trace.root.attrs.get(ATTRIBUTES_KEY, {}).get("missing", ()):
-        if (entry["kind"], entry["path"]) == ("scalars", path):
+        if (entry["kind"], entry["path"]) == (kind, path):
             at = entry.get("steps")
             absent |= True if at is None else np.isin(steps, at)
     return absent
-
-
-def _cause(trace: xr.DataTree, first: NonFiniteTensor) -> str:
-    if first.kind != "weights":
-        return _CAUSES[first.kind]
-    weights = statistic(trace, "weights", "nan")
-    if weights is not None and first.step == int(weights.steps[0]):
-        return "the first recorded weights already are not finite"
-    return "the update of the step before made it from a gradient that is finite as recorded"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Final
 
+from steptrace_analyzer.trace.batch import is_input, is_input_gradient, is_target
 from steptrace_analyzer.trace.select import tensor_paths
 from steptrace_schema.names import (
     BATCH_INDEX,
@@ -12,11 +13,10 @@ from steptrace_schema.names import (
     EPOCH,
     KINDS,
     LEARNING_RATE,
-    SAMPLE_DIGEST,
-    X_GRADIENT,
+    LEARNING_RATES,
+    LOSS_SCALE,
+    SAMPLE_LOSS,
     Kind,
-    X,
-    Y,
 )
 
 if TYPE_CHECKING:
@@ -24,26 +24,29 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-_GIVEN: Final = frozenset({LEARNING_RATE, EPOCH, BATCH_INDEX, BATCH_SIZE})
-"""Scalars that a step is given rather than computes."""
+_GIVEN: Final = frozenset({LEARNING_RATE, EPOCH, BATCH_INDEX, BATCH_SIZE, LOSS_SCALE})
 
 _STAGES: Final[dict[Kind, int]] = {
     "inputs": 1,
-    "weights": 2,
-    "probe": 3,
-    "activations": 4,
-    "scalars": 5,
-    "activation_gradients": 6,
-    "gradients": 8,
-    "updates": 9,
-    "optimizer": 2,
-    "validation": 2,
-    "logged": 10,
-    "probe_gradients": 3,
+    "optimizer": 2,  # what the optimizer remembers makes the weights
+    "weights": 3,
+    "validation": 4,
+    "probe": 5,
+    "probe_gradients": 6,
+    "activations": 7,
+    "scalars": 8,
+    "activation_gradients": 9,
+    "gradients": 11,
+    "updates": 12,
+    "logged": 13,
 }
-_X_GRADIENT_STAGE: Final = 7
-_INPUTS: Final = (X, Y, SAMPLE_DIGEST)  # the data before what is computed from it
+_INPUT_GRADIENT_STAGE: Final = 10
 _BACKWARD: Final = frozenset({"activation_gradients", "gradients"})
+
+
+def is_given(kind: Kind, path: str) -> bool:
+    """Whether a number is given to a step rather than computed by it, as the learning rate is."""
+    return kind == "scalars" and (path in _GIVEN or path.startswith(f"{LEARNING_RATES}/"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +74,17 @@ class Dataflow:
 
     def rank(self, kind: Kind, path: str) -> tuple[int, int]:
         """Return a sort key; a smaller one is produced earlier in the step."""
-        stage = _STAGES[kind]
-        if kind == "scalars" and path in _GIVEN:
-            stage = 0
-        if kind == "inputs" and path == X_GRADIENT:
-            stage = _X_GRADIENT_STAGE
-        known = _INPUTS if kind == "inputs" else self.paths.get(kind, ())
-        position = known.index(path) if path in known else len(known)
-        return stage, -position if kind in _BACKWARD else position
+        if is_given(kind, path):
+            return 0, self._position(kind, path)
+        if kind == "inputs" and is_input_gradient(path):
+            return _INPUT_GRADIENT_STAGE, self._position(kind, path)
+        if kind == "inputs" and path == SAMPLE_LOSS:
+            return _STAGES["scalars"], -1  # the loss is its mean
+        position = self._position(kind, path)
+        return _STAGES[kind], -position if kind in _BACKWARD else position
+
+    def _position(self, kind: Kind, path: str) -> int:
+        known = self.paths.get(kind, ())
+        if kind == "inputs":  # the data before what is computed from them
+            known = sorted(known, key=lambda name: (not is_input(name), not is_target(name)))
+        return known.index(path) if path in known else len(known)
