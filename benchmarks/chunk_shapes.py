@@ -28,18 +28,22 @@ import zarr
 from reading import timed
 from traced_runs import journal_of
 
-from steptrace_schema.encoding.codecs import Encoding, encoding, shard_shape
+from steptrace_schema.encoding.chunk_shapes import shard_shape
+from steptrace_schema.encoding.profiles import encoding
 from steptrace_schema.encoding.read_region import file_objects, read_region
 from steptrace_schema.format.layout import ArraySpec
-from steptrace_schema.journal.reader import JournalReader, Record, journal_path
+from steptrace_schema.journal.reader import JournalReader
+from steptrace_schema.journal.record import Record
+from steptrace_schema.journal.where import journal_path
 from steptrace_schema.storage.files import LocalFiles
+from steptrace_schema.store.array_writer import ArrayWriter
 from steptrace_schema.store.node_metadata import array_metadata
 from steptrace_schema.store.nodes import Nodes
-from steptrace_schema.store.writer import ArrayWriter
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from steptrace_schema.encoding.codecs import Encoding
     from steptrace_schema.names import Kind
 
     Values = npt.NDArray[np.float32]

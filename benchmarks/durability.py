@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from steptrace_schema.format.attributes import Policy, TraceAttributes
-from steptrace_schema.journal.reader import Declaration, JournalWriter
+from steptrace_schema.format.attributes import TraceAttributes
+from steptrace_schema.format.policy import Policy
+from steptrace_schema.journal.declaration import Declaration
+from steptrace_schema.journal.writer import JournalWriter
 
 if TYPE_CHECKING:
-    from steptrace_schema.storage.durability import Durability
+    from steptrace_schema.format.policy import Durability
 
 RECORDS = {"0.1 MB": (60, 25_000), "2 MB": (40, 500_000), "20 MB": (12, 5_000_000)}
 """How many records of how many float32 elements."""

@@ -36,8 +36,10 @@ from zarr.codecs import BloscCodec
 
 from steptrace_analyzer.trace.open import open_trace
 from steptrace_schema.encoding.codecs import Encoding
-from steptrace_schema.journal.reader import JournalReader, Record, journal_path
-from steptrace_schema.moving.journal_mover import Compactor
+from steptrace_schema.journal.reader import JournalReader
+from steptrace_schema.journal.record import Record
+from steptrace_schema.journal.where import journal_path
+from steptrace_schema.moving.journal_mover import JournalMover
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -238,7 +240,7 @@ def compare(steps: int, folder: Path, others: Path) -> None:
         store = journal_of("mlp", steps, profile, folder)
         size = sum(path.stat().st_size for path in JournalReader(journal_path(store)).paths())
         began = time.perf_counter()
-        Compactor(journal_path(store), store, 1).finish("complete", None)
+        JournalMover(journal_path(store), store, 1).finish("complete", None)
         appended[profile] = size / (time.perf_counter() - began)
         found[profile] = trace_reads(store)
         decoding[profile] = decode_speed(store)

@@ -33,8 +33,9 @@ STEPS = {"mlp": 500, "cnn": 24}
 
 def move(store: Path, workers: int, *, where: bool) -> dict[str, float]:
     """Move the journal of `store`; return bytes, seconds, CPU seconds and peak memory."""
-    from steptrace_schema.journal.reader import JournalReader, journal_path
-    from steptrace_schema.moving.journal_mover import Compactor
+    from steptrace_schema.journal.reader import JournalReader
+    from steptrace_schema.journal.where import journal_path
+    from steptrace_schema.moving.journal_mover import JournalMover
 
     journal = journal_path(store)
     raw = sum(path.stat().st_size for path in JournalReader(journal).paths())
@@ -42,7 +43,7 @@ def move(store: Path, workers: int, *, where: bool) -> dict[str, float]:
     cpu, began = time.process_time(), time.perf_counter()
     if where:
         profile.enable()
-    Compactor(journal, store, workers).finish("complete", None)
+    JournalMover(journal, store, workers).finish("complete", None)
     if where:
         profile.disable()
         pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(25)

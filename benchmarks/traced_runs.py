@@ -36,8 +36,10 @@ def journal_of(workload: str, steps: int, profile: str, folder: Path) -> Path:
     folder
         Where the runs are kept.
     """
-    from steptrace_schema.encoding.codecs import shard_steps_for
-    from steptrace_schema.journal.reader import Declaration, JournalWriter, journal_path
+    from steptrace_schema.encoding.chunk_shapes import shard_steps_for
+    from steptrace_schema.journal.declaration import Declaration
+    from steptrace_schema.journal.where import journal_path
+    from steptrace_schema.journal.writer import JournalWriter
     from steptrace_schema.store.opening import read_attributes
 
     run = folder / f"{workload}-{steps}.zarr"

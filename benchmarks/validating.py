@@ -20,8 +20,8 @@ from pathlib import Path
 
 from traced_runs import journal_of
 
-from steptrace_schema.moving.journal_mover import recover
-from steptrace_schema.storage.location import file_sizes
+from steptrace_schema.moving.recover import recover
+from steptrace_schema.storage.contents import file_sizes
 from steptrace_schema.validate import LEVELS, validate
 
 PROFILES = ("none", "fast", "compact")

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from steptrace_schema.storage.location import journal_path
+from steptrace_schema.journal.where import journal_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steptrace_schema.format.attributes import Policy, TraceAttributes
+from steptrace_schema.format.attributes import TraceAttributes
 from steptrace_schema.format.layout import ArraySpec, resolve_dims, split_key
-from steptrace_schema.journal.reader import Declaration, JournalWriter
-from steptrace_schema.storage.location import journal_path
+from steptrace_schema.format.policy import Policy
+from steptrace_schema.journal.declaration import Declaration
+from steptrace_schema.journal.where import journal_path
+from steptrace_schema.journal.writer import JournalWriter
 
 if TYPE_CHECKING:
     import numpy.typing as npt

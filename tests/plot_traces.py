@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from steptrace_analyzer.trace.updates import with_updates
-from steptrace_schema.format.attributes import Layer, Model, Policy, TraceAttributes
+from steptrace_schema.format.attributes import Layer, Model, TraceAttributes
 from steptrace_schema.format.layout import (
     ArraySpec,
     feature_dims,
@@ -17,6 +17,7 @@ from steptrace_schema.format.layout import (
     split_key,
     variable_dims,
 )
+from steptrace_schema.format.policy import Policy
 from steptrace_schema.names import ATTRIBUTES_KEY, STATISTIC_NAMES
 from steptrace_schema.statistics.describe import compute_statistics, has_statistics
 

@@ -13,7 +13,7 @@ import pytest
 import tensorstore
 
 from journals import random_steps, write_journal
-from steptrace_schema.moving.journal_mover import recover
+from steptrace_schema.moving.recover import recover
 
 if TYPE_CHECKING:
     import numpy.typing as npt

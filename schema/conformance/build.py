@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steptrace_schema.format.attributes import Layer, Missing, Policy, TraceAttributes
+from steptrace_schema.format.attributes import Layer, Missing, TraceAttributes
 from steptrace_schema.format.layout import ArraySpec, resolve_dims
+from steptrace_schema.format.policy import Policy
 from steptrace_schema.format.root_checksum import sealed
-from steptrace_schema.journal.reader import Declaration, JournalWriter
-from steptrace_schema.moving.journal_mover import recover
+from steptrace_schema.journal.declaration import Declaration
+from steptrace_schema.journal.where import journal_path
+from steptrace_schema.journal.writer import JournalWriter
+from steptrace_schema.moving.recover import recover
 from steptrace_schema.names import REQUIRED_SCALARS
-from steptrace_schema.storage.location import journal_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -112,3 +112,6 @@ StatisticName = Literal[
 ]
 STATISTIC_NAMES: Final[tuple[StatisticName, ...]] = get_args(StatisticName)
 """The statistics of every recorded tensor, in the order of the ``statistic`` dimension."""
+
+METADATA_FILE: Final = "zarr.json"
+"""Name of the file with the metadata of a group or array."""

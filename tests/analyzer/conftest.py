@@ -10,7 +10,7 @@ import pytest
 import xxhash
 
 from steptrace_analyzer.trace.open import open_trace
-from steptrace_schema.format.attributes import Layer, Model, Optimizer, Policy, TraceAttributes
+from steptrace_schema.format.attributes import Layer, Model, Optimizer, TraceAttributes
 from steptrace_schema.format.layout import (
     ArraySpec,
     feature_dims,
@@ -18,9 +18,11 @@ from steptrace_schema.format.layout import (
     split_key,
     variable_dims,
 )
-from steptrace_schema.journal.reader import Declaration, JournalWriter
-from steptrace_schema.moving.journal_mover import Compactor
-from steptrace_schema.storage.location import journal_path
+from steptrace_schema.format.policy import Policy
+from steptrace_schema.journal.declaration import Declaration
+from steptrace_schema.journal.where import journal_path
+from steptrace_schema.journal.writer import JournalWriter
+from steptrace_schema.moving.journal_mover import JournalMover
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -170,13 +172,13 @@ class SyntheticRun:
         """Write the run as a trace and return its path."""
         records = list(self.records())
         journal = self._create_journal(path, records)
-        compactor = Compactor(journal_path(path), path)
+        mover = JournalMover(journal_path(path), path)
         for step, arrays in records:
             journal.append(step, arrays)
             if self.retain != "all" or self.disk_limit is not None:
-                compactor.move_ready()  # beside the training, as thinning needs
+                mover.move_ready()  # beside the training, as thinning needs
         journal.close(self.status, self.status_reason, self.attributes())  # type: ignore[arg-type]
-        compactor.finish(self.status, self.status_reason)  # type: ignore[arg-type]
+        mover.finish(self.status, self.status_reason)  # type: ignore[arg-type]
         return path
 
     def write_journal(self, path: Path) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from steptrace_schema.journal.reader import JournalWriter
+    from steptrace_schema.journal.writer import JournalWriter
 
 
 @pytest.fixture

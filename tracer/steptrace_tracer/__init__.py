@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from steptrace_schema.format.attributes import Policy as Policy
+    from steptrace_schema.format.policy import Policy as Policy
     from steptrace_schema.format.retention import around as around
     from steptrace_schema.format.retention import last as last
     from steptrace_tracer.session.tracer import Tracer as Tracer
@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
 
         return Tracer
     if name == "Policy":
-        from steptrace_schema.format.attributes import Policy
+        from steptrace_schema.format.policy import Policy
 
         return Policy
     if name in ("around", "last"):

@@ -10,7 +10,7 @@ from steptrace_analyzer.cli._options import TracePath
 from steptrace_analyzer.cli._output import progress, write_line
 
 if TYPE_CHECKING:
-    from steptrace_schema.format.attributes import Profile
+    from steptrace_schema.format.policy import Profile
 
 
 class Encoding(StrEnum):

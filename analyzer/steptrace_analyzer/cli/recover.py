@@ -15,8 +15,8 @@ def recover(trace: TracePath) -> None:
     steptrace recover run.zarr
     """
     from steptrace_schema.journal.reader import JournalReader
-    from steptrace_schema.moving.journal_mover import recover as finish
-    from steptrace_schema.storage.location import journal_path
+    from steptrace_schema.journal.where import journal_path
+    from steptrace_schema.moving.recover import recover as finish
     from steptrace_schema.store.opening import read_attributes
 
     had_journal = JournalReader(journal_path(trace)).exists

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from steptrace_analyzer.anomalies import Anomaly
     from steptrace_analyzer.report.page import StepChoices
     from steptrace_analyzer.trace.info import TraceInfo
-    from steptrace_schema.format.attributes import Policy, TraceAttributes
+    from steptrace_schema.format.attributes import TraceAttributes
+    from steptrace_schema.format.policy import Policy
 
 _STATUS: Final = {
     "complete": "complete: the run closed it",

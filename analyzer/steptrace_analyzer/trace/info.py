@@ -10,8 +10,9 @@ import numpy as np
 from steptrace_analyzer.trace.open import trace_attributes
 from steptrace_analyzer.trace.select import format_steps, recorded_steps, tensor_paths
 from steptrace_analyzer.trace.updates import is_derived
+from steptrace_schema.journal.where import journal_path
 from steptrace_schema.names import KINDS, LOSS, STATISTICS, STEP
-from steptrace_schema.storage.location import Location, file_sizes, journal_path
+from steptrace_schema.storage.contents import file_sizes
 from steptrace_schema.validate.coverage import Coverage, coverage
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from steptrace_schema.format.attributes import Event, Layer, Missing, TraceAttributes
     from steptrace_schema.names import Kind
+    from steptrace_schema.storage.location import Location
 
 
 @dataclasses.dataclass(frozen=True)

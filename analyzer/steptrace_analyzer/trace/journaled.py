@@ -12,12 +12,15 @@ from dask.delayed import delayed
 
 from steptrace_schema.errors import DamagedTraceError
 from steptrace_schema.format.layout import ArraySpec, fill_value
-from steptrace_schema.journal.reader import Declaration, JournalReader, MappedRecord
+from steptrace_schema.journal.record import MappedRecord
 from steptrace_schema.names import STATISTIC, STATISTIC_NAMES, STEP, TENSOR
 from steptrace_schema.statistics.describe import compute_statistics
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from steptrace_schema.journal.declaration import Declaration
+    from steptrace_schema.journal.reader import JournalReader
 
 _BLOCK_BYTES = 4 * 2**20
 """What is read at once, so that many small records are few tasks."""

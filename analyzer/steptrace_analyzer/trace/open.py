@@ -22,8 +22,10 @@ from steptrace_analyzer.trace.journaled import (
 )
 from steptrace_analyzer.trace.stored import stored_arrays
 from steptrace_analyzer.trace.updates import with_updates
-from steptrace_schema.journal.reader import JournalReader, MappedRecord
-from steptrace_schema.moving.journal_mover import NO_JOURNAL, NOT_CLOSED, is_left_recording
+from steptrace_schema.journal.reader import JournalReader
+from steptrace_schema.journal.where import journal_path
+from steptrace_schema.moving.journal_mover import NO_JOURNAL, NOT_CLOSED
+from steptrace_schema.moving.recover import is_left_recording
 from steptrace_schema.names import (
     ATTRIBUTES_KEY,
     STATISTIC,
@@ -34,7 +36,8 @@ from steptrace_schema.names import (
     TENSOR,
 )
 from steptrace_schema.statistics.describe import compute_statistics, has_statistics
-from steptrace_schema.storage.location import Location, has_root, journal_path, locate
+from steptrace_schema.storage.contents import has_root
+from steptrace_schema.storage.location import Location, locate
 from steptrace_schema.storage.locks import is_being_moved
 from steptrace_schema.store.opening import not_understood, parse_attributes, read_attributes
 
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 
     from steptrace_schema.format.attributes import TraceAttributes
     from steptrace_schema.format.layout import ArraySpec
+    from steptrace_schema.journal.record import MappedRecord
     from steptrace_schema.names import Status
 
 

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Final
 
 from steptrace_schema.errors import DamagedTraceError, NotATraceError, TraceError, TraceExistsError
 from steptrace_schema.journal.reader import JournalReader
+from steptrace_schema.journal.where import journal_path
 from steptrace_schema.moving.reencode import reencode
-from steptrace_schema.storage.location import Location, is_packed, journal_path, locate
+from steptrace_schema.storage.location import Location, is_packed, locate
 from steptrace_schema.store.opening import read_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from steptrace_schema.format.attributes import Profile
+    from steptrace_schema.format.policy import Profile
 
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the same trace packs to the same bytes
 _BLOCK: Final = 4 * 2**20

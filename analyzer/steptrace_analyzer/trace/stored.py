@@ -18,7 +18,8 @@ from steptrace_schema.encoding.codecs import Encoding
 from steptrace_schema.encoding.read_region import location_objects, overlaps, read_region
 from steptrace_schema.errors import DamagedTraceError, TraceError
 from steptrace_schema.names import STEP
-from steptrace_schema.storage.location import Location, file_sizes, is_packed
+from steptrace_schema.storage.contents import file_sizes
+from steptrace_schema.storage.location import Location, is_packed
 from steptrace_schema.store.opening import open_zarr
 
 if TYPE_CHECKING:

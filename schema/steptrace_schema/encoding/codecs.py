@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import math
 import warnings
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,92 +24,10 @@ if TYPE_CHECKING:
     import zarr
     from typing_extensions import Buffer
 
-    from steptrace_schema.format.attributes import Profile
-    from steptrace_schema.format.layout import ArraySpec
 
-MIN_SHARD_STEPS: Final = 8
-MAX_SHARD_STEPS: Final = 256
-SHARD_BYTES: Final = 128 * 2**20
-"""Raw bytes of records that are gathered before they are moved into the store."""
-
-_POINT_READ = 8  # a read of one step, or of one unit, may decode so many where that is little gain
-_SMOOTH_POINT_READ = 16  # and so many where neighbouring steps are alike, so that it is half gained
-_SMALL_CHUNK = 64 * 2**10
-_BLOCK = 64 * 2**10  # bytes that are compressed at once and stay in the nearest cache
-_LARGEST_CHUNK = 4 * 2**20
 _TOGETHER = 4 * 2**20  # bytes of chunks that are put in order at once
-_LARGEST_SHARD = 16 * 2**20
 
-_SMOOTH_KINDS: Final = frozenset({"weights", "probe", "optimizer"})
-"""Kinds whose values change little from step to step."""
-_DENSE_KINDS: Final = frozenset({"weights", "optimizer"})
-"""Kinds with hardly a zero; in others, many units give zero at step after step."""
 _SCRATCH: Final = Scratch()
-
-_PCODEC_KINDS: Final = "iuf"  # integers and floats, but for those of one byte
-
-
-def shard_steps_for(step_bytes: int) -> int:
-    """Return how many steps a shard spans when one step's tensors take `step_bytes` raw bytes.
-
-    A power of two between 8 and 256, so that shards stay few for small models and the journal
-    stays short for large ones.
-
-    Examples
-    --------
-    >>> shard_steps_for(61_000_000), shard_steps_for(2_000_000), shard_steps_for(1)
-    (8, 64, 256)
-    """
-    wanted = max(1, SHARD_BYTES // max(1, step_bytes))
-    return int(min(MAX_SHARD_STEPS, max(MIN_SHARD_STEPS, 2 ** int(math.log2(wanted)))))
-
-
-def chunk_shape(
-    row_shape: tuple[int, ...], itemsize: int, shard_steps: int, point_read: int = _POINT_READ
-) -> tuple[int, ...]:
-    """Return the chunk shape (step, ...) of an array with rows of `row_shape`.
-
-    Chunks span few steps, and few units of the last axis, so that "this tensor at step t" and "this
-    unit over all steps" both decode little more than they return; but no chunk is made smaller than
-    64 KiB for that.
-
-    Parameters
-    ----------
-    row_shape, itemsize
-        Shape of a row, and bytes of an element.
-    shard_steps
-        Steps that one shard spans.
-    point_read
-        How many steps, and units, a chunk spans where that is more than 64 KiB.
-    """
-    row_bytes = max(1, math.prod(row_shape)) * itemsize
-    steps = min(point_read, shard_steps)
-    while steps < shard_steps and steps * row_bytes < _SMALL_CHUNK:
-        steps *= 2
-    extents = [max(1, n) for n in row_shape]
-    if extents:
-        unit_bytes = max(1, steps * row_bytes // extents[-1])
-        units = max(point_read, -(-_SMALL_CHUNK // unit_bytes))
-        extents[-1] = -(-extents[-1] // -(-extents[-1] // units))
-    for axis in range(len(extents) - 1):
-        while steps * math.prod(extents) * itemsize > _LARGEST_CHUNK and extents[axis] > 1:
-            extents[axis] = -(-extents[axis] // 2)
-    return (steps, *extents)
-
-
-def shard_shape(
-    row_shape: tuple[int, ...], chunks: tuple[int, ...], itemsize: int, shard_steps: int
-) -> tuple[int, ...]:
-    """Return the shard shape (step, ...): whole rows, or a part of them where rows are large.
-
-    A shard is encoded in memory as a whole, so its size bounds what the recorder needs.
-    """
-    counts = [-(-max(1, n) // c) for n, c in zip(row_shape, chunks[1:], strict=True)]
-    chunk_bytes = math.prod(chunks[1:]) * shard_steps * itemsize
-    for axis in range(len(counts)):
-        while chunk_bytes * math.prod(counts) > _LARGEST_SHARD and counts[axis] > 1:
-            counts[axis] = -(-counts[axis] // 2)
-    return (shard_steps, *(n * c for n, c in zip(counts, chunks[1:], strict=True)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,60 +241,8 @@ _BLOSC_SIZE: Final = slice(4, 8)  # where blosc says how many bytes it has compr
 _SHUFFLES: Final = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 
 
-def encoding(spec: ArraySpec, profile: Profile, shard_steps: int) -> Encoding:
-    """Return how `spec` is encoded under `profile`.
-
-    ``fast`` and ``none`` use core Zarr v3 codecs only; ``compact`` uses pcodec. Every profile ends
-    in a ``crc32c`` checksum.
-    """
-    dtype = np.dtype(spec.dtype)
-    if spec.static:
-        return Encoding(tuple(max(1, n) for n in spec.shape), None)
-    smooth = profile == "compact" and spec.kind in _SMOOTH_KINDS
-    point_read = _SMOOTH_POINT_READ if smooth else _POINT_READ
-    chunks = chunk_shape(spec.shape, dtype.itemsize, shard_steps, point_read)
-    shards = shard_shape(spec.shape, chunks, dtype.itemsize, shard_steps)
-    plain = Encoding(chunks, shards)
-    if profile == "none":
-        return plain
-    step_last = dataclasses.replace(plain, step_last=bool(spec.shape))
-    size = dtype.itemsize
-    if profile == "fast":
-        whole = math.prod(chunks) * size
-        if dtype.kind == "f" and spec.kind not in _DENSE_KINDS:
-            # Such zeros are found without a shuffle too, in a third of the time.
-            blosc = _blosc("lz4", size, min(whole, _BLOCK), shuffle="noshuffle")
-            return dataclasses.replace(step_last, blosc=blosc)
-        # A block that holds the whole chunk lets lz4 find each row again in the next step's.
-        return dataclasses.replace(plain, blosc=_blosc("lz4", size, whole))
-    if dtype.kind in _PCODEC_KINDS and size > 1:
-        return dataclasses.replace(step_last, pcodec=_SMOOTH if smooth else _PLAIN)
-    return dataclasses.replace(step_last, blosc=_blosc("zstd", size, 0))
-
-
-def coordinates(chunks: tuple[int, ...]) -> Encoding:
-    """Return how numbers of eight bytes are encoded that every trace has: steps, statistics."""
-    return Encoding(chunks, None, blosc=_blosc("lz4", 8, 0))
-
-
-def _blosc(
-    compressor: str, itemsize: int, blocksize: int, shuffle: str = "shuffle"
-) -> dict[str, Any]:
-    return {
-        "typesize": itemsize,
-        "cname": compressor,
-        "clevel": 5,
-        "shuffle": shuffle,
-        "blocksize": blocksize,
-    }
-
-
-_SMOOTH: Final = {"level": 8, "delta_spec": "try_consecutive", "delta_encoding_order": 1}
-_PLAIN: Final = {"level": 8, "delta_spec": "none"}
-
-
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def without_codec_warning() -> Iterator[None]:
     """Leave out that pcodec is no core codec of Zarr, which `Profile` says already."""
     # Here, because the recorder does without, and zarr-python takes 0.2 s to import.
     from zarr.errors import ZarrUserWarning

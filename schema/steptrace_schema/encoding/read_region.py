@@ -19,7 +19,7 @@ import numpy.typing as npt
 from steptrace_schema.encoding.codecs import checksum
 from steptrace_schema.encoding.scratch import Scratch
 from steptrace_schema.encoding.strided_copy import copy_strided
-from steptrace_schema.journal.record_file import read_bytes
+from steptrace_schema.storage.exact_io import read_bytes
 from steptrace_schema.storage.location import is_packed
 
 if TYPE_CHECKING:

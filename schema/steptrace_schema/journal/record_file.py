@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from steptrace_schema.storage.exact_io import write_all
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -50,7 +52,6 @@ _NAMES: Final = {code: dtype for dtype, code in DTYPES.items()}
 _METADATA: Final = "__metadata__"
 _LENGTH_BYTES: Final = 8
 _ALIGNMENT: Final = 8
-_MOST_BUFFERS: Final = 512  # of one system call; the limit is 1024 on Linux
 
 
 def write_record_file(
@@ -82,7 +83,7 @@ def write_record_file(
     head, buffers = _parts(arrays, metadata)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
-        _write_all(descriptor, [head, *buffers])
+        write_all(descriptor, [head, *buffers])
     finally:
         os.close(descriptor)
     return sum(len(buffer) for buffer in buffers)
@@ -131,18 +132,6 @@ def _table(
         entry = {"dtype": code, "shape": shape, "data_offsets": (start, end)}
         table.append(f",{json.dumps(key)}:{json.dumps(entry, separators=(',', ':'))}")
     return tuple(key for key, *_ in ordered), "".join(table)
-
-
-def _write_all(descriptor: int, buffers: list[memoryview]) -> None:
-    """Write everything; a system call may write less than it was given."""
-    for start in range(0, len(buffers), _MOST_BUFFERS):
-        pending = buffers[start : start + _MOST_BUFFERS]
-        while pending:
-            written = os.writev(descriptor, pending)
-            while pending and written >= len(pending[0]):
-                written -= len(pending.pop(0))
-            if written:
-                pending[0] = pending[0][written:]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,20 +190,3 @@ def read_header(descriptor: int) -> tuple[dict[str, str], dict[str, StoredArray]
         msg = f"its header cannot be understood ({type(error).__name__}: {error})"
         raise ValueError(msg) from error
     return metadata, arrays
-
-
-def read_bytes(descriptor: int, begin: int, target: memoryview) -> None:
-    """Fill `target` with the bytes of an open file from position `begin` on.
-
-    Raises
-    ------
-    ValueError
-        If the file ends before.
-    """
-    done = 0
-    while done < len(target):  # a system call may read less than it was asked for
-        count = os.preadv(descriptor, [target[done:]], begin + done)
-        if count == 0:
-            msg = f"it ends after {begin + done} bytes"
-            raise ValueError(msg)
-        done += count

@@ -24,8 +24,8 @@ from steptrace_schema.statistics.describe import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from steptrace_schema.journal.reader import Record
-    from steptrace_schema.store.writer import ArrayWriter
+    from steptrace_schema.journal.record import Record
+    from steptrace_schema.store.array_writer import ArrayWriter
 
 _IN_MEMORY: Final = 128 * 2**20
 """Bytes of rows that may be in memory at once, unless one array alone has more."""

@@ -7,11 +7,12 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from steptrace_schema.errors import DiskLimitError
-from steptrace_schema.format.disk_limit import Thinning
-from steptrace_schema.format.retention import RetainLast, is_of_a_step, is_thinned
+from steptrace_schema.format.retention import RetainLast, is_thinned
+from steptrace_schema.moving.choosing import is_of_a_step
 from steptrace_schema.moving.disk_estimate import CONSOLIDATED, Estimate, Written, added
+from steptrace_schema.moving.thinning import Thinning
+from steptrace_schema.names import METADATA_FILE
 from steptrace_schema.statistics.describe import has_statistics
-from steptrace_schema.storage.limited_files import METADATA
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from steptrace_schema.format.disk_limit import DiskLimit
     from steptrace_schema.format.layout import ArraySpec
     from steptrace_schema.format.retention import Retain
-    from steptrace_schema.journal.reader import JournalReader, Record
+    from steptrace_schema.journal.reader import JournalReader
+    from steptrace_schema.journal.record import Record
     from steptrace_schema.moving.array_move import Rows
     from steptrace_schema.names import Kind
     from steptrace_schema.storage.limited_files import Room
@@ -191,7 +193,7 @@ class Budget:
             Why the run ended, and what happened to its recording.
         """
         said = (reason or "", *(event.message for event in events))
-        if self._room.size(f"{spec.key}/{METADATA}") or not any(
+        if self._room.size(f"{spec.key}/{METADATA_FILE}") or not any(
             str(self._limit) in s for s in said
         ):
             return None
@@ -199,7 +201,7 @@ class Budget:
 
     def _closing(self) -> int:
         """Return what has to be left for the end of the run: its status, and all metadata."""
-        metadata, root = self._room.metadata, self._room.size(METADATA)
+        metadata, root = self._room.metadata, self._room.size(METADATA_FILE)
         return int(CONSOLIDATED * metadata) + 2 * root + _MARGIN
 
     def _root(self) -> Written:
@@ -207,7 +209,7 @@ class Budget:
         # The trainer may have declared more since.
         declared = self._reader.declaration().attributes.model_dump(mode="json")
         size = max(len(json.dumps(each, indent=2)) for each in (fields, declared))
-        return Written(int(1.2 * size) + _MARGIN, self._room.size(METADATA))
+        return Written(int(1.2 * size) + _MARGIN, self._room.size(METADATA_FILE))
 
     def _newest_bytes(self) -> int:
         """Return what has to be left for the newest steps, which are moved at the end."""

@@ -13,16 +13,22 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from steptrace_schema.encoding.codecs import Encoding, encoding
-from steptrace_schema.names import STATISTIC_NAMES, STATISTICS, STATISTICS_VALUES, STEP
-from steptrace_schema.storage.limited_files import METADATA
+from steptrace_schema.encoding.profiles import encoding
+from steptrace_schema.names import (
+    METADATA_FILE,
+    STATISTIC_NAMES,
+    STATISTICS,
+    STATISTICS_VALUES,
+    STEP,
+)
 from steptrace_schema.store.writer import STATISTICS_CHUNK, STEP_CHUNK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from steptrace_schema.format.attributes import Profile
+    from steptrace_schema.encoding.codecs import Encoding
     from steptrace_schema.format.layout import ArraySpec
+    from steptrace_schema.format.policy import Profile
     from steptrace_schema.storage.limited_files import Room
 
 _METADATA_BYTES: Final = 2000
@@ -88,7 +94,7 @@ class Estimate:
             coded = self._encodings[spec.key] = encoding(spec, self._profile, self._shard_steps)
         unit = coded.shards or coded.chunks
         itemsize = np.dtype(spec.dtype).itemsize
-        is_new = not self._room.size(f"{spec.key}/{METADATA}")
+        is_new = not self._room.size(f"{spec.key}/{METADATA_FILE}")
         yield from self._metadata(spec.key)
         grid = [range(-(-n // size)) for n, size in zip(spec.shape, unit[1:], strict=True)]
         first = 0 if is_new else start // unit[0]
@@ -139,7 +145,7 @@ class Estimate:
 
     def _metadata(self, key: str, more: int = 0) -> Iterator[Written]:
         """Yield the metadata of an array, with the room for their copy in the root."""
-        old = self._room.size(f"{key}/{METADATA}")
+        old = self._room.size(f"{key}/{METADATA_FILE}")
         if old:
             yield Written(old + more, old)
         else:

@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import datetime
-import itertools
 import os
-import shutil
 from collections import defaultdict
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
-from steptrace_schema.errors import DiskLimitError, NotATraceError
+from steptrace_schema.errors import DiskLimitError
 from steptrace_schema.format.attributes import Event, Missing
 from steptrace_schema.format.disk_limit import DiskLimit
-from steptrace_schema.format.layout import ArraySpec, split_key
-from steptrace_schema.format.retention import held_back, is_of_a_step, is_thinned
-from steptrace_schema.journal.reader import JournalReader, Record
-from steptrace_schema.moving.array_move import ArrayMove, MovedArray, Rows, move_arrays
+from steptrace_schema.format.retention import is_thinned
+from steptrace_schema.journal.reader import JournalReader
+from steptrace_schema.journal.record import Record
+from steptrace_schema.moving.array_move import Rows
+from steptrace_schema.moving.choosing import chooser_for, held_back, is_of_a_step
 from steptrace_schema.moving.disk_budget import Budget
-from steptrace_schema.storage.location import Location, is_packed, journal_path
-from steptrace_schema.storage.locks import exclusive
-from steptrace_schema.store.opening import read_attributes
+from steptrace_schema.moving.row_writer import RowWriter, merge_missing
 from steptrace_schema.store.writer import TraceWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from steptrace_schema.format.attributes import TraceAttributes
+    from steptrace_schema.format.layout import ArraySpec
     from steptrace_schema.names import Kind, Status
+    from steptrace_schema.storage.location import Location
 
 NOT_CLOSED = "the training process ended without closing the trace"
 """The reason stored in a trace whose run was killed."""
@@ -42,7 +38,7 @@ _THINNED = "from here on only some steps keep their tensors, as the policy's 're
 _NONE_KEPT = "no step was retained; its statistics are recorded"
 
 
-class Compactor:
+class JournalMover:
     """Moves the records of a journal into the store, some whole shards at a time.
 
     Every move ends in one atomic commit, and only then are the records deleted. Moving the same
@@ -60,7 +56,6 @@ class Compactor:
 
     def __init__(self, journal: Path, store: Location, workers: int = 1) -> None:
         self.workers = workers
-        self._last_weights: dict[str, tuple[int, npt.NDArray[Any]]] = {}  # row count, last row
         self._reader = JournalReader(journal)
         self._declaration = self._reader.declaration()
         attributes = self._declaration.attributes
@@ -68,11 +63,12 @@ class Compactor:
         self._writer = TraceWriter(store, attributes, limit.store if limit else None)
         self._shard_steps = self._writer.attributes.shard_steps
         self._retain = attributes.policy.retain
-        self._chooser = None if self._retain == "all" else self._retain.chooser()
+        self._chooser = chooser_for(self._retain)
         self._budget: Budget | None = None
         if limit is not None and (room := self._writer.room) is not None:
             self._budget = Budget(limit, self._retain, self._writer, room, self._reader)
         self._thins = self._chooser is not None or limit is not None
+        self._rows = RowWriter(self._writer, self._reader, thins=self._thins)
         self._kept: set[int] = set()
         self._opened: dict[Path, Record] = {}
         self._left: list[Path] = []
@@ -274,38 +270,16 @@ class Compactor:
         self, records: list[Record], kinds: dict[Kind, Rows], notes: Iterable[tuple[int, str]]
     ) -> None:
         """Write rows, and commit them."""
-        derived = self._derives_updates
-        rows = dict(self._writer.attributes.steps_recorded)
-        described = dict(self._writer.attributes.statistics_recorded)
-        moves = [
-            self._array_move(spec, new, updates=derived and kind == "weights")
-            for kind, new in kinds.items()
-            for spec in self._write_static(new)
-        ]
-        moved = {result.key: result for result in move_arrays(moves, self.workers)}
-        for kind, new in kinds.items():
-            results = [moved[spec.key] for spec in new.specs if spec.key in moved]
-            if not results:
-                continue
-            if new.kept_steps:
-                self._writer.write_steps(kind, new.start, new.kept_steps)
-            rows[kind] = new.start + len(new.kept_steps)
-            if self._thins and is_thinned(kind):
-                described[kind] = new.described + len(new.steps)
-            self._write_statistics(kind, new.described, new.steps, results)
-            if derived and kind == "weights":
-                written = rows.get("updates", 0)
-                rows["updates"] = self._write_update_statistics(written, new, results)
+        written = self._rows.write(kinds, derived=self._derives_updates, workers=self.workers)
         attributes = self._attributes()
-        missing = [entry for move in moves for entry in moved[move.spec.key].missing]
         self._writer.commit(
             attributes.model_copy(
                 update={
-                    "steps_recorded": rows,
-                    "statistics_recorded": described,
+                    "steps_recorded": written.steps_recorded,
+                    "statistics_recorded": written.statistics_recorded,
                     "events": self._noting(attributes, kinds.values(), notes),
                     "records": records[-1].index + 1,
-                    "missing": _merge(attributes.missing, missing),
+                    "missing": merge_missing(attributes.missing, written.missing),
                 }
             )
         )
@@ -347,69 +321,6 @@ class Compactor:
             if reason is not None:
                 yield Missing(kind=spec.kind, path=spec.path, reason=reason)
 
-    def _write_static(self, new: Rows) -> Iterator[ArraySpec]:
-        """Write the arrays without a step dimension, and yield the others."""
-        for spec in new.specs:
-            if not spec.static:
-                yield spec
-                continue
-            for record in new.records:
-                if spec.key in record.keys:
-                    self._writer.write_static(spec, record.read(spec.key))
-
-    def _array_move(self, spec: ArraySpec, new: Rows, *, updates: bool) -> ArrayMove:
-        if spec.statistics_only:
-            return ArrayMove(spec, None, new.start, new.records, False, None, new.kept)
-        count = len(new.kept_steps)
-        writer = self._writer.array(spec, new.start, count) if count else None
-        before = self._row_before(spec, new) if updates else None
-        return ArrayMove(spec, writer, new.start, new.records, updates, before, new.kept)
-
-    def _row_before(self, spec: ArraySpec, new: Rows) -> npt.NDArray[Any] | None:
-        if not new.described:
-            return None
-        if (known := self._last_weights.get(spec.key)) is not None and known[0] == new.described:
-            return known[1]
-        if not self._thins:
-            return self._writer.array(spec, new.start, len(new.records)).read_row(new.start - 1)
-        for path in self._reader.paths(self.records_moved - 1)[:1]:
-            left = Record(path)
-            if left.index < self.records_moved and spec.key in left.keys:
-                return left.read(spec.key)
-        return None
-
-    def _write_statistics(
-        self, kind: Kind, start: int, steps: list[int], results: list[MovedArray]
-    ) -> None:
-        tensors = [split_key(r.key)[1] for r in results if r.statistics is not None]
-        values = [r.statistics for r in results if r.statistics is not None]
-        if values:
-            self._writer.write_statistics(
-                kind, tuple(tensors), start, steps, np.stack(values, axis=1)
-            )
-
-    def _write_update_statistics(self, written: int, new: Rows, results: list[MovedArray]) -> int:
-        """Keep statistics of the updates between consecutive weights; return their new count."""
-        for result in results:
-            if result.last is not None:
-                self._last_weights[result.key] = (new.described + len(new.steps), result.last)
-        start = new.described
-        previous = self._writer.read_step("weights", start - 1) if start else None
-        consecutive = [
-            row
-            for row, (before, after) in enumerate(itertools.pairwise([previous, *new.steps]))
-            if before is not None and after == before + 1
-        ]
-        if not consecutive:
-            return written
-        tensors = tuple(split_key(r.key)[1] for r in results if r.updates is not None)
-        if not tensors:
-            return written
-        values = np.stack([r.updates for r in results if r.updates is not None], axis=1)
-        labels = [new.steps[row] - 1 for row in consecutive]
-        self._writer.write_statistics("updates", tensors, written, labels, values[consecutive])
-        return written + len(consecutive)
-
 
 def _by_kind(arrays: tuple[ArraySpec, ...]) -> dict[Kind, list[ArraySpec]]:
     groups: dict[Kind, list[ArraySpec]] = defaultdict(list)
@@ -418,77 +329,6 @@ def _by_kind(arrays: tuple[ArraySpec, ...]) -> dict[Kind, list[ArraySpec]]:
     return groups
 
 
-def _merge(known: tuple[Missing, ...], found: list[Missing]) -> tuple[Missing, ...]:
-    """Add `found` to `known`, one entry per tensor and reason."""
-    merged = {(m.kind, m.path, m.reason): m for m in known}
-    for entry in found:
-        key = (entry.kind, entry.path, entry.reason)
-        if any(m.steps is None and (m.kind, m.path) == key[:2] for m in known):
-            continue
-        earlier = merged.get(key)
-        steps = sorted({*((earlier and earlier.steps) or ()), *(entry.steps or ())})
-        merged[key] = entry.model_copy(update={"steps": tuple(steps)})
-    return tuple(merged.values())
-
-
 def all_cores() -> int:
     """Return how many threads move a journal while no training needs the processor."""
     return os.cpu_count() or 1
-
-
-def recover(store: Location) -> int:
-    """Finish the trace at `store` from the journal beside it; return the records moved.
-
-    A trace without a journal has nothing to move, and is left as it is, but for one that still says
-    that it is being recorded: a run was killed as it was to go on with it.
-
-    Raises
-    ------
-    NotATraceError
-        If there is neither a store nor a journal.
-    TraceError
-        If its run is still going on.
-    """
-    journal = journal_path(store)
-    reader = JournalReader(journal)
-    reader.refuse_writer(own=True)
-    if not reader.exists:
-        if reader.is_leftover:
-            shutil.rmtree(journal)
-        if not store.exists():
-            msg = f"there is neither a trace at {store} nor a journal at {journal}"
-            raise NotATraceError(msg)
-        _close_without_journal(store)
-        return 0
-    with exclusive(journal):
-        compactor = Compactor(journal, store, all_cores())
-        pending = compactor.records_pending
-        closing = reader.closing()
-        if closing:
-            compactor.finish(closing.status, closing.reason)
-        else:
-            compactor.finish("incomplete", NOT_CLOSED)
-    return pending
-
-
-def is_left_recording(store: Location, attributes: TraceAttributes) -> bool:
-    """Whether a trace without a journal says that it is being recorded, and is not.
-
-    The journal of one in an object store may be on another machine.
-    """
-    local = isinstance(store, Path) and not is_packed(store)
-    return local and attributes.status == "recording"
-
-
-def _close_without_journal(store: Location) -> None:
-    attributes = read_attributes(store)
-    if not is_left_recording(store, attributes):
-        return
-    limit = DiskLimit.of(attributes.policy)
-    writer = TraceWriter(store, attributes, limit.store if limit else None)
-    writer.trim()
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    update = {"status": "incomplete", "status_reason": NO_JOURNAL, "finished": now}
-    writer.commit(attributes.model_copy(update=update))
-    with suppress(DiskLimitError):  # a copy that readers can do without
-        writer.consolidate()

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import zarr
 
-from steptrace_schema.encoding.codecs import Encoding, quiet
+from steptrace_schema.encoding.codecs import Encoding, without_codec_warning
 from steptrace_schema.encoding.read_region import file_objects, read_region
 from steptrace_schema.errors import DamagedTraceError, TraceError
 from steptrace_schema.moving.resume import spec_of
-from steptrace_schema.names import STATISTICS, STEP
+from steptrace_schema.names import METADATA_FILE, STATISTICS, STEP
+from steptrace_schema.storage.contents import read_file
 from steptrace_schema.storage.files import LocalFiles
-from steptrace_schema.storage.location import METADATA_FILE, read_file
+from steptrace_schema.store.array_writer import ArrayWriter
 from steptrace_schema.store.nodes import Nodes
 from steptrace_schema.store.opening import open_zarr, read_attributes
-from steptrace_schema.store.writer import ArrayWriter, TraceWriter
+from steptrace_schema.store.writer import TraceWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from steptrace_schema.format.attributes import Profile
+    from steptrace_schema.format.policy import Profile
 
 _LEAST_SHARD_STEPS: Final = 16  # what profile `compact` wants of smooth kinds
 _LARGEST_TASK: Final = 64 * 2**20
@@ -64,7 +65,7 @@ def reencode(
     shard_steps = max(_LEAST_SHARD_STEPS, attributes.shard_steps)
     policy = attributes.policy.model_copy(update={"profile": profile})
     update = {"policy": policy, "shard_steps": shard_steps}
-    with quiet():
+    with without_codec_warning():
         members = dict(open_zarr(source).members(max_depth=None))
     encoded = {
         key: array
@@ -115,7 +116,7 @@ def _copy_others(source: Path, target: Path, encoded: set[str]) -> None:
 
 
 def _reencode_rows(source: Path, target: Path, key: str, start: int, stop: int) -> None:
-    with quiet():
+    with without_codec_warning():
         before = zarr.open_array(source / key, mode="r", zarr_format=3)
     try:
         rows = _read(source / key, before, start, stop)

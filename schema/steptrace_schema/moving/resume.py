@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from steptrace_schema.encoding.codecs import quiet
+from steptrace_schema.encoding.codecs import without_codec_warning
 from steptrace_schema.errors import DiskLimitError, TraceError
 from steptrace_schema.format.attributes import Event, TraceAttributes
 from steptrace_schema.format.layout import ArraySpec, split_key
 from steptrace_schema.human import human_bytes
-from steptrace_schema.moving.journal_mover import recover
+from steptrace_schema.moving.recover import recover
 from steptrace_schema.names import (
     KINDS,
     STATISTIC,
@@ -24,7 +24,8 @@ from steptrace_schema.names import (
     STEP,
     Kind,
 )
-from steptrace_schema.storage.location import Location, file_sizes, is_packed
+from steptrace_schema.storage.contents import file_sizes
+from steptrace_schema.storage.location import Location, is_packed
 from steptrace_schema.store.opening import open_zarr, read_attributes
 from steptrace_schema.store.writer import TraceWriter
 
@@ -113,7 +114,7 @@ def reopen(path: Location, step: int, limit: DiskLimit | None = None) -> Continu
             last = int(steps[-1])
     # In the order in which they were declared, which is that of the columns of the statistics.
     order = [f"{kind}/{path}" for kind, paths in attributes.declared.items() for path in paths]
-    with quiet():
+    with without_codec_warning():
         members = dict(group.members(max_depth=None))
     found = {
         key: spec_of(key, array)

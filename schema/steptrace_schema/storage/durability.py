@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import abc
 import os
-from typing import TYPE_CHECKING, Final, Literal, final
+from typing import TYPE_CHECKING, Final, final
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-Durability = Literal["process", "fsync"]
-"""What recorded steps survive: ``process`` the death of every process, as files do that the
-operating system has taken over; ``fsync`` also a loss of power, which costs a wait for the disk at
-every step."""
+    from steptrace_schema.format.policy import Durability
 
 
 class Persistence(abc.ABC):

@@ -9,8 +9,9 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING
 
+from steptrace_schema.storage.contents import read_part
 from steptrace_schema.storage.durability import Disk, make_folder
-from steptrace_schema.storage.location import Location, Remote, read_part, write_object
+from steptrace_schema.storage.object_store import Remote, write_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from steptrace_schema.storage.durability import Durability
+    from steptrace_schema.format.policy import Durability
+    from steptrace_schema.storage.location import Location
 
 
 class Files(abc.ABC):

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from steptrace_schema.errors import DiskLimitError
+from steptrace_schema.names import METADATA_FILE
 from steptrace_schema.storage.files import Files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from typing_extensions import Buffer
-
-METADATA: Final = "zarr.json"
 
 
 class Room:
@@ -77,7 +76,7 @@ class Room:
 
 
 def _is_metadata(key: str) -> bool:
-    return key == METADATA or key.endswith(f"/{METADATA}")
+    return key == METADATA_FILE or key.endswith(f"/{METADATA_FILE}")
 
 
 class LimitedFiles(Files):

@@ -7,7 +7,8 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.errors import DamagedTraceError
-from steptrace_schema.storage.location import METADATA_FILE, metadata_files, read_files
+from steptrace_schema.names import METADATA_FILE
+from steptrace_schema.storage.contents import metadata_files, read_files
 from steptrace_schema.store.node_metadata import GROUP, serialized
 
 if TYPE_CHECKING:

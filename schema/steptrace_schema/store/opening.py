@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from steptrace_schema.encoding.codecs import quiet
+from steptrace_schema.encoding.codecs import without_codec_warning
 from steptrace_schema.errors import (
     DamagedTraceError,
     NotATraceError,
@@ -20,25 +20,21 @@ from steptrace_schema.errors import (
 from steptrace_schema.format.attributes import TraceAttributes
 from steptrace_schema.format.root_checksum import is_changed
 from steptrace_schema.journal.reader import JournalReader
-from steptrace_schema.names import ATTRIBUTES_KEY
-from steptrace_schema.storage.location import (
-    METADATA_FILE,
-    Location,
-    Remote,
-    delete,
-    has_root,
-    journal_path,
-    read_file,
-    zarr_store,
-)
+from steptrace_schema.journal.where import journal_path
+from steptrace_schema.names import ATTRIBUTES_KEY, METADATA_FILE
+from steptrace_schema.storage.contents import has_root, read_file, zarr_store
 from steptrace_schema.storage.location import (
     is_packed as is_packed,
 )
 from steptrace_schema.storage.locks import is_being_moved, live_writer
+from steptrace_schema.storage.object_store import Remote
+from steptrace_schema.storage.removal import delete
 from steptrace_schema.version import FORMAT_VERSION
 
 if TYPE_CHECKING:
     import zarr
+
+    from steptrace_schema.storage.location import Location
 
 
 def supported(version: object) -> bool:
@@ -243,7 +239,7 @@ def open_zarr(path: Location, *, copied: bool = True) -> zarr.Group:
     _, root = _read_root(path)
     from_files = not copied or is_changed(root)
     try:
-        with quiet():
+        with without_codec_warning():
             return zarr.open_group(
                 zarr_store(path),
                 mode="r",

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from steptrace_schema.encoding.codecs import Encoding, coordinates, encoding
-from steptrace_schema.encoding.read_region import read_region
-from steptrace_schema.encoding.shards import objects
-from steptrace_schema.errors import DamagedTraceError, TraceError
+from steptrace_schema.encoding.profiles import coordinates, encoding
+from steptrace_schema.errors import TraceError
 from steptrace_schema.format.consolidation import CONSOLIDATED, consolidated
-from steptrace_schema.format.layout import ArraySpec, fill_value
 from steptrace_schema.format.root_checksum import sealed
 from steptrace_schema.names import (
     ATTRIBUTES_KEY,
+    METADATA_FILE,
     STATISTIC,
     STATISTIC_NAMES,
     STATISTICS,
@@ -26,179 +23,24 @@ from steptrace_schema.names import (
     TENSOR,
     Kind,
 )
+from steptrace_schema.storage.contents import file_sizes, has_root, read_file
 from steptrace_schema.storage.files import files_of
 from steptrace_schema.storage.limited_files import LimitedFiles, Room
-from steptrace_schema.storage.location import (
-    METADATA_FILE,
-    Location,
-    file_sizes,
-    has_root,
-    read_file,
-    sweep,
-)
-from steptrace_schema.store.node_metadata import array_metadata, object_name
+from steptrace_schema.storage.removal import sweep
+from steptrace_schema.store.array_writer import _ROOM, ArrayWriter
+from steptrace_schema.store.node_metadata import array_metadata
 from steptrace_schema.store.nodes import Nodes, read_metadata
 from steptrace_schema.store.opening import read_attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable
 
-    from steptrace_schema.encoding.read_region import Position, Read
     from steptrace_schema.format.attributes import TraceAttributes
+    from steptrace_schema.format.layout import ArraySpec
+    from steptrace_schema.storage.location import Location
 
 STEP_CHUNK: Final = 1024
 STATISTICS_CHUNK: Final = 256
-_ROOM: Final = 4  # stored objects along the step axis that a new array has room for
-_LARGEST_TAIL: Final = 4 * 2**20
-
-
-class ArrayWriter:
-    """Writes rows of one array of a store.
-
-    Rows go straight from memory into stored objects: Zarr's own writing takes milliseconds for each
-    array, which for the many small ones of a trace is longer than everything else together.
-
-    Parameters
-    ----------
-    nodes, key
-        Where the array is, which has been made.
-    """
-
-    def __init__(self, nodes: Nodes, key: str) -> None:
-        self._nodes = nodes
-        self._files = nodes.files
-        self._key = key
-        metadata = nodes.metadata[key]
-        self._encoding = Encoding.stated(metadata, key)
-        self._dtype = np.dtype(metadata["data_type"])
-        self._fill = fill_value(metadata["data_type"])
-        self._tail: tuple[int, npt.NDArray[Any]] | None = None
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        """Attributes of the array."""
-        return dict(self._nodes.metadata[self._key]["attributes"])
-
-    def describe(self, attributes: dict[str, Any]) -> None:
-        """Add `attributes` to those of the array."""
-        self._nodes.update(self._key, attributes=self.attributes | attributes)
-
-    def make_room(self, rows: int, row_shape: tuple[int, ...], recorded: int) -> None:
-        """Make the array large enough for `rows` rows of `row_shape`.
-
-        It grows by half and more, so that its metadata are seldom rewritten: which rows are data is
-        said in the root attributes alone.
-
-        Parameters
-        ----------
-        rows, row_shape
-            What is needed.
-        recorded
-            Rows that are data already. Where rows get larger, the new parts of these are filled up:
-            every chunk of a recorded row is stored, so that one that is not there is known to be
-            lost.
-        """
-        count, *before = self._shape
-        if row_shape != tuple(before):
-            self._fill_margin(recorded, row_shape)
-            self._tail = None
-        if count < rows:
-            count = -(-max(rows, 2 * count) // self._unit[0]) * self._unit[0]
-        # Last, so that no recorded row of the array's shape lacks a chunk, even after a crash.
-        self._resize((count, *row_shape))
-
-    def fill_up(self, rows: int) -> None:
-        """Store fill values for the first `rows` rows, if the array came later than those."""
-        unit, row_shape = self._unit, self._shape[1:]
-        last = [
-            -(-extent // size) - 1 for extent, size in zip((rows, *row_shape), unit, strict=True)
-        ]
-        with contextlib.suppress(FileNotFoundError):
-            self._files.read(self._object_name(last), 0, 1)
-            return
-        for begin in range(0, rows, unit[0]):
-            count = min(unit[0], rows - begin)
-            fill = np.full((count, *row_shape), self._fill, self._dtype)
-            for position, pieces in objects(self._encoding, begin, fill, self._fill):
-                self._files.replace(self._object_name(position), pieces)
-
-    def write(self, start: int, rows: npt.NDArray[Any]) -> None:
-        """Write whole `rows` (step, ...) from row `start` on, for which there must be room."""
-        unit = self._unit[0]
-        begin = start - start % unit
-        if begin < start:
-            rows = np.concatenate([self._rows_before(begin, start), rows])
-        for position, pieces in objects(self._encoding, begin, rows, self._fill):
-            # Only an object with earlier rows in it holds data already.
-            is_old = begin < start and begin // unit == position[0]
-            store = self._files.replace if is_old else self._files.put
-            store(self._object_name(position), pieces)
-        end = begin + len(rows)
-        tail = rows[len(rows) - end % unit :]
-        self._tail = (end, tail.copy()) if tail.nbytes <= _LARGEST_TAIL else None
-
-    def write_static(self, values: npt.NDArray[Any]) -> None:
-        """Write an array that has no step dimension."""
-        for position, pieces in objects(self._encoding, 0, values, self._fill):
-            self._files.put(self._object_name(position), pieces)
-
-    def read_row(self, row: int) -> npt.NDArray[Any]:
-        """Return one row, as it is stored."""
-        values: npt.NDArray[Any] = self._read(row, row + 1)[0]
-        return values
-
-    @property
-    def _shape(self) -> tuple[int, ...]:
-        return tuple(self._nodes.metadata[self._key]["shape"])
-
-    @property
-    def _unit(self) -> tuple[int, ...]:
-        return self._encoding.shards or self._encoding.chunks
-
-    def _rows_before(self, begin: int, end: int) -> npt.NDArray[Any]:
-        """Return the rows that share a stored object with row `end`."""
-        if self._tail is not None and self._tail[0] == end and len(self._tail[1]) == end - begin:
-            return self._tail[1]
-        return self._read(begin, end)
-
-    def _read(self, begin: int, end: int) -> npt.NDArray[Any]:
-        """Return recorded rows."""
-
-        @contextlib.contextmanager
-        def opened(position: Position) -> Iterator[Read]:  # nobody else replaces it
-            name = self._object_name(position)
-            yield lambda ranges: (self._files.read(name, *part) for part in ranges)
-
-        region = (slice(begin, end), *(slice(0, extent) for extent in self._shape[1:]))
-        try:
-            return read_region(self._encoding, region, self._dtype, self._fill, opened)
-        except (FileNotFoundError, ValueError) as error:
-            msg = (
-                f"{self._files.location}: array '{self._key}' cannot be decoded in rows {begin} to "
-                f"{end - 1} ({error}), and the next rows follow from these; move the trace away, "
-                "and what is left is recorded into another one"
-            )
-            raise DamagedTraceError(msg) from error
-
-    def _fill_margin(self, rows: int, row_shape: tuple[int, ...]) -> None:
-        """Store the first `rows` rows with fill values where rows of `row_shape` have more."""
-        before = self._shape[1:]
-        for begin in range(0, rows, self._unit[0]):
-            stored = self._read(begin, min(rows, begin + self._unit[0]))
-            larger = np.full((len(stored), *row_shape), self._fill, self._dtype)
-            common = tuple(slice(0, min(n)) for n in zip(before, row_shape, strict=True))
-            larger[:, *common] = stored[:, *common]
-            for position, pieces in objects(self._encoding, begin, larger, self._fill):
-                parts = zip(position[1:], self._unit[1:], before, strict=True)
-                if any((place + 1) * size > extent for place, size, extent in parts):
-                    self._files.replace(self._object_name(position), pieces)
-
-    def _object_name(self, position: Iterable[int]) -> str:
-        return f"{self._key}/{object_name(self._nodes.metadata[self._key], position)}"
-
-    def _resize(self, shape: tuple[int, ...]) -> None:
-        if shape != self._shape:
-            self._nodes.update(self._key, shape=list(shape))
 
 
 class TraceWriter:

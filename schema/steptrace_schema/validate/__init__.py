@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from steptrace_schema.errors import NotATraceError, UnsupportedVersionError
-from steptrace_schema.storage.location import METADATA_FILE, Location, locate
+from steptrace_schema.names import METADATA_FILE
+from steptrace_schema.storage.location import Location, locate
 from steptrace_schema.store.opening import read_attributes, refuse_missing
 from steptrace_schema.validate.attributes import (
     json_is_strict,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from steptrace_schema.format.consolidation import CONSOLIDATED, differences
 from steptrace_schema.format.root_checksum import CHECKSUM_KEY, mismatch
-from steptrace_schema.names import ATTRIBUTES_KEY
-from steptrace_schema.storage.location import METADATA_FILE, read_file
+from steptrace_schema.names import ATTRIBUTES_KEY, METADATA_FILE
+from steptrace_schema.storage.contents import read_file
 from steptrace_schema.validate.rules import COPY, RESTORE, REWRITE, Problem
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import zipfile
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from steptrace_schema.storage.location import METADATA_FILE, file_sizes, read_file, read_files
+from steptrace_schema.names import METADATA_FILE
+from steptrace_schema.storage.contents import file_sizes, read_file, read_files
 
 if TYPE_CHECKING:
     from steptrace_schema.storage.location import Location

@@ -16,7 +16,8 @@ import kills
 from journals import attributes, random_steps, write_journal
 from steptrace_analyzer.trace.follow import follow
 from steptrace_analyzer.trace.open import open_trace, trace_attributes
-from steptrace_schema.moving.journal_mover import Compactor, recover
+from steptrace_schema.moving.journal_mover import JournalMover
+from steptrace_schema.moving.recover import recover
 from steptrace_schema.storage.locks import exclusive
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def test_follow_yields_each_time_there_are_new_steps_and_ends_with_the_run(tmp_p
         events.extend(
             [
                 lambda: [writer.append(*s) for s in steps[3:7]],
-                lambda: Compactor(writer.directory, store).move_ready(),  # nothing new
+                lambda: JournalMover(writer.directory, store).move_ready(),  # nothing new
                 lambda: [writer.append(*s) for s in steps[7:]],
                 lambda: writer.close("complete", None, attributes(shard_steps=4)),
                 lambda: lock.__exit__(None, None, None),
@@ -118,7 +119,7 @@ def test_a_run_that_ends_while_it_is_opened_is_complete(
 ) -> None:
     store, steps = tmp_path / "run.zarr", random_steps(9)
     writer = write_journal(store, steps, shard_steps=4)
-    next(Compactor(writer.directory, store).move_all())
+    next(JournalMover(writer.directory, store).move_all())
     alive = [writer]
     del writer
 

@@ -12,8 +12,9 @@ import xarray as xr
 from journals import Arrays, attributes, random_steps, write_journal
 from steptrace_analyzer.trace.open import open_trace, trace_attributes
 from steptrace_schema.errors import DamagedTraceError, NotATraceError, UnsupportedVersionError
-from steptrace_schema.moving.journal_mover import Compactor, recover
-from steptrace_schema.storage.location import journal_path
+from steptrace_schema.journal.where import journal_path
+from steptrace_schema.moving.journal_mover import JournalMover
+from steptrace_schema.moving.recover import recover
 from steptrace_schema.storage.locks import exclusive
 from steptrace_schema.store.opening import read_attributes
 
@@ -58,9 +59,9 @@ def test_a_broken_off_trace_joins_store_and_journal(tmp_path: Path, moves: int) 
     store, steps = tmp_path / "run.zarr", random_steps(21)
     writer = write_journal(store, steps, shard_steps=8)
     if moves:
-        compactor = Compactor(writer.directory, store)
+        mover = JournalMover(writer.directory, store)
         for _ in range(moves):
-            next(compactor.move_all())
+            next(mover.move_all())
     del writer  # as if its process had been killed
     tree = open_trace(store)
     assert_holds(tree, steps)
@@ -77,7 +78,7 @@ def test_statistics_do_not_depend_on_where_a_step_is(tmp_path: Path, moves: int)
     recover(whole)
     writer = write_journal(parts, steps, shard_steps=8)
     for _ in range(moves):
-        next(Compactor(writer.directory, parts).move_all())
+        next(JournalMover(writer.directory, parts).move_all())
     a, b = open_trace(whole), open_trace(parts)
     for kind in ("weights", "gradients", "updates"):
         left, right = a[f"statistics/{kind}"].dataset, b[f"statistics/{kind}"].dataset
@@ -101,10 +102,10 @@ def test_records_moved_while_opening_are_seen_once(
 ) -> None:
     store, steps = tmp_path / "run.zarr", random_steps(21)
     writer = write_journal(store, steps, shard_steps=8)
-    next(Compactor(writer.directory, store).move_all())
+    next(JournalMover(writer.directory, store).move_all())
 
     def move_first(path: Path) -> Any:
-        next(Compactor(writer.directory, store).move_all())
+        next(JournalMover(writer.directory, store).move_all())
         return read_attributes(path)
 
     monkeypatch.setattr("steptrace_analyzer.trace.open.read_attributes", move_first)
@@ -114,11 +115,11 @@ def test_records_moved_while_opening_are_seen_once(
 def test_rows_beyond_what_is_committed_are_not_data(tmp_path: Path) -> None:
     store, steps = tmp_path / "run.zarr", random_steps(21)
     writer = write_journal(store, steps, shard_steps=8)
-    compactor = Compactor(writer.directory, store)
-    next(compactor.move_all())
+    mover = JournalMover(writer.directory, store)
+    next(mover.move_all())
     metadata = (store / "zarr.json").read_text()
     saved = {p.name: p.read_bytes() for p in writer.directory.glob("*.safetensors")}
-    next(compactor.move_all())
+    next(mover.move_all())
     (store / "zarr.json").write_text(metadata)  # as if killed before the commit
     for name, content in saved.items():
         (writer.directory / name).write_bytes(content)

@@ -26,7 +26,7 @@ from steptrace_schema.errors import (
     TraceError,
     TraceExistsError,
 )
-from steptrace_schema.format.attributes import Profile
+from steptrace_schema.format.policy import Profile
 from steptrace_schema.moving import reencode
 from steptrace_schema.store.opening import read_attributes
 from steptrace_schema.validate import validate

@@ -19,8 +19,8 @@ from steptrace_analyzer.trace.packing import pack
 from steptrace_schema.encoding.codecs import Encoding
 from steptrace_schema.encoding.read_region import Content, location_objects
 from steptrace_schema.errors import TraceError
-from steptrace_schema.format.attributes import Policy
-from steptrace_schema.moving.journal_mover import recover
+from steptrace_schema.format.policy import Policy
+from steptrace_schema.moving.recover import recover
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from steptrace_schema.encoding.read_region import Content, Objects, Range, Read
-    from steptrace_schema.format.attributes import Profile
+    from steptrace_schema.format.policy import Profile
 
     Values = npt.NDArray[Any]
 

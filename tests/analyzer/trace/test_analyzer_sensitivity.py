@@ -10,7 +10,7 @@ import pytest
 from journals import write_journal
 from steptrace_analyzer import open_trace, total_gradient
 from steptrace_schema.errors import UnknownNameError
-from steptrace_schema.moving.journal_mover import recover
+from steptrace_schema.moving.recover import recover
 from steptrace_schema.names import REQUIRED_SCALARS
 
 if TYPE_CHECKING:

@@ -10,16 +10,17 @@ import zarr
 from obstore.store import MemoryStore
 from zarr.storage import LocalStore, ObjectStore
 
-from steptrace_schema.encoding import codecs
+from steptrace_schema.encoding import chunk_shapes, codecs
 from steptrace_schema.encoding import read_region as reading
-from steptrace_schema.encoding.codecs import Encoding, encoding
+from steptrace_schema.encoding.codecs import Encoding
+from steptrace_schema.encoding.profiles import encoding
 from steptrace_schema.encoding.read_region import location_objects, read_region
 from steptrace_schema.format.layout import ArraySpec
 from steptrace_schema.storage.files import Files, LocalFiles
-from steptrace_schema.storage.location import Remote
+from steptrace_schema.storage.object_store import Remote
+from steptrace_schema.store.array_writer import ArrayWriter
 from steptrace_schema.store.node_metadata import array_metadata
 from steptrace_schema.store.nodes import Nodes
-from steptrace_schema.store.writer import ArrayWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,7 +63,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 @pytest.fixture
 def writer(monkeypatch: pytest.MonkeyPatch, place: Place) -> ArrayWriter:
-    monkeypatch.setattr(codecs, "_SMALL_CHUNK", 256)
+    monkeypatch.setattr(chunk_shapes, "_SMALL_CHUNK", 256)
     found = encoding(SPEC, "fast", 16)
     dims = ("step", *SPEC.dims)
     nodes = Nodes(place[0], {})

@@ -15,21 +15,23 @@ from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 from zarr.codecs.numcodecs import PCodec
 
 from journals import attributes
-from steptrace_schema.encoding import codecs
-from steptrace_schema.encoding.codecs import Encoding, encoding
+from steptrace_schema.encoding import chunk_shapes, codecs
+from steptrace_schema.encoding.codecs import Encoding
+from steptrace_schema.encoding.profiles import encoding
 from steptrace_schema.encoding.read_region import file_objects, read_region
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.layout import ArraySpec
 from steptrace_schema.storage.files import LocalFiles
+from steptrace_schema.store.array_writer import ArrayWriter
 from steptrace_schema.store.nodes import Nodes, read_metadata
-from steptrace_schema.store.writer import ArrayWriter, TraceWriter
+from steptrace_schema.store.writer import TraceWriter
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
 
-    from steptrace_schema.format.attributes import Profile
+    from steptrace_schema.format.policy import Profile
     from steptrace_schema.names import Kind
 
 
@@ -58,10 +60,10 @@ def zarr_keywords(found: Encoding) -> dict[str, Any]:
 @pytest.fixture
 def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut arrays of a few elements as finely as large ones are cut."""
-    monkeypatch.setattr(codecs, "_SMALL_CHUNK", 256)
-    monkeypatch.setattr(codecs, "_LARGEST_CHUNK", 1024)
+    monkeypatch.setattr(chunk_shapes, "_SMALL_CHUNK", 256)
+    monkeypatch.setattr(chunk_shapes, "_LARGEST_CHUNK", 1024)
     monkeypatch.setattr(codecs, "_TOGETHER", 2048)
-    monkeypatch.setattr(codecs, "_LARGEST_SHARD", 4096)
+    monkeypatch.setattr(chunk_shapes, "_LARGEST_SHARD", 4096)
 
 
 @pytest.mark.usefixtures("small_units")

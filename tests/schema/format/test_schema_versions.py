@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from journals import attributes
-from steptrace_schema.format.attributes import Policy
+from steptrace_schema.format.policy import Policy
 from steptrace_schema.store.opening import parse_attributes
 
 

@@ -12,8 +12,8 @@ import pytest
 import zarr
 
 from journals import write_journal
-from steptrace_schema.moving.journal_mover import Compactor
-from steptrace_schema.storage.location import journal_path
+from steptrace_schema.journal.where import journal_path
+from steptrace_schema.moving.journal_mover import JournalMover
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +43,6 @@ def test_more_records_than_files_may_be_open_are_moved_at_the_end_of_a_run(
     expected = np.arange(RECORDS * 6, dtype=np.float32).reshape(RECORDS, 2, 3)
     steps = [(step, {"weights/a": values}) for step, values in enumerate(expected)]
     write_journal(store, steps, shard_steps=8)
-    Compactor(journal_path(store), store).finish("complete", None)
+    JournalMover(journal_path(store), store).finish("complete", None)
     np.testing.assert_array_equal(zarr.open_group(store, mode="r")["weights/a"], expected)
     assert not journal_path(store).exists()

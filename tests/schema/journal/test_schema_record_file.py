@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from steptrace_schema.journal.reader import Record
+from steptrace_schema.journal.record import Record
 from steptrace_schema.journal.record_file import write_record_file
 
 if TYPE_CHECKING:

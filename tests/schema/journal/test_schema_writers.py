@@ -16,10 +16,11 @@ import zarr
 
 from journals import attributes, random_steps, write_journal
 from steptrace_schema.errors import TraceError, TraceExistsError
-from steptrace_schema.journal.reader import Declaration, JournalWriter
-from steptrace_schema.moving.journal_mover import recover
+from steptrace_schema.journal.declaration import Declaration
+from steptrace_schema.journal.where import journal_path
+from steptrace_schema.journal.writer import JournalWriter
+from steptrace_schema.moving.recover import recover
 from steptrace_schema.moving.resume import reopen
-from steptrace_schema.storage.location import journal_path
 from steptrace_schema.storage.locks import exclusive, is_being_moved, live_writer
 from steptrace_schema.store.opening import read_attributes, refuse_existing
 
@@ -110,7 +111,7 @@ def test_a_writer_gives_its_lock_back_when_it_cannot_close(
 
     store = tmp_path / "run.zarr"
     writer = write_journal(store, random_steps(1))
-    monkeypatch.setattr("steptrace_schema.journal.reader._write_atomically", full)
+    monkeypatch.setattr("steptrace_schema.journal.writer.write_atomically", full)
     with pytest.raises(OSError, match="No space"):
         writer.close("complete", None, attributes())
     monkeypatch.undo()

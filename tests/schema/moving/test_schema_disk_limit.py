@@ -13,21 +13,24 @@ from hypothesis import strategies as st
 
 from disk_use import DiskUse, taken, watching
 from journals import Arrays, attributes, write_journal
-from steptrace_schema.encoding.codecs import quiet
+from steptrace_schema.encoding.codecs import without_codec_warning
 from steptrace_schema.errors import DiskLimitError
-from steptrace_schema.format.attributes import Policy, TraceAttributes
-from steptrace_schema.format.disk_limit import DiskLimit, stride_for
+from steptrace_schema.format.disk_limit import DiskLimit
+from steptrace_schema.format.policy import Policy
 from steptrace_schema.format.retention import Retain, around, last
-from steptrace_schema.journal.reader import JournalWriter
-from steptrace_schema.moving.journal_mover import Compactor, recover
+from steptrace_schema.journal.where import journal_path
+from steptrace_schema.journal.writer import JournalWriter
+from steptrace_schema.moving.journal_mover import JournalMover
+from steptrace_schema.moving.recover import recover
+from steptrace_schema.moving.thinning import stride_for
 from steptrace_schema.names import STATISTIC_NAMES
-from steptrace_schema.storage.location import journal_path
 from steptrace_schema.store.opening import read_attributes
 from steptrace_schema.validate import validate
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from steptrace_schema.format.attributes import TraceAttributes
     from steptrace_schema.names import Status
 
 SHARD = 8
@@ -64,19 +67,19 @@ def _record(store: Path, policy: Policy, steps: list[tuple[int, Arrays]]) -> Dis
     ended: str | None = None
     with watching(store) as use:
         writer = write_journal(store, [], specify_for=steps[:1], shard_steps=SHARD, policy=policy)
-        compactor = Compactor(writer.directory, store)
+        mover = JournalMover(writer.directory, store)
         try:
             for step, arrays in steps:
                 room = limit.journal - limit.ballast - BESIDES - JournalWriter.size(step, arrays)
                 while writer.pending_bytes() > room:
-                    assert compactor.move_ready() > 0
+                    assert mover.move_ready() > 0
                 writer.append(step, arrays)
-                compactor.move_ready()
+                mover.move_ready()
         except DiskLimitError as error:
             ended = str(error)
         status: Status = "complete" if ended is None else "incomplete"
         writer.close(status, ended, attributes(shard_steps=SHARD, policy=policy))
-        Compactor(writer.directory, store).finish(status, ended)
+        JournalMover(writer.directory, store).finish(status, ended)
     assert not journal_path(store).exists()
     return use
 
@@ -89,7 +92,7 @@ def _kept(store: Path, kind: str) -> list[int]:
 def _assert_is_whole(store: Path, steps: list[tuple[int, Arrays]]) -> TraceAttributes:
     """Check kept tensors bit by bit, and scalars and statistics of every step by formula."""
     found = read_attributes(store)
-    with quiet():
+    with without_codec_warning():
         group = zarr.open_group(store, mode="r")
         _assert_values(group, found, store, steps)
     assert [p for p in validate(store) if p.rule != "R11"] == []

@@ -11,15 +11,18 @@ import zarr
 from pydantic import ValidationError
 
 from journals import Arrays, attributes, write_journal
-from steptrace_schema.format.attributes import Policy, TraceAttributes
+from steptrace_schema.format.policy import Policy
 from steptrace_schema.format.retention import Retain, around, last
-from steptrace_schema.moving.journal_mover import Compactor, recover
+from steptrace_schema.moving.journal_mover import JournalMover
+from steptrace_schema.moving.recover import recover
 from steptrace_schema.names import STATISTIC_NAMES
 from steptrace_schema.store.opening import read_attributes
 from steptrace_schema.validate import validate
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from steptrace_schema.format.attributes import TraceAttributes
 
 STEPS = 40
 
@@ -66,14 +69,14 @@ def _record(
     """Write `steps` as a run does, moving what is ready after each."""
     policy = Policy(retain=retain)
     writer = write_journal(store, [], specify_for=steps, shard_steps=4, policy=policy)
-    compactor = Compactor(writer.directory, store)
+    mover = JournalMover(writer.directory, store)
     for step, arrays in steps:
         writer.append(step, arrays)
         if restart:
-            compactor = Compactor(writer.directory, store)
-        compactor.move_ready()
+            mover = JournalMover(writer.directory, store)
+        mover.move_ready()
     writer.close("complete", None, attributes(shard_steps=4, policy=policy))
-    Compactor(writer.directory, store).finish("complete", None)
+    JournalMover(writer.directory, store).finish("complete", None)
     return read_attributes(store)
 
 
@@ -129,10 +132,10 @@ def test_no_more_than_the_last_steps_wait_in_the_journal(tmp_path: Path) -> None
     writer = write_journal(
         store, [], specify_for=steps, shard_steps=4, policy=Policy(retain=last(6))
     )
-    compactor = Compactor(writer.directory, store)
+    mover = JournalMover(writer.directory, store)
     for step, arrays in steps:
         writer.append(step, arrays)
-        compactor.move_ready()
+        mover.move_ready()
         assert writer.pending_records() <= 6 + 4 + 1
 
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from journals import attributes, random_steps, write_journal
 from steptrace_analyzer.trace.open import open_trace
-from steptrace_schema.format.attributes import Policy
-from steptrace_schema.moving.journal_mover import Compactor
-from steptrace_schema.storage.location import journal_path
+from steptrace_schema.format.policy import Policy
+from steptrace_schema.journal.where import journal_path
+from steptrace_schema.moving.journal_mover import JournalMover
 
 if TYPE_CHECKING:
     import pytest
@@ -108,15 +108,15 @@ def test_acknowledged_steps_survive_a_loss_of_power_at_any_moment(
     writer = write_journal(
         store, [], specify_for=STEPS, shard_steps=2, policy=Policy(durability="fsync")
     )
-    compactor = Compactor(writer.directory, store)
+    mover = JournalMover(writer.directory, store)
     for step, arrays in STEPS:
         writer.append(step, arrays)
         acknowledged += 1
         check()
-        compactor.move_ready()
+        mover.move_ready()
         check()
     writer.close("complete", None, attributes(policy=Policy(durability="fsync"), shard_steps=2))
-    compactor.finish("complete", None)
+    mover.finish("complete", None)
     assert not journal_path(store).exists()
     check()
     disk.release()
@@ -131,5 +131,5 @@ def test_without_it_nothing_waits_for_the_disk(
     monkeypatch.setattr(os, "fsync", waits.append)
     store = tmp_path / "run.zarr"
     writer = write_journal(store, STEPS, shard_steps=2)
-    Compactor(writer.directory, store).finish("complete", None)
+    JournalMover(writer.directory, store).finish("complete", None)
     assert waits == []

@@ -13,12 +13,13 @@ import pytest
 import zarr
 
 from journals import attributes
-from steptrace_schema.encoding import codecs
+from steptrace_schema.encoding import chunk_shapes
 from steptrace_schema.format.layout import ArraySpec
-from steptrace_schema.journal.reader import Declaration, JournalWriter
-from steptrace_schema.moving.journal_mover import Compactor
+from steptrace_schema.journal.declaration import Declaration
+from steptrace_schema.journal.where import journal_path
+from steptrace_schema.journal.writer import JournalWriter
+from steptrace_schema.moving.journal_mover import JournalMover
 from steptrace_schema.names import REQUIRED_SCALARS
-from steptrace_schema.storage.location import journal_path
 from steptrace_schema.store.writer import TraceWriter
 from steptrace_schema.validate import validate
 
@@ -49,11 +50,11 @@ def two_shards(store: Path, first: Declaration, then: Declaration, late: dict[st
     journal = JournalWriter.create(journal_path(store), first)
     for step in range(SHARD):
         journal.append(step, scalars() | {"inputs/x": np.full((2, 3), step, np.float32)})
-    assert Compactor(journal.directory, store).move_ready() == SHARD
+    assert JournalMover(journal.directory, store).move_ready() == SHARD
     journal.declare(then)
     for step in range(SHARD, 2 * SHARD):
         journal.append(step, scalars() | {"inputs/x": np.full((2, 3), step, np.float32)} | late)
-    Compactor(journal.directory, store).finish("complete", None)
+    JournalMover(journal.directory, store).finish("complete", None)
     assert validate(store) == []
     return zarr.open_group(store, mode="r")
 
@@ -83,9 +84,9 @@ def test_an_array_that_comes_late_is_padding_before(tmp_path: Path) -> None:
 def test_an_array_that_comes_late_is_filled_up_after_a_crash_at_any_of_its_objects(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
-    monkeypatch.setattr(codecs, "_SMALL_CHUNK", 256)
-    monkeypatch.setattr(codecs, "_LARGEST_CHUNK", 256)
-    monkeypatch.setattr(codecs, "_LARGEST_SHARD", 256)
+    monkeypatch.setattr(chunk_shapes, "_SMALL_CHUNK", 256)
+    monkeypatch.setattr(chunk_shapes, "_LARGEST_CHUNK", 256)
+    monkeypatch.setattr(chunk_shapes, "_LARGEST_SHARD", 256)
     spec = ArraySpec("gradients", "late", ("in", "out"), (2, 16), "float32")
     values = np.arange(32, dtype=np.float32).reshape(2, 16)
     store = TraceWriter(tmp_path / "run.zarr", attributes(shard_steps=SHARD))

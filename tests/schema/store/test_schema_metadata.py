@@ -18,20 +18,22 @@ from zarr.codecs.numcodecs import PCodec
 from zarr.errors import ZarrUserWarning
 
 from journals import attributes, random_steps, write_journal
-from steptrace_schema.encoding.codecs import Encoding, encoding
+from steptrace_schema.encoding.codecs import Encoding
+from steptrace_schema.encoding.profiles import encoding
 from steptrace_schema.errors import DamagedTraceError
 from steptrace_schema.format.layout import ArraySpec
 from steptrace_schema.journal.record_file import DTYPES
-from steptrace_schema.moving.journal_mover import Compactor
+from steptrace_schema.moving.journal_mover import JournalMover
 from steptrace_schema.storage.files import LocalFiles
+from steptrace_schema.store.array_writer import ArrayWriter
 from steptrace_schema.store.node_metadata import array_metadata, serialized
 from steptrace_schema.store.nodes import Nodes, read_metadata
-from steptrace_schema.store.writer import ArrayWriter, TraceWriter
+from steptrace_schema.store.writer import TraceWriter
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from steptrace_schema.format.attributes import Profile
+    from steptrace_schema.format.policy import Profile
     from steptrace_schema.names import Kind
 
 FILLS: dict[str, Any] = {"f": np.nan, "i": -1, "b": False}
@@ -108,7 +110,7 @@ def test_groups_have_the_bytes_that_zarr_gives_them(tmp_path: Path) -> None:
 
 def test_the_root_copies_what_is_in_the_files(tmp_path: Path) -> None:
     store = tmp_path / "run.zarr"
-    Compactor(write_journal(store, random_steps(5), shard_steps=2).directory, store).finish(
+    JournalMover(write_journal(store, random_steps(5), shard_steps=2).directory, store).finish(
         "complete", None
     )
     copied = json.loads((store / "zarr.json").read_bytes())["consolidated_metadata"]
@@ -123,7 +125,7 @@ def test_rows_that_get_another_shape_keep_their_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], recorded: int
 ) -> None:
     for name, size in (("_SMALL_CHUNK", 64), ("_LARGEST_CHUNK", 256), ("_LARGEST_SHARD", 1024)):
-        monkeypatch.setattr(f"steptrace_schema.encoding.codecs.{name}", size)
+        monkeypatch.setattr(f"steptrace_schema.encoding.chunk_shapes.{name}", size)
     store = TraceWriter(tmp_path / "run.zarr", attributes(shard_steps=8))
     before = np.random.default_rng(0).normal(size=(recorded, 3, 20)).astype(np.float32)
     spec = ArraySpec("inputs", "x", ("sample", "time"), (3, 20), "float32")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from journals import attributes, random_steps, write_journal
-from steptrace_schema.encoding.codecs import chunk_shape, shard_steps_for
+from steptrace_schema.encoding.chunk_shapes import chunk_shape, shard_steps_for
 from steptrace_schema.errors import (
     DamagedTraceError,
     NotATraceError,
@@ -24,13 +24,16 @@ from steptrace_schema.errors import (
     TraceExistsError,
     UnsupportedVersionError,
 )
-from steptrace_schema.format.attributes import Policy
 from steptrace_schema.format.layout import ArraySpec
+from steptrace_schema.format.policy import Policy
 from steptrace_schema.format.retention import Retain, last
-from steptrace_schema.journal.reader import Declaration, JournalReader, JournalWriter
-from steptrace_schema.moving.journal_mover import Compactor, recover
+from steptrace_schema.journal.declaration import Declaration
+from steptrace_schema.journal.reader import JournalReader
+from steptrace_schema.journal.where import journal_path
+from steptrace_schema.journal.writer import JournalWriter
+from steptrace_schema.moving.journal_mover import JournalMover
+from steptrace_schema.moving.recover import recover
 from steptrace_schema.names import STATISTIC_NAMES
-from steptrace_schema.storage.location import journal_path
 from steptrace_schema.storage.locks import exclusive
 from steptrace_schema.store.opening import read_attributes, refuse_existing
 from steptrace_schema.store.writer import TraceWriter
@@ -107,10 +110,10 @@ def test_records_that_were_committed_and_not_deleted_do_not_stay_in_the_journal(
     policy = Policy(retain=retain)
     writer = write_journal(store, steps, shard_steps=4, policy=policy)
     before = [path.read_bytes() for path in sorted(writer.directory.glob("*.safetensors"))]
-    next(Compactor(writer.directory, store).move_all())
+    next(JournalMover(writer.directory, store).move_all())
     for number, content in enumerate(before):  # as if its answer had been lost on the way
         (writer.directory / f"{number:08d}.safetensors").write_bytes(content)
-    Compactor(writer.directory, store)
+    JournalMover(writer.directory, store)
     assert writer.pending_records() == len(steps) - 4 + left
     del writer  # as if its process had been killed
     recover(store)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from steptrace_schema.format.attributes import Layer, Missing, Policy, TraceAttributes
+from steptrace_schema.format.attributes import Layer, Missing, TraceAttributes
+from steptrace_schema.format.policy import Policy
 from steptrace_schema.validate.coverage import Coverage, coverage, summarize
 
 ATTRIBUTES = TraceAttributes(

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from journals import attributes, random_steps, write_journal
 from steptrace_analyzer.trace.open import open_trace
 from steptrace_analyzer.trace.packing import pack
-from steptrace_schema.encoding import codecs
+from steptrace_schema.encoding import chunk_shapes
 from steptrace_schema.errors import DamagedTraceError, TraceError
 from steptrace_schema.format.layout import ArraySpec
-from steptrace_schema.journal.reader import Declaration, JournalReader
-from steptrace_schema.moving.journal_mover import recover
+from steptrace_schema.journal.declaration import Declaration
+from steptrace_schema.journal.reader import JournalReader
+from steptrace_schema.moving.recover import recover
 from steptrace_schema.validate import Problem, validate
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     steps = [(s, {KERNEL: rng.normal(size=(6, 32)).astype(np.float32)}) for s in range(10, 34)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codecs, "_SMALL_CHUNK", 256)
+        patch.setattr(chunk_shapes, "_SMALL_CHUNK", 256)
         write_journal(store, steps, shard_steps=16).close(
             "complete", None, attributes(shard_steps=16)
         )

@@ -110,7 +110,7 @@ def test_the_step_is_traced_once_for_each_signature(tmp_path: Path) -> None:
 def test_a_failing_tracer_lets_the_training_finish(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from steptrace_schema.journal.reader import JournalWriter
+    from steptrace_schema.journal.writer import JournalWriter
 
     append, calls = JournalWriter.append, []
 

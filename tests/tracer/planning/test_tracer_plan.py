@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from keras_models import cnn, images, mlp, vectors, weights_of
 from steptrace_schema.errors import TraceError
-from steptrace_schema.format.attributes import Policy
+from steptrace_schema.format.policy import Policy
 from steptrace_tracer import Tracer
 from steptrace_tracer.planning.measure import Plan, plan_script, tracer_line
 from steptrace_tracer.planning.text import describe, parse_bytes

@@ -15,8 +15,8 @@ import pytest
 from keras_models import mlp, vectors, weights_of
 from steptrace_analyzer.trace.open import open_trace, trace_attributes
 from steptrace_schema.journal.reader import JournalReader
-from steptrace_schema.moving.journal_mover import recover
-from steptrace_schema.storage.location import journal_path
+from steptrace_schema.journal.where import journal_path
+from steptrace_schema.moving.recover import recover
 from steptrace_schema.store.opening import read_attributes
 from steptrace_schema.validate import validate
 from steptrace_tracer import Tracer

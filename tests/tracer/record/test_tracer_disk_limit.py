@@ -14,7 +14,7 @@ import zarr
 
 from disk_use import DiskUse, taken
 from keras_models import vectors, weights_of
-from steptrace_schema.storage.location import journal_path
+from steptrace_schema.journal.where import journal_path
 from steptrace_schema.store.opening import read_attributes
 from steptrace_schema.validate import validate
 from steptrace_tracer import Tracer, around, last

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from steptrace_analyzer.trace.open import open_trace
-from steptrace_schema.moving.journal_mover import recover
-from steptrace_schema.storage.location import journal_path
+from steptrace_schema.journal.where import journal_path
+from steptrace_schema.moving.recover import recover
 from steptrace_schema.store.opening import read_attributes
 from steptrace_schema.validate import validate
 

@@ -19,8 +19,8 @@ from steptrace_analyzer.trace.open import open_trace
 from steptrace_schema.errors import NotATraceError
 from steptrace_schema.format.layout import fill_value
 from steptrace_schema.journal.reader import JournalReader
-from steptrace_schema.moving.journal_mover import recover
-from steptrace_schema.storage.location import journal_path
+from steptrace_schema.journal.where import journal_path
+from steptrace_schema.moving.recover import recover
 from steptrace_schema.storage.locks import is_being_moved
 from steptrace_schema.store.opening import read_attributes
 from steptrace_schema.validate import Problem, validate

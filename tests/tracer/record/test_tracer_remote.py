@@ -19,10 +19,15 @@ from steptrace_analyzer.trace.info import describe
 from steptrace_analyzer.trace.open import open_trace, trace_attributes
 from steptrace_analyzer.trace.packing import pack
 from steptrace_schema.errors import NotATraceError, TraceError, TraceExistsError, UnreachableError
-from steptrace_schema.format.attributes import Policy
+from steptrace_schema.format.policy import Policy
 from steptrace_schema.journal.reader import JournalReader
-from steptrace_schema.moving.journal_mover import Compactor, recover
-from steptrace_schema.storage.location import Remote, delete, file_sizes, journal_path, locate
+from steptrace_schema.journal.where import journal_path
+from steptrace_schema.moving.journal_mover import JournalMover
+from steptrace_schema.moving.recover import recover
+from steptrace_schema.storage.contents import file_sizes
+from steptrace_schema.storage.location import locate
+from steptrace_schema.storage.object_store import Remote
+from steptrace_schema.storage.removal import delete
 from steptrace_schema.store.opening import refuse_existing
 from steptrace_schema.validate import validate
 from steptrace_tracer.record.recorder_process import record
@@ -89,7 +94,7 @@ def test_a_trace_moves_from_a_local_journal_into_the_object_store(address: Remot
     assert writer.directory == journal_path(address)
     assert "journals" in str(writer.directory)
     _assert_holds(address)  # from the journal alone
-    Compactor(writer.directory, address).move_ready()
+    JournalMover(writer.directory, address).move_ready()
     assert trace_attributes(open_trace(address)).status == "recording"
     _assert_holds(address)  # from both
     writer.close("complete", None, attributes(shard_steps=4))
@@ -113,10 +118,10 @@ def test_what_is_in_the_bucket_counts_for_the_disk_limit(address: Remote) -> Non
         for step, kernel in enumerate(kernels[:-1])
     ]
     writer = write_journal(address, [], specify_for=steps[:1], shard_steps=4, policy=policy)
-    compactor = Compactor(writer.directory, address)
+    mover = JournalMover(writer.directory, address)
     for step, arrays in steps:
         writer.append(step, arrays)
-        compactor.move_ready()
+        mover.move_ready()
         journal = sum(file.stat().st_size for file in writer.directory.iterdir())
         assert sum(file_sizes(address).values()) + journal <= limit
     writer.append(120, {"weights/dense/kernel": kernels[-1]})
@@ -148,7 +153,7 @@ def test_what_another_machine_may_be_recording_is_not_overwritten(
     address: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = write_journal(address, STEPS, shard_steps=2)
-    Compactor(writer.directory, address).move_ready()
+    JournalMover(writer.directory, address).move_ready()
     there = file_sizes(address)
     with monkeypatch.context() as elsewhere:
         elsewhere.setenv("STEPTRACE_JOURNALS", str(tmp_path / "of another machine"))

@@ -16,7 +16,7 @@ import zarr
 
 from keras_models import mlp, vectors
 from steptrace_schema.errors import TraceError, TraceExistsError
-from steptrace_schema.format.attributes import Policy
+from steptrace_schema.format.policy import Policy
 from steptrace_schema.store.opening import read_attributes
 from steptrace_schema.validate import validate
 from steptrace_tracer import Tracer

@@ -17,9 +17,9 @@ import tensorflow as tf
 import zarr
 
 from keras_models import mlp, vectors, weights_of
-from steptrace_schema.journal.reader import JournalWriter
-from steptrace_schema.moving.journal_mover import recover
-from steptrace_schema.storage.location import journal_path
+from steptrace_schema.journal.where import journal_path
+from steptrace_schema.journal.writer import JournalWriter
+from steptrace_schema.moving.recover import recover
 from steptrace_schema.store.opening import read_attributes
 from steptrace_schema.validate import validate
 from steptrace_tracer import Tracer
@@ -179,7 +179,7 @@ sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 import keras
 from keras_models import mlp, vectors
 from steptrace_schema.journal.reader import JournalReader
-from steptrace_schema.storage.location import journal_path
+from steptrace_schema.journal.where import (journal_path)
 from steptrace_tracer import Tracer
 
 class Fork(keras.callbacks.Callback):

@@ -17,8 +17,8 @@ import zarr
 from keras_models import mlp, vectors, weights_of
 from steptrace_schema.errors import TraceError
 from steptrace_schema.journal.reader import JournalReader
+from steptrace_schema.journal.where import journal_path
 from steptrace_schema.names import KINDS
-from steptrace_schema.storage.location import journal_path
 from steptrace_schema.store.opening import read_attributes
 from steptrace_schema.validate import validate
 from steptrace_tracer import Tracer

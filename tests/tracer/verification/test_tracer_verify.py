@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from keras_models import cnn, images, mlp, vectors
-from steptrace_schema.format.attributes import Policy
+from steptrace_schema.format.policy import Policy
 from steptrace_tracer import verify
 from steptrace_tracer.capture.traced_step import TracedStep
 from steptrace_tracer.verification.process import main

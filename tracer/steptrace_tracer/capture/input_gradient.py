@@ -16,7 +16,7 @@ from steptrace_tracer._tensorflow import keras, tf
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from steptrace_schema.format.attributes import Policy
+    from steptrace_schema.format.policy import Policy
     from steptrace_tracer.capture.names import Names
     from steptrace_tracer.capture.program import Program
 

@@ -28,7 +28,7 @@ from steptrace_tracer.capture.tapping import NOT_NUMBERS, NOT_SAMPLES, Taps, sto
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from steptrace_schema.format.attributes import Policy
+    from steptrace_schema.format.policy import Policy
 
 _ACTIVATION_LAYERS = ("ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax")
 """Layers that are an activation function and have no attribute ``activation``."""

@@ -17,7 +17,7 @@ from steptrace_tracer.capture.tapping import OUTPUT_KINDS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence, Set
 
-    from steptrace_schema.format.attributes import Policy
+    from steptrace_schema.format.policy import Policy
     from steptrace_tracer.capture.program import Program
     from steptrace_tracer.capture.tapping import Tapping
 

@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from steptrace_schema.format.attributes import Missing, Policy
+from steptrace_schema.format.attributes import Missing
 from steptrace_schema.format.layout import unique_paths
 from steptrace_schema.names import OUTPUT, SAMPLE_LOSS, SAMPLE_WEIGHT, X_GRADIENT, Kind
 from steptrace_tracer._tensorflow import keras, tf
@@ -21,6 +21,7 @@ from steptrace_tracer.capture.unfused_rows import first_rows, row_count
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
+    from steptrace_schema.format.policy import Policy
     from steptrace_tracer.capture.program import Batch, Program
 
 _LOGITS = "logits"

@@ -43,7 +43,7 @@ from steptrace_tracer.capture.tapping import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Set
 
-    from steptrace_schema.format.attributes import Policy
+    from steptrace_schema.format.policy import Policy
     from steptrace_schema.names import Kind
     from steptrace_tracer.capture.names import Names
     from steptrace_tracer.capture.program import Batch, Program

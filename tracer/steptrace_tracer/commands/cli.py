@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from steptrace_schema.format.attributes import Policy
+    from steptrace_schema.format.policy import Policy
 
 ScriptName = Annotated[
     str, typer.Argument(metavar="SCRIPT", help="The training script; with -m, a module.")
@@ -218,7 +218,7 @@ def _policy(
     from pydantic import ValidationError
 
     from steptrace_schema.errors import TraceError
-    from steptrace_schema.format.attributes import Policy
+    from steptrace_schema.format.policy import Policy
     from steptrace_schema.names import KINDS
 
     given: dict[str, Any] = {"kinds": kinds, "include": include, "exclude": exclude}

@@ -16,8 +16,8 @@ import numpy as np
 import zarr
 
 from steptrace_schema.errors import TraceError
-from steptrace_schema.format.attributes import Policy
 from steptrace_schema.format.layout import split_key
+from steptrace_schema.format.policy import Policy
 from steptrace_schema.names import STATISTICS, STEP
 from steptrace_schema.store.opening import read_attributes
 from steptrace_tracer.scripts.every_fit import every_fit

@@ -31,7 +31,7 @@ from steptrace_tracer.record.precision import is_rounded
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from steptrace_schema.format.attributes import Policy
+    from steptrace_schema.format.policy import Policy
 
 _FIXED_KINDS: Final = ("weights", "gradients", "updates", "optimizer")
 _PROBE_KINDS: Final = ("probe", "probe_gradients")

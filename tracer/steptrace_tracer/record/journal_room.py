@@ -9,7 +9,8 @@ from steptrace_schema.human import human_bytes
 
 if TYPE_CHECKING:
     from steptrace_schema.format.disk_limit import DiskLimit
-    from steptrace_schema.journal.reader import Declaration, JournalWriter
+    from steptrace_schema.journal.declaration import Declaration
+    from steptrace_schema.journal.writer import JournalWriter
 
 _DECLARATIONS: Final = 3
 """The declaration, the one that takes its place, and how the run ended."""

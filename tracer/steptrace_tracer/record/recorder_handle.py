@@ -12,8 +12,8 @@ import weakref
 from typing import IO, TYPE_CHECKING, Final
 
 from steptrace_schema.errors import TraceError
-from steptrace_schema.journal.reader import RECORDER_LOG
-from steptrace_schema.storage.location import journal_path
+from steptrace_schema.journal.folder import RECORDER_LOG
+from steptrace_schema.journal.where import journal_path
 
 if TYPE_CHECKING:
     from steptrace_schema.storage.location import Location

@@ -18,7 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from steptrace_schema.errors import DiskLimitError, TraceError
-from steptrace_schema.journal.reader import RECORDER_LOG, JournalReader
+from steptrace_schema.journal.folder import RECORDER_LOG
+from steptrace_schema.journal.reader import JournalReader
 from steptrace_schema.moving.journal_mover import NOT_CLOSED
 from steptrace_schema.storage.location import Location, locate
 from steptrace_schema.storage.locks import exclusive, writer_of

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from steptrace_schema.encoding.codecs import shard_steps_for
+from steptrace_schema.encoding.chunk_shapes import shard_steps_for
 from steptrace_schema.errors import DiskLimitError, TraceError
 from steptrace_schema.format.attributes import Event, Missing, TraceAttributes
 from steptrace_schema.format.disk_limit import DiskLimit
 from steptrace_schema.human import human_bytes
-from steptrace_schema.journal.reader import Declaration, JournalWriter
-from steptrace_schema.storage.location import Location, file_sizes, journal_path
+from steptrace_schema.journal.declaration import Declaration
+from steptrace_schema.journal.where import journal_path
+from steptrace_schema.journal.writer import JournalWriter
+from steptrace_schema.storage.contents import file_sizes
 from steptrace_schema.store.opening import read_attributes
 from steptrace_schema.validate.coverage import Coverage, coverage
 from steptrace_tracer.record.declare import declared_paths, only_described, specify
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     from steptrace_schema.format.layout import ArraySpec
     from steptrace_schema.names import Status
+    from steptrace_schema.storage.location import Location
 
 _JOURNAL_POLL_SECONDS = 0.05
 _CLOSE_POLL_SECONDS = 0.1

@@ -7,8 +7,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from steptrace_schema.errors import UnreachableError
-from steptrace_schema.moving.journal_mover import Compactor, all_cores
-from steptrace_schema.storage.location import reaching
+from steptrace_schema.moving.journal_mover import JournalMover, all_cores
+from steptrace_schema.storage.object_store import object_store_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,14 +47,14 @@ class PatientMover:
         self._store = store
         self._clock = clock
         self._sleep = sleep
-        self._compactor: Compactor | None = None
+        self._mover: JournalMover | None = None
         self._pause = FIRST_PAUSE
         self._not_before = 0.0
 
     def move_ready(self) -> None:
         """Move what is ready, unless it is not yet time to try again."""
         if self._clock() >= self._not_before:
-            self._try(lambda compactor: compactor.move_ready())
+            self._try(lambda mover: mover.move_ready())
 
     def finish(self, status: Status, reason: str | None) -> None:
         """Move what is left, on all cores, and finish the store; the caller waits.
@@ -66,24 +66,24 @@ class PatientMover:
         """
         give_up = self._clock() + GIVE_UP_SECONDS
 
-        def end(compactor: Compactor) -> None:
-            compactor.workers = all_cores()
-            compactor.finish(status, reason)
+        def end(mover: JournalMover) -> None:
+            mover.workers = all_cores()
+            mover.finish(status, reason)
 
         while (error := self._try(end)) is not None:
             if self._clock() >= give_up:
                 raise error
             self._sleep(max(0.0, self._not_before - self._clock()))
 
-    def _try(self, action: Callable[[Compactor], object]) -> UnreachableError | None:
+    def _try(self, action: Callable[[JournalMover], object]) -> UnreachableError | None:
         try:
-            with reaching(self._store):
-                self._compactor = self._compactor or Compactor(self._journal, self._store)
-                action(self._compactor)
+            with object_store_errors(self._store):
+                self._mover = self._mover or JournalMover(self._journal, self._store)
+                action(self._mover)
         except UnreachableError as error:
             sys.stderr.write(f"{error}\n")
             sys.stderr.flush()
-            self._compactor = None  # what it knows of the store may not be so
+            self._mover = None  # what it knows of the store may not be so
             self._not_before = self._clock() + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
             return error

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from steptrace_schema.format.attributes import SACRIFICES, Missing
+from steptrace_schema.format.attributes import Missing
 from steptrace_schema.format.layout import split_key
+from steptrace_schema.format.policy import SACRIFICES
 from steptrace_tracer.record.declare import is_static
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from steptrace_tracer.session.workers import present_worker
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from steptrace_schema.format.attributes import Policy
+    from steptrace_schema.format.policy import Policy
     from steptrace_tracer.scripts.script import Script
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from steptrace_schema.format.attributes import MOST_SAMPLES
+from steptrace_schema.format.policy import MOST_SAMPLES
 from steptrace_tracer.capture.names import walk
 from steptrace_tracer.capture.probe import activation_name
 from steptrace_tracer.session.provenance import output_shape
@@ -13,7 +13,7 @@ from steptrace_tracer.session.provenance import output_shape
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from steptrace_schema.format.attributes import Policy
+    from steptrace_schema.format.policy import Policy
 
 SMALL: Final = 4 * 2**20
 """Bytes that the samples of a step may take, however few weights there are."""

@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from steptrace_schema.errors import DiskLimitError, TraceError
-from steptrace_schema.format.attributes import Policy, TraceAttributes, Worker
+from steptrace_schema.format.attributes import TraceAttributes, Worker
 from steptrace_schema.format.disk_limit import DiskLimit
 from steptrace_schema.format.layout import safe_path, split_key
 from steptrace_schema.human import human_bytes
 from steptrace_schema.journal.reader import JournalReader
+from steptrace_schema.journal.where import journal_path
 from steptrace_schema.moving.resume import reopen
 from steptrace_schema.names import (
     RECORDED_ID,
@@ -33,7 +34,6 @@ from steptrace_schema.names import (
     Status,
     X,
 )
-from steptrace_schema.storage.location import journal_path
 from steptrace_schema.version import PACKAGE_VERSION
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.names import Names
@@ -51,6 +51,7 @@ from steptrace_tracer.session.sampling import with_samples
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from steptrace_schema.format.policy import Policy
     from steptrace_schema.moving.resume import Continuation
     from steptrace_schema.storage.location import Location
     from steptrace_tracer.capture.program import Program

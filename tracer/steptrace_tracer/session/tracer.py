@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from steptrace_schema.errors import TraceError
-from steptrace_schema.format.attributes import Policy
+from steptrace_schema.format.policy import Policy
 from steptrace_schema.journal.reader import JournalReader
-from steptrace_schema.storage.location import Location, journal_path, locate
+from steptrace_schema.journal.where import journal_path
+from steptrace_schema.storage.location import Location, locate
 from steptrace_schema.store.opening import refuse_existing
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.capture.names import walk

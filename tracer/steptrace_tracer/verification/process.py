@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steptrace_schema.format.attributes import Policy
+from steptrace_schema.format.policy import Policy
 from steptrace_tracer.scripts.every_fit import every_fit
 from steptrace_tracer.scripts.script import Script
 

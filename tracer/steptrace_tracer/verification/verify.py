@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from steptrace_schema.errors import TraceError
-from steptrace_schema.format.attributes import Policy
+from steptrace_schema.format.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -1,0 +1,121 @@
+"""One step of a journal, read from its file."""
+
+from __future__ import annotations
+
+import functools
+import os
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from steptrace_schema.errors import DamagedTraceError
+from steptrace_schema.journal.record_file import (
+    HEAD_BYTES,
+    read_header,
+)
+from steptrace_schema.names import STEP
+from steptrace_schema.storage.exact_io import read_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Set
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+
+class Record:
+    """One step of a journal, read from its file when an array is asked for.
+
+    The file has to be there until the first array is asked for.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.index = int(path.stem)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                metadata, self._arrays = read_header(descriptor)
+            finally:
+                os.close(descriptor)  # many records may wait, and few files be open at a time
+            self.step = int(metadata[STEP])
+        except (FileNotFoundError, KeyError, ValueError) as error:
+            raise _unreadable(path, error) from error
+        self.keys: Set[str] = self._arrays.keys()
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Return the shape of the array ``kind/path`` of this step."""
+        return self._arrays[key].shape
+
+    def read(self, key: str) -> npt.NDArray[Any]:
+        """Return the array ``kind/path`` of this step."""
+        stored = self._arrays[key]
+        array = np.empty(stored.shape, stored.dtype)
+        self._read_bytes(stored.begin, array.reshape(-1).view(np.uint8).data)
+        return array
+
+    def read_into(self, key: str, array: npt.NDArray[Any]) -> None:
+        """Read the array ``kind/path`` of this step into `array`, contiguous and of its size.
+
+        For one who reads all arrays: the small ones are read together, and kept.
+        """
+        stored = self._arrays[key]
+        if stored.dtype != array.dtype:
+            array[...] = self.read(key)
+            return
+        target = array.reshape(-1).view(np.uint8).data
+        if stored.begin + len(target) <= HEAD_BYTES:
+            target[:] = self._head[stored.begin : stored.begin + len(target)]
+        else:
+            self._read_bytes(stored.begin, target)
+
+    @functools.cached_property
+    def _head(self) -> memoryview:
+        ends = (stored.begin + stored.nbytes for stored in self._arrays.values())
+        head = memoryview(bytearray(max(end for end in ends if end <= HEAD_BYTES)))
+        self._read_bytes(0, head)
+        return head
+
+    def _read_bytes(self, begin: int, target: memoryview) -> None:
+        try:
+            read_bytes(self._descriptor, begin, target)
+        except (FileNotFoundError, ValueError) as error:
+            raise _unreadable(self.path, error) from error
+
+    @functools.cached_property
+    def _descriptor(self) -> int:
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
+
+
+class MappedRecord:
+    """One step of a journal that can be read although its file has been deleted since.
+
+    The file is mapped into memory, which keeps it, without a file descriptor.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.index = int(path.stem)
+        try:
+            file: Any = safe_open(path, framework="np")  # Any: the package has no types for it
+            self.step = int(file.metadata()[STEP])
+            self.keys: Set[str] = frozenset(file.keys())
+        except (SafetensorError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
+            raise _unreadable(path, error) from error
+        self._file = file
+
+    def read(self, key: str) -> npt.NDArray[Any]:
+        """Return the array ``kind/path`` of this step."""
+        array: npt.NDArray[Any] = self._file.get_tensor(key)
+        return array
+
+
+def _unreadable(path: Path, error: Exception) -> DamagedTraceError:
+    return DamagedTraceError(
+        f"{path} is not a readable journal record ({error}); move it away and run "
+        "'steptrace recover' to keep the steps before and after it"
+    )

@@ -1,0 +1,155 @@
+"""Writing a journal: one record for each step, and what the records contain."""
+
+from __future__ import annotations
+
+import json
+import os
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from steptrace_schema.errors import TraceExistsError
+from steptrace_schema.format.disk_limit import BALLAST, DiskLimit
+from steptrace_schema.journal.folder import (
+    BALLAST_FILE,
+    CLOSED_FILE,
+    DECLARATION_FILE,
+    STOPPED_FILE,
+    write_atomically,
+)
+from steptrace_schema.journal.pending import RECORD_SUFFIX, PendingRecords
+from steptrace_schema.journal.record_file import (
+    record_file_bytes,
+    write_record_file,
+)
+from steptrace_schema.names import STEP, Status
+from steptrace_schema.storage.durability import make_folder, persistence
+from steptrace_schema.storage.locks import hold_as_writer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from steptrace_schema.format.attributes import TraceAttributes
+    from steptrace_schema.format.policy import Durability
+    from steptrace_schema.journal.declaration import Declaration
+
+
+class JournalWriter:
+    """Appends records to a journal.
+
+    Parameters
+    ----------
+    directory
+        An existing journal, as :meth:`create` makes it.
+    first
+        Index of its first record: how many the store has of earlier journals.
+    durability
+        What a record survives once it is appended.
+
+    Attributes
+    ----------
+    appended_bytes
+        Bytes of the files of all records that were appended.
+    """
+
+    def __init__(self, directory: Path, first: int = 0, durability: Durability = "process") -> None:
+        self.directory = directory
+        self._lasting = persistence(durability)
+        self._pending = PendingRecords(directory)
+        self.appended_bytes = 0
+        self._next = first  # a journal has one writer, and each time it records a new one
+        self._release = weakref.finalize(self, os.close, hold_as_writer(directory))
+
+    @classmethod
+    def create(cls, directory: Path, declaration: Declaration) -> JournalWriter:
+        """Make the folder and write `declaration` into it.
+
+        Records are counted on from those that the declaration says are in the store.
+
+        Raises
+        ------
+        TraceExistsError
+            If the folder exists.
+        """
+        try:
+            grown = make_folder(directory)
+        except FileExistsError as error:
+            msg = (
+                f"{directory} has just been made by another training, which writes to the same "
+                "path; choose another path for this one"
+            )
+            raise TraceExistsError(msg) from error
+        attributes = declaration.attributes
+        writer = cls(directory, attributes.records, attributes.policy.durability)
+        for folder in grown:
+            writer._lasting.names(folder)
+        limit = DiskLimit.of(attributes.policy)
+        (directory / BALLAST_FILE).write_bytes(bytes(BALLAST if limit is None else limit.ballast))
+        writer.declare(declaration)
+        return writer
+
+    def declare(self, declaration: Declaration) -> None:
+        """Replace the declaration; call it before a record that needs a new or larger array."""
+        write_atomically(self.directory / DECLARATION_FILE, declaration.to_json(), self._lasting)
+
+    @staticmethod
+    def size(step: int, arrays: Mapping[str, npt.NDArray[Any]]) -> int:
+        """Return the bytes of the file that :meth:`append` writes."""
+        return record_file_bytes(arrays, {STEP: str(step)})
+
+    def append(self, step: int, arrays: Mapping[str, npt.NDArray[Any]]) -> int:
+        """Write one record and return the bytes of its arrays.
+
+        Parameters
+        ----------
+        step
+            The step that all of `arrays` belong to.
+        arrays
+            ``kind/path`` to array, without the step dimension.
+        """
+        path = self.directory / f"{self._next:08d}{RECORD_SUFFIX}"
+        temporary = path.with_suffix(".partial")
+        try:
+            nbytes = write_record_file(temporary, arrays, {STEP: str(step)})
+            self._lasting.file(temporary)
+            size = temporary.stat().st_size  # the recorder may move it once it has its name
+            temporary.replace(path)
+            self._lasting.names(self.directory)
+        except BaseException:
+            temporary.unlink(missing_ok=True)  # on a full disk, the room is needed
+            raise
+        self.appended_bytes += size
+        self._next += 1
+        return nbytes
+
+    def close(self, status: Status, reason: str | None, attributes: TraceAttributes) -> None:
+        """Say how the run ended; `attributes` replace the declared ones.
+
+        On a disk that is full there is room for this: what was kept free when the journal was made.
+        """
+        text = json.dumps(
+            {"status": status, "reason": reason, "attributes": attributes.model_dump(mode="json")},
+            allow_nan=False,
+        )
+        try:
+            (self.directory / BALLAST_FILE).unlink(missing_ok=True)
+            write_atomically(self.directory / CLOSED_FILE, text, self._lasting)
+        finally:
+            self._release()
+
+    def stopped(self) -> str | None:
+        """Return why nothing more is moved into the store, as :meth:`JournalReader.stop` said."""
+        try:
+            return (self.directory / STOPPED_FILE).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
+    def pending_records(self) -> int:
+        """Return how many records are not yet in the store."""
+        return self._pending.look().records
+
+    def pending_bytes(self) -> int:
+        """Return the bytes of the files of records that are not yet in the store."""
+        return self._pending.look().nbytes

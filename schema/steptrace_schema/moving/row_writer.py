@@ -1,0 +1,175 @@
+"""Writing the rows of some records into the store, with their statistics."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steptrace_schema.format.layout import split_key
+from steptrace_schema.format.retention import is_thinned
+from steptrace_schema.journal.record import Record
+from steptrace_schema.moving.array_move import ArrayMove, MovedArray, Rows, move_arrays
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    from steptrace_schema.format.attributes import Missing
+    from steptrace_schema.format.layout import ArraySpec
+    from steptrace_schema.journal.reader import JournalReader
+    from steptrace_schema.names import Kind
+    from steptrace_schema.store.writer import TraceWriter
+
+
+@dataclasses.dataclass(frozen=True)
+class WrittenRows:
+    """How many rows the store has, once they are committed, and what they lack.
+
+    Attributes
+    ----------
+    steps_recorded, statistics_recorded
+        Rows of each kind, as `TraceAttributes` has them.
+    missing
+        Tensors that some of the new rows do not have.
+    """
+
+    steps_recorded: dict[Kind, int]
+    statistics_recorded: dict[Kind, int]
+    missing: list[Missing]
+
+
+class RowWriter:
+    """Writes the rows of records, without committing them.
+
+    Parameters
+    ----------
+    store
+        The store that is being written.
+    journal
+        The journal that the records come from.
+    thins
+        Whether only some steps keep their tensors.
+    """
+
+    def __init__(self, store: TraceWriter, journal: JournalReader, *, thins: bool) -> None:
+        self._store = store
+        self._journal = journal
+        self._thins = thins
+        self._last_weights: dict[str, tuple[int, npt.NDArray[Any]]] = {}  # row count, last row
+
+    def write(self, kinds: dict[Kind, Rows], *, derived: bool, workers: int) -> WrittenRows:
+        """Write rows of each kind.
+
+        Parameters
+        ----------
+        kinds
+            The rows.
+        derived
+            Whether updates follow from the weights, so that their statistics are computed here.
+        workers
+            Threads that move arrays.
+        """
+        rows = dict(self._store.attributes.steps_recorded)
+        described = dict(self._store.attributes.statistics_recorded)
+        moves = [
+            self._array_move(spec, new, updates=derived and kind == "weights")
+            for kind, new in kinds.items()
+            for spec in self._write_static(new)
+        ]
+        moved = {result.key: result for result in move_arrays(moves, workers)}
+        for kind, new in kinds.items():
+            results = [moved[spec.key] for spec in new.specs if spec.key in moved]
+            if not results:
+                continue
+            if new.kept_steps:
+                self._store.write_steps(kind, new.start, new.kept_steps)
+            rows[kind] = new.start + len(new.kept_steps)
+            if self._thins and is_thinned(kind):
+                described[kind] = new.described + len(new.steps)
+            self._write_statistics(kind, new.described, new.steps, results)
+            if derived and kind == "weights":
+                written = rows.get("updates", 0)
+                rows["updates"] = self._write_update_statistics(written, new, results)
+        missing = [entry for move in moves for entry in moved[move.spec.key].missing]
+        return WrittenRows(rows, described, missing)
+
+    def _write_static(self, new: Rows) -> Iterator[ArraySpec]:
+        """Write the arrays without a step dimension, and yield the others."""
+        for spec in new.specs:
+            if not spec.static:
+                yield spec
+                continue
+            for record in new.records:
+                if spec.key in record.keys:
+                    self._store.write_static(spec, record.read(spec.key))
+
+    def _array_move(self, spec: ArraySpec, new: Rows, *, updates: bool) -> ArrayMove:
+        if spec.statistics_only:
+            return ArrayMove(spec, None, new.start, new.records, False, None, new.kept)
+        count = len(new.kept_steps)
+        writer = self._store.array(spec, new.start, count) if count else None
+        before = self._row_before(spec, new) if updates else None
+        return ArrayMove(spec, writer, new.start, new.records, updates, before, new.kept)
+
+    def _row_before(self, spec: ArraySpec, new: Rows) -> npt.NDArray[Any] | None:
+        if not new.described:
+            return None
+        if (known := self._last_weights.get(spec.key)) is not None and known[0] == new.described:
+            return known[1]
+        if not self._thins:
+            return self._store.array(spec, new.start, len(new.records)).read_row(new.start - 1)
+        moved = self._store.attributes.records
+        for path in self._journal.paths(moved - 1)[:1]:
+            left = Record(path)
+            if left.index < moved and spec.key in left.keys:
+                return left.read(spec.key)
+        return None
+
+    def _write_statistics(
+        self, kind: Kind, start: int, steps: list[int], results: list[MovedArray]
+    ) -> None:
+        tensors = [split_key(r.key)[1] for r in results if r.statistics is not None]
+        values = [r.statistics for r in results if r.statistics is not None]
+        if values:
+            self._store.write_statistics(
+                kind, tuple(tensors), start, steps, np.stack(values, axis=1)
+            )
+
+    def _write_update_statistics(self, written: int, new: Rows, results: list[MovedArray]) -> int:
+        """Keep statistics of the updates between consecutive weights; return their new count."""
+        for result in results:
+            if result.last is not None:
+                self._last_weights[result.key] = (new.described + len(new.steps), result.last)
+        start = new.described
+        previous = self._store.read_step("weights", start - 1) if start else None
+        consecutive = [
+            row
+            for row, (before, after) in enumerate(itertools.pairwise([previous, *new.steps]))
+            if before is not None and after == before + 1
+        ]
+        if not consecutive:
+            return written
+        tensors = tuple(split_key(r.key)[1] for r in results if r.updates is not None)
+        if not tensors:
+            return written
+        values = np.stack([r.updates for r in results if r.updates is not None], axis=1)
+        labels = [new.steps[row] - 1 for row in consecutive]
+        self._store.write_statistics("updates", tensors, written, labels, values[consecutive])
+        return written + len(consecutive)
+
+
+def merge_missing(known: tuple[Missing, ...], found: list[Missing]) -> tuple[Missing, ...]:
+    """Add `found` to `known`, one entry per tensor and reason."""
+    merged = {(m.kind, m.path, m.reason): m for m in known}
+    for entry in found:
+        key = (entry.kind, entry.path, entry.reason)
+        if any(m.steps is None and (m.kind, m.path) == key[:2] for m in known):
+            continue
+        earlier = merged.get(key)
+        steps = sorted({*((earlier and earlier.steps) or ()), *(entry.steps or ())})
+        merged[key] = entry.model_copy(update={"steps": tuple(steps)})
+    return tuple(merged.values())
