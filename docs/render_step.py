@@ -16,14 +16,14 @@ _BOX, _LINE = 76, 20
 
 _STYLE = """
   .page { fill: #ffffff } .lane { fill: #f3f5f8; stroke: #d5dae1 }
-  text { font: 14px system-ui, sans-serif; fill: #1c2430 }
-  .title { font-weight: 600 } .note { font-size: 12.5px; fill: #4b5666 }
+  text, tspan { font: 14px system-ui, sans-serif; fill: #1c2430 }
+  .title { font-weight: 600 } .note { font-size: 12.5px; font-weight: 400; fill: #4b5666 }
   .room { font: 12.5px ui-monospace, monospace; fill: #0b5cad }
   .code { fill: #ffffff; stroke: #5b6b80 } .disk { fill: #fff3d6; stroke: #a87400 }
   .arrow { stroke: #33415c; stroke-width: 1.8; fill: none } .head { fill: #33415c }
   @media (prefers-color-scheme: dark) {
     .page { fill: #0d1117 } .lane { fill: #161c25; stroke: #303a48 }
-    text { fill: #e6edf3 } .note { fill: #a9b4c2 } .room { fill: #7fbcff }
+    text, tspan { fill: #e6edf3 } .note { fill: #a9b4c2 } .room { fill: #7fbcff }
     .code { fill: #202938; stroke: #8494aa } .disk { fill: #3d3113; stroke: #d9a72e }
     .arrow { stroke: #b9c6d8 } .head { fill: #b9c6d8 }
   }"""
@@ -98,9 +98,8 @@ def render() -> str:
     """Return the picture."""
     lanes = "\n".join(
         f'<rect class="lane" x="16" y="{top}" width="{WIDTH - 32}" height="{height}" rx="8"/>'
-        f'<text class="title" x="36" y="{top + 28}">{escape(name)}</text>'
-        f'<text class="note" x="{WIDTH - 36}" y="{top + 28}" text-anchor="end">'
-        f"{escape(note)}</text>"
+        f'<text class="title" x="266" y="{top + 32}">{escape(name)}'
+        f'<tspan class="note" dx="14">{escape(note)}</tspan></text>'
         for top, height, name, note in LANES
     )
     arrows = "\n".join(
