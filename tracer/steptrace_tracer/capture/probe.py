@@ -23,7 +23,13 @@ from steptrace_schema.names import (
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.capture.names import Names, inside_recurrent, joined, leaves, walk
 from steptrace_tracer.capture.rebinding import rebound
-from steptrace_tracer.capture.tapping import NOT_NUMBERS, NOT_SAMPLES, Taps, storable
+from steptrace_tracer.capture.taps import (
+    NOT_NUMBERS,
+    NOT_SAMPLES,
+    Taps,
+    present_graph,
+    storable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +106,7 @@ class Probe:
         self.taps = taps = Taps()
         self._activations.clear()
         counts: Counter[str] = Counter()
-        scope = _graph()
+        scope = present_graph()
         layers = [layer for layer, _ in walk(self._model) if activation_name(layer)]
         looped = inside_recurrent(self._model) | {
             id(layer) for layer in layers if isinstance(layer, keras.layers.RNN)
@@ -182,7 +188,7 @@ class Probe:
                     place = f"{path}/{prefix}{part}"
                     if not self._policy.covers("probe", place):
                         continue
-                    if _graph() is not scope:
+                    if present_graph() is not scope:
                         taps.lacks("probe", place, _IN_A_LOOP)
                     elif not storable(tensor):
                         taps.lacks("probe", place, NOT_NUMBERS)
@@ -197,7 +203,3 @@ class Probe:
             return tapped
 
         return wrap
-
-
-def _graph() -> Any:
-    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()

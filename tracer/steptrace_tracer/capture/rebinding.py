@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.names import SAMPLE_LOSS, SAMPLE_WEIGHT, X_GRADIENT
 from steptrace_tracer._tensorflow import keras, tf
-from steptrace_tracer.capture.tapping import OUTPUT_KINDS
+from steptrace_tracer.capture.taps import OUTPUT_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence, Set

@@ -10,35 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.attributes import Missing
-from steptrace_schema.format.layout import safe_path, unique_paths
-from steptrace_schema.names import (
-    LEARNING_RATE,
-    LEARNING_RATES,
-    LOSS,
-    LOSS_SCALE,
-    LOSSES,
-    METRICS,
-    SAMPLE_REPLICA,
-    X_GRADIENT,
-    X,
-    Y,
-)
+from steptrace_schema.format.layout import safe_path
+from steptrace_schema.names import LOSS, LOSS_SCALE, LOSSES, METRICS, X_GRADIENT, X
 from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.capture.batch_taps import batch_taps
 from steptrace_tracer.capture.graph_statistics import tensor_statistics
 from steptrace_tracer.capture.input_gradient import Stem
-from steptrace_tracer.capture.names import inside_recurrent, joined, leaves, walk
-from steptrace_tracer.capture.optimizer_slots import optimizer_slots
+from steptrace_tracer.capture.names import inside_recurrent, leaves, walk
+from steptrace_tracer.capture.optimizer_state import learning_rates, slot_taps
 from steptrace_tracer.capture.probe import Probe
 from steptrace_tracer.capture.rebinding import tapped
-from steptrace_tracer.capture.replicas import first_replica, run_on_replicas, spreading, whole_batch
-from steptrace_tracer.capture.tapping import (
-    NO_GRADIENT,
-    NOT_NUMBERS,
-    NOT_SAMPLES,
-    Tapping,
-    Taps,
-    storable,
-)
+from steptrace_tracer.capture.replicas import first_replica, run_on_replicas, spreading
+from steptrace_tracer.capture.tapping import Tapping
+from steptrace_tracer.capture.taps import NO_GRADIENT, Taps, storable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Set
@@ -46,12 +30,10 @@ if TYPE_CHECKING:
     from steptrace_schema.format.policy import Policy
     from steptrace_schema.names import Kind
     from steptrace_tracer.capture.names import Names
-    from steptrace_tracer.capture.program import Batch, Program
+    from steptrace_tracer.capture.program import Program
 
 ROWS = "rows"
-BATCH_INPUT = "batch_input"
-"""Keys of taps that the record needs and that are not arrays of the trace."""
-
+"""Key of a tap that the record needs and that is no array of the trace."""
 
 _UNBUILT = (
     "the optimizer remembered nothing when the first step began; call "
@@ -209,8 +191,10 @@ class TracedStep:
         variables.
         """
         probed = self.probe() if self.probe is not None else {}
-        rates = self._learning_rates()
-        before, slots = self._weights("weights", "updates"), self._slots()
+        optimizers = self.program.optimizers
+        rates = learning_rates(optimizers)
+        before = self._weights("weights", "updates")
+        slots = slot_taps(optimizers, self.names, self._policy)
         stem_weights = self._stem.weights() if self._stem is not None else []
         result, tensors = step(*args, **kwargs)
         tensors = tensors | probed | rates
@@ -222,10 +206,12 @@ class TracedStep:
             for path, tensor in before.items()
             if self._policy.covers("weights", path)
         }
-        tensors |= {f"optimizer/{path}": tensor for path, tensor in slots.items()}
+        tensors |= slots
         for path, after in self._weights("updates").items():
             tensors[f"updates/{path}"] = after - before[path]
-        tensors |= self._data_taps(self.program.batch(*args, **kwargs))
+        data = batch_taps(self.program.batch(*args, **kwargs), self._policy, self.program.strategy)
+        self._data_missing = data.missing_entries()
+        tensors |= data.tensors
         return result, self._reduced(tensors)
 
     def _input_gradient(
@@ -278,34 +264,6 @@ class TracedStep:
             tensors[f"scalars/{METRICS}/{safe_path(name)}"] = tf.cast(metric, tf.float32)
         return result, tensors
 
-    def _learning_rates(self) -> dict[str, Any]:
-        main, *others = (
-            (optimizer.name, tf.cast(tf.identity(optimizer.learning_rate), tf.float32))
-            for optimizer in self.program.optimizers
-        )
-        rates = {f"scalars/{LEARNING_RATE}": main[1]}
-        if others:
-            names = unique_paths([name for name, _ in (main, *others)])
-            for name, (_, rate) in zip(names, (main, *others), strict=True):
-                rates[f"scalars/{LEARNING_RATES}/{name}"] = rate
-        return rates
-
-    def _slots(self) -> dict[str, Any]:
-        if "optimizer" not in self._policy.kinds:
-            return {}
-        slots = [
-            slot
-            for optimizer in self.program.optimizers
-            for slot in optimizer_slots(optimizer, self.names)
-        ]
-        # Several optimizers may train one weight.
-        paths = unique_paths([path for path, _ in slots])
-        return {
-            path: tf.identity(variable.value)
-            for path, (_, variable) in zip(paths, slots, strict=True)
-            if self._policy.covers("optimizer", path)
-        }
-
     def _weights(self, *kinds: Kind) -> dict[str, Any]:
         """Return the models' present weights that any of `kinds` is recorded of, by path."""
         return {
@@ -315,28 +273,6 @@ class TracedStep:
             if (path := self.names.weights.get(id(variable))) is not None
             and any(self._policy.covers(kind, path) for kind in kinds)
         }
-
-    def _data_taps(self, batch: Batch) -> dict[str, Any]:
-        taps = Taps()
-        whole, kept, samples = batch, batch, self._policy.rows
-        if self.program.strategy is not None:
-            whole, kept, replica = whole_batch(self.program.strategy, batch, samples)
-            samples = None  # `kept` holds no more
-            if replica is not None and self._policy.covers("inputs", SAMPLE_REPLICA):
-                taps.add("inputs", SAMPLE_REPLICA, replica)
-        for base, structure in ((X, kept.x), (Y, kept.y)):
-            for name, tensor in leaves(structure):
-                place = joined(base, name)
-                if not self._policy.covers("inputs", place):
-                    continue
-                if not storable(tensor):
-                    taps.lacks("inputs", place, NOT_NUMBERS)
-                elif tensor.shape.rank == 0:
-                    taps.lacks("inputs", place, NOT_SAMPLES)
-                else:
-                    taps.add("inputs", place, tensor[:samples])
-        self._data_missing = taps.missing_entries()
-        return taps.tensors | _batch_input(whole)
 
     def present_weights(self) -> dict[str, Any]:
         """Return the models' present weights, ``weights/path`` to tensor."""
@@ -379,12 +315,3 @@ def _draws() -> bool:
         return False
     operations = tf.compat.v1.get_default_graph().get_operations()
     return any(op.op_def.is_stateful and "Random" in op.type for op in operations)
-
-
-def _batch_input(batch: Batch) -> dict[str, Any]:
-    """Return the whole batch's inputs, for digests of every sample."""
-    return {
-        f"{BATCH_INPUT}/{number}": tensor
-        for number, (_, tensor) in enumerate(leaves(batch.x))
-        if storable(tensor) and tensor.shape.rank != 0
-    }

@@ -9,9 +9,6 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from steptrace_schema.encoding.chunk_shapes import shard_steps_for
 from steptrace_schema.errors import DiskLimitError, TraceError
 from steptrace_schema.format.attributes import Event, Missing, TraceAttributes
@@ -30,38 +27,15 @@ from steptrace_tracer.record.recorder_handle import Recorder
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
+
     from steptrace_schema.format.layout import ArraySpec
     from steptrace_schema.names import Status
     from steptrace_schema.storage.location import Location
+    from steptrace_tracer.record.pending_step import Arrays, PendingStep
 
 _JOURNAL_POLL_SECONDS = 0.05
 _CLOSE_POLL_SECONDS = 0.1
-
-Arrays = dict[str, "npt.NDArray[Any]"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Collected:
-    """One step's arrays, ``kind/path`` to value, and what it has no data for, with reasons."""
-
-    arrays: Arrays
-    missing: tuple[Missing, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class PendingStep:
-    """One step on its way to the journal.
-
-    Attributes
-    ----------
-    step
-        Its number.
-    collect
-        Turns its tensors into arrays; called in the writing thread.
-    """
-
-    step: int
-    collect: Callable[[], Collected]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -352,8 +326,3 @@ def _reason(error: Exception) -> str:
 
 
 _HELD = "training was held up because the journal had grown past its limit of"
-
-
-def scalar(value: Any, dtype: Any) -> npt.NDArray[Any]:
-    """Return `value` as a 0-d array."""
-    return np.asarray(value, dtype=dtype)

@@ -1,16 +1,18 @@
-"""What a trace says about the model, the optimizer and the machine."""
+"""What a trace says about its run: the model, the optimizer and the machine."""
 
 from __future__ import annotations
 
+import datetime
 import math
 import os
 import platform
 import sys
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steptrace_schema.format.attributes import Layer, Model, Optimizer
+from steptrace_schema.format.attributes import Layer, Model, Optimizer, TraceAttributes
 from steptrace_schema.version import PACKAGE_VERSION
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.capture.names import Names, walk
@@ -18,6 +20,40 @@ from steptrace_tracer.capture.probe import activation_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from steptrace_schema.format.attributes import Worker
+    from steptrace_schema.format.policy import Policy
+    from steptrace_tracer.capture.program import Program
+
+
+def describe_run(
+    program: Program, names: Names, policy: Policy, worker: Worker | None
+) -> TraceAttributes:
+    """Return the root attributes that a new trace of `program` begins with.
+
+    Parameters
+    ----------
+    program
+        The step, with built models.
+    names
+        The paths of their layers and weights.
+    policy
+        What is recorded.
+    worker
+        Which process of a distributed job this is, if it is one.
+    """
+    return TraceAttributes(
+        run_id=uuid.uuid4().hex,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        producer=f"steptrace {PACKAGE_VERSION}",
+        policy=policy,
+        model=describe_models(program.models),
+        layers=describe_layers(program.models, names),
+        optimizer=describe_optimizer(program.optimizers[0]),
+        loss=describe_loss(program.models[0]),
+        worker=worker,
+        environment=describe_environment(),
+    )
 
 
 def describe_models(models: tuple[Any, ...]) -> Model:

@@ -1,111 +1,51 @@
-"""One recording in the making: steps that run with their taps, and what a failure does."""
+"""One recording in the making: it begins, runs steps with their taps, and ends."""
 
 from __future__ import annotations
 
 import atexit
 import dataclasses
-import datetime
-import errno
 import math
 import os
 import time
-import uuid
 import warnings
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from steptrace_schema.errors import DiskLimitError, TraceError
-from steptrace_schema.format.attributes import TraceAttributes, Worker
 from steptrace_schema.format.disk_limit import DiskLimit
-from steptrace_schema.format.layout import safe_path, split_key
+from steptrace_schema.format.layout import safe_path
 from steptrace_schema.human import human_bytes
-from steptrace_schema.journal.reader import JournalReader
-from steptrace_schema.journal.where import journal_path
 from steptrace_schema.moving.resume import reopen
-from steptrace_schema.names import (
-    RECORDED_ID,
-    SAMPLE_DIGEST,
-    SAMPLE_ID,
-    SAMPLE_LOSS,
-    SAMPLE_WEIGHT,
-    Status,
-    X,
-)
-from steptrace_schema.version import PACKAGE_VERSION
-from steptrace_tracer._tensorflow import tf
+from steptrace_schema.names import X
+from steptrace_tracer.capture.batch_taps import BATCH_INPUT
 from steptrace_tracer.capture.names import Names
-from steptrace_tracer.capture.tapping import NOT_SAMPLES, as_missing
-from steptrace_tracer.capture.traced_step import BATCH_INPUT, ROWS, StepResult, TracedStep
-from steptrace_tracer.record.declare import has_samples, specify
-from steptrace_tracer.record.precision import rounded
-from steptrace_tracer.record.recording import Collected, PendingStep, Recording, scalar
-from steptrace_tracer.record.sample_digests import sample_digests
-from steptrace_tracer.record.step_budget import beyond_budget
-from steptrace_tracer.session import provenance
+from steptrace_tracer.capture.traced_step import TracedStep
+from steptrace_tracer.record.declare import specify
+from steptrace_tracer.record.pending_step import Collected, PendingStep
+from steptrace_tracer.record.recording import Recording
 from steptrace_tracer.session.closing_report import ClosingProgress, describe, report
+from steptrace_tracer.session.collect_step import collect_step, scalar, to_arrays, with_precision
+from steptrace_tracer.session.failure import one_line, stopped, told_of
+from steptrace_tracer.session.logged_names import LoggedNames
+from steptrace_tracer.session.provenance import describe_run
 from steptrace_tracer.session.sampling import with_samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from steptrace_schema.format.policy import Policy
-    from steptrace_schema.moving.resume import Continuation
-    from steptrace_schema.storage.location import Location
-    from steptrace_tracer.capture.program import Program
+    import numpy.typing as npt
 
-OnError = Literal["warn", "raise"]
+    from steptrace_schema.moving.resume import Continuation
+    from steptrace_schema.names import Status
+    from steptrace_tracer.capture.program import Program
+    from steptrace_tracer.capture.traced_step import StepResult
+    from steptrace_tracer.session.collect_step import Moment
+    from steptrace_tracer.session.settings import Settings
 
 NOT_ENDED = "the program ended before the training did"
 """The reason in a trace that was closed because nothing else closed it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How a recording is made, as the user asked for it.
-
-    Attributes
-    ----------
-    path
-        Where the trace goes.
-    policy
-        What is recorded.
-    probe
-        Inputs of the probe; None for the first samples of the first batch.
-    on_error
-        What a failure of the tracer does to the training.
-    progress
-        Whether to show progress and a summary at the end.
-    journal_limit
-        Bytes that may wait on local disk.
-    resume
-        Whether to go on with a trace that is there.
-    worker
-        Which process of a distributed job this is, if it is one.
-    sample_ids
-        Returns the ids of a batch's samples, from the arguments of the step.
-    """
-
-    path: Location
-    policy: Policy
-    probe: Any
-    on_error: OnError
-    progress: bool
-    journal_limit: int
-    resume: bool
-    worker: Worker | None
-    sample_ids: Callable[..., Any] | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Moment:
-    """When a step runs: its number, and where in the epochs it stands."""
-
-    step: int
-    epoch: int
-    batch: int
 
 
 class Session:
@@ -128,7 +68,7 @@ class Session:
         self._began = False
         self._logged: dict[str, npt.NDArray[Any]] = {}
         self._logged_at: int | None = None
-        self._logged_as: dict[str, npt.NDArray[Any]] = {}
+        self._logged_names = LoggedNames()
         self._handing_over = 0.0
         self._step_seconds = 0.0
         atexit.register(self.abandon)
@@ -150,18 +90,7 @@ class Session:
         if before is not None:
             names = names.as_in(before.attributes.layers, program.models)
         traced = TracedStep(program, names, policy, probe)
-        fresh = TraceAttributes(
-            run_id=uuid.uuid4().hex,
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            producer=f"steptrace {PACKAGE_VERSION}",
-            policy=policy,
-            model=provenance.describe_models(program.models),
-            layers=provenance.describe_layers(program.models, traced.names),
-            optimizer=provenance.describe_optimizer(program.optimizers[0]),
-            loss=provenance.describe_loss(program.models[0]),
-            worker=settings.worker,
-            environment=provenance.describe_environment(),
-        )
+        fresh = describe_run(program, names, policy, settings.worker)
         if before is None:
             self._recording = Recording(settings.path, fresh, settings.journal_limit)
         else:
@@ -264,23 +193,7 @@ class Session:
 
         What is logged before the first step, at None, belongs to the first step.
         """
-        path = safe_path(name)
-        if not path:
-            msg = f"{name!r} is no name to log a value under; use letters and digits"
-            raise ValueError(msg)
-        if value.dtype.kind not in "biuf":
-            msg = f"'{name}' is logged as {value.dtype}; log numbers"
-            raise ValueError(msg)
-        if value.ndim == 0:
-            value = value.astype(np.float64)  # 1 and 1.5 may be logged under one name
-        value = value.astype(value.dtype.newbyteorder("="), copy=False)
-        known = self._logged_as.setdefault(path, value)
-        if (known.ndim, known.dtype) != (value.ndim, value.dtype):
-            msg = (
-                f"'{name}' was logged with {known.ndim} dimensions as {known.dtype}, and now with "
-                f"{value.ndim} as {value.dtype}; log it under another name"
-            )
-            raise ValueError(msg)
+        path, value = self._logged_names.checked(name, value)
         if not self.settings.policy.covers("logged", path):
             return
         if step != self._logged_at:
@@ -301,7 +214,7 @@ class Session:
         try:
             self._put_logged()
             if weights := self._last_weights:
-                self._put(step, lambda: Collected(_to_arrays(weights)))
+                self._put(step, lambda: Collected(to_arrays(weights)))
         except Exception as error:
             self.fail(error)
             return
@@ -309,7 +222,7 @@ class Session:
 
     def fail(self, error: Exception) -> None:
         """Stop because the tracer failed; what then happens is up to `on_error`."""
-        told = self._told(error)
+        told = told_of(self.settings.path, error)
         is_limit = isinstance(error, DiskLimitError)
         self._finish("incomplete", told if is_limit else f"tracing failed: {told}")
         self._complain(error)
@@ -348,35 +261,7 @@ class Session:
         taps, missing, policy = traced.taps, traced.missing(), self.settings.policy
 
         def collect() -> Collected:
-            inputs = [
-                np.asarray(tensors.pop(k)) for k in sorted(tensors) if k.startswith(BATCH_INPUT)
-            ]
-            rows = np.asarray(tensors.pop(ROWS)).tolist()
-            size = len(inputs[0]) if inputs else max(rows, default=0)
-            misfits = taps.misfits(rows, size)
-            for kind, path in misfits:
-                tensors.pop(f"{kind}/{path}", None)
-            arrays = _to_arrays(tensors)
-            for name in (SAMPLE_LOSS, SAMPLE_WEIGHT):
-                if len(arrays.get(f"inputs/{name}", range(size))) != size:
-                    del arrays[f"inputs/{name}"]
-                    misfits["inputs", name] = NOT_SAMPLES
-            if ids is not None:
-                arrays |= _with_ids(arrays, _checked_ids(ids, size), policy)
-            if inputs and policy.covers("inputs", SAMPLE_DIGEST):
-                arrays[f"inputs/{SAMPLE_DIGEST}"] = sample_digests(inputs)
-            arrays |= {
-                "scalars/epoch": scalar(moment.epoch, np.int64),
-                "scalars/batch": scalar(moment.batch, np.int64),
-                "scalars/batch_size": scalar(size, np.int64),
-                "scalars/wall_time": scalar(result.wall_time, np.float64),
-                "scalars/step_duration": scalar(result.duration, np.float64),
-            }
-            if policy.step_bytes is None:
-                return Collected(arrays, (*missing, *as_missing(misfits)))
-            left_out = beyond_budget(arrays, policy.step_bytes)
-            arrays = {key: values for key, values in arrays.items() if key not in left_out}
-            return Collected(arrays, (*missing, *as_missing(misfits), *left_out.values()))
+            return collect_step(tensors, result, moment, taps, missing, ids, policy)
 
         self._put(moment.step, collect)
 
@@ -390,18 +275,10 @@ class Session:
             self.end("incomplete", f"the policy's budget of {budget} was used up at step {step}")
             return
 
-        def with_precision() -> Collected:
-            collected = collect()
-            if not policy.precision:
-                return collected
-            arrays = {}
-            for key, values in collected.arrays.items():
-                kind = split_key(key)[0]
-                keep_bits = None if policy.only_describes(kind) else policy.keep_bits(kind)
-                arrays[key] = values if keep_bits is None else rounded(values, keep_bits)
-            return Collected(arrays, collected.missing)
+        def as_exactly_as_asked() -> Collected:
+            return with_precision(collect(), policy)
 
-        recording.put(self._pending(step, with_precision))
+        recording.put(self._pending(step, as_exactly_as_asked))
 
     def _pending(self, step: int, collect: Callable[[], Collected]) -> PendingStep:
         """Return a step to hand over; with the first one, a trace that is there goes on."""
@@ -418,28 +295,12 @@ class Session:
 
         return PendingStep(step, go_on)
 
-    def _told(self, error: Exception) -> str:
-        """Return an error as a part of a sentence that names the trace already."""
-        if not isinstance(error, TraceError):
-            return one_line(error)
-        if isinstance(error.__cause__, TraceError):  # such as the recorder's, met while writing
-            error = error.__cause__
-        return str(error).splitlines()[0].removeprefix(f"{self.settings.path}: ")
-
     def _complain(self, error: Exception) -> None:
         """Say that the tracing has stopped, why, and what to do; once, when it is finished."""
-        path, told = self.settings.path, self._told(error)
-        advice = ["free space"] if os.strerror(errno.ENOSPC) in told else []
-        command = f"steptrace recover {path}"
-        if command not in told and JournalReader(journal_path(path)).exists:
-            advice.append(f"run '{command}' to finish the trace")
-        kept = ": ".join(["earlier steps are kept", *filter(None, [" and ".join(advice)])])
+        path = self.settings.path
         if self.settings.on_error == "raise":
-            msg = f"{path}: tracing stopped: {told}; {kept}"
-            raise TraceError(msg) from error
-        text = (
-            f"{path}: tracing stopped: {told}; the training goes on without the tracer, and {kept}"
-        )
+            raise TraceError(stopped(path, error)) from error
+        text = stopped(path, error, "the training goes on without the tracer, and ")
         warnings.warn(text, RuntimeWarning, stacklevel=3)
 
     def _finish(self, status: Status, reason: str | None) -> TraceError | None:
@@ -465,47 +326,6 @@ class Session:
         return None
 
 
-def one_line(error: BaseException) -> str:
-    """Return the type and the first line of an error."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-def _with_ids(
-    arrays: Mapping[str, npt.NDArray[Any]], ids: npt.NDArray[np.int64], policy: Policy
-) -> dict[str, npt.NDArray[Any]]:
-    """Return the ids of a batch's samples, and where a policy names samples, only their rows."""
-    found: dict[str, npt.NDArray[Any]] = {}
-    if policy.covers("inputs", SAMPLE_ID):
-        found[f"inputs/{SAMPLE_ID}"] = ids
-    if not policy.picks_samples:
-        return found
-    picked = np.flatnonzero(np.isin(ids, policy.samples))
-    for key, values in arrays.items():
-        kind, path = split_key(key)
-        if has_samples(kind, path) and not policy.only_describes(kind):
-            found[key] = values[picked]
-    return found | {f"inputs/{RECORDED_ID}": ids[picked]}
-
-
-def _checked_ids(ids: Any, size: int) -> npt.NDArray[np.int64]:
-    found = np.asarray(ids)
-    if found.shape != (size,) or found.dtype.kind not in "iu":
-        msg = (
-            f"sample_ids returned {found.dtype} of shape {found.shape}; it must return one integer "
-            f"for each of the {size} samples"
-        )
-        raise TraceError(msg)
-    return found.astype(np.int64)
-
-
 def _bytes_of(tensors: Mapping[str, Any]) -> int:
     taps = (tensor for key, tensor in tensors.items() if not key.startswith(BATCH_INPUT))
     return sum(int(tensor.dtype.size) * math.prod(tensor.shape) for tensor in taps)
-
-
-def _to_arrays(tensors: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
-    # NumPy has no bfloat16, and every bfloat16 is a float32.
-    return {
-        key: np.asarray(tf.cast(t, tf.float32) if t.dtype == tf.bfloat16 else t)
-        for key, t in tensors.items()
-    }

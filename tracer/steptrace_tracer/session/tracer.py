@@ -15,9 +15,10 @@ from steptrace_schema.journal.where import journal_path
 from steptrace_schema.storage.location import Location, locate
 from steptrace_schema.store.opening import refuse_existing
 from steptrace_tracer._tensorflow import keras, tf
-from steptrace_tracer.capture.names import walk
-from steptrace_tracer.capture.program import fit_program, update_count
-from steptrace_tracer.session.session import Moment, OnError, Session, Settings, one_line
+from steptrace_tracer.session.failure import one_line
+from steptrace_tracer.session.session import Session
+from steptrace_tracer.session.settings import OnError, Settings
+from steptrace_tracer.session.traced_fit import TracedFit
 from steptrace_tracer.session.workers import present_worker
 from steptrace_tracer.session.wrapped_step import WrappedStep
 
@@ -145,10 +146,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         self._overwrite = overwrite
         self._resume = resume
         self._session: Session | None = None
-        self._original: Any = None
-        self._batch: int | None = None
-        self._next_step = 0
-        self._first_step = 0
+        self._fit = TracedFit(lambda: self.epoch)
         self._wrapped: WrappedStep | None = None
 
     @staticmethod
@@ -269,9 +267,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
     def _present_step(self) -> int | None:
         if self._wrapped is not None:
             return self._wrapped.present_step
-        if self._batch is not None or self._next_step == self._first_step:
-            return self._next_step  # whose batch has begun, or that will be the first
-        return self._next_step - 1
+        return self._fit.present_step
 
     def mark(self) -> None:
         """Mark the present step as worth keeping, where the policy retains steps around marks.
@@ -303,7 +299,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         if error is None:
             self.close()
             return
-        self._give_back()
+        self._fit.give_back()
         if self._session is not None and self._session.active:
             self._session.end("incomplete", f"the training was ended by {one_line(error)}")
 
@@ -311,7 +307,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         """Take over the model's train function."""
         session = self._begin_session()
         try:
-            self._take_over()
+            self._fit.take_over(self.model, session)
         except Exception as error:
             session.fail(error)
 
@@ -321,7 +317,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Note the batch."""
-        self._batch = batch
+        self._fit.batch = batch
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Record the validation, and keep the weights, which may be the last ones.
@@ -337,13 +333,13 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
             for name, value in (logs or {}).items()
             if name.startswith(_VALIDATION)
         }
-        self._session.validated(self._next_step, validation)
+        self._session.validated(self._fit.next_step, validation)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Record the last weights, give the train function back, and finish the trace."""
-        self._give_back()
+        self._fit.give_back()
         if self._session is not None:
-            self._session.complete(self._next_step)
+            self._session.complete(self._fit.next_step)
 
     def _begin_session(self) -> Session:
         earlier = self._session
@@ -367,89 +363,3 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
             refuse_existing(self.path, overwrite=self._overwrite)
         self._session = Session(dataclasses.replace(self._settings, resume=resume))
         return self._session
-
-    def _take_over(self) -> None:
-        model = self.model
-        if model.optimizer is None:
-            msg = "the model has no optimizer, so it has no steps to record"
-            raise TraceError(msg)
-        if isinstance(holder := getattr(model.train_function, "__self__", None), Tracer):
-            holder._abandon()  # of a fit that never came to its end
-        # A model that was compiled again counts from 0 again; its trace goes on.
-        self._next_step = max(self._next_step, update_count(model.optimizer))
-        self._first_step = self._next_step
-        self._original = model.train_function
-        model.train_function = self._train_function
-
-    def _give_back(self) -> None:
-        original, self._original = self._original, None
-        if original is not None:
-            self.model.train_function = original
-
-    def _abandon(self) -> None:
-        self._give_back()
-        if self._session is not None:
-            self._session.abandon()
-
-    def _train_function(self, iterator: Any) -> Any:
-        """Do what Keras' own train function does, recording the steps that the policy wants."""
-        original, session = self._original, self._session
-        if self._batch is None or session is None:
-            # Another fit, without this callback: the one that was recorded never came to its end.
-            self._abandon()
-            return original(iterator)
-        batch, self._batch = self._batch, None
-        count = self.model.steps_per_execution
-        first = self._next_step
-        if not session.wants(first, self.epoch, count):
-            logs = original(iterator)
-            # The last of several executions may hold fewer steps, as only the optimizer knows.
-            present = first + 1 if count == 1 else update_count(self.model.optimizer)
-            self._next_step = max(first + 1, present)
-            return logs
-        logs = None
-        for offset in range(count):
-            try:
-                data = next(iterator)
-            except (StopIteration, tf.errors.OutOfRangeError):
-                if offset == 0:
-                    raise
-                break
-            except BaseException as error:
-                session.end("incomplete", f"reading the next batch raised {one_line(error)}")
-                raise
-            spec = getattr(iterator, "element_spec", None)
-            logs = self._train_on(session, data, batch + offset, spec)
-        if not session.active:
-            self._give_back()
-        return logs
-
-    def _train_on(self, session: Session, data: Any, batch: int, spec: Any) -> Any:
-        original = self._original
-
-        def without_tracer() -> Any:
-            return original(iter([data]))
-
-        if not session.active:
-            return without_tracer()
-        step, self._next_step = self._next_step, self._next_step + 1
-        try:
-            if session.traced is None:
-                self._build(data)
-                session.begin(fit_program(self.model, spec), step)
-        except Exception as error:
-            session.fail(error)
-            return without_tracer()
-        return session.run((data,), {}, Moment(step, self.epoch, batch), without_tracer)
-
-    def _build(self, data: Any) -> None:
-        """Build a model that has not seen data yet, as Keras does before the first step."""
-        model = self.model
-        children = [layer for layer, _ in walk(model)]
-        if not all(layer.built for layer in (model, *children)):
-            try:
-                model._symbolic_build(data_batch=data)
-            except Exception:
-                # A model with a train_step of its own need not be callable itself.
-                if not children or not all(layer.built for layer in children):
-                    raise

@@ -16,10 +16,12 @@ from steptrace_tracer.capture.program import (
     several_replicas,
     update_count,
 )
-from steptrace_tracer.session.session import Moment, Session
+from steptrace_tracer.session.collect_step import Moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from steptrace_tracer.session.session import Session
 
 
 class WrappedStep:

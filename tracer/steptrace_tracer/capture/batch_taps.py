@@ -1,0 +1,60 @@
+"""What a step is trained on, as taps: the samples that are kept, and all for their digests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from steptrace_schema.names import SAMPLE_REPLICA, X, Y
+from steptrace_tracer.capture.names import joined, leaves
+from steptrace_tracer.capture.replicas import whole_batch
+from steptrace_tracer.capture.taps import NOT_NUMBERS, NOT_SAMPLES, Taps, storable
+
+if TYPE_CHECKING:
+    from steptrace_schema.format.policy import Policy
+    from steptrace_tracer.capture.program import Batch
+
+BATCH_INPUT = "batch_input"
+"""Key of the taps that the digests are made of; they are no arrays of the trace."""
+
+
+def batch_taps(batch: Batch, policy: Policy, strategy: Any) -> Taps:
+    """Return the taps of a step's batch.
+
+    Parameters
+    ----------
+    batch
+        What the step is trained on.
+    policy
+        What to keep.
+    strategy
+        The ``tf.distribute.Strategy`` that spreads it over replicas; None for one.
+    """
+    taps = Taps()
+    whole, kept, samples = batch, batch, policy.rows
+    if strategy is not None:
+        whole, kept, replica = whole_batch(strategy, batch, samples)
+        samples = None  # `kept` holds no more
+        if replica is not None and policy.covers("inputs", SAMPLE_REPLICA):
+            taps.add("inputs", SAMPLE_REPLICA, replica)
+    for base, structure in ((X, kept.x), (Y, kept.y)):
+        for name, tensor in leaves(structure):
+            place = joined(base, name)
+            if not policy.covers("inputs", place):
+                continue
+            if not storable(tensor):
+                taps.lacks("inputs", place, NOT_NUMBERS)
+            elif tensor.shape.rank == 0:
+                taps.lacks("inputs", place, NOT_SAMPLES)
+            else:
+                taps.add("inputs", place, tensor[:samples])
+    taps.tensors |= _whole_input(whole)
+    return taps
+
+
+def _whole_input(batch: Batch) -> dict[str, Any]:
+    """Return the whole batch's inputs, for digests of every sample."""
+    return {
+        f"{BATCH_INPUT}/{number}": tensor
+        for number, (_, tensor) in enumerate(leaves(batch.x))
+        if storable(tensor) and tensor.shape.rank != 0
+    }

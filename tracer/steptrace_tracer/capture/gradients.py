@@ -1,0 +1,244 @@
+"""Whose gradient is whose: the gradients of a step, and the losses and models they belong to.
+
+The backward pass that the step does anyway is asked for more of its results.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+from steptrace_schema.format.layout import unique_paths
+from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.capture.names import Names, walk
+from steptrace_tracer.capture.taps import NO_GRADIENT, Taps
+from steptrace_tracer.capture.unfused_rows import first_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence, Set
+
+    from steptrace_schema.format.policy import Policy
+    from steptrace_schema.names import Kind
+
+_FROM_LOGITS = (
+    "the loss is computed from the layer's logits; their gradient is recorded as 'logits' beside it"
+)
+_JOINT = "joint"
+"""Name of a loss that is differentiated for the weights of several models at once."""
+_NOT_DIFFERENTIATED = "the step differentiates no loss with respect to this weight"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """A tensor whose gradient is wanted."""
+
+    kind: Kind
+    path: str
+    tensor: Any
+    layer: int | None
+    """``id`` of the layer that it is an output of; None for an input of the model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Home:
+    """A model, or a model inside a model, whose weights may be trained by themselves."""
+
+    name: str
+    weights: Set[int]
+    layers: Set[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Backward:
+    """One differentiation of a loss with respect to weights."""
+
+    target: Any
+    scale: Any
+    home: _Home | None
+    """The smallest model with all these weights; None where they are of several."""
+    found: dict[tuple[Kind, str], Any]
+
+    def distance(self, layer: int | None) -> float:
+        """Return how far this loss is from being the layer's own: the size of its model."""
+        if self.home is None or (layer is not None and layer not in self.home.layers):
+            return math.inf
+        return len(self.home.layers)
+
+
+class GradientAttribution:
+    """Finds the gradients of one replica's step, and the loss and model that each belongs to.
+
+    Parameters
+    ----------
+    models
+        The models that the step trains.
+    names
+        The paths of their layers and weights.
+    policy
+        What to keep.
+    taps
+        Where the gradients go, and the reasons for those that are missing.
+    """
+
+    def __init__(self, models: tuple[Any, ...], names: Names, policy: Policy, taps: Taps) -> None:
+        self._models = models
+        self._names = names
+        self._policy = policy
+        self._taps = taps
+        self._sources: list[_Source] = []
+        self._logits: dict[str, str] = {}
+        """Path of an output to that of the logits that it is computed from."""
+        self._scaled: list[tuple[Any, Any]] = []
+        self._backward: list[_Backward] = []
+        self._homes = _homes(models)
+
+    def have(self, kind: Kind, path: str, tensor: Any, layer: Any = None) -> None:
+        """Ask for the gradient of `tensor`, an output of `layer`, or an input of the model."""
+        self._sources.append(_Source(kind, path, tensor, None if layer is None else id(layer)))
+
+    def have_logits(self, output: str, path: str, logits: Any, layer: Any) -> None:
+        """Ask for the gradient of the logits that the output at path `output` is computed from.
+
+        A cross-entropy takes these, any other loss or layer takes the output.
+        """
+        self._logits[output] = path
+        self.have("activation_gradients", path, logits, layer)
+
+    def keep_scale(self, scaled: Any, scale: Any) -> None:
+        """Note that the loss `scaled` is the loss times `scale`."""
+        scale = tf.cast(scale, tf.float32)
+        self._scaled.append((scaled, scale))
+        self._taps.scale = scale
+
+    def differentiate(
+        self, gradient: Callable[..., Any], target: Any, sources: Any, keywords: dict[str, Any]
+    ) -> Any:
+        """Ask for the gradients of `target`, those of what was kept so far included.
+
+        Parameters
+        ----------
+        gradient
+            ``tape.gradient`` of the tape in question.
+        target, sources, keywords
+            What the step asks it for.
+        """
+        flat = tf.nest.flatten(sources)
+        paths = [self._names.weights.get(id(source)) for source in flat]
+        if all(path is None for path in paths):
+            return gradient(target, sources, **keywords)
+        wanted = list(self._sources)
+        extra = [source.tensor for source in wanted]
+        gradients = gradient(target, [*flat, *extra], **keywords)
+        own = gradients[: len(flat)]
+        found: dict[tuple[Kind, str], Any] = {}
+        for path, value in zip(paths, own, strict=True):
+            if path is not None and self._policy.covers("gradients", path):
+                found["gradients", path] = value
+        for source, value in zip(wanted, gradients[len(flat) :], strict=True):
+            found[source.kind, source.path] = value
+        weights = {id(v) for v, path in zip(flat, paths, strict=True) if path is not None}
+        home = next((home for home in self._homes if weights <= home.weights), None)
+        self._backward.append(_Backward(target, self._scale_of(target), home, found))
+        return tf.nest.pack_sequence_as(sources, own)
+
+    def settle(self) -> None:
+        """Keep the gradients, and say of which weights there are none, when the step is through."""
+        self._keep_gradients()
+        self._explain_undifferentiated()
+
+    def _scale_of(self, target: Any) -> Any:
+        """Return what the differentiated loss was multiplied by."""
+        for scaled, scale in self._scaled:
+            if scaled is target:
+                return scale
+        # A step may do more with the scaled loss, such as a sum over several.
+        return self._scaled[0][1] if len(self._scaled) == 1 else None
+
+    def _keep_gradients(self) -> None:
+        """Keep each gradient once: of the losses that belong to the layer's own model.
+
+        Where these are several, it is the gradient of their sum, as ``scalars/loss`` is the sum.
+        """
+        layers = {(source.kind, source.path): source.layer for source in self._sources}
+        keys = dict.fromkeys(key for backward in self._backward for key in backward.found)
+        taken = self._logits_that_are_taken()
+        for kind, path in keys:
+            if path in self._logits.values() and path not in taken:
+                continue
+            candidates = [b for b in self._backward if b.found.get((kind, path)) is not None]
+            if not candidates:
+                reason = _FROM_LOGITS if self._logits.get(path) in taken else NO_GRADIENT
+                self._taps.lacks(kind, path, reason)
+                continue
+            layer = layers.get((kind, path))
+            if kind != "gradients":  # those of weights are of every loss that asks for them
+                nearest = min(backward.distance(layer) for backward in candidates)
+                candidates = [b for b in candidates if b.distance(layer) == nearest]
+            self._taps.add(kind, path, self._summed(kind, path, candidates))
+        for source in self._sources:
+            if (source.kind, source.path) not in keys and source.path not in self._logits.values():
+                self._taps.lacks(source.kind, source.path, NO_GRADIENT)
+        for backward in self._backward:
+            name = backward.home.name if backward.home is not None else _JOINT
+            loss = tf.cast(tf.reduce_sum(backward.target), tf.float32)
+            if backward.scale is not None:
+                loss = loss / backward.scale
+            self._taps.losses[unique_paths([*self._taps.losses, name])[-1]] = loss
+
+    def _summed(self, kind: Kind, path: str, backwards: Sequence[_Backward]) -> Any:
+        gradients = []
+        for backward in backwards:
+            dense = tf.convert_to_tensor(backward.found[kind, path])
+            if kind != "gradients":
+                dense = first_rows(dense, self._policy.rows)
+            gradients.append(_unscaled(dense, backward.scale))
+        return gradients[0] if len(gradients) == 1 else tf.add_n(gradients)
+
+    def _logits_that_are_taken(self) -> set[str]:
+        """Return the paths of logits that a loss depends on, but not by way of the output."""
+        found = {
+            path
+            for backward in self._backward
+            for (kind, path), value in backward.found.items()
+            if kind == "activation_gradients" and value is not None
+        }
+        return {
+            logits
+            for output, logits in self._logits.items()
+            if logits in found and output not in found
+        }
+
+    def _explain_undifferentiated(self) -> None:
+        """Say of which trainable weights no loss is differentiated in the step."""
+        for model in self._models:
+            for variable in model.trainable_weights:
+                path = self._names.weights.get(id(variable))
+                known = self._taps.tensors.keys() | {f"{k}/{p}" for k, p in self._taps.missing}
+                if (
+                    path is not None
+                    and self._policy.covers("gradients", path)
+                    and f"gradients/{path}" not in known
+                ):
+                    self._taps.lacks("gradients", path, _NOT_DIFFERENTIATED)
+
+
+def _homes(models: tuple[Any, ...]) -> list[_Home]:
+    """Return every model that may be trained by itself, the smallest first."""
+    nested = (m for model in models for m, _ in walk(model) if isinstance(m, keras.Model))
+    homes = [
+        _Home(
+            str(model.name),
+            {id(variable) for variable in model.weights},
+            {id(layer) for layer, _ in walk(model)},
+        )
+        for model in (*models, *nested)
+    ]
+    return sorted(homes, key=lambda home: len(home.layers))
+
+
+def _unscaled(gradient: Any, scale: Any) -> Any:
+    if scale is None:
+        return gradient
+    # float16 has no room for the scale, nor for all that is divided by it.
+    return tf.cast(gradient, tf.float32) / scale

@@ -1,0 +1,94 @@
+"""What is recorded of optimizers: learning rates, and what they remember of each weight."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from steptrace_schema.format.layout import safe_path, unique_paths
+from steptrace_schema.names import LEARNING_RATE, LEARNING_RATES
+from steptrace_tracer._tensorflow import tf
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from steptrace_schema.format.policy import Policy
+    from steptrace_tracer.capture.names import Names
+
+
+def learning_rates(optimizers: Sequence[Any]) -> dict[str, Any]:
+    """Return the present learning rates, ``scalars/path`` to float32 tensor.
+
+    Parameters
+    ----------
+    optimizers
+        Keras optimizers, the main one first.
+    """
+    main, *others = (
+        (optimizer.name, tf.cast(tf.identity(optimizer.learning_rate), tf.float32))
+        for optimizer in optimizers
+    )
+    rates = {f"scalars/{LEARNING_RATE}": main[1]}
+    if others:
+        names = unique_paths([name for name, _ in (main, *others)])
+        for name, (_, rate) in zip(names, (main, *others), strict=True):
+            rates[f"scalars/{LEARNING_RATES}/{name}"] = rate
+    return rates
+
+
+def slot_taps(optimizers: Sequence[Any], names: Names, policy: Policy) -> dict[str, Any]:
+    """Return the present slots that `policy` covers, ``optimizer/path`` to tensor.
+
+    Parameters
+    ----------
+    optimizers
+        Keras optimizers; several may train one weight.
+    names
+        The paths of the weights.
+    policy
+        What to keep.
+    """
+    if "optimizer" not in policy.kinds:
+        return {}
+    slots = [slot for optimizer in optimizers for slot in optimizer_slots(optimizer, names)]
+    paths = unique_paths([path for path, _ in slots])
+    return {
+        f"optimizer/{path}": tf.identity(variable.value)
+        for path, (_, variable) in zip(paths, slots, strict=True)
+        if policy.covers("optimizer", path)
+    }
+
+
+def optimizer_slots(optimizer: Any, names: Names) -> Iterator[tuple[str, Any]]:
+    """Yield the variables that an optimizer keeps for each weight, with their paths.
+
+    Keras calls such a variable after the weight and the slot:
+    ``adam/dense_kernel_momentum``. What belongs to no weight, such as the count of updates, is
+    left out. Weights of several models may have the same name; their variables come in the order
+    in which the optimizer has the weights.
+
+    Parameters
+    ----------
+    optimizer
+        A Keras optimizer; before its first step it has no slots.
+    names
+        The paths of the weights.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if not inner.built:
+        return
+    weights: dict[str, list[Any]] = {}
+    for weight in inner._trainable_variables:
+        weights.setdefault(f"{str(weight.path).replace('/', '_')}_", []).append(weight)
+    seen: Counter[str] = Counter()
+    for variable in inner.variables:
+        name = str(variable.path).rpartition("/")[2]
+        owners = [prefix for prefix in weights if name.startswith(prefix)]
+        if not owners:
+            continue
+        prefix = max(owners, key=len)
+        same = weights[prefix]
+        path = names.weights.get(id(same[seen[name] % len(same)]))
+        seen[name] += 1
+        if path is not None:
+            yield f"{path}/{safe_path(name.removeprefix(prefix))}", variable

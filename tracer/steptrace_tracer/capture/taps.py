@@ -1,0 +1,89 @@
+"""What one training step is asked for beside its result, and why the rest is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from steptrace_schema.format.attributes import Missing
+from steptrace_tracer._tensorflow import tf
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from steptrace_schema.format.policy import Policy
+    from steptrace_schema.names import Kind
+
+NO_GRADIENT = "the loss does not depend on this tensor"
+NOT_NUMBERS = "it is not a dense tensor of numbers"
+NOT_SAMPLES = "its first dimension does not count the samples of the batch"
+OUTPUT_KINDS: tuple[Kind, ...] = ("activations", "activation_gradients")
+
+
+@dataclasses.dataclass
+class Taps:
+    """The tensors of one step, ``kind/path`` to tensor, and what is missing with its reason."""
+
+    tensors: dict[str, Any] = dataclasses.field(default_factory=dict)
+    missing: dict[tuple[Kind, str], str] = dataclasses.field(default_factory=dict)
+    rows: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Path of each output to its extent along the first dimension, over the whole batch."""
+    losses: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Name of a model to the loss that its weights were differentiated for, unscaled float32."""
+    scale: Any = None
+    """What an optimizer multiplied the loss by, float32; None where it did not."""
+    error: Exception | None = None
+    """The first failure of a tap. The step itself goes on, so that it need not be done again."""
+
+    def add(self, kind: Kind, path: str, tensor: Any) -> None:
+        """Keep one tensor."""
+        self.tensors[f"{kind}/{path}"] = tensor
+
+    def lacks(self, kind: Kind, path: str, reason: str) -> None:
+        """Say why a tensor cannot be kept."""
+        self.missing[kind, path] = reason
+
+    def count_rows(self) -> Any:
+        """Return the values of :attr:`rows` as one tensor."""
+        return tf.stack([tf.cast(n, tf.int64) for n in self.rows.values()] or [tf.int64.max])
+
+    def misfits(self, counts: Iterable[int], samples: int) -> dict[tuple[Kind, str], str]:
+        """Return which outputs have other rows than the `samples` of the batch, with the reason.
+
+        Only running the step shows it: while it is traced, the size of a batch is unknown.
+        """
+        return {
+            (kind, path): NOT_SAMPLES
+            for path, count in zip(self.rows, counts, strict=False)
+            if count != samples
+            for kind in OUTPUT_KINDS
+            if f"{kind}/{path}" in self.tensors
+        }
+
+    def missing_entries(self) -> tuple[Missing, ...]:
+        """Return what is missing, as the trace lists it."""
+        return as_missing(self.missing)
+
+
+def as_missing(reasons: Mapping[tuple[Kind, str], str]) -> tuple[Missing, ...]:
+    """Return reasons by kind and path in the form in which a trace lists them."""
+    return tuple(
+        Missing(kind=kind, path=path, reason=reason) for (kind, path), reason in reasons.items()
+    )
+
+
+def output_kinds(policy: Policy, place: str) -> list[Kind]:
+    """Return the kinds in which the layer output at `place` is recorded."""
+    return [kind for kind in OUTPUT_KINDS if policy.covers(kind, place)]
+
+
+def storable(tensor: Any) -> bool:
+    """Whether `tensor` is dense and holds real numbers or booleans."""
+    if not isinstance(tensor, tf.Tensor):
+        return False
+    return bool(tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool)
+
+
+def present_graph() -> Any:
+    """Return the graph that is being built, None when running eagerly."""
+    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()

@@ -1,0 +1,39 @@
+"""One step on its way to the journal."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    from steptrace_schema.format.attributes import Missing
+
+Arrays = dict[str, "npt.NDArray[Any]"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """One step's arrays, ``kind/path`` to value, and what it has no data for, with reasons."""
+
+    arrays: Arrays
+    missing: tuple[Missing, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class PendingStep:
+    """One step on its way to the journal.
+
+    Attributes
+    ----------
+    step
+        Its number.
+    collect
+        Turns its tensors into arrays; called in the writing thread.
+    """
+
+    step: int
+    collect: Callable[[], Collected]

@@ -1,0 +1,161 @@
+"""The arrays of one step, from the tensors that its traced run returned."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from steptrace_schema.errors import TraceError
+from steptrace_schema.format.layout import split_key
+from steptrace_schema.names import (
+    RECORDED_ID,
+    SAMPLE_DIGEST,
+    SAMPLE_ID,
+    SAMPLE_LOSS,
+    SAMPLE_WEIGHT,
+)
+from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.capture.batch_taps import BATCH_INPUT
+from steptrace_tracer.capture.taps import NOT_SAMPLES, as_missing
+from steptrace_tracer.capture.traced_step import ROWS
+from steptrace_tracer.record.declare import has_samples
+from steptrace_tracer.record.pending_step import Collected
+from steptrace_tracer.record.precision import rounded
+from steptrace_tracer.record.sample_digests import sample_digests
+from steptrace_tracer.record.step_budget import beyond_budget
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from steptrace_schema.format.attributes import Missing
+    from steptrace_schema.format.policy import Policy
+    from steptrace_tracer.capture.taps import Taps
+    from steptrace_tracer.capture.traced_step import StepResult
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """When a step runs: its number, and where in the epochs it stands."""
+
+    step: int
+    epoch: int
+    batch: int
+
+
+def collect_step(
+    tensors: dict[str, Any],
+    result: StepResult,
+    moment: Moment,
+    taps: Taps,
+    missing: tuple[Missing, ...],
+    ids: Any,
+    policy: Policy,
+) -> Collected:
+    """Return what one step records.
+
+    Parameters
+    ----------
+    tensors
+        ``kind/path`` to eager tensor, and the two extra taps, which are taken out.
+    result
+        What the step gave, for its times.
+    moment
+        When it ran.
+    taps
+        What it was asked for.
+    missing
+        What it has no data for.
+    ids
+        An integer for each sample of the batch; None where there are none.
+    policy
+        What is recorded.
+
+    Raises
+    ------
+    TraceError
+        If `ids` are not one integer for each sample.
+    """
+    inputs = [np.asarray(tensors.pop(k)) for k in sorted(tensors) if k.startswith(BATCH_INPUT)]
+    rows = np.asarray(tensors.pop(ROWS)).tolist()
+    size = len(inputs[0]) if inputs else max(rows, default=0)
+    misfits = taps.misfits(rows, size)
+    for kind, path in misfits:
+        tensors.pop(f"{kind}/{path}", None)
+    arrays = to_arrays(tensors)
+    for name in (SAMPLE_LOSS, SAMPLE_WEIGHT):
+        if len(arrays.get(f"inputs/{name}", range(size))) != size:
+            del arrays[f"inputs/{name}"]
+            misfits["inputs", name] = NOT_SAMPLES
+    if ids is not None:
+        arrays |= _with_ids(arrays, _checked_ids(ids, size), policy)
+    if inputs and policy.covers("inputs", SAMPLE_DIGEST):
+        arrays[f"inputs/{SAMPLE_DIGEST}"] = sample_digests(inputs)
+    arrays |= {
+        "scalars/epoch": scalar(moment.epoch, np.int64),
+        "scalars/batch": scalar(moment.batch, np.int64),
+        "scalars/batch_size": scalar(size, np.int64),
+        "scalars/wall_time": scalar(result.wall_time, np.float64),
+        "scalars/step_duration": scalar(result.duration, np.float64),
+    }
+    if policy.step_bytes is None:
+        return Collected(arrays, (*missing, *as_missing(misfits)))
+    left_out = beyond_budget(arrays, policy.step_bytes)
+    arrays = {key: values for key, values in arrays.items() if key not in left_out}
+    return Collected(arrays, (*missing, *as_missing(misfits), *left_out.values()))
+
+
+def with_precision(collected: Collected, policy: Policy) -> Collected:
+    """Return the arrays as exactly as `policy` wants them."""
+    if not policy.precision:
+        return collected
+    arrays = {}
+    for key, values in collected.arrays.items():
+        kind = split_key(key)[0]
+        keep_bits = None if policy.only_describes(kind) else policy.keep_bits(kind)
+        arrays[key] = values if keep_bits is None else rounded(values, keep_bits)
+    return Collected(arrays, collected.missing)
+
+
+def to_arrays(tensors: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
+    """Return eager tensors as arrays of NumPy."""
+    # NumPy has no bfloat16, and every bfloat16 is a float32.
+    return {
+        key: np.asarray(tf.cast(t, tf.float32) if t.dtype == tf.bfloat16 else t)
+        for key, t in tensors.items()
+    }
+
+
+def _with_ids(
+    arrays: Mapping[str, npt.NDArray[Any]], ids: npt.NDArray[np.int64], policy: Policy
+) -> dict[str, npt.NDArray[Any]]:
+    """Return the ids of a batch's samples, and where a policy names samples, only their rows."""
+    found: dict[str, npt.NDArray[Any]] = {}
+    if policy.covers("inputs", SAMPLE_ID):
+        found[f"inputs/{SAMPLE_ID}"] = ids
+    if not policy.picks_samples:
+        return found
+    picked = np.flatnonzero(np.isin(ids, policy.samples))
+    for key, values in arrays.items():
+        kind, path = split_key(key)
+        if has_samples(kind, path) and not policy.only_describes(kind):
+            found[key] = values[picked]
+    return found | {f"inputs/{RECORDED_ID}": ids[picked]}
+
+
+def _checked_ids(ids: Any, size: int) -> npt.NDArray[np.int64]:
+    found = np.asarray(ids)
+    if found.shape != (size,) or found.dtype.kind not in "iu":
+        msg = (
+            f"sample_ids returned {found.dtype} of shape {found.shape}; it must return one integer "
+            f"for each of the {size} samples"
+        )
+        raise TraceError(msg)
+    return found.astype(np.int64)
+
+
+def scalar(value: Any, dtype: Any) -> npt.NDArray[Any]:
+    """Return `value` as a 0-d array."""
+    return np.asarray(value, dtype=dtype)

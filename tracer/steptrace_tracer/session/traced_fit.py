@@ -1,0 +1,146 @@
+"""Driving ``fit``: a train function in the place of the model's own, whose steps are recorded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from steptrace_schema.errors import TraceError
+from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.capture.names import walk
+from steptrace_tracer.capture.program import fit_program, update_count
+from steptrace_tracer.session.collect_step import Moment
+from steptrace_tracer.session.failure import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from steptrace_tracer.session.session import Session
+
+
+class TracedFit:
+    """Does what the train function of a model does, and has its steps recorded.
+
+    It lasts as long as its tracer: a second ``fit`` goes on counting where the first one ended.
+
+    Parameters
+    ----------
+    epoch
+        Returns the present epoch.
+
+    Attributes
+    ----------
+    next_step
+        Number of the step to come.
+    batch
+        Number of the batch that has begun; None between two.
+    """
+
+    def __init__(self, epoch: Callable[[], int]) -> None:
+        self._epoch = epoch
+        self.next_step = 0
+        self.batch: int | None = None
+        self._first_step = 0
+        self._model: Any = None
+        self._original: Any = None
+        self._session: Session | None = None
+
+    @property
+    def present_step(self) -> int:
+        """The number of the step that was done last, or whose batch has begun."""
+        if self.batch is not None or self.next_step == self._first_step:
+            return self.next_step  # whose batch has begun, or that will be the first
+        return self.next_step - 1
+
+    def take_over(self, model: Any, session: Session) -> None:
+        """Take the place of the model's train function.
+
+        Raises
+        ------
+        TraceError
+            If the model has no optimizer.
+        """
+        self._session = session
+        if model.optimizer is None:
+            msg = "the model has no optimizer, so it has no steps to record"
+            raise TraceError(msg)
+        if isinstance(holder := getattr(model.train_function, "__self__", None), TracedFit):
+            holder._abandon()  # of a fit that never came to its end
+        # A model that was compiled again counts from 0 again; its trace goes on.
+        self.next_step = max(self.next_step, update_count(model.optimizer))
+        self._first_step = self.next_step
+        self._model, self._original = model, model.train_function
+        model.train_function = self._train_function
+
+    def give_back(self) -> None:
+        """Give the train function back."""
+        original, self._original = self._original, None
+        if original is not None:
+            self._model.train_function = original
+
+    def _abandon(self) -> None:
+        self.give_back()
+        if self._session is not None:
+            self._session.abandon()
+
+    def _train_function(self, iterator: Any) -> Any:
+        """Do what Keras' own train function does, recording the steps that the policy wants."""
+        original, session = self._original, self._session
+        if self.batch is None or session is None:
+            # Another fit, without this callback: the one that was recorded never came to its end.
+            self._abandon()
+            return original(iterator)
+        batch, self.batch = self.batch, None
+        count = self._model.steps_per_execution
+        first = self.next_step
+        if not session.wants(first, self._epoch(), count):
+            logs = original(iterator)
+            # The last of several executions may hold fewer steps, as only the optimizer knows.
+            present = first + 1 if count == 1 else update_count(self._model.optimizer)
+            self.next_step = max(first + 1, present)
+            return logs
+        logs = None
+        for offset in range(count):
+            try:
+                data = next(iterator)
+            except (StopIteration, tf.errors.OutOfRangeError):
+                if offset == 0:
+                    raise
+                break
+            except BaseException as error:
+                session.end("incomplete", f"reading the next batch raised {one_line(error)}")
+                raise
+            spec = getattr(iterator, "element_spec", None)
+            logs = self._train_on(session, data, batch + offset, spec)
+        if not session.active:
+            self.give_back()
+        return logs
+
+    def _train_on(self, session: Session, data: Any, batch: int, spec: Any) -> Any:
+        original = self._original
+
+        def without_tracer() -> Any:
+            return original(iter([data]))
+
+        if not session.active:
+            return without_tracer()
+        step, self.next_step = self.next_step, self.next_step + 1
+        try:
+            if session.traced is None:
+                self._build(data)
+                session.begin(fit_program(self._model, spec), step)
+        except Exception as error:
+            session.fail(error)
+            return without_tracer()
+        return session.run((data,), {}, Moment(step, self._epoch(), batch), without_tracer)
+
+    def _build(self, data: Any) -> None:
+        """Build a model that has not seen data yet, as Keras does before the first step."""
+        model = self._model
+        children = [layer for layer, _ in walk(model)]
+        if not all(layer.built for layer in (model, *children)):
+            try:
+                model._symbolic_build(data_batch=data)
+            except Exception:
+                # A model with a train_step of its own need not be callable itself.
+                if not children or not all(layer.built for layer in children):
+                    raise
