@@ -16,8 +16,9 @@ import tensorflow as tf
 from keras_models import cnn, images, mlp, vectors, weights_of
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.policy import Policy
-from steptrace_tracer import Tracer
-from steptrace_tracer.planning.measure import Plan, plan_script, tracer_line
+from steptrace_tracer import Tracer, plan
+from steptrace_tracer.planning.plan import Plan, tracer_line
+from steptrace_tracer.planning.script import plan_script
 from steptrace_tracer.planning.text import describe, parse_bytes
 from steptrace_tracer.scripts.script import Script
 
@@ -30,7 +31,7 @@ KINDS = ("weights", "gradients", "activations", "activation_gradients", "inputs"
 @pytest.fixture(scope="module")
 def planned() -> Plan:
     x, y = vectors(8)
-    return Tracer.plan(mlp(), (x, y), kinds=KINDS, samples=2, steps=100, budget=20_000)
+    return plan(mlp(), (x, y), kinds=KINDS, samples=2, steps=100, budget=20_000)
 
 
 def test_bytes_are_those_of_the_tensors(planned: Plan) -> None:
@@ -86,7 +87,7 @@ def test_planning_leaves_the_model_and_its_later_training_as_they_were() -> None
     plain, planned = cnn(), cnn()
     before = weights_of(planned)
     function, history = planned.train_function, getattr(planned, "history", None)
-    Tracer.plan(planned, (x, y), kinds=("weights",))
+    plan(planned, (x, y), kinds=("weights",))
     assert all((a == b).all() for a, b in zip(before, weights_of(planned), strict=True))
     assert planned.train_function is function
     assert getattr(planned, "history", None) is history
@@ -149,6 +150,6 @@ def test_what_is_no_number_of_bytes_is_refused(text: str) -> None:
 def test_the_batch_may_be_of_tensors_and_with_weights() -> None:
     x, y = vectors(8)
     batch = (tf.constant(x), tf.constant(y), tf.ones(8))
-    found = Tracer.plan(mlp(), batch, kinds=("gradients",))
+    found = plan(mlp(), batch, kinds=("gradients",))
     assert found.run_bytes is None
     assert np.isfinite(found.slow_down)

@@ -18,7 +18,8 @@ from steptrace_schema.format.policy import Policy
 from steptrace_tracer import verify
 from steptrace_tracer.capture.traced_step import TracedStep
 from steptrace_tracer.verification.process import main
-from steptrace_tracer.verification.verify import State, first_difference
+from steptrace_tracer.verification.state import State
+from steptrace_tracer.verification.verify import first_difference
 
 
 def test_a_training_is_found_identical_with_all_its_variables_and_steps() -> None:

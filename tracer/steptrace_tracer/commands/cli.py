@@ -193,7 +193,7 @@ def plan(
     steptrace plan train.py
     steptrace plan --budget 10GB --steps 50000 train.py --epochs 100
     """
-    from steptrace_tracer.planning.measure import plan_script
+    from steptrace_tracer.planning.script import plan_script
     from steptrace_tracer.planning.text import describe, parse_bytes
     from steptrace_tracer.scripts.script import Script
 

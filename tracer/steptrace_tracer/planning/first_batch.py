@@ -1,23 +1,29 @@
-"""Taking the first batch of a ``fit``, and going no further."""
+"""The first batch of a ``fit``, as an exception that carries it out of the program."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from steptrace_tracer._tensorflow import keras
-from steptrace_tracer.planning.measure import FirstBatch
 
+class FirstBatch(BaseException):
+    """Ends a program at the first step of its ``fit``; no ``except Exception`` keeps it.
 
-class StopAtFirstBatch(keras.callbacks.Callback):  # type: ignore[misc]
-    """Raises :class:`~steptrace_tracer.planning.measure.FirstBatch` in place of the first step."""
+    Parameters
+    ----------
+    model
+        The model, untrained.
+    batch
+        What its first step would have been trained on.
+    epochs, steps_per_epoch
+        What the ``fit`` was to do; None where it does not say.
+    """
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Take the place of the model's train function."""
-        model, original = self.model, self.model.train_function
-
-        def stop(iterator: Any) -> Any:
-            batch = next(iterator)
-            model.train_function = original
-            raise FirstBatch(model, batch, self.params.get("epochs"), self.params.get("steps"))
-
-        model.train_function = stop
+    def __init__(
+        self, model: Any, batch: Any, epochs: int | None, steps_per_epoch: int | None
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.batch = batch
+        self.steps_per_epoch = steps_per_epoch
+        known = epochs is not None and steps_per_epoch is not None
+        self.steps = epochs * steps_per_epoch if known else None  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""What a trace will cost: bytes by kind and layer, time of a step, and the policy that fits."""
+"""Measuring what a trace will cost, by training a few steps of the model."""
 
 from __future__ import annotations
 
@@ -20,144 +20,18 @@ from steptrace_schema.format.layout import split_key
 from steptrace_schema.format.policy import Policy
 from steptrace_schema.names import STATISTICS, STEP
 from steptrace_schema.store.opening import read_attributes
-from steptrace_tracer.scripts.every_fit import every_fit
+from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.capture.program import update_count
+from steptrace_tracer.planning.plan import Plan, PlannedTensors
+from steptrace_tracer.session.tracer import Tracer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-    from steptrace_tracer.scripts.script import Script
 
 MEASURED_STEPS: Final = 8
 """How many traced steps are timed, with as many others between them."""
 _WARM_UP: Final = 4
 """Steps before them: the first ones compile."""
-
-
-@dataclasses.dataclass(frozen=True)
-class PlannedTensors:
-    """What one layer takes in one kind.
-
-    Attributes
-    ----------
-    kind, layer
-        The kind, and the path of the layer; ``""`` for what belongs to no layer.
-    tensors
-        How many arrays.
-    step_bytes
-        Bytes that a recorded step takes, before encoding.
-    """
-
-    kind: str
-    layer: str
-    tensors: int
-    step_bytes: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a trace will cost.
-
-    Attributes
-    ----------
-    policy
-        What would be recorded.
-    tensors
-        Bytes of a recorded step by kind and layer.
-    unless_consecutive
-        The same for what is recorded in addition where not every step is: the updates.
-    steps, steps_per_epoch
-        Length of the run; None where it is not known.
-    untraced_seconds, traced_seconds
-        Median time of a step. What the recorder does beside the training is not in it.
-    budget
-        Bytes that the whole trace may take; None for any number.
-    fitting
-        The policy that takes no more than `budget` bytes; None without a budget, and where no
-        whole step fits.
-    """
-
-    policy: Policy
-    tensors: tuple[PlannedTensors, ...]
-    unless_consecutive: tuple[PlannedTensors, ...]
-    steps: int | None
-    steps_per_epoch: int | None
-    untraced_seconds: float
-    traced_seconds: float
-    budget: int | None = None
-    fitting: Policy | None = None
-
-    @property
-    def step_bytes(self) -> int:
-        """Bytes of a recorded step, before encoding."""
-        return self.bytes_of_a_step(self.policy)
-
-    @property
-    def run_bytes(self) -> int | None:
-        """Bytes of the whole trace, before encoding; None where the run's length is not known."""
-        return self.bytes_of_a_run(self.policy)
-
-    @property
-    def slow_down(self) -> float:
-        """Time of a traced step over that of another one."""
-        return self.traced_seconds / self.untraced_seconds
-
-    def rows(self, policy: Policy) -> tuple[PlannedTensors, ...]:
-        """Return what a step takes by kind and layer, as `policy` says how often."""
-        more = () if policy.derives_updates else self.unless_consecutive
-        return (*self.tensors, *more)
-
-    def bytes_of_a_step(self, policy: Policy) -> int:
-        """Return the bytes of a recorded step, before encoding."""
-        return sum(row.step_bytes for row in self.rows(policy))
-
-    def bytes_of_a_run(self, policy: Policy) -> int | None:
-        """Return the bytes of the whole trace: the recorded steps, and the last weights."""
-        if self.steps is None:
-            return None
-        length = self.steps_per_epoch or self.steps
-        recorded = sum(policy.records_step(step, step // length) for step in range(self.steps))
-        last = sum(row.step_bytes for row in self.tensors if row.kind == "weights")
-        return recorded * self.bytes_of_a_step(policy) + last
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values."""
-        fitting = None if self.fitting is None else tracer_line(self.fitting)
-        return {
-            "policy": self.policy.model_dump(mode="json"),
-            "tensors": [dataclasses.asdict(row) for row in self.rows(self.policy)],
-            "step_bytes": self.step_bytes,
-            "steps": self.steps,
-            "run_bytes": self.run_bytes,
-            "untraced_seconds": self.untraced_seconds,
-            "traced_seconds": self.traced_seconds,
-            "slow_down": self.slow_down,
-            "budget": self.budget,
-            "fitting": fitting,
-        }
-
-
-class FirstBatch(BaseException):
-    """Ends a program at the first step of its ``fit``; no ``except Exception`` keeps it.
-
-    Parameters
-    ----------
-    model
-        The model, untrained.
-    batch
-        What its first step would have been trained on.
-    epochs, steps_per_epoch
-        What the ``fit`` was to do; None where it does not say.
-    """
-
-    def __init__(
-        self, model: Any, batch: Any, epochs: int | None, steps_per_epoch: int | None
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.batch = batch
-        self.steps_per_epoch = steps_per_epoch
-        known = epochs is not None and steps_per_epoch is not None
-        self.steps = epochs * steps_per_epoch if known else None  # type: ignore[operator]
 
 
 def plan(
@@ -168,6 +42,7 @@ def plan(
     steps: int | None = None,
     steps_per_epoch: int | None = None,
     budget: int | None = None,
+    **fields: Any,
 ) -> Plan:
     """Find out what tracing `model` costs, by training a few steps on `batch`.
 
@@ -180,12 +55,14 @@ def plan(
     batch
         What one training step takes: ``(x, y)``, or ``(x, y, sample_weight)``.
     policy
-        What to record; the default records everything at every step.
+        What to record; by default everything at every step.
     steps, steps_per_epoch
         Length of the run that is planned.
     budget
         The most bytes that the trace may take; needs `steps`. Bytes are counted before encoding,
         so that less is used.
+    **fields
+        Fields of :class:`Policy`, instead of `policy`: ``plan(model, batch, every=10)``.
 
     Returns
     -------
@@ -194,15 +71,23 @@ def plan(
 
     Raises
     ------
+    TypeError
+        If both `policy` and its fields are given.
+    ValueError
+        If there is a `budget` and no number of `steps`.
     TraceError
         If the model is not compiled, or tracing fails.
 
     Examples
     --------
+    >>> from steptrace_tracer import plan
     >>> plan(model, (x[:32], y[:32]), steps=10_000).run_bytes  # doctest: +SKIP
     61400000000
     """
-    policy = policy or Policy()
+    if policy is not None and fields:
+        msg = f"pass either policy or its fields ({', '.join(fields)}), not both"
+        raise TypeError(msg)
+    policy = policy if policy is not None else Policy(**fields)
     if budget is not None and steps is None:
         msg = "a budget is for a whole run; say with steps how long it is"
         raise ValueError(msg)
@@ -228,69 +113,6 @@ def plan(
     return dataclasses.replace(found, fitting=fitting)
 
 
-def plan_script(
-    script: Script,
-    policy: Policy,
-    *,
-    steps: int | None = None,
-    budget: int | None = None,
-) -> Plan:
-    """Run a script up to the first step of its first ``fit``, and plan that one.
-
-    Parameters
-    ----------
-    script
-        The program; it is not gone on with.
-    policy
-        What to record.
-    steps
-        Length of the run; by default as many as the ``fit`` says.
-    budget
-        The most bytes that the trace may take.
-
-    Raises
-    ------
-    TraceError
-        If it calls no ``fit``, ends before, or does not say how long it trains.
-    """
-
-    def added(present: list[Any]) -> list[Any]:
-        from steptrace_tracer.planning.first_batch import StopAtFirstBatch
-
-        return [StopAtFirstBatch()]
-
-    try:
-        with every_fit(added):
-            status = script.run()
-    except FirstBatch as found:
-        whole = found.steps if steps is None else steps
-        if whole is None and budget is not None:
-            msg = f"{script.name} does not say how many steps it trains; give --steps"
-            raise TraceError(msg) from None
-        return plan(
-            found.model,
-            found.batch,
-            policy,
-            steps=whole,
-            steps_per_epoch=found.steps_per_epoch,
-            budget=budget,
-        )
-    msg = f"{script.name} ended with exit status {status} before a fit of a Keras model"
-    raise TraceError(msg)
-
-
-def tracer_line(policy: Policy, path: str = "run.zarr") -> str:
-    """Return the Python expression that makes a tracer with `policy`.
-
-    Examples
-    --------
-    >>> tracer_line(Policy(every=4, kinds=("weights",)))
-    "Tracer('run.zarr', kinds=('weights',), every=4)"
-    """
-    fields = {name: getattr(policy, name) for name in policy.model_dump(exclude_defaults=True)}
-    return f"Tracer({', '.join([repr(path), *(f'{k}={v!r}' for k, v in fields.items())])})"
-
-
 def _fitting(found: Plan, budget: int) -> Policy | None:
     """Return the policy that records as many whole steps as fit, by recording every n-th."""
     assert found.steps is not None
@@ -303,27 +125,26 @@ def _fitting(found: Plan, budget: int) -> Policy | None:
     return None
 
 
+class _Times(keras.callbacks.Callback):  # type: ignore[misc]
+    """Notes how long each step takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._begin = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        for value in (logs or {}).values():
+            np.asarray(value)  # waits for an accelerator to be through
+        self.seconds.append(time.perf_counter() - self._begin)
+
+
 def _train(model: Any, batch: Any, policy: Policy, path: Path) -> tuple[float, float]:
     """Train, recording every second step; return the medians of the others and of those."""
-    from steptrace_tracer._tensorflow import keras, tf
-    from steptrace_tracer.capture.program import update_count
-    from steptrace_tracer.session.tracer import Tracer
-
-    class Times(keras.callbacks.Callback):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.seconds: list[float] = []
-
-        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-            self._begin = time.perf_counter()
-
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            for value in (logs or {}).values():
-                np.asarray(value)  # waits for an accelerator to be through
-            self.seconds.append(time.perf_counter() - self._begin)
-
     unlimited = {"windows": (), "epochs": None, "step_bytes": None, "total_bytes": None}
-    times = Times()
+    times = _Times()
     tracer = Tracer(
         path,
         policy.model_copy(update={"every": 2, **unlimited}),

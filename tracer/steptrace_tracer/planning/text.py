@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from steptrace_schema.errors import TraceError
 from steptrace_schema.human import human_bytes
-from steptrace_tracer.planning.measure import tracer_line
+from steptrace_tracer.planning.plan import tracer_line
 
 if TYPE_CHECKING:
-    from steptrace_tracer.planning.measure import Plan
+    from steptrace_tracer.planning.plan import Plan
 
 _UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY: Final = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from steptrace_tracer.planning.measure import Plan
-
 JOURNAL_LIMIT: Final = 4 * 2**30
 """Bytes that the journal may hold before training waits for the recorder, by default."""
 
@@ -148,48 +146,6 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         self._session: Session | None = None
         self._fit = TracedFit(lambda: self.epoch)
         self._wrapped: WrappedStep | None = None
-
-    @staticmethod
-    def plan(
-        model: Any,
-        batch: Any,
-        policy: Policy | None = None,
-        *,
-        steps: int | None = None,
-        budget: int | None = None,
-        **fields: Any,
-    ) -> Plan:
-        """Find out what tracing `model` costs, by training a few steps on `batch`.
-
-        The model is as before afterwards.
-
-        Parameters
-        ----------
-        model
-            A compiled Keras model.
-        batch
-            What one training step takes: ``(x, y)``, or ``(x, y, sample_weight)``.
-        policy
-            What to record; or its `fields`.
-        steps
-            Length of the run.
-        budget
-            The most bytes that the trace may take, before encoding; needs `steps`.
-
-        Returns
-        -------
-        Plan
-            Bytes by kind and layer, times of a step, and the policy that fits the budget.
-
-        Examples
-        --------
-        >>> Tracer.plan(model, (x[:32], y[:32]), every=10, steps=5000).run_bytes  # doctest: +SKIP
-        30700000000
-        """
-        from steptrace_tracer.planning.measure import plan
-
-        policy = policy if policy is not None else Policy(**fields)
-        return plan(model, batch, policy, steps=steps, budget=budget)
 
     def wrap(
         self,

@@ -16,7 +16,7 @@ from steptrace_tracer.scripts.every_fit import every_fit
 from steptrace_tracer.scripts.script import Script
 
 if TYPE_CHECKING:
-    from steptrace_tracer.verification.verify import State
+    from steptrace_tracer.verification.state import State
 
 
 def main(task: dict[str, Any]) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.policy import Policy
+from steptrace_tracer.verification.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -23,25 +24,6 @@ if TYPE_CHECKING:
 Verdict = Literal["identical", "different", "not deterministic"]
 """What came out: the training is bit-identical with and without the tracer; the tracer changes it;
 or two runs without the tracer differ already, so that nothing can be said about the tracer."""
-
-
-@dataclasses.dataclass(frozen=True)
-class State:
-    """What a training holds at one moment.
-
-    Attributes
-    ----------
-    fit
-        Number of the ``fit``, counted from 0.
-    step
-        How many updates the optimizer has done.
-    digests
-        Path and xxh3-64 of the bytes of each weight, then of each variable of the optimizer.
-    """
-
-    fit: int
-    step: int
-    digests: tuple[tuple[str, str], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,6 +228,7 @@ def first_difference(a: Iterable[State], b: Iterable[State]) -> Difference | Non
 
     Examples
     --------
+    >>> from steptrace_tracer.verification.state import State
     >>> left, right = (State(0, 1, (("dense/kernel", d),)) for d in ("0a", "0b"))
     >>> str(first_difference([left], [right]))
     "'dense/kernel' after step 0 of fit 1"

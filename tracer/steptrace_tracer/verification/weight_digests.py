@@ -8,11 +8,10 @@ import xxhash
 
 from steptrace_tracer._tensorflow import keras
 from steptrace_tracer.capture.program import update_count
+from steptrace_tracer.verification.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from steptrace_tracer.verification.verify import State
 
 
 class WeightDigests(keras.callbacks.Callback):  # type: ignore[misc]
@@ -43,8 +42,6 @@ class WeightDigests(keras.callbacks.Callback):  # type: ignore[misc]
         self._digest()
 
     def _digest(self) -> None:
-        from steptrace_tracer.verification.verify import State
-
         optimizer = self.model.optimizer
         own = [] if optimizer is None else optimizer.variables
         digests = tuple(

@@ -1,0 +1,124 @@
+"""What a trace will cost: bytes by kind and layer, and the time of a step."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from steptrace_schema.format.policy import Policy
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedTensors:
+    """What one layer takes in one kind.
+
+    Attributes
+    ----------
+    kind, layer
+        The kind, and the path of the layer; ``""`` for what belongs to no layer.
+    tensors
+        How many arrays.
+    step_bytes
+        Bytes that a recorded step takes, before encoding.
+    """
+
+    kind: str
+    layer: str
+    tensors: int
+    step_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a trace will cost.
+
+    Attributes
+    ----------
+    policy
+        What would be recorded.
+    tensors
+        Bytes of a recorded step by kind and layer.
+    unless_consecutive
+        The same for what is recorded in addition where not every step is: the updates.
+    steps, steps_per_epoch
+        Length of the run; None where it is not known.
+    untraced_seconds, traced_seconds
+        Median time of a step. What the recorder does beside the training is not in it.
+    budget
+        Bytes that the whole trace may take; None for any number.
+    fitting
+        The policy that takes no more than `budget` bytes; None without a budget, and where no
+        whole step fits.
+    """
+
+    policy: Policy
+    tensors: tuple[PlannedTensors, ...]
+    unless_consecutive: tuple[PlannedTensors, ...]
+    steps: int | None
+    steps_per_epoch: int | None
+    untraced_seconds: float
+    traced_seconds: float
+    budget: int | None = None
+    fitting: Policy | None = None
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of a recorded step, before encoding."""
+        return self.bytes_of_a_step(self.policy)
+
+    @property
+    def run_bytes(self) -> int | None:
+        """Bytes of the whole trace, before encoding; None where the run's length is not known."""
+        return self.bytes_of_a_run(self.policy)
+
+    @property
+    def slow_down(self) -> float:
+        """Time of a traced step over that of another one."""
+        return self.traced_seconds / self.untraced_seconds
+
+    def rows(self, policy: Policy) -> tuple[PlannedTensors, ...]:
+        """Return what a step takes by kind and layer, as `policy` says how often."""
+        more = () if policy.derives_updates else self.unless_consecutive
+        return (*self.tensors, *more)
+
+    def bytes_of_a_step(self, policy: Policy) -> int:
+        """Return the bytes of a recorded step, before encoding."""
+        return sum(row.step_bytes for row in self.rows(policy))
+
+    def bytes_of_a_run(self, policy: Policy) -> int | None:
+        """Return the bytes of the whole trace: the recorded steps, and the last weights."""
+        if self.steps is None:
+            return None
+        length = self.steps_per_epoch or self.steps
+        recorded = sum(policy.records_step(step, step // length) for step in range(self.steps))
+        last = sum(row.step_bytes for row in self.tensors if row.kind == "weights")
+        return recorded * self.bytes_of_a_step(policy) + last
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        fitting = None if self.fitting is None else tracer_line(self.fitting)
+        return {
+            "policy": self.policy.model_dump(mode="json"),
+            "tensors": [dataclasses.asdict(row) for row in self.rows(self.policy)],
+            "step_bytes": self.step_bytes,
+            "steps": self.steps,
+            "run_bytes": self.run_bytes,
+            "untraced_seconds": self.untraced_seconds,
+            "traced_seconds": self.traced_seconds,
+            "slow_down": self.slow_down,
+            "budget": self.budget,
+            "fitting": fitting,
+        }
+
+
+def tracer_line(policy: Policy, path: str = "run.zarr") -> str:
+    """Return the Python expression that makes a tracer with `policy`.
+
+    Examples
+    --------
+    >>> tracer_line(Policy(every=4, kinds=("weights",)))
+    "Tracer('run.zarr', kinds=('weights',), every=4)"
+    """
+    fields = {name: getattr(policy, name) for name in policy.model_dump(exclude_defaults=True)}
+    return f"Tracer({', '.join([repr(path), *(f'{k}={v!r}' for k, v in fields.items())])})"
