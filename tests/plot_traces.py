@@ -149,6 +149,8 @@ def _spec(key: str, values: npt.NDArray[Any]) -> ArraySpec:
         dims = variable_dims(len(shape))
     elif not shape:
         dims = ()
+    elif path.startswith("sample_"):
+        dims = ("batch",)
     else:
         dims = ("sample", *feature_dims(len(shape) - 1))
     return ArraySpec(kind, path, dims, shape, values.dtype.name, static=static)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from steptrace_analyzer.anomalies import find_anomalies as find_anomalies
+    from steptrace_analyzer.anomalies.diagnosis import diagnose as diagnose
     from steptrace_analyzer.differences import diff as diff
     from steptrace_analyzer.differences import diff_steps as diff_steps
     from steptrace_analyzer.trace.follow import follow as follow
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "describe": "trace.info",
+    "diagnose": "anomalies.diagnosis",
     "diff": "differences",
     "diff_steps": "differences",
     "find_anomalies": "anomalies",
@@ -30,6 +32,7 @@ _HOMES = {
 
 __all__ = [
     "describe",
+    "diagnose",
     "diff",
     "diff_steps",
     "find_anomalies",

@@ -1,97 +1,92 @@
 """``steptrace anomalies``."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from steptrace_analyzer.cli._options import Json, TracePath
-from steptrace_analyzer.cli._output import Column, write_json, write_line, write_table
+from steptrace_analyzer.cli._output import hint, write_json, write_line
+from steptrace_schema.errors import UnknownNameError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from steptrace_analyzer.anomalies import Anomaly
-
-_MOST_TENSORS = 5
+    from steptrace_analyzer.anomalies.diagnosis import Diagnosis
 
 
 def anomalies(
     trace: TracePath,
-    threshold: Annotated[
-        float,
-        typer.Option(min=0, help="Robust z-score from which on an update is a jump."),
-    ] = 8.0,
-    kind: Annotated[
+    rules: Annotated[
+        list[str] | None,
+        typer.Option("--rules", metavar="RULE", help="Only this rule; may be repeated."),
+    ] = None,
+    settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--kind", metavar="KIND", help="Only jump, gradient or non_finite; may be repeated."
+            "--set", metavar="RULE.THRESHOLD=NUMBER", help="Another threshold; may be repeated."
         ),
+    ] = None,
+    fail_on: Annotated[
+        str,
+        typer.Option(
+            metavar="SEVERITY", help="Exit with 1 from this severity on: error, warning or info."
+        ),
+    ] = "warning",
+    first: Annotated[
+        int | None, typer.Option("--from", min=0, help="First step that is of interest.")
+    ] = None,
+    last: Annotated[
+        int | None, typer.Option("--to", min=0, help="Last step that is of interest.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Find sudden jumps and NaN, and what caused them.
+    """Find what went wrong, where, since when, and why.
 
-    Each update and gradient is compared with the 50 before it, tensor by tensor. Exits with 1 where
-    something is found.
+    Rules look for jumps, NaN, dead units, and other faults of training; docs/diagnosis.md explains
+    each. A cause and its effects are one story; the worst stories come first. Exits with 1 where
+    something of severity warning or error is found.
 
     Examples
     --------
     steptrace anomalies run.zarr
-    steptrace anomalies run.zarr --threshold 5 --kind jump
+    steptrace anomalies run.zarr --rules update_jump --set update_jump.z=6 --fail-on error
     """
-    from steptrace_analyzer.anomalies import ANOMALY_KINDS, find_anomalies
+    from steptrace_analyzer.anomalies.diagnosis import diagnose, worst
+    from steptrace_analyzer.anomalies.finding import SEVERITIES
     from steptrace_analyzer.trace.open import open_trace
 
-    kinds: Any = kind or ANOMALY_KINDS
-    found = find_anomalies(open_trace(trace), threshold=threshold, kinds=kinds)
+    if fail_on not in SEVERITIES:
+        msg = f"there is no severity '{fail_on}'; there are {', '.join(SEVERITIES)}"
+        raise UnknownNameError(msg)
+    thresholds = dict(_setting(text) for text in settings or ())
+    found = diagnose(open_trace(trace), rules=rules, settings=thresholds, first=first, last=last)
     if as_json:
-        listed = [anomaly.to_dict() for anomaly in found]
-        write_json({"path": str(trace), "threshold": threshold, "anomalies": listed})
-    elif not found:
-        write_line(f"{trace}: nothing unusual found")
+        write_json({"path": str(trace), **found.to_dict()})
     else:
-        _show(found)
-    raise typer.Exit(1 if found else 0)
+        _show(str(trace), found)
+    raise typer.Exit(1 if worst(found.findings) <= SEVERITIES.index(fail_on) else 0)
 
 
-def _show(found: "Sequence[Anomaly]") -> None:
-    for anomaly in found:
-        write_line(anomaly.explain())
-    write_line("")
-    rows: list[tuple[object, ...]] = []
-    for anomaly in found:
-        if anomaly.kind == "non_finite":
-            rows += [
-                (t.step, anomaly.kind, f"{t.kind}/{t.path}", f"{t.nan} NaN, {t.inf} inf")
-                + (None,) * 4
-                for t in anomaly.tensors
-            ]
-            continue
-        group = "updates" if anomaly.kind == "jump" else "gradients"
-        for position, tensor in enumerate(anomaly.tensors[:_MOST_TENSORS]):
-            units = ", ".join(str(unit.index) for unit in anomaly.units) if position == 0 else None
-            rows.append(
-                (
-                    anomaly.step,
-                    anomaly.kind,
-                    f"{group}/{tensor.path}",
-                    f"{tensor.norm:.3g} (usually {tensor.usual:.3g})",
-                    f"{tensor.ratio:.1f}",
-                    f"{tensor.z:.1f}",
-                    units,
-                    anomaly.cause,
-                )
-            )
-    write_table(
-        [
-            Column("step", right=True),
-            Column("kind"),
-            Column("tensor"),
-            Column("size", right=True),
-            Column("ratio", right=True),
-            Column("z", right=True),
-            Column("units"),
-            Column("cause"),
-        ],
-        rows,
-    )
+def _setting(text: str) -> tuple[str, float]:
+    name, separator, number = text.partition("=")
+    try:
+        return name, float(number)
+    except ValueError:
+        given = f"'{number}' is no number" if separator else "it has no '='"
+        msg = f"--set {text}: {given}; write RULE.THRESHOLD=NUMBER, such as update_jump.z=6"
+        raise UnknownNameError(msg) from None
+
+
+def _show(path: str, found: "Diagnosis") -> None:
+    from steptrace_analyzer.anomalies.stories import MOST_STORIES
+
+    if not found.stories:
+        write_line(f"{path}: nothing unusual found")
+    for place, story in enumerate(found.stories[:MOST_STORIES]):
+        if place:
+            write_line("")
+        write_line(story.text)
+    if len(found.stories) > MOST_STORIES:
+        write_line("")
+        write_line(f"{len(found.stories) - MOST_STORIES} more with --json")
+    if found.not_judged:
+        names = ", ".join(each.rule for each in found.not_judged)
+        hint(f"not judged, with the reasons in --json: {names}")

@@ -131,12 +131,45 @@ def test_anomalies_explains_what_it_found_and_exits_with_1(
     path = write_run(input_scale={40: 40.0})
     code, out, _ = _run(capsys, "anomalies", path)
     assert code == 1
-    assert out.startswith("At step 40 sequential/dense/kernel moved ")
-    assert any(line.split()[:2] == ["40", "jump"] for line in out.splitlines())
+    first, second = out.splitlines()[:2]
+    assert first.startswith(
+        "warning, step 40: at step 40 the batch's inputs were 38 times as large"
+    )
+    assert second.startswith("  -> at step 40 the update of sequential/dense/kernel was ")
     code, out, _ = _run(capsys, "anomalies", path, "--json")
-    (finding,) = json.loads(out)["anomalies"]
-    assert (code, finding["step"], finding["cause"]) == (1, 40, "batch")
-    assert _run(capsys, "anomalies", path, "--threshold", "40")[0] == 0
+    batch, jump = json.loads(out)["findings"][:2]
+    assert (code, batch["rule"], batch["first_step"]) == (1, "bad_batch", 40)
+    assert (jump["rule"], jump["first_step"], jump["cause_kind"]) == ("update_jump", 40, "batch")
+
+
+def test_anomalies_runs_chosen_rules_with_other_thresholds(
+    capsys: pytest.CaptureFixture[str], write_run: Callable[..., Path]
+) -> None:
+    path = write_run(input_scale={40: 40.0})
+    jumps = ("anomalies", path, "--rules", "update_jump")
+    code, out, _ = _run(capsys, *jumps, "--json")
+    assert (code, [f["rule"] for f in json.loads(out)["findings"]]) == (1, ["update_jump"])
+    assert _run(capsys, *jumps, "--set", "update_jump.z=40")[0] == 0
+    assert _run(capsys, *jumps, "--fail-on", "error")[0] == 0
+    assert _run(capsys, *jumps, "--to", "39")[0] == 0
+    assert _run(capsys, *jumps, "--from", "39")[0] == 1
+    assert "no rule 'jumps'" in _trouble(capsys, "anomalies", path, "--rules", "jumps")
+    wrong = _trouble(capsys, *jumps, "--set", "update_jump.size=1")
+    assert "'update_jump' has no threshold 'size'; it has z" in wrong
+    assert "'x' is no number" in _trouble(capsys, *jumps, "--set", "update_jump.z=x")
+    assert "it has no '='" in _trouble(capsys, *jumps, "--set", "update_jump.z")
+    assert "no severity 'bad'" in _trouble(capsys, *jumps, "--fail-on", "bad")
+
+
+def test_anomalies_says_what_it_could_not_judge(
+    capsys: pytest.CaptureFixture[str], write_run: Callable[..., Path]
+) -> None:
+    path = write_run(steps=25)
+    _, out, err = _run(capsys, "anomalies", path, "--json")
+    reasons = {entry["rule"]: entry["reason"] for entry in json.loads(out)["not_judged"]}
+    assert reasons["dead_units"] == "gradients are recorded at no more than 30 steps"
+    assert err == ""
+    assert "dead_units" in _run(capsys, "anomalies", path)[2]
 
 
 def test_anomalies_exits_with_0_for_a_healthy_run(

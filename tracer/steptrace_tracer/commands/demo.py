@@ -137,7 +137,7 @@ def _must_find(trace: Path, corrupted: int) -> None:
     done = subprocess.run(
         _command("anomalies", str(trace), "--json"), check=False, capture_output=True, text=True
     )
-    steps = [anomaly["step"] for anomaly in json.loads(done.stdout)["anomalies"]]
+    steps = [finding["first_step"] for finding in json.loads(done.stdout)["findings"]]
     if corrupted not in steps:
         msg = f"the corrupted batch of step {corrupted} was not found; found were {steps or 'none'}"
         raise TraceError(msg)

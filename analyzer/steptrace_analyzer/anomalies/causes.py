@@ -1,0 +1,130 @@
+"""What best explains that an update or a gradient jumped."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from steptrace_analyzer.anomalies.batches import UNUSUAL, input_change, loss_change
+from steptrace_analyzer.anomalies.finding import NOT_KNOWN, CauseKind, NotJudgedError
+from steptrace_analyzer.anomalies.words import listed, number, times
+from steptrace_analyzer.trace.batch import is_target
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from steptrace_analyzer.anomalies.batches import LossChange
+    from steptrace_analyzer.anomalies.findings import Jump
+    from steptrace_analyzer.anomalies.signals import Signals
+
+AFTER_EFFECTS: Final = 5
+"""Steps within which a jump is ascribed to the one before it."""
+CHECK_BATCH: Final = "look at the samples of this batch (their digests and ids are recorded)"
+CHECK_LABELS: Final = "look at the labels of this batch, and at how they are paired with the inputs"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cause:
+    """Why something happened, as far as the trace shows."""
+
+    kind: CauseKind
+    text: str
+    remedy: str = ""
+
+
+def cause_of_jump(signals: Signals, jump: Jump, earlier: Sequence[Jump]) -> Cause:
+    """Name what best explains a jump: of several causes the one that no other can have caused.
+
+    Parameters
+    ----------
+    signals
+        The trace.
+    jump
+        What is to be explained.
+    earlier
+        Updates that jumped before it.
+    """
+    rate = jump.evidence.learning_rate
+    top = jump.tensors[0]
+    if rate is not None and jump.evidence.learning_rate_changed and rate.ratio:
+        scale = np.log(top.ratio) / top.z if top.z else 1.0
+        if jump.kind == "jump" and top.z - np.log(rate.ratio) / scale <= top.z / 2:
+            return Cause(
+                "learning_rate",
+                f"the learning rate was {times(rate.ratio)} its usual value "
+                f"({number(rate.value)} instead of {number(rate.usual)})",
+                "look at what sets the learning rate here: a schedule, a callback, a resume",
+            )
+    inputs = cause_in_inputs(signals, jump.step)
+    if inputs is not None:
+        return inputs
+    broken = first_broken(signals)
+    if broken is not None and broken <= jump.step:
+        return Cause("update", f"weights that are not finite since step {broken}")
+    if earlier and jump.step - earlier[-1].step <= AFTER_EFFECTS:
+        before = earlier[-1]
+        return Cause(
+            "update",
+            f"the jump of {before.tensor} at step {before.step}, after which the network gives "
+            "other values",
+        )
+    in_losses = cause_in_losses(signals, jump.step)
+    return in_losses or Cause("not known", NOT_KNOWN, CHECK_BATCH)
+
+
+def first_broken(signals: Signals) -> int | None:
+    """Return the first step whose weights are not finite, None where all are."""
+    try:
+        counts = [signals.statistic("weights", name) for name in ("nan", "inf")]
+    except NotJudgedError:
+        return None
+    bad = sum(np.nan_to_num(count.values).sum(axis=1) for count in counts) > 0
+    return int(counts[0].steps[np.argmax(bad)]) if np.any(bad) else None
+
+
+def cause_in_inputs(signals: Signals, step: int) -> Cause | None:
+    """Return what is unusual about the recorded rows of a step's batch, None where nothing is."""
+    inputs = input_change(signals, step)
+    if inputs is not None and abs(inputs.z) > UNUSUAL:
+        kind: CauseKind = "labels" if is_target(inputs.path) else "batch"
+        return Cause(kind, inputs.text, CHECK_BATCH)
+    return None
+
+
+def cause_in_losses(signals: Signals, step: int) -> Cause | None:
+    """Return what the losses of a batch's samples say, None where they are as usual.
+
+    They say it of the batch only where the weights are as they should be.
+    """
+    losses = loss_change(signals, step)
+    if losses is not None and losses.all_high:
+        return cause_of_all_high(losses)
+    if losses is not None and losses.rows:
+        rows = listed(losses.rows)
+        return Cause(
+            "batch",
+            f"a few samples of the batch have losses far above all others (row {rows})",
+            CHECK_BATCH,
+        )
+    return None
+
+
+def cause_of_all_high(losses: LossChange) -> Cause:
+    """Say what a batch is that nearly all samples of which have a loss far above the usual."""
+    known = losses.seen >= losses.samples / 2 and losses.seen_loss is not None
+    if known and losses.seen_loss is not None and losses.median > 2 * losses.seen_loss:
+        return Cause(
+            "labels",
+            f"the batch's labels: its losses have the median {number(losses.median)}, of the same "
+            f"inputs when they were last seen {number(losses.seen_loss)}",
+            CHECK_LABELS,
+        )
+    return Cause(
+        "batch",
+        f"the batch: the median of its losses was {number(losses.median)} instead of "
+        f"{number(losses.usual)}, while the recorded rows of its inputs look as usual: its labels, "
+        "or rows that are not recorded",
+        CHECK_LABELS,
+    )

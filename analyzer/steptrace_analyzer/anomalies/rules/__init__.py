@@ -1,0 +1,34 @@
+"""The rules: what training faults look like, one family in each module.
+
+A rule is a pure function. It takes :class:`~steptrace_analyzer.anomalies.signals.Signals` and its
+thresholds as keyword-only parameters, and yields findings. Its docstring is what
+``docs/diagnosis.md`` says of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from steptrace_analyzer.anomalies.rules.bad_batch import bad_batch
+from steptrace_analyzer.anomalies.rules.dead_units import dead_units
+from steptrace_analyzer.anomalies.rules.jumps import gradient_jump, update_jump
+from steptrace_analyzer.anomalies.rules.loss_spike import loss_spike
+from steptrace_analyzer.anomalies.rules.non_finite import non_finite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from steptrace_analyzer.anomalies.finding import Finding
+
+_ALL: Final[tuple[Callable[..., Iterable[Finding]], ...]] = (
+    non_finite,
+    bad_batch,
+    update_jump,
+    gradient_jump,
+    loss_spike,
+    dead_units,
+)
+BUILT_IN: Final[dict[str, Callable[..., Iterable[Finding]]]] = {
+    rule.__name__: rule for rule in _ALL
+}
+"""Every rule of this package by its name, in the order in which they run."""

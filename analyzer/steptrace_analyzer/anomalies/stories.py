@@ -1,0 +1,145 @@
+"""Findings as chains of cause and effect."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Final
+
+from steptrace_analyzer.anomalies.finding import SEVERITIES, Finding, Severity
+from steptrace_analyzer.trace.dataflow import Dataflow
+from steptrace_schema.names import KINDS, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from steptrace_analyzer.anomalies.signals import Signals
+
+MOST_STORIES: Final = 10
+"""Stories that are worth a screen."""
+REACH: Final = 20
+"""Steps after which an effect is no longer ascribed to a sudden cause before it."""
+
+SUDDEN: Final = frozenset({"non_finite", "update_jump", "gradient_jump", "bad_batch", "outside"})
+"""Rules whose findings happen at a step."""
+_ORDER: Final = (
+    "outside",
+    "bad_batch",
+    "inputs",
+    "non_finite",
+    "gradient_jump",
+    "update_jump",
+)
+"""Which of several findings at the same step comes first: causes before their effects."""
+_FACTS: Final = frozenset({"suspect_samples"})
+"""Rules whose findings are effects of nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Story:
+    """A cause and its effects, in the order of time."""
+
+    findings: tuple[Finding, ...]
+    """The cause first."""
+
+    @property
+    def head(self) -> Finding:
+        """The cause."""
+        return self.findings[0]
+
+    @property
+    def step(self) -> int:
+        """First step of the cause."""
+        return self.head.first_step
+
+    @property
+    def severity(self) -> Severity:
+        """The worst of its findings."""
+        return min((f.severity for f in self.findings), key=SEVERITIES.index)
+
+    @property
+    def text(self) -> str:
+        """The whole chain, a sentence for each finding, with the cause's remedy."""
+        head, *effects = self.findings
+        lines = [f"{self.severity}, {_when(head)}: {head.explanation}"]
+        lines += [f"  -> {effect.explanation}" for effect in effects]
+        if head.remedy:
+            lines.append(f"  what to do: {head.remedy}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values; findings by their rule, tensor and first step."""
+        return {
+            "severity": self.severity,
+            "step": self.step,
+            "text": self.text,
+            "findings": [
+                {"rule": f.rule, "tensor": f.tensor, "first_step": f.first_step}
+                for f in self.findings
+            ],
+        }
+
+
+def tell(signals: Signals, findings: Sequence[Finding]) -> tuple[Story, ...]:
+    """Fold findings into stories, the worst first.
+
+    A finding is an effect of an earlier story whose head happened at a step, where it begins
+    within `REACH` steps after that; findings that hold from the start on are one story, the one
+    that the dataflow reaches first at its head.
+    """
+    order = Dataflow.of(signals.trace)
+
+    def moment(finding: Finding) -> tuple[int, int, tuple[int, int]]:
+        kind, _, path = (finding.tensor or "").partition("/")
+        place = order.rank(_kind(kind), path) if kind in KINDS else (len(KINDS), 0)
+        first = _ORDER.index(finding.rule) if finding.rule in _ORDER else len(_ORDER)
+        return finding.first_step, first, place
+
+    chains: list[list[Finding]] = []
+    for finding in sorted(findings, key=moment):
+        chain = _cause(chains, finding)
+        if chain is None:
+            chains.append([finding])
+        else:
+            chain.append(finding)
+    stories = [Story(tuple(chain)) for chain in chains]
+    return tuple(sorted(stories, key=_rank))
+
+
+def _cause(chains: list[list[Finding]], finding: Finding) -> list[Finding] | None:
+    """Return the chain that a finding continues, the latest that can have caused it."""
+    if finding.rule in _FACTS:
+        return None
+    for chain in reversed(chains):
+        head = chain[0]
+        if head.rule in _FACTS:
+            continue
+        near = 0 <= finding.first_step - head.first_step <= REACH
+        if head.rule in SUDDEN and near and not _starts_anew(head, finding):
+            return chain
+        if head.rule not in SUDDEN and finding.rule not in SUDDEN and near:
+            return chain
+    return None
+
+
+def _starts_anew(head: Finding, finding: Finding) -> bool:
+    """Whether a finding has a cause of its own, outside what the head has changed."""
+    return finding.first_step > head.first_step and finding.cause_kind in (
+        "batch",
+        "labels",
+        "outside",
+        "learning_rate",
+    )
+
+
+def _rank(story: Story) -> tuple[int, int]:
+    return SEVERITIES.index(story.severity), story.step
+
+
+def _when(finding: Finding) -> str:
+    if finding.first_step == finding.last_step:
+        return f"step {finding.first_step}"
+    return f"steps {finding.first_step} to {finding.last_step}"
+
+
+def _kind(name: str) -> Kind:
+    return next(kind for kind in KINDS if kind == name)
