@@ -202,8 +202,8 @@ def test_a_journal_is_moved_without_importing_what_takes_long(tmp_path: Path) ->
     journal = write_journal(store, steps, shard_steps=2).directory
     program = (
         "import pathlib, sys\n"
-        "from steptrace_tracer.record.retrying_mover import PatientMover\n"
-        "PatientMover(*map(pathlib.Path, sys.argv[1:])).finish('complete', None)\n"
+        "from steptrace_tracer.record.retrying_mover import RetryingMover\n"
+        "RetryingMover(*map(pathlib.Path, sys.argv[1:])).finish('complete', None)\n"
         "print(*sorted({'asyncio', 'obstore', 'tensorflow', 'zarr'} & set(sys.modules)))\n"
     )
     command = [sys.executable, "-c", program, str(journal), str(store)]

@@ -18,7 +18,7 @@ from steptrace_schema.names import KINDS
 from steptrace_schema.store.opening import read_attributes
 from steptrace_schema.validate import validate
 from steptrace_tracer import Tracer
-from steptrace_tracer.capture.names import Names, leaves, walk
+from steptrace_tracer.capture.names import Names, leaves, walk_layers
 from training_styles import COMPARED, SAMPLES, STYLES, Style
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def outputs_of(model: Any, run: Any) -> dict[str, Any]:
         return wrapped
 
     with ExitStack() as stack:
-        for number, (layer, _) in enumerate(walk(model)):
+        for number, (layer, _) in enumerate(walk_layers(model)):
             object.__setattr__(layer, "call", seen(number, layer.call))
             stack.callback(object.__delattr__, layer, "call")
         run()
@@ -92,7 +92,7 @@ def replay(style: Style, trace: Trace) -> None:
     model, batches = style.build(), style.batches()
     if not model.built:
         model(tf.nest.map_structure(tf.constant, batches[0][0]))
-    layer_paths = [trace.names.layers[id(layer)] for layer, _ in walk(trace.model)]
+    layer_paths = [trace.names.layers[id(layer)] for layer, _ in walk_layers(trace.model)]
     weight_paths = [trace.names.weights[id(v)] for v in trace.model.weights]
     names = dict(zip((id(v) for v in model.weights), weight_paths, strict=True))
     initial = [v.numpy() for v in style.build().weights] if style.build().built else None

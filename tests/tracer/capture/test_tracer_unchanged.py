@@ -137,7 +137,7 @@ def test_a_failure_while_tapping_lets_the_training_finish(
     def broken(*_: Any) -> None:
         raise RuntimeError("tap")  # noqa: EM101
 
-    monkeypatch.setattr("steptrace_tracer.capture.tapping.Tapping.keep_output", broken)
+    monkeypatch.setattr("steptrace_tracer.capture.tap_collector.TapCollector.keep_output", broken)
     traced = mlp()
     with pytest.warns(RuntimeWarning, match="RuntimeError: tap"):
         fit(traced, [Tracer(tmp_path / "run.zarr")])
@@ -148,7 +148,7 @@ def test_on_error_raise_ends_the_training(tmp_path: Path, monkeypatch: pytest.Mo
     def broken(*_: Any) -> None:
         raise RuntimeError("tap")  # noqa: EM101
 
-    monkeypatch.setattr("steptrace_tracer.capture.tapping.Tapping.keep_output", broken)
+    monkeypatch.setattr("steptrace_tracer.capture.tap_collector.TapCollector.keep_output", broken)
     with pytest.raises(TraceError, match="tap"):
         fit(mlp(), [Tracer(tmp_path / "run.zarr", on_error="raise")])
 

@@ -35,7 +35,7 @@ from steptrace_tracer.record.retrying_mover import (
     FIRST_PAUSE,
     GIVE_UP_SECONDS,
     LONGEST_PAUSE,
-    PatientMover,
+    RetryingMover,
 )
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def test_a_server_that_does_not_come_back_leaves_the_journal(
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # where nobody listens
     away = Remote(f"{address}-away")
-    mover = PatientMover(journal, away, lambda: now[0], sleep)
+    mover = RetryingMover(journal, away, lambda: now[0], sleep)
     with pytest.raises(UnreachableError, match=r"s3://.*cannot be reached.*AWS_ENDPOINT_URL"):
         mover.finish("complete", None)
     assert pauses[:3] == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE]

@@ -21,7 +21,7 @@ from steptrace_schema.validate import validate
 from steptrace_tracer import Policy, Tracer
 from steptrace_tracer.capture.graph_statistics import tensor_statistics
 from steptrace_tracer.record.precision import rounded
-from steptrace_tracer.session.sampling import with_samples
+from steptrace_tracer.session.sampling import with_sample_count
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,8 +83,8 @@ def test_fewer_samples_are_kept_where_they_take_more_than_the_weights(
     model = keras.Sequential(
         [keras.Input((side, side, 1)), outputs, keras.layers.Flatten(), keras.layers.Dense(units)]
     )
-    assert with_samples(Policy(kinds=kinds), (model,)).samples == expected
-    assert with_samples(Policy(samples=2), (model,)).samples == 2
+    assert with_sample_count(Policy(kinds=kinds), (model,)).samples == expected
+    assert with_sample_count(Policy(samples=2), (model,)).samples == 2
 
 
 def test_the_trace_says_how_many_samples_it_keeps(tmp_path: Path) -> None:

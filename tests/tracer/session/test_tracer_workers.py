@@ -15,7 +15,7 @@ import zarr
 from steptrace_schema.errors import NotATraceError, TraceError
 from steptrace_schema.store.opening import read_attributes
 from steptrace_schema.validate import validate
-from steptrace_tracer.session.workers import present_worker
+from steptrace_tracer.session.workers import current_worker
 from two_layers import TwoLayers
 
 _SCRIPT = f"""
@@ -58,13 +58,13 @@ def tf_config(kind: str, index: int, **cluster: int) -> dict[str, str]:
 def test_the_rank_is_that_of_the_job(
     environment: dict[str, str], expected: tuple[int, int] | None
 ) -> None:
-    worker = present_worker(environment)
+    worker = current_worker(environment)
     assert (worker and (worker.rank, worker.count)) == expected
 
 
 def test_a_rank_that_makes_no_sense_is_an_error() -> None:
     with pytest.raises(TraceError, match="correct or unset"):
-        present_worker({"RANK": "first", "WORLD_SIZE": "2"})
+        current_worker({"RANK": "first", "WORLD_SIZE": "2"})
 
 
 def test_every_worker_writes_its_trace_into_one_folder(tmp_path: Path) -> None:

@@ -42,9 +42,9 @@ def batch_taps(batch: Batch, policy: Policy, strategy: Any) -> Taps:
             if not policy.covers("inputs", place):
                 continue
             if not storable(tensor):
-                taps.lacks("inputs", place, NOT_NUMBERS)
+                taps.explain_missing("inputs", place, NOT_NUMBERS)
             elif tensor.shape.rank == 0:
-                taps.lacks("inputs", place, NOT_SAMPLES)
+                taps.explain_missing("inputs", place, NOT_SAMPLES)
             else:
                 taps.add("inputs", place, tensor[:samples])
     taps.tensors |= _whole_input(whole)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.format.layout import unique_paths
 from steptrace_tracer._tensorflow import keras, tf
-from steptrace_tracer.capture.names import Names, walk
+from steptrace_tracer.capture.names import Names, walk_layers
 from steptrace_tracer.capture.taps import NO_GRADIENT, Taps
 from steptrace_tracer.capture.unfused_rows import first_rows
 
@@ -41,7 +41,7 @@ class _Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Home:
+class _TrainedModel:
     """A model, or a model inside a model, whose weights may be trained by themselves."""
 
     name: str
@@ -55,15 +55,15 @@ class _Backward:
 
     target: Any
     scale: Any
-    home: _Home | None
+    model: _TrainedModel | None
     """The smallest model with all these weights; None where they are of several."""
     found: dict[tuple[Kind, str], Any]
 
     def distance(self, layer: int | None) -> float:
         """Return how far this loss is from being the layer's own: the size of its model."""
-        if self.home is None or (layer is not None and layer not in self.home.layers):
+        if self.model is None or (layer is not None and layer not in self.model.layers):
             return math.inf
-        return len(self.home.layers)
+        return len(self.model.layers)
 
 
 class GradientAttribution:
@@ -91,19 +91,19 @@ class GradientAttribution:
         """Path of an output to that of the logits that it is computed from."""
         self._scaled: list[tuple[Any, Any]] = []
         self._backward: list[_Backward] = []
-        self._homes = _homes(models)
+        self._trained_models = _trained_models(models)
 
-    def have(self, kind: Kind, path: str, tensor: Any, layer: Any = None) -> None:
+    def request_gradient(self, kind: Kind, path: str, tensor: Any, layer: Any = None) -> None:
         """Ask for the gradient of `tensor`, an output of `layer`, or an input of the model."""
         self._sources.append(_Source(kind, path, tensor, None if layer is None else id(layer)))
 
-    def have_logits(self, output: str, path: str, logits: Any, layer: Any) -> None:
+    def request_logits_gradient(self, output: str, path: str, logits: Any, layer: Any) -> None:
         """Ask for the gradient of the logits that the output at path `output` is computed from.
 
         A cross-entropy takes these, any other loss or layer takes the output.
         """
         self._logits[output] = path
-        self.have("activation_gradients", path, logits, layer)
+        self.request_gradient("activation_gradients", path, logits, layer)
 
     def keep_scale(self, scaled: Any, scale: Any) -> None:
         """Note that the loss `scaled` is the loss times `scale`."""
@@ -138,11 +138,11 @@ class GradientAttribution:
         for source, value in zip(wanted, gradients[len(flat) :], strict=True):
             found[source.kind, source.path] = value
         weights = {id(v) for v, path in zip(flat, paths, strict=True) if path is not None}
-        home = next((home for home in self._homes if weights <= home.weights), None)
-        self._backward.append(_Backward(target, self._scale_of(target), home, found))
+        model = next((model for model in self._trained_models if weights <= model.weights), None)
+        self._backward.append(_Backward(target, self._scale_of(target), model, found))
         return tf.nest.pack_sequence_as(sources, own)
 
-    def settle(self) -> None:
+    def finish(self) -> None:
         """Keep the gradients, and say of which weights there are none, when the step is through."""
         self._keep_gradients()
         self._explain_undifferentiated()
@@ -169,7 +169,7 @@ class GradientAttribution:
             candidates = [b for b in self._backward if b.found.get((kind, path)) is not None]
             if not candidates:
                 reason = _FROM_LOGITS if self._logits.get(path) in taken else NO_GRADIENT
-                self._taps.lacks(kind, path, reason)
+                self._taps.explain_missing(kind, path, reason)
                 continue
             layer = layers.get((kind, path))
             if kind != "gradients":  # those of weights are of every loss that asks for them
@@ -178,9 +178,9 @@ class GradientAttribution:
             self._taps.add(kind, path, self._summed(kind, path, candidates))
         for source in self._sources:
             if (source.kind, source.path) not in keys and source.path not in self._logits.values():
-                self._taps.lacks(source.kind, source.path, NO_GRADIENT)
+                self._taps.explain_missing(source.kind, source.path, NO_GRADIENT)
         for backward in self._backward:
-            name = backward.home.name if backward.home is not None else _JOINT
+            name = backward.model.name if backward.model is not None else _JOINT
             loss = tf.cast(tf.reduce_sum(backward.target), tf.float32)
             if backward.scale is not None:
                 loss = loss / backward.scale
@@ -220,21 +220,21 @@ class GradientAttribution:
                     and self._policy.covers("gradients", path)
                     and f"gradients/{path}" not in known
                 ):
-                    self._taps.lacks("gradients", path, _NOT_DIFFERENTIATED)
+                    self._taps.explain_missing("gradients", path, _NOT_DIFFERENTIATED)
 
 
-def _homes(models: tuple[Any, ...]) -> list[_Home]:
+def _trained_models(models: tuple[Any, ...]) -> list[_TrainedModel]:
     """Return every model that may be trained by itself, the smallest first."""
-    nested = (m for model in models for m, _ in walk(model) if isinstance(m, keras.Model))
-    homes = [
-        _Home(
+    nested = (m for model in models for m, _ in walk_layers(model) if isinstance(m, keras.Model))
+    trained_models = [
+        _TrainedModel(
             str(model.name),
             {id(variable) for variable in model.weights},
-            {id(layer) for layer, _ in walk(model)},
+            {id(layer) for layer, _ in walk_layers(model)},
         )
         for model in (*models, *nested)
     ]
-    return sorted(homes, key=lambda home: len(home.layers))
+    return sorted(trained_models, key=lambda model: len(model.layers))
 
 
 def _unscaled(gradient: Any, scale: Any) -> Any:

@@ -30,7 +30,7 @@ _LAYERS: Final = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Stem:
+class InputGradientShortcut:
     """The layer that alone is called with the batch.
 
     Attributes
@@ -45,8 +45,10 @@ class Stem:
     output: str
 
     @classmethod
-    def of(cls, program: Program, names: Names, policy: Policy, x: Any) -> Stem | None:
-        """Return the stem of the program's model, None where there is none of use.
+    def of(
+        cls, program: Program, names: Names, policy: Policy, x: Any
+    ) -> InputGradientShortcut | None:
+        """Return the shortcut of the program's model, None where there is none of use.
 
         Parameters
         ----------

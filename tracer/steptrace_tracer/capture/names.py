@@ -70,7 +70,7 @@ class Names:
         TraceError
             If the layers are not of the same classes, in the same order.
         """
-        own = list({id(found): found for m in models for found, _ in walk(m)}.values())
+        own = list({id(found): found for m in models for found, _ in walk_layers(m)}.values())
         classes = [type(layer).__name__ for layer in own]
         if classes != [layer.class_name for layer in layers]:
             msg = (
@@ -98,11 +98,11 @@ def _weight_path(variable: Any, layer_path: str | None, place: str) -> str:
 
 def _named(model: Any, prefixed: bool) -> Iterator[tuple[Any, str]]:
     prefix = f"{model.name}/"
-    for layer, path in walk(model):
+    for layer, path in walk_layers(model):
         yield layer, path if not prefixed or path.startswith(prefix) else prefix + path
 
 
-def walk(model: Any) -> Iterator[tuple[Any, str]]:
+def walk_layers(model: Any) -> Iterator[tuple[Any, str]]:
     """Yield every layer inside `model` once, with the path that Keras gives it.
 
     Layers that only feed data in are left out. A layer that Keras gives no path, since it has
@@ -117,8 +117,8 @@ def inside_recurrent(model: Any) -> frozenset[int]:
 
     They run inside a loop of the graph, and would run many times in one eager step.
     """
-    recurrent = [layer for layer, _ in walk(model) if isinstance(layer, keras.layers.RNN)]
-    return frozenset(id(layer) for parent in recurrent for layer, _ in walk(parent))
+    recurrent = [layer for layer, _ in walk_layers(model) if isinstance(layer, keras.layers.RNN)]
+    return frozenset(id(layer) for parent in recurrent for layer, _ in walk_layers(parent))
 
 
 def _children(parent: Any, seen: set[int]) -> Iterator[tuple[Any, str]]:

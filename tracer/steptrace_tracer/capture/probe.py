@@ -21,13 +21,13 @@ from steptrace_schema.names import (
     X,
 )
 from steptrace_tracer._tensorflow import keras, tf
-from steptrace_tracer.capture.names import Names, inside_recurrent, joined, leaves, walk
+from steptrace_tracer.capture.names import Names, inside_recurrent, joined, leaves, walk_layers
 from steptrace_tracer.capture.rebinding import rebound
 from steptrace_tracer.capture.taps import (
     NOT_NUMBERS,
     NOT_SAMPLES,
     Taps,
-    present_graph,
+    current_graph,
     storable,
 )
 
@@ -106,14 +106,14 @@ class Probe:
         self.taps = taps = Taps()
         self._activations.clear()
         counts: Counter[str] = Counter()
-        scope = present_graph()
-        layers = [layer for layer, _ in walk(self._model) if activation_name(layer)]
-        looped = inside_recurrent(self._model) | {
+        scope = current_graph()
+        layers = [layer for layer, _ in walk_layers(self._model) if activation_name(layer)]
+        in_loops = inside_recurrent(self._model) | {
             id(layer) for layer in layers if isinstance(layer, keras.layers.RNN)
         }
         with ExitStack() as stack:
             for layer in layers:
-                if id(layer) not in looped:
+                if id(layer) not in in_loops:
                     name = "activation" if "activation" in vars(layer) else "call"
                     wrap = self._wrap(layer, taps, counts, scope)
                     stack.enter_context(rebound(layer, name, wrap))
@@ -134,10 +134,10 @@ class Probe:
         for layer in layers:
             path = self._names.layers[id(layer)]
             if not counts[path]:
-                reason = _IN_A_LOOP if id(layer) in looped else _NOT_CALLED
+                reason = _IN_A_LOOP if id(layer) in in_loops else _NOT_CALLED
                 for part in (PREACTIVATION, OUTPUT):
                     if self._policy.covers("probe", f"{path}/{part}"):
-                        taps.lacks("probe", f"{path}/{part}", reason)
+                        taps.explain_missing("probe", f"{path}/{part}", reason)
         return taps.tensors
 
     def _keep_gradients(self, tape: Any, x: Any, activations: dict[str, Any], taps: Taps) -> None:
@@ -151,7 +151,7 @@ class Probe:
         for path, output in activations.items():
             chosen = self._policy.probe_unit
             if chosen is not None and chosen >= output.shape[-1]:
-                taps.lacks("probe_gradients", f"{path}/{SALIENCY}", _NO_SUCH_UNIT)
+                taps.explain_missing("probe_gradients", f"{path}/{SALIENCY}", _NO_SUCH_UNIT)
                 continue
             with tape:
                 # A unit's activation: the mean over positions, where the layer has any.
@@ -164,7 +164,7 @@ class Probe:
                 place = f"{path}/{joined(SALIENCY, name)}"
                 gradient = tape.gradient(target, tensor) if tensor.dtype.is_floating else None
                 if gradient is None:
-                    taps.lacks("probe_gradients", place, _NO_INPUT_GRADIENT)
+                    taps.explain_missing("probe_gradients", place, _NO_INPUT_GRADIENT)
                     continue
                 if self._policy.covers("probe_gradients", place):
                     taps.add("probe_gradients", place, gradient)
@@ -188,12 +188,12 @@ class Probe:
                     place = f"{path}/{prefix}{part}"
                     if not self._policy.covers("probe", place):
                         continue
-                    if present_graph() is not scope:
-                        taps.lacks("probe", place, _IN_A_LOOP)
+                    if current_graph() is not scope:
+                        taps.explain_missing("probe", place, _IN_A_LOOP)
                     elif not storable(tensor):
-                        taps.lacks("probe", place, NOT_NUMBERS)
+                        taps.explain_missing("probe", place, NOT_NUMBERS)
                     elif tensor.shape[:1] != self._samples:
-                        taps.lacks("probe", place, NOT_SAMPLES)
+                        taps.explain_missing("probe", place, NOT_SAMPLES)
                     else:
                         taps.add("probe", place, tensor)
                 if prefix == "" and storable(output) and output.dtype.is_floating:

@@ -61,7 +61,7 @@ class Program:
     compiled: Compiled
     logs: Callable[[Any], Any]
     strategy: Any = None
-    spreads: bool = False
+    calls_strategy_run: bool = False
 
     def update_count(self) -> int:
         """Return how many updates all optimizers have done."""
@@ -115,11 +115,11 @@ def fit_program(model: Any, spec: Any) -> Program:
         eager=model.run_eagerly,
         compiled=compiled,
         logs=lambda logs: logs,
-        strategy=several_replicas(model),
+        strategy=replica_strategy(model),
     )
 
 
-def several_replicas(model: Any) -> Any:
+def replica_strategy(model: Any) -> Any:
     """Return the strategy that spreads `model` over replicas, None where there is only one."""
     strategy = model.distribute_strategy
     return strategy if strategy.num_replicas_in_sync > 1 else None

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from steptrace_schema.format.policy import Policy
     from steptrace_tracer.capture.program import Program
-    from steptrace_tracer.capture.tapping import Tapping
+    from steptrace_tracer.capture.tap_collector import TapCollector
 
-    Present = Callable[[], Tapping | None]
+    CurrentCollector = Callable[[], TapCollector | None]
 
 
 @contextmanager
@@ -50,10 +50,10 @@ def tapped(
     program: Program,
     policy: Policy,
     layers: Sequence[Any],
-    looped: Set[int],
-    present: Present,
+    in_loops: Set[int],
+    current: CurrentCollector,
 ) -> Iterator[None]:
-    """Show everything that a step does inside the context to the tapping of its replica.
+    """Show everything that a step does inside the context to the collector of its replica.
 
     Parameters
     ----------
@@ -61,40 +61,40 @@ def tapped(
         The step.
     policy
         What is wanted.
-    layers, looped
+    layers, in_loops
         The layers of its models, and the ``id`` of those that run inside a loop of the graph.
-    present
-        Returns the tapping of the replica that is running, None outside of one.
+    current
+        Returns the collector of the replica that is running, None outside of one.
     """
     models = (*program.models, *(layer for layer in layers if isinstance(layer, keras.Model)))
     with ExitStack() as stack:
         if set(OUTPUT_KINDS) & set(policy.kinds):
             for layer in layers:
-                if id(layer) not in looped:
-                    stack.enter_context(rebound(layer, "call", _see_output(layer, present)))
+                if id(layer) not in in_loops:
+                    stack.enter_context(rebound(layer, "call", _see_output(layer, current)))
         if policy.covers("inputs", X_GRADIENT):
-            stack.enter_context(rebound(tf.GradientTape, "__enter__", _see_enter(present)))
-            stack.enter_context(rebound(tf.GradientTape, "__exit__", _see_exit(present)))
+            stack.enter_context(rebound(tf.GradientTape, "__enter__", _see_enter(current)))
+            stack.enter_context(rebound(tf.GradientTape, "__exit__", _see_exit(current)))
             for model in models:
-                if id(model) not in looped:
-                    stack.enter_context(rebound(model, "call", _see_input(model, present)))
-        stack.enter_context(rebound(tf.GradientTape, "gradient", _see_gradient(present)))
+                if id(model) not in in_loops:
+                    stack.enter_context(rebound(model, "call", _see_input(model, current)))
+        stack.enter_context(rebound(tf.GradientTape, "gradient", _see_gradient(current)))
         if policy.covers("inputs", SAMPLE_LOSS) or policy.covers("inputs", SAMPLE_WEIGHT):
-            stack.enter_context(rebound(keras.losses.Loss, "__call__", _see_loss(present)))
+            stack.enter_context(rebound(keras.losses.Loss, "__call__", _see_loss(current)))
         for optimizer in program.optimizers:
-            stack.enter_context(rebound(optimizer, "scale_loss", _see_scale(present)))
+            stack.enter_context(rebound(optimizer, "scale_loss", _see_scale(current)))
         yield
 
 
-def _see_output(layer: Any, present: Present) -> Callable[[Any], Any]:
+def _see_output(layer: Any, current: CurrentCollector) -> Callable[[Any], Any]:
     def wrap(call: Any) -> Any:
         def seen(*args: Any, **kwargs: Any) -> Any:
             output = call(*args, **kwargs)
-            if (tapping := present()) is not None:
+            if (collector := current()) is not None:
                 try:
-                    tapping.keep_output(layer, output)
+                    collector.keep_output(layer, output)
                 except Exception as error:
-                    tapping.taps.error = tapping.taps.error or error
+                    collector.taps.error = collector.taps.error or error
             return output
 
         return seen
@@ -102,11 +102,11 @@ def _see_output(layer: Any, present: Present) -> Callable[[Any], Any]:
     return wrap
 
 
-def _see_input(model: Any, present: Present) -> Callable[[Any], Any]:
+def _see_input(model: Any, current: CurrentCollector) -> Callable[[Any], Any]:
     def wrap(call: Any) -> Any:
         def seen(*args: Any, **kwargs: Any) -> Any:
-            if (tapping := present()) is not None:
-                tapping.watch(model, args[0] if args else kwargs.get("inputs"))
+            if (collector := current()) is not None:
+                collector.watch(model, args[0] if args else kwargs.get("inputs"))
             return call(*args, **kwargs)
 
         return seen
@@ -114,11 +114,11 @@ def _see_input(model: Any, present: Present) -> Callable[[Any], Any]:
     return wrap
 
 
-def _see_enter(present: Present) -> Callable[[Any], Any]:
+def _see_enter(current: CurrentCollector) -> Callable[[Any], Any]:
     def wrap(enter: Any) -> Any:
         def seen(tape: Any) -> Any:
-            if (tapping := present()) is not None:
-                tapping.enter(tape)
+            if (collector := current()) is not None:
+                collector.enter(tape)
             return enter(tape)
 
         return seen
@@ -126,11 +126,11 @@ def _see_enter(present: Present) -> Callable[[Any], Any]:
     return wrap
 
 
-def _see_exit(present: Present) -> Callable[[Any], Any]:
+def _see_exit(current: CurrentCollector) -> Callable[[Any], Any]:
     def wrap(leave: Any) -> Any:
         def seen(tape: Any, *args: Any) -> Any:
-            if (tapping := present()) is not None:
-                tapping.leave(tape)
+            if (collector := current()) is not None:
+                collector.leave(tape)
             return leave(tape, *args)
 
         return seen
@@ -138,32 +138,32 @@ def _see_exit(present: Present) -> Callable[[Any], Any]:
     return wrap
 
 
-def _see_gradient(present: Present) -> Callable[[Any], Any]:
+def _see_gradient(current: CurrentCollector) -> Callable[[Any], Any]:
     def wrap(gradient: Any) -> Any:
         def seen(tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
             def ask(target: Any, sources: Any, **keywords: Any) -> Any:
                 return gradient(tape, target, sources, *args, **keywords)
 
-            if (tapping := present()) is None:
+            if (collector := current()) is None:
                 return ask(target, sources, **kwargs)
-            return tapping.differentiate(ask, target, sources, kwargs)
+            return collector.differentiate(ask, target, sources, kwargs)
 
         return seen
 
     return wrap
 
 
-def _see_loss(present: Present) -> Callable[[Any], Any]:
+def _see_loss(current: CurrentCollector) -> Callable[[Any], Any]:
     def wrap(compute: Any) -> Any:
         def seen(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-            tapping = present()
-            if tapping is None:
+            collector = current()
+            if collector is None:
                 return compute(loss, y_true, y_pred, sample_weight)
 
             def keeping(call: Any) -> Any:
                 def kept(*args: Any, **kwargs: Any) -> Any:
                     values = call(*args, **kwargs)
-                    tapping.keep_loss(values, sample_weight)
+                    collector.keep_loss(values, sample_weight)
                     return values
 
                 return kept
@@ -176,12 +176,12 @@ def _see_loss(present: Present) -> Callable[[Any], Any]:
     return wrap
 
 
-def _see_scale(present: Present) -> Callable[[Any], Any]:
+def _see_scale(current: CurrentCollector) -> Callable[[Any], Any]:
     def wrap(scale_loss: Any) -> Any:
         def seen(loss: Any) -> Any:
             scaled = scale_loss(loss)
-            if (tapping := present()) is not None and scaled is not loss:
-                tapping.keep_scale(scaled, scale_loss(tf.ones((), tf.float32)))
+            if (collector := current()) is not None and scaled is not loss:
+                collector.keep_scale(scaled, scale_loss(tf.ones((), tf.float32)))
             return scaled
 
         return seen

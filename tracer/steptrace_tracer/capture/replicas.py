@@ -50,7 +50,7 @@ def run_on_replicas(
 
 
 @contextmanager
-def spreading(
+def on_every_replica(
     strategy: Any, on_replica: Callable[..., tuple[Any, dict[str, Any]]]
 ) -> Iterator[dict[str, Any]]:
     """Have what ``strategy.run`` is called with in the context return its taps.

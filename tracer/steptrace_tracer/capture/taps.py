@@ -39,7 +39,7 @@ class Taps:
         """Keep one tensor."""
         self.tensors[f"{kind}/{path}"] = tensor
 
-    def lacks(self, kind: Kind, path: str, reason: str) -> None:
+    def explain_missing(self, kind: Kind, path: str, reason: str) -> None:
         """Say why a tensor cannot be kept."""
         self.missing[kind, path] = reason
 
@@ -47,7 +47,9 @@ class Taps:
         """Return the values of :attr:`rows` as one tensor."""
         return tf.stack([tf.cast(n, tf.int64) for n in self.rows.values()] or [tf.int64.max])
 
-    def misfits(self, counts: Iterable[int], samples: int) -> dict[tuple[Kind, str], str]:
+    def explain_other_rows(
+        self, counts: Iterable[int], samples: int
+    ) -> dict[tuple[Kind, str], str]:
         """Return which outputs have other rows than the `samples` of the batch, with the reason.
 
         Only running the step shows it: while it is traced, the size of a batch is unknown.
@@ -84,6 +86,6 @@ def storable(tensor: Any) -> bool:
     return bool(tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool)
 
 
-def present_graph() -> Any:
+def current_graph() -> Any:
     """Return the graph that is being built, None when running eagerly."""
     return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()

@@ -15,13 +15,13 @@ from steptrace_schema.names import LOSS, LOSS_SCALE, LOSSES, METRICS, X_GRADIENT
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.batch_taps import batch_taps
 from steptrace_tracer.capture.graph_statistics import tensor_statistics
-from steptrace_tracer.capture.input_gradient import Stem
-from steptrace_tracer.capture.names import inside_recurrent, leaves, walk
+from steptrace_tracer.capture.input_gradient import InputGradientShortcut
+from steptrace_tracer.capture.names import inside_recurrent, leaves, walk_layers
 from steptrace_tracer.capture.optimizer_state import learning_rates, slot_taps
 from steptrace_tracer.capture.probe import Probe
 from steptrace_tracer.capture.rebinding import tapped
-from steptrace_tracer.capture.replicas import first_replica, run_on_replicas, spreading
-from steptrace_tracer.capture.tapping import Tapping
+from steptrace_tracer.capture.replicas import first_replica, on_every_replica, run_on_replicas
+from steptrace_tracer.capture.tap_collector import TapCollector
 from steptrace_tracer.capture.taps import NO_GRADIENT, Taps, storable
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class TracedStep:
         self.names = names
         self.taps = Taps()
         self.traces = 0
-        self.draws = False
+        self.draws_random_numbers = False
         """Whether the step's graph has random operations that keep a state of their own.
 
         Such a step has to run at every step: another graph of it would draw other numbers.
@@ -102,7 +102,7 @@ class TracedStep:
         self._data_missing: tuple[Missing, ...] = ()
         self._probe_missing: tuple[Missing, ...] = ()
         self._slots_missing: tuple[Missing, ...] = ()
-        self._stem: Stem | None = None
+        self._shortcut: InputGradientShortcut | None = None
         self._asked = policy
         """What is asked of the step itself."""
 
@@ -117,7 +117,7 @@ class TracedStep:
         if self._function is None:
             self._prepare_probe(args, kwargs)
             self._prepare_slots()
-            self._prepare_stem(args, kwargs)
+            self._prepare_shortcut(args, kwargs)
             self._function = self._compile()
         wall_time, start = time.time(), time.perf_counter()
         result, tensors = self._function(*args, **kwargs)
@@ -166,11 +166,11 @@ class TracedStep:
             Missing(kind="optimizer", path=optimizer.name, reason=_UNBUILT) for optimizer in unbuilt
         )
 
-    def _prepare_stem(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _prepare_shortcut(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Find out whether the gradient with respect to the input follows from another one."""
         x = self.program.batch(*args, **kwargs).x
-        self._stem = Stem.of(self.program, self.names, self._policy, x)
-        if self._stem is not None:
+        self._shortcut = InputGradientShortcut.of(self.program, self.names, self._policy, x)
+        if self._shortcut is not None:
             excluded = (*self._policy.exclude, X_GRADIENT)
             self._asked = self._policy.model_copy(update={"exclude": excluded})
 
@@ -195,12 +195,12 @@ class TracedStep:
         rates = learning_rates(optimizers)
         before = self._weights("weights", "updates")
         slots = slot_taps(optimizers, self.names, self._policy)
-        stem_weights = self._stem.weights() if self._stem is not None else []
+        shortcut_weights = self._shortcut.weights() if self._shortcut is not None else []
         result, tensors = step(*args, **kwargs)
         tensors = tensors | probed | rates
-        if self._stem is not None:
+        if self._shortcut is not None:
             x = self.program.batch(*args, **kwargs).x
-            tensors |= self._input_gradient(self._stem, stem_weights, x, tensors)
+            tensors |= self._input_gradient(self._shortcut, shortcut_weights, x, tensors)
         tensors |= {
             f"weights/{path}": tensor
             for path, tensor in before.items()
@@ -215,49 +215,51 @@ class TracedStep:
         return result, self._reduced(tensors)
 
     def _input_gradient(
-        self, stem: Stem, weights: list[Any], x: Any, tensors: dict[str, Any]
+        self, shortcut: InputGradientShortcut, weights: list[Any], x: Any, tensors: dict[str, Any]
     ) -> dict[str, Any]:
         """Return the gradient with respect to `x`, which follows from that of the first layer."""
-        gradient = tensors.get(f"activation_gradients/{stem.output}")
+        gradient = tensors.get(f"activation_gradients/{shortcut.output}")
         if gradient is None:  # whose reason is that of the input's too
-            reason = self.taps.missing.get(("activation_gradients", stem.output), NO_GRADIENT)
-            self.taps.lacks("inputs", X_GRADIENT, reason)
+            reason = self.taps.missing.get(("activation_gradients", shortcut.output), NO_GRADIENT)
+            self.taps.explain_missing("inputs", X_GRADIENT, reason)
             return {}
-        found = stem.input_gradient(weights, x[: self._policy.rows], gradient)
+        found = shortcut.input_gradient(weights, x[: self._policy.rows], gradient)
         return {f"inputs/{X_GRADIENT}": found}
 
     def _step(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         self.traces += 1
         program = self.program
-        layers = [layer for model in program.models for layer, _ in walk(model)]
-        looped = frozenset[int]().union(*map(inside_recurrent, program.models))
-        tappings: list[Tapping] = []
+        layers = [layer for model in program.models for layer, _ in walk_layers(model)]
+        in_loops = frozenset[int]().union(*map(inside_recurrent, program.models))
+        collectors: list[TapCollector] = []
         running = threading.local()  # replicas run in threads of their own, by turns
 
         def on_replica(
             body: Callable[..., Any], *args: Any, **kwargs: Any
         ) -> tuple[Any, dict[str, Any]]:
-            tapping = Tapping(program, self.names, self._asked, program.batch(*args, **kwargs))
-            tappings.append(tapping)
-            running.tapping = tapping
+            collector = TapCollector(
+                program, self.names, self._asked, program.batch(*args, **kwargs)
+            )
+            collectors.append(collector)
+            running.collector = collector
             result = body(*args, **kwargs)
-            del running.tapping
-            return result, _settled(tapping, layers, looped)
+            del running.collector
+            return result, _finished(collector, layers, in_loops)
 
-        present = functools.partial(getattr, running, "tapping", None)
-        with tapped(program, self._asked, layers, looped, present):
+        current = functools.partial(getattr, running, "collector", None)
+        with tapped(program, self._asked, layers, in_loops, current):
             if program.strategy is None:
                 result, tensors = on_replica(program.body, *args, **kwargs)
-            elif program.spreads:
-                with spreading(program.strategy, on_replica) as tensors:
+            elif program.calls_strategy_run:
+                with on_every_replica(program.strategy, on_replica) as tensors:
                     result = program.body(*args, **kwargs)
             else:
                 step = functools.partial(on_replica, program.body)
                 result, tensors = run_on_replicas(program.strategy, step, args, kwargs)
-        if not tappings:
+        if not collectors:
             raise TraceError(_NOT_SPREAD)
-        self.taps = tappings[0].taps
-        self.draws = _draws()
+        self.taps = collectors[0].taps
+        self.draws_random_numbers = _draws_random_numbers()
         for name, metric in leaves(program.logs(result)) if tensors else ():
             if name == LOSS or not storable(metric) or metric.shape.rank != 0:
                 continue  # Keras' loss is a mean over the epoch; the step's own is there already
@@ -274,7 +276,7 @@ class TracedStep:
             and any(self._policy.covers(kind, path) for kind in kinds)
         }
 
-    def present_weights(self) -> dict[str, Any]:
+    def current_weights(self) -> dict[str, Any]:
         """Return the models' present weights, ``weights/path`` to tensor."""
         weights = {f"weights/{path}": tensor for path, tensor in self._weights("weights").items()}
         return self._reduced(weights)
@@ -288,11 +290,11 @@ class TracedStep:
         }
 
 
-def _settled(tapping: Tapping, layers: list[Any], looped: Set[int]) -> dict[str, Any]:
+def _finished(collector: TapCollector, layers: list[Any], in_loops: Set[int]) -> dict[str, Any]:
     """Return what one replica's step was asked for, nothing where that failed."""
-    taps = tapping.taps
+    taps = collector.taps
     try:
-        tapping.settle(layers, looped)
+        collector.finish(layers, in_loops)
         if not taps.losses:
             msg = (
                 "the training step differentiates no loss with respect to the weights by "
@@ -310,7 +312,7 @@ def _settled(tapping: Tapping, layers: list[Any], looped: Set[int]) -> dict[str,
     return {} if taps.error is not None else {**taps.tensors, ROWS: taps.count_rows()}
 
 
-def _draws() -> bool:
+def _draws_random_numbers() -> bool:
     if tf.executing_eagerly():
         return False
     operations = tf.compat.v1.get_default_graph().get_operations()

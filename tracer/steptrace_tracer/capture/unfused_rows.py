@@ -41,7 +41,7 @@ def first_rows(tensor: Any, rows: int | None) -> Any:
         first_rows(value, rows) if _has_rows(operation, number, value) else value
         for number, value in enumerate(operation.inputs)
     ]
-    return _again(operation, inputs)
+    return _recompute(operation, inputs)
 
 
 def row_count(tensor: Any) -> Any:
@@ -77,7 +77,7 @@ def _has_rows(operation: Any, number: int, value: Any) -> bool:
     return number == 0
 
 
-def _again(operation: Any, inputs: list[Any]) -> Any:
+def _recompute(operation: Any, inputs: list[Any]) -> Any:
     """Return the result of the same operation for other inputs."""
     definition = operation.op_def
     inferred = {argument.type_attr for argument in definition.input_arg}

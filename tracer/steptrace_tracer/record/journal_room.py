@@ -64,7 +64,7 @@ class JournalRoom:
         )
         raise DiskLimitError(msg)
 
-    def has_room_for_reason(self, declaration: Declaration) -> bool:
+    def has_room_without_steps(self, declaration: Declaration) -> bool:
         """Whether a trace without a step has room, which only says why there is none."""
         self.declare(declaration)
         return self._besides <= self.limit.journal and self._store(0) <= self.limit.store

@@ -23,7 +23,7 @@ from steptrace_schema.journal.reader import JournalReader
 from steptrace_schema.moving.journal_mover import NOT_CLOSED
 from steptrace_schema.storage.location import Location, locate
 from steptrace_schema.storage.locks import exclusive, writer_of
-from steptrace_tracer.record.retrying_mover import PatientMover
+from steptrace_tracer.record.retrying_mover import RetryingMover
 
 _WAITING_SECONDS = 0.05
 _POLL_SECONDS = 0.2
@@ -65,7 +65,7 @@ def record(journal: Path, store: Location, trainer: int, parent: int) -> None:
     """
     reader = JournalReader(journal)
     with exclusive(journal), ThreadPoolExecutor(1, initializer=_yield_to_training) as meanwhile:
-        mover = PatientMover(journal, store)
+        mover = RetryingMover(journal, store)
         found, is_full = reader.pending(), False
         # Processes that the trainer forks hold the pipe open, so its end is not the only sign.
         while not (

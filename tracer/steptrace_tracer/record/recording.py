@@ -232,7 +232,7 @@ class Recording:
             room.require(declaration, step, size)
         except DiskLimitError:
             empty = Declaration(self._attributes, ())
-            if self._journal is None and room.has_room_for_reason(empty):
+            if self._journal is None and room.has_room_without_steps(empty):
                 self._journal = self._begin(empty)
             raise
         self._largest = max(self._largest, size)

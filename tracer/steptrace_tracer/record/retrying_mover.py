@@ -23,7 +23,7 @@ GIVE_UP_SECONDS: Final = 600.0
 """How long a run that has ended waits for its store, before it is left to ``steptrace recover``."""
 
 
-class PatientMover:
+class RetryingMover:
     """Moves records, and tries again after a pause, each twice as long, when it cannot.
 
     Moving the same records again writes the same bytes, so it begins anew after any failure.

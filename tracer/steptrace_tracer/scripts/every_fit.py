@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-    Added = Callable[[list[Any]], list[Any]]
+    ExtraCallbacks = Callable[[list[Any]], list[Any]]
 
 
 @contextmanager
-def every_fit(added: Added, prepare: Callable[[Any], None] | None = None) -> Iterator[None]:
+def every_fit(
+    added: ExtraCallbacks, prepare: Callable[[Any], None] | None = None
+) -> Iterator[None]:
     """Give every ``fit`` that is called inside the context more callbacks.
 
     Parameters
@@ -59,7 +61,7 @@ def every_fit(added: Added, prepare: Callable[[Any], None] | None = None) -> Ite
             owner.fit = original
 
 
-def _with_more(fit: Callable[..., Any], added: Added, keras: Any) -> Callable[..., Any]:
+def _with_more(fit: Callable[..., Any], added: ExtraCallbacks, keras: Any) -> Callable[..., Any]:
     signature = inspect.signature(fit)
 
     @functools.wraps(fit)

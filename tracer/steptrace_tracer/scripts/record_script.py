@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from steptrace_schema.errors import TraceError, TraceExistsError
 from steptrace_schema.store.opening import refuse_existing
 from steptrace_tracer.scripts.every_fit import every_fit
-from steptrace_tracer.session.workers import present_worker
+from steptrace_tracer.session.workers import current_worker
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,7 +110,7 @@ def numbered(path: Path, number: int) -> Path:
 
 def _refuse_earlier(path: Path) -> None:
     """Refuse before the training what would be refused in the midst of it."""
-    if present_worker(os.environ) is not None:
+    if current_worker(os.environ) is not None:
         return  # the path is a folder, which the other workers write into as well
     refuse_existing(path, overwrite=False)
     later = re.compile(rf"{re.escape(path.stem)}-\d+{re.escape(path.suffix)}")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Moment:
+class StepPosition:
     """When a step runs: its number, and where in the epochs it stands."""
 
     step: int
@@ -48,7 +48,7 @@ class Moment:
 def collect_step(
     tensors: dict[str, Any],
     result: StepResult,
-    moment: Moment,
+    position: StepPosition,
     taps: Taps,
     missing: tuple[Missing, ...],
     ids: Any,
@@ -62,7 +62,7 @@ def collect_step(
         ``kind/path`` to eager tensor, and the two extra taps, which are taken out.
     result
         What the step gave, for its times.
-    moment
+    position
         When it ran.
     taps
         What it was asked for.
@@ -81,30 +81,30 @@ def collect_step(
     inputs = [np.asarray(tensors.pop(k)) for k in sorted(tensors) if k.startswith(BATCH_INPUT)]
     rows = np.asarray(tensors.pop(ROWS)).tolist()
     size = len(inputs[0]) if inputs else max(rows, default=0)
-    misfits = taps.misfits(rows, size)
-    for kind, path in misfits:
+    not_samples = taps.explain_other_rows(rows, size)
+    for kind, path in not_samples:
         tensors.pop(f"{kind}/{path}", None)
     arrays = to_arrays(tensors)
     for name in (SAMPLE_LOSS, SAMPLE_WEIGHT):
         if len(arrays.get(f"inputs/{name}", range(size))) != size:
             del arrays[f"inputs/{name}"]
-            misfits["inputs", name] = NOT_SAMPLES
+            not_samples["inputs", name] = NOT_SAMPLES
     if ids is not None:
         arrays |= _with_ids(arrays, _checked_ids(ids, size), policy)
     if inputs and policy.covers("inputs", SAMPLE_DIGEST):
         arrays[f"inputs/{SAMPLE_DIGEST}"] = sample_digests(inputs)
     arrays |= {
-        "scalars/epoch": scalar(moment.epoch, np.int64),
-        "scalars/batch": scalar(moment.batch, np.int64),
+        "scalars/epoch": scalar(position.epoch, np.int64),
+        "scalars/batch": scalar(position.batch, np.int64),
         "scalars/batch_size": scalar(size, np.int64),
         "scalars/wall_time": scalar(result.wall_time, np.float64),
         "scalars/step_duration": scalar(result.duration, np.float64),
     }
     if policy.step_bytes is None:
-        return Collected(arrays, (*missing, *as_missing(misfits)))
+        return Collected(arrays, (*missing, *as_missing(not_samples)))
     left_out = beyond_budget(arrays, policy.step_bytes)
     arrays = {key: values for key, values in arrays.items() if key not in left_out}
-    return Collected(arrays, (*missing, *as_missing(misfits), *left_out.values()))
+    return Collected(arrays, (*missing, *as_missing(not_samples), *left_out.values()))
 
 
 def with_precision(collected: Collected, policy: Policy) -> Collected:

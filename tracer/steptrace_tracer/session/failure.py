@@ -19,7 +19,7 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def told_of(path: Location, error: Exception) -> str:
+def reason_text(path: Location, error: Exception) -> str:
     """Return an error as a part of a sentence that names the trace at `path` already."""
     if not isinstance(error, TraceError):
         return one_line(error)
@@ -28,7 +28,7 @@ def told_of(path: Location, error: Exception) -> str:
     return str(error).splitlines()[0].removeprefix(f"{path}: ")
 
 
-def stopped(path: Location, error: Exception, consequence: str = "") -> str:
+def stopped_message(path: Location, error: Exception, consequence: str = "") -> str:
     """Return the sentence that says that tracing has stopped, why, and what to do.
 
     Parameters
@@ -40,10 +40,10 @@ def stopped(path: Location, error: Exception, consequence: str = "") -> str:
     consequence
         What happens then, up to what is said of the earlier steps.
     """
-    told = told_of(path, error)
-    advice = ["free space"] if os.strerror(errno.ENOSPC) in told else []
+    reason = reason_text(path, error)
+    advice = ["free space"] if os.strerror(errno.ENOSPC) in reason else []
     command = f"steptrace recover {path}"
-    if command not in told and JournalReader(journal_path(path)).exists:
+    if command not in reason and JournalReader(journal_path(path)).exists:
         advice.append(f"run '{command}' to finish the trace")
     kept = ": ".join(["earlier steps are kept", *filter(None, [" and ".join(advice)])])
-    return f"{path}: tracing stopped: {told}; {consequence}{kept}"
+    return f"{path}: tracing stopped: {reason}; {consequence}{kept}"

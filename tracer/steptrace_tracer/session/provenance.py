@@ -15,7 +15,7 @@ import numpy as np
 from steptrace_schema.format.attributes import Layer, Model, Optimizer, TraceAttributes
 from steptrace_schema.version import PACKAGE_VERSION
 from steptrace_tracer._tensorflow import keras, tf
-from steptrace_tracer.capture.names import Names, walk
+from steptrace_tracer.capture.names import Names, walk_layers
 from steptrace_tracer.capture.probe import activation_name
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def describe_layers(models: tuple[Any, ...], names: Names) -> tuple[Layer, ...]:
                 if id(v) in names.weights
             ),
         )
-        for layer in _distinct(layer for model in models for layer, _ in walk(model))
+        for layer in _distinct(layer for model in models for layer, _ in walk_layers(model))
     )
 
 

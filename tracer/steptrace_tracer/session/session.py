@@ -27,10 +27,10 @@ from steptrace_tracer.record.pending_step import Collected, PendingStep
 from steptrace_tracer.record.recording import Recording
 from steptrace_tracer.session.closing_report import ClosingProgress, describe, report
 from steptrace_tracer.session.collect_step import collect_step, scalar, to_arrays, with_precision
-from steptrace_tracer.session.failure import one_line, stopped, told_of
+from steptrace_tracer.session.failure import one_line, reason_text, stopped_message
 from steptrace_tracer.session.logged_names import LoggedNames
 from steptrace_tracer.session.provenance import describe_run
-from steptrace_tracer.session.sampling import with_samples
+from steptrace_tracer.session.sampling import with_sample_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from steptrace_schema.names import Status
     from steptrace_tracer.capture.program import Program
     from steptrace_tracer.capture.traced_step import StepResult
-    from steptrace_tracer.session.collect_step import Moment
+    from steptrace_tracer.session.collect_step import StepPosition
     from steptrace_tracer.session.settings import Settings
 
 NOT_ENDED = "the program ended before the training did"
@@ -81,7 +81,7 @@ class Session:
         policy = settings.policy
         if before is not None and policy.samples == "auto":
             policy = policy.model_copy(update={"samples": before.attributes.policy.samples})
-        policy = with_samples(policy, program.models)
+        policy = with_sample_count(policy, program.models)
         self.settings = dataclasses.replace(settings, policy=policy)
         probe = settings.probe
         if probe is None and before is not None and list(before.probe) == [X]:
@@ -112,7 +112,7 @@ class Session:
         The first one always does: it shows whether all have to, and how large a record is.
         """
         traced = self.traced
-        return (traced is None or traced.traces == 0 or traced.draws) or any(
+        return (traced is None or traced.traces == 0 or traced.draws_random_numbers) or any(
             self.settings.policy.records_step(step, epoch) for step in range(first, first + count)
         )
 
@@ -120,7 +120,7 @@ class Session:
         self,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        moment: Moment,
+        position: StepPosition,
         original: Callable[[], Any],
     ) -> Any:
         """Do one step, and record it where the policy wants it.
@@ -129,7 +129,7 @@ class Session:
         ----------
         args, kwargs
             The arguments of the program's step.
-        moment
+        position
             When it runs.
         original
             Does the same step without the tracer, for when tracing fails.
@@ -146,7 +146,7 @@ class Session:
             if before is not None and before != traced.program.update_count():
                 self.end("incomplete", f"the training step raised {one_line(error)}")
                 raise
-            return self._go_on_without(original, error)
+            return self._run_untraced(original, error)
         except BaseException as error:
             self.end("incomplete", f"the training was interrupted ({type(error).__name__})")
             raise
@@ -155,10 +155,10 @@ class Session:
                 raise traced.taps.error
             if self._recording is not None and not self._recording.record_bytes:
                 self._recording.record_bytes = _bytes_of(result.tensors)
-            if self.settings.policy.records_step(moment.step, moment.epoch):
+            if self.settings.policy.records_step(position.step, position.epoch):
                 ids = self.settings.sample_ids
                 self._hand_over(
-                    traced, result, moment, None if ids is None else ids(*args, **kwargs)
+                    traced, result, position, None if ids is None else ids(*args, **kwargs)
                 )
         except Exception as error:
             self.fail(error)
@@ -172,7 +172,7 @@ class Session:
         They are copied only if another step assigns to them.
         """
         if self.traced is not None:
-            self._last_weights = self.traced.present_weights()
+            self._last_weights = self.traced.current_weights()
 
     def validated(self, step: int, values: Mapping[str, Any]) -> None:
         """Record loss and metrics on the validation data, of the weights before `step`."""
@@ -222,9 +222,9 @@ class Session:
 
     def fail(self, error: Exception) -> None:
         """Stop because the tracer failed; what then happens is up to `on_error`."""
-        told = told_of(self.settings.path, error)
+        reason = reason_text(self.settings.path, error)
         is_limit = isinstance(error, DiskLimitError)
-        self._finish("incomplete", told if is_limit else f"tracing failed: {told}")
+        self._finish("incomplete", reason if is_limit else f"tracing failed: {reason}")
         self._complain(error)
 
     def abandon(self) -> None:
@@ -241,7 +241,7 @@ class Session:
         if error is not None:
             self._complain(error)
 
-    def _go_on_without(self, original: Callable[[], Any], error: Exception) -> Any:
+    def _run_untraced(self, original: Callable[[], Any], error: Exception) -> Any:
         """Do the step without the tracer, which shows whose error it was."""
         try:
             result = original()
@@ -251,7 +251,9 @@ class Session:
         self.fail(error)
         return result
 
-    def _hand_over(self, traced: TracedStep, result: StepResult, moment: Moment, ids: Any) -> None:
+    def _hand_over(
+        self, traced: TracedStep, result: StepResult, position: StepPosition, ids: Any
+    ) -> None:
         if self._recording is None:
             return
         tensors = dict(result.tensors)
@@ -261,9 +263,9 @@ class Session:
         taps, missing, policy = traced.taps, traced.missing(), self.settings.policy
 
         def collect() -> Collected:
-            return collect_step(tensors, result, moment, taps, missing, ids, policy)
+            return collect_step(tensors, result, position, taps, missing, ids, policy)
 
-        self._put(moment.step, collect)
+        self._put(position.step, collect)
 
     def _put(self, step: int, collect: Callable[[], Collected]) -> None:
         """Hand arrays over, as exactly as the policy wants them, while its budget lasts."""
@@ -299,8 +301,8 @@ class Session:
         """Say that the tracing has stopped, why, and what to do; once, when it is finished."""
         path = self.settings.path
         if self.settings.on_error == "raise":
-            raise TraceError(stopped(path, error)) from error
-        text = stopped(path, error, "the training goes on without the tracer, and ")
+            raise TraceError(stopped_message(path, error)) from error
+        text = stopped_message(path, error, "the training goes on without the tracer, and ")
         warnings.warn(text, RuntimeWarning, stacklevel=3)
 
     def _finish(self, status: Status, reason: str | None) -> TraceError | None:

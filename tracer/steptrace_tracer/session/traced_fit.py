@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.errors import TraceError
 from steptrace_tracer._tensorflow import tf
-from steptrace_tracer.capture.names import walk
+from steptrace_tracer.capture.names import walk_layers
 from steptrace_tracer.capture.program import fit_program, update_count
-from steptrace_tracer.session.collect_step import Moment
+from steptrace_tracer.session.collect_step import StepPosition
 from steptrace_tracer.session.failure import one_line
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class TracedFit:
         self._session: Session | None = None
 
     @property
-    def present_step(self) -> int:
+    def current_step(self) -> int:
         """The number of the step that was done last, or whose batch has begun."""
         if self.batch is not None or self.next_step == self._first_step:
             return self.next_step  # whose batch has begun, or that will be the first
@@ -131,12 +131,12 @@ class TracedFit:
         except Exception as error:
             session.fail(error)
             return without_tracer()
-        return session.run((data,), {}, Moment(step, self._epoch(), batch), without_tracer)
+        return session.run((data,), {}, StepPosition(step, self._epoch(), batch), without_tracer)
 
     def _build(self, data: Any) -> None:
         """Build a model that has not seen data yet, as Keras does before the first step."""
         model = self._model
-        children = [layer for layer, _ in walk(model)]
+        children = [layer for layer, _ in walk_layers(model)]
         if not all(layer.built for layer in (model, *children)):
             try:
                 model._symbolic_build(data_batch=data)

@@ -19,7 +19,7 @@ from steptrace_tracer.session.failure import one_line
 from steptrace_tracer.session.session import Session
 from steptrace_tracer.session.settings import OnError, Settings
 from steptrace_tracer.session.traced_fit import TracedFit
-from steptrace_tracer.session.workers import present_worker
+from steptrace_tracer.session.workers import current_worker
 from steptrace_tracer.session.wrapped_step import WrappedStep
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         if on_error not in ("warn", "raise"):
             msg = f"on_error is {on_error!r}; it must be 'warn' or 'raise'"
             raise ValueError(msg)
-        worker = present_worker(os.environ)
+        worker = current_worker(os.environ)
         location = locate(path)
         self.path = location if worker is None else location / f"worker-{worker.rank}.zarr"
         self.policy = policy if policy is not None else Policy(**fields)
@@ -218,12 +218,12 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         session = self._session
         if session is None or not session.active:
             return
-        session.log(self._present_step(), name, np.asarray(value))
+        session.log(self._current_step(), name, np.asarray(value))
 
-    def _present_step(self) -> int | None:
+    def _current_step(self) -> int | None:
         if self._wrapped is not None:
-            return self._wrapped.present_step
-        return self._fit.present_step
+            return self._wrapped.current_step
+        return self._fit.current_step
 
     def mark(self) -> None:
         """Mark the present step as worth keeping, where the policy retains steps around marks.

@@ -20,7 +20,7 @@ _VARIABLES: Final = (
 """Environment variables with a worker's rank and the number of workers, first match wins."""
 
 
-def present_worker(environment: Mapping[str, str]) -> Worker | None:
+def current_worker(environment: Mapping[str, str]) -> Worker | None:
     """Return which of several workers this is, None where there is only one.
 
     TensorFlow's ``TF_CONFIG`` is asked first, then ``RANK`` and ``WORLD_SIZE``, then what Slurm and
@@ -38,7 +38,7 @@ def present_worker(environment: Mapping[str, str]) -> Worker | None:
 
     Examples
     --------
-    >>> present_worker({"RANK": "1", "WORLD_SIZE": "4"})
+    >>> current_worker({"RANK": "1", "WORLD_SIZE": "4"})
     Worker(rank=1, count=4)
     """
     try:

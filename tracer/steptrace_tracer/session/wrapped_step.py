@@ -13,10 +13,10 @@ from steptrace_tracer.capture.program import (
     Batch,
     Compiled,
     Program,
-    several_replicas,
+    replica_strategy,
     update_count,
 )
-from steptrace_tracer.session.collect_step import Moment
+from steptrace_tracer.session.collect_step import StepPosition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -87,10 +87,10 @@ class WrappedStep:
         self._calls += 1
         if not session.wants(step, epoch):
             return original()
-        return session.run(args, kwargs, Moment(step, epoch, batch), original)
+        return session.run(args, kwargs, StepPosition(step, epoch, batch), original)
 
     @property
-    def present_step(self) -> int | None:
+    def current_step(self) -> int | None:
         """The number of the last step, None before the first."""
         return self._first_step + self._calls - 1 if self._calls else None
 
@@ -113,7 +113,7 @@ class WrappedStep:
                     f"Keras {what}; pass them: tracer.wrap(train_step, {what}=[...])"
                 )
                 raise TraceError(msg)
-        strategy = several_replicas(models[0])
+        strategy = replica_strategy(models[0])
         if not tf.executing_eagerly():
             msg = (
                 "the wrapped step is called while another function is compiled, or on a replica; "
@@ -129,7 +129,7 @@ class WrappedStep:
             compiled=_compiled(self._original),
             logs=_named_scalars,
             strategy=strategy,
-            spreads=strategy is not None,
+            calls_strategy_run=strategy is not None,
         )
 
 

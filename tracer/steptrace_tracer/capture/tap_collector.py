@@ -17,8 +17,8 @@ from steptrace_tracer.capture.taps import (
     NOT_NUMBERS,
     NOT_SAMPLES,
     Taps,
+    current_graph,
     output_kinds,
-    present_graph,
     storable,
 )
 from steptrace_tracer.capture.unfused_rows import first_rows, row_count
@@ -43,7 +43,7 @@ _NOT_CALLED = "the layer is not called in the training step"
 _NOT_FLOATING = "the input is not floating point, so the loss has no gradient with respect to it"
 
 
-class Tapping:
+class TapCollector:
     """What one replica's run through one step of `program` is asked for.
 
     Parameters
@@ -70,7 +70,7 @@ class Tapping:
         self.taps = Taps()
         self._gradients = GradientAttribution(program.models, names, policy, self.taps)
         self._x = [tensor for _, tensor in leaves(batch.x)]
-        self._scope = present_graph()
+        self._scope = current_graph()
         self._calls: Counter[str] = Counter()
         self._outputs: dict[str, Any] = {}
         self._tapes: list[Any] = []
@@ -88,27 +88,27 @@ class Tapping:
             if not tf.is_tensor(tensor):
                 continue
             place = f"{path}/{prefix}{joined(OUTPUT, name)}"
-            reason = self._obstacle(tensor)
+            reason = self._why_not_kept(tensor)
             if reason is not None:
                 for kind in output_kinds(self._policy, place):
-                    self.taps.lacks(kind, place, reason)
+                    self.taps.explain_missing(kind, place, reason)
                 continue
             if output_kinds(self._policy, place):
                 self._outputs[place] = tensor
             if not self._policy.covers("activation_gradients", place):
                 continue
             if tensor.dtype.is_floating:
-                self._gradients.have("activation_gradients", place, tensor, layer)
+                self._gradients.request_gradient("activation_gradients", place, tensor, layer)
             else:
-                self.taps.lacks("activation_gradients", place, NO_GRADIENT)
+                self.taps.explain_missing("activation_gradients", place, NO_GRADIENT)
             logits = getattr(tensor, "_keras_logits", None)
             if logits is not None:
                 own = f"{path}/{prefix}{_LOGITS}"
-                self._gradients.have_logits(place, own, logits, layer)
+                self._gradients.request_logits_gradient(place, own, logits, layer)
 
-    def _obstacle(self, tensor: Any) -> str | None:
+    def _why_not_kept(self, tensor: Any) -> str | None:
         """Return why an output cannot be kept, None where it can."""
-        if present_graph() is not self._scope:
+        if current_graph() is not self._scope:
             return _IN_A_LOOP
         if not storable(tensor):
             return NOT_NUMBERS
@@ -129,21 +129,21 @@ class Tapping:
         alone = len(self._program.models) == 1 and model is self._program.models[0]
         if not alone and not any(tensor is x for _, tensor in inputs for x in self._x):
             return
-        if self._watched or not self._tapes or present_graph() is not self._scope:
+        if self._watched or not self._tapes or current_graph() is not self._scope:
             return
         self._watched = True
         for name, tensor in inputs:
             place = joined(X_GRADIENT, name)
             if not (storable(tensor) and tensor.dtype.is_floating):
-                self.taps.lacks("inputs", place, _NOT_FLOATING)
+                self.taps.explain_missing("inputs", place, _NOT_FLOATING)
                 continue
             for tape in self._tapes:
                 tape.watch(tensor)
-            self._gradients.have("inputs", place, tensor)
+            self._gradients.request_gradient("inputs", place, tensor)
 
     def keep_loss(self, values: Any, sample_weight: Any) -> None:
         """Keep what a loss found for each sample, before weights and the mean over the batch."""
-        if present_graph() is self._scope:
+        if current_graph() is self._scope:
             self._losses.append(values)
             self._sample_weights.append(sample_weight)
 
@@ -163,19 +163,19 @@ class Tapping:
         target, sources, keywords
             What the step asks it for.
         """
-        if present_graph() is not self._scope:
+        if current_graph() is not self._scope:
             return gradient(target, sources, **keywords)
         return self._gradients.differentiate(gradient, target, sources, keywords)
 
-    def settle(self, layers: list[Any], looped: Set[int]) -> None:
+    def finish(self, layers: list[Any], in_loops: Set[int]) -> None:
         """Keep the gradients, and say why what is missing is missing, when the step is through."""
         self._keep_outputs()
         if self._policy.covers("inputs", SAMPLE_WEIGHT):
             self._keep_sample_weight()
-        self._gradients.settle()
+        self._gradients.finish()
         if self._policy.covers("inputs", SAMPLE_LOSS):
             self._keep_sample_loss()
-        self._explain_uncalled(layers, looped)
+        self._explain_uncalled(layers, in_loops)
 
     def _keep_outputs(self) -> None:
         """Keep the outputs, now that the graph has everything that uses them."""
@@ -190,7 +190,7 @@ class Tapping:
         if all(weight is None for weight in distinct.values()):
             return
         if len(distinct) > 1:
-            self.taps.lacks("inputs", SAMPLE_WEIGHT, _WEIGHTS_OF_LOSSES)
+            self.taps.explain_missing("inputs", SAMPLE_WEIGHT, _WEIGHTS_OF_LOSSES)
             return
         weight = tf.convert_to_tensor(*distinct.values())
         if weight.shape.rank == 2 and weight.shape[1] == 1:
@@ -198,7 +198,7 @@ class Tapping:
         if weight.shape.rank == 1:
             self.taps.add("inputs", SAMPLE_WEIGHT, weight)
         else:
-            self.taps.lacks("inputs", SAMPLE_WEIGHT, _WEIGHTS_OF_PARTS)
+            self.taps.explain_missing("inputs", SAMPLE_WEIGHT, _WEIGHTS_OF_PARTS)
 
     def _keep_sample_loss(self) -> None:
         """Keep the loss of each sample: the sum over outputs, the mean over a sequence."""
@@ -206,12 +206,12 @@ class Tapping:
         flat = getattr(compiled, "_flat_losses", None) or ()
         factors = [factor for _, loss, factor, _ in flat if loss is not None] or [None]
         if len(factors) != len(self._losses):
-            self.taps.lacks("inputs", SAMPLE_LOSS, _NO_SAMPLE_LOSS)
+            self.taps.explain_missing("inputs", SAMPLE_LOSS, _NO_SAMPLE_LOSS)
             return
         total: Any = None
         for values, factor in zip(self._losses, factors, strict=True):
             if not storable(values) or not values.shape.rank:
-                self.taps.lacks("inputs", SAMPLE_LOSS, _NO_SAMPLE_LOSS)
+                self.taps.explain_missing("inputs", SAMPLE_LOSS, _NO_SAMPLE_LOSS)
                 return
             own = tf.cast(values, tf.float32)
             own = tf.reduce_mean(own, axis=list(range(1, own.shape.rank)))
@@ -219,12 +219,12 @@ class Tapping:
             total = own if total is None else total + own
         self.taps.add("inputs", SAMPLE_LOSS, total)
 
-    def _explain_uncalled(self, layers: list[Any], looped: Set[int]) -> None:
+    def _explain_uncalled(self, layers: list[Any], in_loops: Set[int]) -> None:
         if not self._watched and self._policy.covers("inputs", X_GRADIENT):
-            self.taps.lacks("inputs", X_GRADIENT, _NOT_THE_INPUT)
+            self.taps.explain_missing("inputs", X_GRADIENT, _NOT_THE_INPUT)
         for layer in layers:
             path = self._names.layers[id(layer)]
-            reason = _IN_A_LOOP if id(layer) in looped else _NOT_CALLED
+            reason = _IN_A_LOOP if id(layer) in in_loops else _NOT_CALLED
             if self._calls[path] == 0:
                 for kind in output_kinds(self._policy, f"{path}/{OUTPUT}"):
-                    self.taps.lacks(kind, f"{path}/{OUTPUT}", reason)
+                    self.taps.explain_missing(kind, f"{path}/{OUTPUT}", reason)

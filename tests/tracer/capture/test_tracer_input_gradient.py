@@ -13,7 +13,7 @@ from keras import layers
 
 from keras_models import vectors
 from steptrace_tracer import Policy, Tracer
-from steptrace_tracer.capture.input_gradient import Stem
+from steptrace_tracer.capture.input_gradient import InputGradientShortcut
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,13 +50,13 @@ def test_the_gradient_of_the_input_is_that_of_a_second_tape(
     is_taken: bool,
 ) -> None:
     taken = []
-    exact = Stem.input_gradient
+    exact = InputGradientShortcut.input_gradient
 
-    def counted(self: Stem, *args: Any) -> Any:
+    def counted(self: InputGradientShortcut, *args: Any) -> Any:
         taken.append(self.output)
         return exact(self, *args)
 
-    monkeypatch.setattr(Stem, "input_gradient", counted)
+    monkeypatch.setattr(InputGradientShortcut, "input_gradient", counted)
     (x, y), model, reference = vectors(), _model(first), _model(first)
     tracer = Tracer(tmp_path / "run.zarr", policy, on_error="raise", progress=False)
     model.fit(x[:8], y[:8], batch_size=8, shuffle=False, verbose=0, callbacks=[tracer])
