@@ -186,8 +186,8 @@ def _three_weight_rows(trace: Path) -> None:
     _edit("statistics/weights/values/zarr.json", lambda m: m["shape"].__setitem__(0, STEPS))(trace)
 
 
-VALID = ("dense.zarr.zip", "dense-1.2.zarr.zip")
-"""The same trace, as the first version wrote it, and as that with a checksum in the root."""
+VALID = ("dense.zarr.zip", "dense-1.2.zarr.zip", "dense-1.3.zarr.zip")
+"""The same trace, as versions 1.0, 1.2 (with a checksum in the root) and 1.3 wrote it."""
 
 INVALID: dict[str, Callable[[Path], None]] = {
     "R1": _edit("zarr.json", lambda m: m.update(node_type="array")),

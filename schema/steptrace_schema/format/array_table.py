@@ -347,7 +347,7 @@ ARRAYS: Final[tuple[ArrayDefinition, ...]] = (
         "unit that the saliency is of: that of the largest mean activation, or the policy's",
     ),
 )
-"""Every array that format 1.2 defines, but for `step` and the statistics."""
+"""Every array that format 1.3 defines, but for `step` and the statistics."""
 
 
 def definition(kind: Kind, path: str) -> ArrayDefinition | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -74,6 +74,24 @@ class Event(_Model):
     step: int | None = None
 
 
+Way = Literal["inside", "beside"]
+"""Where tensors are computed: in the training step itself, or beside it from the same values."""
+
+
+class Proof(_Model):
+    """Whether a step that is recorded leaves the same bits as the step without the tracer."""
+
+    step: int
+    time: str
+    """UTC, ISO 8601."""
+    way: Way
+    """How the step was captured."""
+    identical: bool
+    """Whether every variable that the step may change had the same bits after both."""
+    difference: str | None = None
+    """The first variable that differed, or why nothing could be compared."""
+
+
 class Worker(_Model):
     """Which process of a distributed job recorded the trace."""
 
@@ -106,6 +124,10 @@ class TraceAttributes(_Model):
     """None where the training ran in one process."""
     environment: dict[str, Any] = Field(default_factory=dict)
     events: tuple[Event, ...] = ()
+    capture: dict[Kind, Way] = Field(default_factory=dict)
+    """Where the tensors of each kind are computed; empty before format 1.3."""
+    proofs: tuple[Proof, ...] = ()
+    """When it was shown that the step is not changed."""
     shard_steps: Annotated[int, Field(ge=1)] = 8
     """How many steps one shard, and one commit, spans."""
     steps_recorded: dict[Kind, int] = Field(default_factory=dict)
@@ -134,7 +156,7 @@ class TraceAttributes(_Model):
         if not isinstance(fields, dict):
             return fields
         known = dict(fields)
-        for name in ("declared", "steps_recorded", "statistics_recorded"):
+        for name in ("capture", "declared", "steps_recorded", "statistics_recorded"):
             if isinstance(found := known.get(name), dict):
                 known[name] = {kind: value for kind, value in found.items() if kind in KINDS}
         if isinstance(missing := known.get("missing"), (list, tuple)):

@@ -424,7 +424,7 @@ def test_the_module_is_the_command() -> None:
     result = _process("--version", capture_output=True)
     assert result.returncode == 0
     assert result.stdout.startswith("steptrace ")
-    assert "trace format 1.2" in result.stdout
+    assert "trace format 1.3" in result.stdout
 
 
 def test_a_reader_that_has_gone_ends_the_command_quietly(healthy_path: Path) -> None:
