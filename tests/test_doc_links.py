@@ -76,9 +76,9 @@ def test_every_decision_is_in_the_index_under_its_title() -> None:
     folder = ROOT / "docs" / "decisions"
     index = (folder / "README.md").read_text(encoding="utf-8")
     records = sorted(folder.glob("[0-9]*.md"))
-    assert [record.name[:3] for record in records] == [
-        f"{n:03}" for n in range(1, len(records) + 1)
-    ]
+    numbers = [record.name[:3] for record in records]
+    assert len(set(numbers)) == len(numbers)
+    assert all(number.isdigit() for number in numbers)
     for record in records:
         number, title = (
             record.read_text(encoding="utf-8").split("\n")[0].removeprefix("# ").split(" ", 1)
