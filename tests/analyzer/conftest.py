@@ -177,7 +177,8 @@ class SyntheticRun:
             journal.append(step, arrays)
             if self.retain != "all" or self.disk_limit is not None:
                 mover.move_ready()  # beside the training, as thinning needs
-        journal.close(self.status, self.status_reason, self.attributes())  # type: ignore[arg-type]
+        if self.status != "recording":  # no run ends with that
+            journal.close(self.status, self.status_reason, self.attributes())  # type: ignore[arg-type]
         mover.finish(self.status, self.status_reason)  # type: ignore[arg-type]
         return path
 

@@ -12,6 +12,7 @@ from dask.delayed import delayed
 
 from steptrace_schema.errors import DamagedTraceError
 from steptrace_schema.format.layout import ArraySpec, fill_value
+from steptrace_schema.journal.fitting import refuse_misfit
 from steptrace_schema.journal.record import MappedRecord
 from steptrace_schema.names import STATISTIC, STATISTIC_NAMES, STEP, TENSOR
 from steptrace_schema.statistics.describe import compute_statistics
@@ -46,7 +47,9 @@ def read_journal(journal: JournalReader) -> tuple[Declaration | None, list[Mappe
 def static_rows(spec: ArraySpec, records: list[MappedRecord]) -> xr.Variable:
     """Return the value of an array without a step dimension."""
     record = next(r for r in records if spec.key in r.keys)
-    return xr.Variable(spec.dims, record.read(spec.key), attrs=spec.attributes)
+    values = record.read(spec.key)
+    refuse_misfit(record.path, spec, values.shape, values.dtype)
+    return xr.Variable(spec.dims, values, attrs=spec.attributes)
 
 
 def journal_rows(spec: ArraySpec, records: list[MappedRecord]) -> xr.Variable:
@@ -72,6 +75,7 @@ def _padded(record: MappedRecord, spec: ArraySpec) -> npt.NDArray[Any]:
     row = np.full(spec.shape, fill_value(spec.dtype), dtype=np.dtype(spec.dtype))
     if spec.key in record.keys:
         values = record.read(spec.key)
+        refuse_misfit(record.path, spec, values.shape, values.dtype)
         row[tuple(slice(0, extent) for extent in values.shape)] = values
     return row
 

@@ -105,9 +105,19 @@ static int put_turned_last(Axis *axes, int count, size_t run)
     return 1;
 }
 
+/* The type of the elements, without the mark of this processor's own byte order. */
+static const char *element_type(const Py_buffer *buffer)
+{
+    const char *format = buffer->format;
+    return *format == '=' || *format == (PY_LITTLE_ENDIAN ? '<' : '>') ? format + 1 : format;
+}
+
+/* Pointers to objects are counted, so their bytes alone must not be copied. */
 static int are_alike(const Py_buffer *target, const Py_buffer *source)
 {
-    if (target->ndim != source->ndim || target->itemsize != source->itemsize)
+    const char *type = element_type(target);
+    if (target->ndim != source->ndim || target->itemsize != source->itemsize ||
+        strcmp(type, element_type(source)) || strchr(type, 'O'))
         return 0;
     for (int k = 0; k < target->ndim; k++)
         if (target->shape[k] != source->shape[k])
@@ -139,9 +149,9 @@ static PyObject *copy_strided(PyObject *module, PyObject *args)
     Py_buffer target, source;
     if (!PyArg_ParseTuple(args, "OO", &to, &from))
         return NULL;
-    if (PyObject_GetBuffer(to, &target, PyBUF_STRIDED) < 0)
+    if (PyObject_GetBuffer(to, &target, PyBUF_STRIDED | PyBUF_FORMAT) < 0)
         return NULL;
-    if (PyObject_GetBuffer(from, &source, PyBUF_STRIDED_RO) < 0) {
+    if (PyObject_GetBuffer(from, &source, PyBUF_STRIDED_RO | PyBUF_FORMAT) < 0) {
         PyBuffer_Release(&target);
         return NULL;
     }
@@ -150,7 +160,7 @@ static PyObject *copy_strided(PyObject *module, PyObject *args)
         copy_buffer(&target, &source);
         Py_END_ALLOW_THREADS
     } else {
-        PyErr_SetString(PyExc_ValueError, "target and source have not the same shape and size");
+        PyErr_SetString(PyExc_ValueError, "target and source have not the same shape and type of plain elements");
     }
     PyBuffer_Release(&source);
     PyBuffer_Release(&target);

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from google_crc32c import value as crc32c
 
+from steptrace_schema.encoding.decompress import decompress_blosc, decompress_pcodec
 from steptrace_schema.encoding.scratch import Scratch
 from steptrace_schema.encoding.strided_copy import copy_strided
 from steptrace_schema.errors import TraceError
@@ -182,11 +183,12 @@ class Encoding:
         if checksum(content) != stored:
             msg = f"the checksum is {checksum(content).hex()} where {stored.hex()} is stored"
             raise ValueError(msg)
-        if self.blosc is not None and content[_BLOSC_SIZE].tobytes() == _uint32(target.nbytes):
-            numcodecs.blosc.decompress(content, target)
-            return
-        decoded: Any = content if self._codec is None else self._codec.decode(content)
-        target[...] = np.frombuffer(decoded, target.dtype).reshape(target.shape)
+        if self.pcodec is not None:
+            decompress_pcodec(content, target)
+        elif self.blosc is not None:
+            decompress_blosc(content, target)
+        else:
+            target[...] = np.frombuffer(content, target.dtype).reshape(target.shape)
 
     def decode(self, data: bytes | memoryview, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         """Decode one chunk; return it with dims (step, ...). Raises what `decode_into` does."""
@@ -237,7 +239,6 @@ _BLOSC: Final = "blosc"
 _PCODEC: Final = "numcodecs.pcodec"
 _LITTLE_ENDIAN: Final = {"name": "bytes", "configuration": {"endian": "little"}}
 _CRC32C: Final = {"name": "crc32c"}
-_BLOSC_SIZE: Final = slice(4, 8)  # where blosc says how many bytes it has compressed
 _SHUFFLES: Final = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 
 

@@ -26,6 +26,11 @@ def copy_strided(target: npt.NDArray[Any], source: npt.NDArray[Any]) -> None:
     Elements are copied in C order of the axes as they are given, so it is fastest when these are in
     the order in which the larger array lies in memory.
 
+    Raises
+    ------
+    ValueError
+        If they differ in shape or type, or hold objects.
+
     Examples
     --------
     >>> rows = np.zeros((2, 4), np.float32)
@@ -45,6 +50,9 @@ def numpy_copy(target: npt.NDArray[Any], source: npt.NDArray[Any]) -> None:
     NumPy copies element by element where an array is a part of a larger one. Here the last axis, a
     few units long, is one element.
     """
+    if target.shape != source.shape or target.dtype != source.dtype or target.dtype.hasobject:
+        msg = "target and source have not the same shape and type of plain elements"
+        raise ValueError(msg)
     contiguous = all(a.strides[-1:] == (a.itemsize,) for a in (target, source))
     if not source.size or not contiguous:
         target[...] = source

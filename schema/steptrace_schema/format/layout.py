@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from steptrace_schema.errors import TraceError
+from steptrace_schema.format.declared import (
+    ELEMENT_TYPES,
+    checked_attributes,
+    checked_dims,
+    checked_element_type,
+    checked_flag,
+    checked_kind,
+    checked_path,
+    checked_shape,
+)
 from steptrace_schema.names import BATCH, IN, KINDS, OUT, SAMPLE, STEP, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-_UNSAFE = re.compile(r"[^A-Za-z0-9_.+\-]+")
 _FIXED_DIMS = frozenset({STEP, SAMPLE, BATCH})
 
 _FEATURE_DIMS: dict[int, tuple[str, ...]] = {
@@ -84,35 +92,25 @@ class ArraySpec:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> ArraySpec:
-        """Rebuild a declaration from :meth:`to_dict`."""
-        return cls(**{**fields, "dims": tuple(fields["dims"]), "shape": tuple(fields["shape"])})
+        """Rebuild a declaration from :meth:`to_dict`; fields of later versions are left out.
 
-
-def safe_path(name: str) -> str:
-    """Return `name` with every segment made safe as a group name in a store and on disk.
-
-    Examples
-    --------
-    >>> safe_path("my model/dense:0/kernel")
-    'my_model/dense_0/kernel'
-    >>> safe_path("../x")
-    'unnamed/x'
-    """
-    return "/".join(_safe_segment(segment) for segment in name.split("/") if segment)
-
-
-def _safe_segment(segment: str) -> str:
-    cleaned = _UNSAFE.sub("_", segment)
-    if not cleaned.strip("._"):
-        return "unnamed"
-    if cleaned.startswith("__") or cleaned == "zarr.json":
-        return "_" + cleaned.lstrip("_")
-    return cleaned
-
-
-def is_safe_path(path: str) -> bool:
-    """Whether `path` is one that :func:`safe_path` leaves as it is, and not empty."""
-    return bool(path) and safe_path(path) == path
+        Raises
+        ------
+        ValueError, KeyError, TypeError
+            If it is one that no array of a trace has.
+        """
+        dtype = checked_element_type(fields["dtype"])
+        shape = checked_shape(fields["shape"], ELEMENT_TYPES[dtype])
+        return cls(
+            kind=checked_kind(fields["kind"]),
+            path=checked_path(fields["path"]),
+            dims=checked_dims(fields["dims"], len(shape)),
+            shape=shape,
+            dtype=dtype,
+            static=checked_flag(fields.get("static", False)),
+            attributes=checked_attributes(fields.get("attributes", {})),
+            statistics_only=checked_flag(fields.get("statistics_only", False)),
+        )
 
 
 def feature_dims(rank: int) -> tuple[str, ...]:
@@ -193,27 +191,6 @@ def _agreeing_name(dim: str, size: int, visible: dict[str, int], used: Sequence[
         suffix += 1
         name = f"{dim}_{suffix}"
     return name
-
-
-def unique_paths(paths: Iterable[str]) -> list[str]:
-    """Make `paths` safe and distinct; a repeated one gets the suffix ``_1``, ``_2``, ...
-
-    Examples
-    --------
-    >>> unique_paths(["dense/kernel", "dense/kernel", "a b"])
-    ['dense/kernel', 'dense/kernel_1', 'a_b']
-    """
-    result: list[str] = []
-    seen: set[str] = set()
-    for path in paths:
-        base = candidate = safe_path(path) or "unnamed"
-        suffix = 0
-        while candidate in seen:
-            suffix += 1
-            candidate = f"{base}_{suffix}"
-        seen.add(candidate)
-        result.append(candidate)
-    return result
 
 
 def fill_value(dtype: str) -> Any:

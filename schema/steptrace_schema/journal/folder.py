@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final
 
+from steptrace_schema.format.json_text import MOST_BYTES
 from steptrace_schema.journal.pending import RECORD_SUFFIX
 from steptrace_schema.storage.locks import MOVER, WRITER
+from steptrace_schema.storage.names import open_to_read, open_to_write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,10 +38,29 @@ RECORDER_LOG: Final = "recorder.log"
 def write_atomically(path: Path, text: str, lasting: Persistence) -> None:
     """Write a file that afterwards is the old or the new one, whatever happens meanwhile."""
     temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text, encoding="utf-8")
+    with os.fdopen(open_to_write(temporary), "w", encoding="utf-8") as file:
+        file.write(text)
     lasting.file(temporary)
     temporary.replace(path)
     lasting.names(path.parent)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a small file of a journal.
+
+    Raises
+    ------
+    ValueError
+        If it is no text in UTF-8, no regular file, or longer than any of a journal.
+    FileNotFoundError
+        If there is none.
+    """
+    with os.fdopen(open_to_read(path), "rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        msg = f"it has more than {MOST_BYTES} bytes"
+        raise ValueError(msg)
+    return content.decode()
 
 
 def is_of_a_journal(name: str) -> bool:

@@ -6,15 +6,14 @@ temporary name and renamed, so it is there whole or not at all.
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
 from steptrace_schema.errors import DamagedTraceError, TraceError
-from steptrace_schema.format.attributes import TraceAttributes
 from steptrace_schema.journal.declaration import Closing, Declaration
 from steptrace_schema.journal.folder import (
     CLOSED_FILE,
@@ -22,6 +21,7 @@ from steptrace_schema.journal.folder import (
     NOTED_FILE,
     STOPPED_FILE,
     is_of_a_journal,
+    read_text,
     write_atomically,
 )
 from steptrace_schema.journal.pending import RECORD_SUFFIX, Pending, PendingRecords
@@ -32,6 +32,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from steptrace_schema.format.policy import Durability
+
+
+_RECORD: Final = re.compile(rf"(\d{{8}}|[1-9]\d{{8,11}}){re.escape(RECORD_SUFFIX)}", re.ASCII)
+
+
+def _does_not_say(path: Path, error: Exception) -> DamagedTraceError:
+    return DamagedTraceError(
+        f"{path} does not say how the run ended ({_first_line(error)}); move it away and "
+        "run 'steptrace recover', which then takes the run for one that was killed"
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -73,7 +83,7 @@ class JournalReader:
         """
         path = self.directory / DECLARATION_FILE
         try:
-            return Declaration.from_json(path.read_text(encoding="utf-8"))
+            return Declaration.from_json(read_text(path))
         except (OSError, KeyError, TypeError, ValueError, ValidationError) as error:
             msg = (
                 f"{path} is not a readable journal declaration ({_first_line(error)}); put a copy "
@@ -85,19 +95,15 @@ class JournalReader:
         """Return how the run ended, or None where it has not, or was killed."""
         path = self.directory / CLOSED_FILE
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path)
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise _does_not_say(path, error) from error
         try:
-            fields = json.loads(text)
-            attributes = TraceAttributes.model_validate(fields["attributes"])
-            return Closing(fields["status"], fields["reason"], attributes)
+            return Closing.from_json(text)
         except (KeyError, TypeError, ValueError, ValidationError) as error:
-            msg = (
-                f"{path} does not say how the run ended ({_first_line(error)}); move it away and "
-                "run 'steptrace recover', which then takes the run for one that was killed"
-            )
-            raise DamagedTraceError(msg) from error
+            raise _does_not_say(path, error) from error
 
     def writer(self) -> int | None:
         """Return the number of the process that is writing the journal, None where none will."""
@@ -137,22 +143,23 @@ class JournalReader:
         write_atomically(self.directory / NOTED_FILE, text, persistence(durability))
 
     def noted(self) -> str | None:
-        """Return what was noted last; None if nothing was."""
+        """Return what was noted last; None if nothing was.
+
+        Raises
+        ------
+        ValueError
+            If it is no text.
+        """
         try:
-            return (self.directory / NOTED_FILE).read_text(encoding="utf-8")
+            return read_text(self.directory / NOTED_FILE)
         except FileNotFoundError:
             return None
 
     def paths(self, start: int = 0) -> list[Path]:
         """Return the record files with index `start` or later, in order."""
-        found = os.listdir(self.directory)  # noqa: PTH208
-        names = sorted(name for name in found if name.endswith(RECORD_SUFFIX))
-        indices = [name.removesuffix(RECORD_SUFFIX) for name in names]
-        return [
-            self.directory / name
-            for name, index in zip(names, indices, strict=True)
-            if index.isdecimal() and int(index) >= start
-        ]
+        found = map(_RECORD.fullmatch, os.listdir(self.directory))  # noqa: PTH208
+        names = sorted((int(match[1]), match[0]) for match in found if match)
+        return [self.directory / name for index, name in names if index >= start]
 
     def clear(self) -> None:
         """Delete the journal; everything in it must be in the store."""

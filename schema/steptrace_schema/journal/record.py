@@ -17,6 +17,7 @@ from steptrace_schema.journal.record_file import (
 )
 from steptrace_schema.names import STEP
 from steptrace_schema.storage.exact_io import read_bytes
+from steptrace_schema.storage.names import open_to_read
 
 if TYPE_CHECKING:
     from collections.abc import Set
@@ -35,7 +36,7 @@ class Record:
         self.path = path
         self.index = int(path.stem)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = open_to_read(path)
             try:
                 metadata, self._arrays = read_header(descriptor)
             finally:
@@ -49,6 +50,15 @@ class Record:
         """Return the shape of the array ``kind/path`` of this step."""
         return self._arrays[key].shape
 
+    def is_of(self, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+        """Whether the array ``kind/path`` of this step has this shape and type."""
+        stored = self._arrays[key]
+        return stored.shape == shape and stored.dtype == dtype
+
+    def dtype(self, key: str) -> np.dtype[Any]:
+        """Return the element type of the array ``kind/path`` of this step."""
+        return self._arrays[key].dtype
+
     def read(self, key: str) -> npt.NDArray[Any]:
         """Return the array ``kind/path`` of this step."""
         stored = self._arrays[key]
@@ -57,14 +67,11 @@ class Record:
         return array
 
     def read_into(self, key: str, array: npt.NDArray[Any]) -> None:
-        """Read the array ``kind/path`` of this step into `array`, contiguous and of its size.
+        """Read the array ``kind/path`` of this step into a contiguous one of its shape and type.
 
         For one who reads all arrays: the small ones are read together, and kept.
         """
         stored = self._arrays[key]
-        if stored.dtype != array.dtype:
-            array[...] = self.read(key)
-            return
         target = array.reshape(-1).view(np.uint8).data
         if stored.begin + len(target) <= HEAD_BYTES:
             target[:] = self._head[stored.begin : stored.begin + len(target)]
@@ -86,7 +93,7 @@ class Record:
 
     @functools.cached_property
     def _descriptor(self) -> int:
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_to_read(self.path)
         weakref.finalize(self, os.close, descriptor)
         return descriptor
 
@@ -110,7 +117,10 @@ class MappedRecord:
 
     def read(self, key: str) -> npt.NDArray[Any]:
         """Return the array ``kind/path`` of this step."""
-        array: npt.NDArray[Any] = self._file.get_tensor(key)
+        try:
+            array: npt.NDArray[Any] = self._file.get_tensor(key)
+        except (SafetensorError, TypeError, KeyError, AttributeError) as error:
+            raise _unreadable(self.path, error) from error
         return array
 
 

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from steptrace_schema.format.declared import checked_shape
+from steptrace_schema.format.json_text import parse_json
 from steptrace_schema.storage.exact_io import write_all
 
 if TYPE_CHECKING:
@@ -177,11 +179,13 @@ def read_header(descriptor: int) -> tuple[dict[str, str], dict[str, StoredArray]
         raise ValueError(msg)
     arrays = {}
     try:
-        header = json.loads(os.pread(descriptor, length, _LENGTH_BYTES))
+        header = parse_json(os.pread(descriptor, length, _LENGTH_BYTES))
         metadata = {str(k): str(v) for k, v in header.pop(_METADATA, {}).items()}
         for key, entry in header.items():
             begin, end = entry["data_offsets"]
-            found = StoredArray(_NAMES[entry["dtype"]], tuple(entry["shape"]), start + begin)
+            dtype = _NAMES[entry["dtype"]]
+            shape = checked_shape(entry["shape"], dtype.itemsize)
+            found = StoredArray(dtype, shape, start + begin)
             if not (0 <= begin <= end <= size - start and end - begin == found.nbytes):
                 msg = f"'{key}' has {found.nbytes} bytes, which are not where its header says"
                 raise ValueError(msg)
@@ -189,4 +193,7 @@ def read_header(descriptor: int) -> tuple[dict[str, str], dict[str, StoredArray]
     except (AttributeError, KeyError, TypeError) as error:
         msg = f"its header cannot be understood ({type(error).__name__}: {error})"
         raise ValueError(msg) from error
+    if sum(found.nbytes for found in arrays.values()) > size - start:
+        msg = "its arrays overlap"
+        raise ValueError(msg)
     return metadata, arrays

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from steptrace_schema.encoding.scratch import Scratch
 from steptrace_schema.format.attributes import Missing
 from steptrace_schema.format.layout import ArraySpec, fill_value
+from steptrace_schema.journal.fitting import refuse_misfit
 from steptrace_schema.names import STATISTIC_NAMES
 from steptrace_schema.statistics.describe import (
     compute_row_statistics,
@@ -114,11 +115,12 @@ class ArrayMove:
         smaller: dict[int, npt.NDArray[Any]] = {}
         absent: list[int] = []
         for row, record in enumerate(self.records):
-            if spec.key in record.keys and record.shape(spec.key) == spec.shape:
+            if spec.key in record.keys and record.is_of(spec.key, spec.shape, rows.dtype):
                 record.read_into(spec.key, rows[row, ...])
                 continue
             rows[row] = fill_value(spec.dtype)
             if spec.key in record.keys:
+                refuse_misfit(record.path, spec, record.shape(spec.key), record.dtype(spec.key))
                 # A smaller row, of a last smaller batch, fills the leading corner.
                 values = smaller[row] = record.read(spec.key)
                 rows[row, ...][tuple(slice(0, extent) for extent in values.shape)] = values
@@ -139,9 +141,13 @@ class ArrayMove:
     def _run_statistics(self) -> MovedArray:
         """Read the statistics of an array that is not recorded itself."""
         values = np.full((len(self.records), len(STATISTIC_NAMES)), np.nan)
+        shape = (len(STATISTIC_NAMES),)
+        described = dataclasses.replace(self.spec, shape=shape, dtype="float64", static=True)
         for row, record in enumerate(self.records):
             if self.spec.key in record.keys:
-                values[row] = record.read(self.spec.key)
+                found = record.read(self.spec.key)
+                refuse_misfit(record.path, described, found.shape, found.dtype)
+                values[row] = found
         return MovedArray(self.spec.key, (), values, None, None)
 
     def _describe_updates(

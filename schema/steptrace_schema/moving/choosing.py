@@ -9,6 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from steptrace_schema.format.layout import split_key
 from steptrace_schema.format.retention import MARK, Retain, RetainAround, RetainLast
@@ -29,6 +30,10 @@ _NORMS: Final = 50
 
 
 _FEWEST_NORMS: Final = 5
+
+
+_Noted: Final = TypeAdapter(tuple[int, list[int], list[float]])
+"""The last record that was seen, the steps with a trigger, and the norms of the last updates."""
 
 
 class Chooser(abc.ABC):
@@ -61,6 +66,11 @@ class Chooser(abc.ABC):
             What :meth:`noted` returned.
         records
             All that are in the journal, in order, also those that are in the store already.
+
+        Raises
+        ------
+        ValueError
+            If `noted` is something else; then the chooser has not changed.
         """
 
 
@@ -108,7 +118,7 @@ class _ChooseAround(Chooser):
         return json.dumps([self._seen, sorted(self._triggered), [*self._norms]])
 
     def resume(self, noted: str, records: Sequence[Record]) -> None:
-        self._seen, triggered, norms = json.loads(noted)
+        self._seen, triggered, norms = _Noted.validate_json(noted, strict=True)
         self._triggered.update(triggered)
         self._norms.extend(norms)
         for record in records:

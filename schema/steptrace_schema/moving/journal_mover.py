@@ -35,6 +35,10 @@ NO_JOURNAL = f"{NOT_CLOSED}, and there is no journal beside it"
 """The reason stored in one whose run was killed where it had nothing to move."""
 
 _THINNED = "from here on only some steps keep their tensors, as the policy's 'retain' says"
+_FORGOTTEN = (
+    "what the recorder had noted of earlier triggers could not be read, so steps around a trigger "
+    "before this one may lack their tensors"
+)
 _NONE_KEPT = "no step was retained; its statistics are recorded"
 
 
@@ -73,9 +77,22 @@ class JournalMover:
         self._opened: dict[Path, Record] = {}
         self._left: list[Path] = []
         left = self._reader.paths()
-        if self._chooser is not None and (noted := self._reader.noted()) is not None:
-            self._chooser.resume(noted, self._records(left))
+        self._forgotten = not self._resume_choosing(left)
         self._delete(left, self.records_moved)
+
+    def _resume_choosing(self, left: list[Path]) -> bool:
+        """Go on choosing where an earlier mover was; False where what it has noted is damaged.
+
+        A loss of power may leave the file empty. The records are whole, so the trace goes on.
+        """
+        if self._chooser is None:
+            return True
+        try:
+            if (noted := self._reader.noted()) is not None:
+                self._chooser.resume(noted, self._records(left))
+        except ValueError:
+            return False
+        return True
 
     @property
     def records_moved(self) -> int:
@@ -295,6 +312,9 @@ class JournalMover:
             if not kept and not self._is_wanted(record)
         }
         found = [*((step, _THINNED) for step in sorted(lost)[:1]), *notes]
+        if self._forgotten:
+            first = min(record.step for new in moved for record in new.records)
+            found.append((first, _FORGOTTEN))
         known = {event.message for event in attributes.events}
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         events = [

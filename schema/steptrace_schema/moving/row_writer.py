@@ -10,6 +10,7 @@ import numpy as np
 
 from steptrace_schema.format.layout import split_key
 from steptrace_schema.format.retention import is_thinned
+from steptrace_schema.journal.fitting import refuse_misfit
 from steptrace_schema.journal.record import Record
 from steptrace_schema.moving.array_move import ArrayMove, MovedArray, Rows, move_arrays
 
@@ -105,7 +106,9 @@ class RowWriter:
                 continue
             for record in new.records:
                 if spec.key in record.keys:
-                    self._store.write_static(spec, record.read(spec.key))
+                    values = record.read(spec.key)
+                    refuse_misfit(record.path, spec, values.shape, values.dtype)
+                    self._store.write_static(spec, values.astype(spec.dtype, copy=False))
 
     def _array_move(self, spec: ArraySpec, new: Rows, *, updates: bool) -> ArrayMove:
         if spec.statistics_only:

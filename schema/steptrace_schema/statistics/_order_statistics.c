@@ -122,13 +122,15 @@ typedef struct {
 DEFINE_ROW(float, uint32_t, key_of_float, float_of_key, select_floats, order_floats)
 DEFINE_ROW(double, uint64_t, key_of_double, double_of_key, select_doubles, order_doubles)
 
-static int are_ranks(const Py_buffer *ranks, Py_ssize_t n)
+/* Copy ranks, which another thread could change once the lock is released; return 0 where they are
+   none. */
+static int get_ranks(const Py_buffer *ranks, Py_ssize_t n, Py_ssize_t *rank)
 {
     const int are_signed = strcmp(ranks->format, "l") == 0 || strcmp(ranks->format, "q") == 0;
     if (!are_signed || ranks->itemsize != sizeof(Py_ssize_t) || ranks->ndim != 1 ||
         ranks->shape[0] > MOST_RANKS)
         return 0;
-    const Py_ssize_t *rank = ranks->buf;
+    memcpy(rank, ranks->buf, (size_t)ranks->len);
     for (Py_ssize_t i = 0; i < ranks->shape[0]; i++)
         if (rank[i] < (i ? rank[i - 1] : 0) || rank[i] >= n)
             return 0;
@@ -141,10 +143,10 @@ static int is_of(const Py_buffer *buffer, const char *type)
 }
 
 /* Return 0 where there is not the memory. */
-static int order_rows(const Py_buffer *rows, const Py_buffer *ranks, const Py_buffer *out)
+static int order_rows(const Py_buffer *rows, const Py_ssize_t *ranks, int count,
+                      const Py_buffer *out)
 {
     const Py_ssize_t n = rows->shape[1];
-    const int count = (int)ranks->shape[0];
     Counts *counts = PyMem_RawMalloc(sizeof *counts + (size_t)(2 * rows->itemsize * n));
     if (counts == NULL)
         return 0;
@@ -152,9 +154,9 @@ static int order_rows(const Py_buffer *rows, const Py_buffer *ranks, const Py_bu
         const char *values = (const char *)rows->buf + row * n * rows->itemsize;
         char *found = (char *)out->buf + row * count * out->itemsize;
         if (is_of(rows, "f"))
-            order_floats((const float *)values, n, ranks->buf, count, (float *)found, counts);
+            order_floats((const float *)values, n, ranks, count, (float *)found, counts);
         else
-            order_doubles((const double *)values, n, ranks->buf, count, (double *)found, counts);
+            order_doubles((const double *)values, n, ranks, count, (double *)found, counts);
     }
     PyMem_RawFree(counts);
     return 1;
@@ -164,6 +166,7 @@ static PyObject *order_statistics(PyObject *module, PyObject *args)
 {
     PyObject *values, *wanted, *result;
     Py_buffer rows, ranks, out;
+    Py_ssize_t rank[MOST_RANKS];
     int has_memory = 1;
     if (!PyArg_ParseTuple(args, "OOO", &values, &wanted, &result))
         return NULL;
@@ -174,10 +177,10 @@ static PyObject *order_statistics(PyObject *module, PyObject *args)
     if (PyObject_GetBuffer(result, &out, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) < 0)
         goto no_out;
     if ((is_of(&rows, "f") || is_of(&rows, "d")) && is_of(&out, rows.format) &&
-        are_ranks(&ranks, rows.shape[1]) && (uint64_t)rows.shape[1] <= UINT32_MAX &&
+        get_ranks(&ranks, rows.shape[1], rank) && (uint64_t)rows.shape[1] <= UINT32_MAX &&
         out.shape[0] == rows.shape[0] && out.shape[1] == ranks.shape[0]) {
         Py_BEGIN_ALLOW_THREADS
-        has_memory = order_rows(&rows, &ranks, &out);
+        has_memory = order_rows(&rows, rank, (int)ranks.shape[0], &out);
         Py_END_ALLOW_THREADS
         if (!has_memory)
             PyErr_NoMemory();

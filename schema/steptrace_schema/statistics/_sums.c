@@ -192,8 +192,9 @@ static PyObject *row_sums(PyObject *module, PyObject *args)
     int is_alike = others.buf == NULL ||
         (others.shape[0] == height && others.shape[1] == n &&
          element_type(&others) == element_type(&rows));
-    if (!is_alike || element_type(&out) != 'd' ||
-        out.len != height * COUNT * (Py_ssize_t)sizeof(double)) {
+    /* Divided, because a product with a claimed extent may overflow. */
+    const Py_ssize_t width = COUNT * (Py_ssize_t)sizeof(double);
+    if (!is_alike || element_type(&out) != 'd' || out.len % width || out.len / width != height) {
         PyErr_SetString(PyExc_ValueError, "rows, what is subtracted and the result do not fit");
         goto failed;
     }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from steptrace_schema.names import METADATA_FILE
 from steptrace_schema.storage.location import Location, is_packed
+from steptrace_schema.storage.names import inside, open_to_read
 from steptrace_schema.storage.object_store import Remote, object_store_errors
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def read_file(location: Location, name: str) -> bytes:
     UnreachableError
         If an object store does not answer.
     """
+    inside(location, name)
     if isinstance(location, Remote):
         from obstore import get
 
@@ -60,7 +62,8 @@ def read_file(location: Location, name: str) -> bytes:
     if is_packed(location):
         with _unzipped(location) as archive:
             return archive.read(name)
-    return (location / name).read_bytes()
+    with os.fdopen(open_to_read(location / name), "rb", buffering=0) as file:
+        return file.readall()
 
 
 def read_part(location: Path | Remote, name: str, start: int, stop: int | None) -> bytes:
@@ -75,6 +78,7 @@ def read_part(location: Path | Remote, name: str, start: int, stop: int | None) 
     UnreachableError
         If an object store does not answer.
     """
+    inside(location, name)
     if isinstance(location, Remote):
         from obstore import get
 
@@ -83,7 +87,7 @@ def read_part(location: Path | Remote, name: str, start: int, stop: int | None) 
             part = {"suffix": -start}
         with object_store_errors(location):
             return bytes(get(location.objects, name, options={"range": part}).bytes())
-    with (location / name).open("rb", buffering=0) as file:
+    with os.fdopen(open_to_read(location / name), "rb", buffering=0) as file:
         begin = file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
         return file.read(-1 if stop is None else stop - begin)
 

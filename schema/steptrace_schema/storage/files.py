@@ -7,10 +7,12 @@ import them takes longer than to move the records of a short run.
 from __future__ import annotations
 
 import abc
+import os
 from typing import TYPE_CHECKING
 
 from steptrace_schema.storage.contents import read_part
 from steptrace_schema.storage.durability import Disk, make_folder
+from steptrace_schema.storage.names import Folders, inside, open_to_write
 from steptrace_schema.storage.object_store import Remote, write_object
 
 if TYPE_CHECKING:
@@ -52,16 +54,17 @@ class LocalFiles(Files):
 
     def __init__(self, location: Path) -> None:
         self.location: Path = location
+        self._folders = Folders(location)
 
     def put(self, name: str, pieces: Sequence[Buffer]) -> None:
         """Write a file."""
-        _write(self.location / name, pieces)
+        _write(self.location / inside(self.location, name), pieces, self._folders)
 
     def replace(self, name: str, pieces: Sequence[Buffer]) -> None:
         """Write a file under another name, and rename it."""
-        path = self.location / name
+        path = self.location / inside(self.location, name)
         temporary = path.with_name(path.name + ".partial")
-        _write(temporary, pieces)
+        _write(temporary, pieces, self._folders)
         temporary.replace(path)
 
 
@@ -73,6 +76,7 @@ class DurableFiles(Files):
 
     def __init__(self, location: Path) -> None:
         self.location: Path = location
+        self._folders = Folders(location)
         self._disk = Disk()
 
     def put(self, name: str, pieces: Sequence[Buffer]) -> None:
@@ -81,10 +85,11 @@ class DurableFiles(Files):
 
     def replace(self, name: str, pieces: Sequence[Buffer]) -> None:
         """Write a file, and wait for the disk."""
-        path = self.location / name
+        path = self.location / inside(self.location, name)
+        self._folders.check(path.parent)
         grown = make_folder(path.parent, exist_ok=True)
         temporary = path.with_name(path.name + ".partial")
-        _write(temporary, pieces)
+        _write(temporary, pieces, self._folders)
         self._disk.file(temporary)
         temporary.replace(path)
         for folder in (path.parent, *grown):
@@ -115,11 +120,12 @@ def files_of(location: Location, durability: Durability) -> Files:
     return DurableFiles(location) if durability == "fsync" else LocalFiles(location)
 
 
-def _write(path: Path, pieces: Sequence[Buffer]) -> None:
+def _write(path: Path, pieces: Sequence[Buffer], folders: Folders) -> None:
+    folders.check(path.parent)
     try:
-        file = path.open("wb")
+        descriptor = open_to_write(path)
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("wb")
-    with file:
+        descriptor = open_to_write(path)
+    with os.fdopen(descriptor, "wb") as file:
         file.writelines(pieces)

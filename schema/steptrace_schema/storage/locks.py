@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from steptrace_schema.errors import TraceError
+from steptrace_schema.storage.names import open_to_write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +38,7 @@ def exclusive(journal: Path) -> Iterator[None]:
     TraceError
         If another process holds it.
     """
-    with (journal / MOVER).open("w") as lock:
+    with os.fdopen(open_to_write(journal / MOVER), "wb") as lock:
         if not _take(lock.fileno()):
             msg = (
                 f"{journal} is being moved into its store by another process; "
@@ -72,10 +74,12 @@ def hold_as_writer(journal: Path) -> int:
 def writer_of(journal: Path) -> int | None:
     """Return the number of the process that has written the journal, None if nothing says it."""
     try:
-        text = (journal / WRITER).read_text()
+        text = (journal / WRITER).read_text("utf-8", errors="replace")
     except FileNotFoundError:
         return None
-    return int(text) if text.isdecimal() else None
+    # A number that no process has says nothing; 0 and negative ones mean groups of processes.
+    process = int(text) if re.fullmatch(r"[1-9]\d{0,9}", text, re.ASCII) else None
+    return process if process is not None and process < 2**31 else None
 
 
 def live_writer(journal: Path) -> int | None:

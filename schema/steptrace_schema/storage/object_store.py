@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 from steptrace_schema.errors import TraceError, UnreachableError
 from steptrace_schema.names import METADATA_FILE
+from steptrace_schema.storage.names import inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,4 +133,4 @@ def write_object(location: Remote, name: str, content: bytes) -> None:
     from obstore import put
 
     with object_store_errors(location):
-        put(location.objects, name, content)
+        put(location.objects, inside(location, name), content)

@@ -10,7 +10,8 @@ import numpy as np
 import zarr
 from zarr.errors import ZarrUserWarning
 
-from steptrace_schema.format.layout import fill_value, is_safe_path
+from steptrace_schema.format.layout import fill_value
+from steptrace_schema.format.paths import is_safe_path
 from steptrace_schema.names import (
     KINDS,
     REQUIRED_SCALARS,

@@ -234,7 +234,7 @@ def test_a_chunk_with_fewer_values_is_an_error_and_not_what_was_in_memory(profil
     found = encoding(spec_of((40, 16)), profile, 8)
     fewer = dataclasses.replace(found, chunks=(found.chunks[0], 20, found.chunks[2]))
     stored = b"".join(bytes(piece) for piece in fewer.encode(np.ones(fewer.chunks, np.float32)))
-    with pytest.raises(ValueError, match="reshape"):
+    with pytest.raises(ValueError, match=r"reshape|are to hold|pcodec finds"):
         found.decode_into(stored, np.zeros(found.stored_shape, np.float32))
 
 

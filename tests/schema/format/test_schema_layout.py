@@ -9,15 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steptrace_schema.errors import TraceError
-from steptrace_schema.format.layout import (
-    ArraySpec,
-    fill_value,
-    is_safe_path,
-    resolve_dims,
-    safe_path,
-    split_key,
-    unique_paths,
-)
+from steptrace_schema.format.layout import ArraySpec, fill_value, resolve_dims, split_key
+from steptrace_schema.format.paths import is_safe_path, safe_path, unique_paths
 
 
 @given(st.text())

@@ -9,7 +9,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
-from steptrace_schema.format.layout import unique_paths
+from steptrace_schema.format.paths import unique_paths
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.capture.names import Names, walk_layers
 from steptrace_tracer.capture.taps import NO_GRADIENT, Taps

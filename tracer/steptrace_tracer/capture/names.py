@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.errors import TraceError
-from steptrace_schema.format.layout import safe_path, unique_paths
+from steptrace_schema.format.paths import safe_path, unique_paths
 from steptrace_schema.names import STEP, X
 from steptrace_tracer._tensorflow import keras
 

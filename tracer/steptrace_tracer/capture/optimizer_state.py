@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from steptrace_schema.format.layout import safe_path, unique_paths
+from steptrace_schema.format.paths import safe_path, unique_paths
 from steptrace_schema.names import LEARNING_RATE, LEARNING_RATES
 from steptrace_tracer._tensorflow import tf
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.attributes import Missing
-from steptrace_schema.format.layout import safe_path
+from steptrace_schema.format.paths import safe_path
 from steptrace_schema.names import LOSS, LOSS_SCALE, LOSSES, METRICS, X_GRADIENT, X
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.batch_taps import batch_taps

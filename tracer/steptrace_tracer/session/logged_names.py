@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from steptrace_schema.format.layout import safe_path
+from steptrace_schema.format.paths import safe_path
 
 
 class LoggedNames:

@@ -15,7 +15,7 @@ import numpy as np
 
 from steptrace_schema.errors import DiskLimitError, TraceError
 from steptrace_schema.format.disk_limit import DiskLimit
-from steptrace_schema.format.layout import safe_path
+from steptrace_schema.format.paths import safe_path
 from steptrace_schema.human import human_bytes
 from steptrace_schema.moving.resume import reopen
 from steptrace_schema.names import X

@@ -1,0 +1,67 @@
+"""Decompressing what a stranger may have written.
+
+The libraries take sizes and offsets from a chunk's header and believe them; its checksum is no
+defence, because who forges a header computes the checksum anew. So the header is compared with what
+is known, and what is decompressed goes into memory of the size that it has to have.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, Final
+
+import numcodecs.blosc
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+_BLOSC_HEADER: Final = struct.Struct("<4xIII")
+"""After two versions, flags and the size of an element: bytes before compression, of a block, and
+of the whole compressed chunk (https://github.com/Blosc/c-blosc, README_CHUNK_FORMAT.rst)."""
+
+
+def decompress_blosc(content: npt.NDArray[np.uint8], target: npt.NDArray[Any]) -> None:
+    """Decompress a chunk of blosc into a contiguous array.
+
+    Raises
+    ------
+    ValueError
+        If its header is not that of such a chunk, or it cannot be decompressed.
+    """
+    if len(content) < _BLOSC_HEADER.size:
+        msg = f"it has {len(content)} bytes, fewer than a header of blosc"
+        raise ValueError(msg)
+    size, _, compressed = _BLOSC_HEADER.unpack_from(content.data)
+    if size != target.nbytes or compressed != len(content):
+        msg = (
+            f"blosc's header says that {compressed} bytes hold {size}, where {len(content)} bytes "
+            f"are to hold {target.nbytes}"
+        )
+        raise ValueError(msg)
+    try:
+        numcodecs.blosc.decompress(content, target)
+    except RuntimeError as error:
+        msg = f"blosc cannot decompress it ({error})"
+        raise ValueError(msg) from error
+
+
+def decompress_pcodec(content: npt.NDArray[np.uint8], target: npt.NDArray[Any]) -> None:
+    """Decompress a chunk of pcodec into a contiguous array.
+
+    Raises
+    ------
+    ValueError
+        If it is no such chunk, or has not as many elements as the array.
+    """
+    from pcodec import standalone  # here, because only one profile needs it
+
+    values = target.reshape(-1)
+    try:
+        done = standalone.simple_decompress_into(content.tobytes(), values)
+    except (RuntimeError, TypeError) as error:
+        msg = f"pcodec cannot decompress it ({error})"
+        raise ValueError(msg) from error
+    if done.n_processed != len(values) or not done.finished:
+        msg = f"pcodec finds {done.n_processed} or more elements, where {len(values)} are expected"
+        raise ValueError(msg)
