@@ -84,7 +84,9 @@ def find_anomalies(
     """
     unknown = [kind for kind in kinds if kind not in ANOMALY_KINDS]
     if unknown:
-        msg = f"there is no anomaly '{unknown[0]}'; the kinds are {', '.join(ANOMALY_KINDS)}"
+        msg = (
+            f"there is no kind of anomaly '{unknown[0]}'; the kinds are {', '.join(ANOMALY_KINDS)}"
+        )
         raise UnknownNameError(msg)
     found: list[Anomaly] = []
     if "non_finite" in kinds:

@@ -22,5 +22,5 @@ TracePath = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Kinds = Annotated[
     list[str] | None,
-    typer.Option("--kind", metavar="KIND", help="Only this kind of data; may be repeated."),
+    typer.Option("--kind", metavar="KIND", help="Use only this kind of data. Can be repeated."),
 ]

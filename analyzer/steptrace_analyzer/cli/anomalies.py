@@ -16,12 +16,12 @@ def anomalies(
     trace: TracePath,
     rules: Annotated[
         list[str] | None,
-        typer.Option("--rules", metavar="RULE", help="Only this rule; may be repeated."),
+        typer.Option("--rules", metavar="RULE", help="Use only this rule. Can be repeated."),
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="RULE.THRESHOLD=NUMBER", help="Another threshold; may be repeated."
+            "--set", metavar="RULE.THRESHOLD=NUMBER", help="Change a threshold. Can be repeated."
         ),
     ] = None,
     fail_on: Annotated[
@@ -31,10 +31,10 @@ def anomalies(
         ),
     ] = "warning",
     first: Annotated[
-        int | None, typer.Option("--from", min=0, help="First step that is of interest.")
+        int | None, typer.Option("--from", min=0, help="First step to report.")
     ] = None,
     last: Annotated[
-        int | None, typer.Option("--to", min=0, help="Last step that is of interest.")
+        int | None, typer.Option("--to", min=0, help="Last step to report.")
     ] = None,
     as_json: Json = False,
 ) -> None:

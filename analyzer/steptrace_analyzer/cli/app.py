@@ -57,7 +57,8 @@ def steptrace(
 ) -> None:
     """Look into the training of a neural network, recorded step by step.
 
-    Exit status: 0 nothing found, 1 something found (diff, anomalies, validate), 2 trouble.
+    Exit status: 0 nothing found, 1 something found (diff, anomalies, validate), 2 the command
+    failed.
     """
     context.ensure_object(Settings).debug = debug
 

@@ -31,7 +31,7 @@ def pack(
         Encoding | None,
         typer.Option(
             "--profile",
-            help="Encode anew, without loss, in one process for each core: compact is smallest.",
+            help="Encode again, without loss, on all cores. compact is the smallest.",
         ),
     ] = None,
     overwrite: Annotated[

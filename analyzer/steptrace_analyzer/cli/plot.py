@@ -42,7 +42,8 @@ LayerName = Annotated[
     typer.Option(
         "--layer",
         metavar="LAYER",
-        help="A layer's path or its last segments. [default: the first that suits]",
+        help="Layer to draw: its path, or the end of it. "
+        "[default: the first one that can be drawn]",
         show_default=False,
     ),
 ]
@@ -51,8 +52,8 @@ Step = Annotated[
     typer.Option(
         "--step",
         metavar="STEP",
-        help="A recorded step; -1 is the last one; 'anomaly' is that of the biggest anomaly. "
-        "[default: the last one that suits]",
+        help="Step to draw: -1 is the last one, 'anomaly' that of the largest anomaly. "
+        "[default: the last one that can be drawn]",
         show_default=False,
     ),
 ]
@@ -61,7 +62,7 @@ Steps = Annotated[
     typer.Option(
         "--step",
         metavar="STEP",
-        help="A recorded step, -1 for the last, or 'anomaly'; may be repeated. "
+        help="Step to draw, -1 for the last one, or 'anomaly'. Can be repeated. "
         "[default: four from first to last]",
         show_default=False,
     ),

@@ -13,7 +13,7 @@ _UNREADABLE: Final = frozenset({"R1", "R2", "R3", "R4"})
 
 
 class Depth(StrEnum):
-    """How deep to look."""
+    """How much to check."""
 
     attributes = "attributes"
     hierarchy = "hierarchy"
@@ -22,7 +22,7 @@ class Depth(StrEnum):
 
 def validate(
     trace: TracePath,
-    level: Annotated[Depth, typer.Option(help="How deep to look.")] = Depth.data,
+    level: Annotated[Depth, typer.Option(help="How much to check.")] = Depth.data,
     as_json: Json = False,
 ) -> None:
     """Check a trace against the specification.

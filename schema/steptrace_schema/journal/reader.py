@@ -40,7 +40,7 @@ _RECORD: Final = re.compile(rf"(\d{{8}}|[1-9]\d{{8,11}}){re.escape(RECORD_SUFFIX
 def _does_not_say(path: Path, error: Exception) -> DamagedTraceError:
     return DamagedTraceError(
         f"{path} does not say how the run ended ({_first_line(error)}); move it away and "
-        "run 'steptrace recover', which then takes the run for one that was killed"
+        "run 'steptrace recover', which then treats the run as killed"
     )
 
 
@@ -87,7 +87,7 @@ class JournalReader:
         except (OSError, KeyError, TypeError, ValueError, ValidationError) as error:
             msg = (
                 f"{path} is not a readable journal declaration ({_first_line(error)}); put a copy "
-                f"of it back, or move {self.directory} away to go on with what the store has"
+                f"of it back, or move {self.directory} away to continue with what the store has"
             )
             raise DamagedTraceError(msg) from error
 

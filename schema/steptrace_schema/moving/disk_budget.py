@@ -197,7 +197,7 @@ class Budget:
             str(self._limit) in s for s in said
         ):
             return None
-        return f"no step that has it had room within {self._limit}"
+        return f"no step with this tensor had room within {self._limit}"
 
     def _closing(self) -> int:
         """Return what has to be left for the end of the run: its status, and all metadata."""

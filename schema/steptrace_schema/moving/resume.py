@@ -91,7 +91,7 @@ def reopen(path: Location, step: int, limit: DiskLimit | None = None) -> Continu
     Examples
     --------
     >>> reopen(Path("run.zarr"), 500).attributes.events[-1].message  # doctest: +SKIP
-    'recording went on here'
+    'recording was resumed here'
     """
     if is_packed(path):
         msg = f"{path} is packed, so nothing can be added to it; run 'steptrace unpack {path}'"
@@ -155,7 +155,7 @@ def _refuse_full(path: Location, limit: DiskLimit) -> None:
     if taken > limit.store:
         least = human_bytes(limit.total * taken / limit.store)
         msg = (
-            f"{path} takes {human_bytes(sum(sizes.values()))} already, which leaves no room within "
+            f"{path} already takes {human_bytes(sum(sizes.values()))}, which leaves no room within "
             f"{limit}; set it to more than {least}, or record into another trace"
         )
         raise DiskLimitError(msg)
@@ -167,10 +167,12 @@ def _described_steps(group: zarr.Group, kind: Kind) -> npt.NDArray[np.int64]:
 
 def _meeting(last: int, step: int) -> str:
     if step > last + 1:
-        return f"recording went on here; steps {last + 1} to {step - 1} are not recorded"
+        return f"recording was resumed here; steps {last + 1} to {step - 1} are not recorded"
     if step <= last:
-        return f"recording went on here; earlier records of steps {step} to {last} were replaced"
-    return "recording went on here"
+        return (
+            f"recording was resumed here; earlier records of steps {step} to {last} were replaced"
+        )
+    return "recording was resumed here"
 
 
 def _is_recorded(key: str) -> bool:

@@ -117,8 +117,8 @@ class Thinning:
         which = "no" if self.stride >= _NONE else f"every {ordinal(self.stride)}"
         messages = {
             f"from here on {which} step{self._named} keeps its tensors": thinned[:1],
-            "the newest steps that 'retain' keeps have no room together; the last of them keep "
-            "their tensors": [step for step in steps if step not in thinned][:1],
+            "there is no room for all of the newest steps that 'retain' keeps; only the last of "
+            "them keep their tensors": [step for step in steps if step not in thinned][:1],
         }
         return [
             (step, f"{message}, because of {self._limit}")

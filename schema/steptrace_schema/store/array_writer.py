@@ -151,8 +151,8 @@ class ArrayWriter:
         except (FileNotFoundError, ValueError) as error:
             msg = (
                 f"{self._files.location}: array '{self._key}' cannot be decoded in rows {begin} to "
-                f"{end - 1} ({error}), and the next rows follow from these; move the trace away, "
-                "and what is left is recorded into another one"
+                f"{end - 1} ({error}), and the next rows depend on these; move the trace away, "
+                "and the remaining steps are recorded into a new one"
             )
             raise DamagedTraceError(msg) from error
 

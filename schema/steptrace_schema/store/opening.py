@@ -129,7 +129,7 @@ def refuse_missing(path: Location) -> None:
     journal = journal_path(path)
     if JournalReader(journal).exists and not has_root(path):
         msg = (
-            f"{path} is not there yet, its steps are in {journal}; when its training has ended, "
+            f"{path} does not exist yet: its steps are in {journal}; when its training has ended, "
             f"'steptrace recover {path}' finishes the trace"
         )
         raise NotATraceError(msg)

@@ -29,7 +29,7 @@ def validate(path: str | Location, level: Level = "data") -> list[Problem]:
     path
         The trace.
     level
-        How deep to look.
+        How much to check.
 
     Returns
     -------

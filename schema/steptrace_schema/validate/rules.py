@@ -70,7 +70,7 @@ COPY: Final = "copy the trace again from its source"
 """Remedy for a trace that is not whole."""
 RESTORE: Final = (
     "copy the trace again from its source; a program that changes the root on purpose has to state "
-    "the checksum anew"
+    "the checksum again"
 )
 """Remedy for a root that is not what was written."""
 REWRITE: Final = "the program that wrote the trace must be corrected"

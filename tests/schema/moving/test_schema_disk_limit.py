@@ -205,7 +205,7 @@ def test_of_the_last_steps_the_newest_are_kept_where_not_all_have_room(tmp_path:
     kept = _kept(store, "gradients")
     assert 5 < len(kept) < 100
     assert kept == list(range(STEPS - len(kept), STEPS))
-    assert any("have no room together" in event.message for event in found.events)
+    assert any("no room for all of the newest steps" in event.message for event in found.events)
 
 
 def test_where_not_even_statistics_have_room_the_trace_says_at_which_step(tmp_path: Path) -> None:

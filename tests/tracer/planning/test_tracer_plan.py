@@ -143,7 +143,7 @@ def test_bytes_are_read_as_people_write_them(text: str, count: int) -> None:
 
 @pytest.mark.parametrize("text", ["ten", "0", "-3GB", "5 bananas"])
 def test_what_is_no_number_of_bytes_is_refused(text: str) -> None:
-    with pytest.raises(TraceError, match="no number of bytes"):
+    with pytest.raises(TraceError, match="not a number of bytes"):
         parse_bytes(text)
 
 

@@ -115,7 +115,7 @@ def test_a_disk_that_is_full_for_the_journal_ends_the_tracing_with_one_warning(
     # So much may wait that nothing is moved into the store while the training goes on.
     traced, said, done = _fit_warned([Tracer(store, progress=False, journal_limit=2**30)])
     assert said.startswith(f"{store}: tracing stopped: a step could not be recorded ([Errno 28] ")
-    assert "; the training goes on without the tracer, and earlier steps are kept: " in said
+    assert "; the training continues without the tracer, and earlier steps are kept: " in said
     assert said.endswith(f"free space and run 'steptrace recover {store}' to finish the trace")
     _assert_same(weights, traced)
     tree = open_trace(store)

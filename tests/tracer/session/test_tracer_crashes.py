@@ -165,7 +165,7 @@ def test_the_training_goes_on_when_the_recorder_dies_and_its_steps_can_be_recove
     said = str(warning.message)
     assert said.startswith(f"{path}: tracing stopped: the recorder process failed (it ended early,")
     assert said.count(f"'steptrace recover {path}' finishes the trace") == 1
-    assert said.endswith("; the training goes on without the tracer, and earlier steps are kept")
+    assert said.endswith("; the training continues without the tracer, and earlier steps are kept")
     for left, right in zip(weights_of(fit([])), weights_of(traced), strict=True):
         assert left.tobytes() == right.tobytes()
     assert recover(path) >= 5
@@ -233,7 +233,7 @@ def test_a_disk_that_is_full_for_everything_does_not_end_the_training(
         traced = fit([Tracer(path)])
     assert [str(warning.message) for warning in caught] == [
         f"{path}: tracing stopped: a step could not be recorded ([Errno 28] No space left on "
-        "device); the training goes on without the tracer, and earlier steps are kept: free space"
+        "device); the training continues without the tracer, and earlier steps are kept: free space"
     ]
     for left, right in zip(weights_of(fit([])), weights_of(traced), strict=True):
         assert left.tobytes() == right.tobytes()
@@ -251,7 +251,7 @@ def test_a_full_journal_holds_the_training_up_and_says_so(tmp_path: Path) -> Non
     found = read_attributes(path)
     assert found.status == "complete"
     (event,) = found.events
-    assert "held up" in event.message
+    assert event.message.startswith("training waited because the journal")
     assert event.step == 1
 
 

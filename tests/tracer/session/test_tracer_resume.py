@@ -99,7 +99,7 @@ def test_a_second_fit_with_the_same_tracer_goes_on_with_its_trace(
     assert_same(path, whole)
     found = read_attributes(path)
     assert found.status == "complete"
-    assert [(e.step, e.message) for e in found.events] == [(6, "recording went on here")]
+    assert [(e.step, e.message) for e in found.events] == [(6, "recording was resumed here")]
     for expected, weight in zip(
         weights_of(fit(adam_mlp(), epochs=4)), weights_of(model), strict=True
     ):

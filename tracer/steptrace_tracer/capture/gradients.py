@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from steptrace_schema.names import Kind
 
 _FROM_LOGITS = (
-    "the loss is computed from the layer's logits; their gradient is recorded as 'logits' beside it"
+    "the loss is computed from the layer's logits; the gradient of the logits is recorded instead, "
+    "as 'logits'"
 )
 _JOINT = "joint"
 """Name of a loss that is differentiated for the weights of several models at once."""

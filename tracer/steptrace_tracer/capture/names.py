@@ -74,7 +74,7 @@ class Names:
         classes = [type(layer).__name__ for layer in own]
         if classes != [layer.class_name for layer in layers]:
             msg = (
-                f"this model has the layers {', '.join(classes)}, and the trace is of a model with "
+                f"this model has the layers {', '.join(classes)}, but the trace was recorded from "
                 f"{', '.join(layer.class_name for layer in layers)}; record into another path"
             )
             raise TraceError(msg)

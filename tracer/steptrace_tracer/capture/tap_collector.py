@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 _LOGITS = "logits"
 
-_WEIGHTS_OF_LOSSES = "each loss of the step has sample weights of its own"
-_WEIGHTS_OF_PARTS = "the parts of a sample have weights of their own"
+_WEIGHTS_OF_LOSSES = "the losses of the step have different sample weights"
+_WEIGHTS_OF_PARTS = "the weights differ within a sample"
 _IN_A_LOOP = (
     "the layer runs inside a loop or an inner function of the graph, where its tensors cannot be "
     "returned"

@@ -36,7 +36,7 @@ ROWS = "rows"
 """Key of a tap that the record needs and that is no array of the trace."""
 
 _UNBUILT = (
-    "the optimizer remembered nothing when the first step began; call "
+    "the optimizer had no slots when the first step began; call "
     "optimizer.build(model.trainable_variables) before"
 )
 

@@ -16,31 +16,35 @@ ScriptName = Annotated[
 ]
 ScriptArguments = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[ARGS]...", help="Its own arguments and options.", show_default=False),
+    typer.Argument(
+        metavar="[ARGS]...", help="Arguments and options of the script.", show_default=False
+    ),
 ]
 IsModule = Annotated[
-    bool, typer.Option("--module", "-m", help="SCRIPT is a module, as for python -m.")
+    bool, typer.Option("--module", "-m", help="Run SCRIPT as a module, as python -m does.")
 ]
-Every = Annotated[int, typer.Option(min=1, help="Record every so many steps.")]
+Every = Annotated[int, typer.Option(min=1, help="Record one step in N.")]
 Samples = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Samples of a batch that are kept; by default up to 4, fewer of large ones.",
+        help="Samples of each batch to record; by default 4, or fewer if they are large.",
         show_default=False,
     ),
 ]
 KindNames = Annotated[
     list[str] | None,
-    typer.Option("--kind", metavar="KIND", help="Only this kind of data; may be repeated."),
+    typer.Option("--kind", metavar="KIND", help="Record only this kind of data. Can be repeated."),
 ]
 Include = Annotated[
     list[str] | None,
-    typer.Option(metavar="PATTERN", help="Only paths that match, as */conv*; may be repeated."),
+    typer.Option(
+        metavar="PATTERN", help="Record only paths that match, such as */conv*. Can be repeated."
+    ),
 ]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option(metavar="PATTERN", help="No paths that match; may be repeated."),
+    typer.Option(metavar="PATTERN", help="Leave out paths that match. Can be repeated."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -82,11 +86,11 @@ def record(
     script: ScriptName,
     arguments: ScriptArguments = None,
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="RUN", help="Where the first trace goes.")
+        str, typer.Option("--output", "-o", metavar="RUN", help="Path of the first trace.")
     ] = "run.zarr",
     is_module: IsModule = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace traces that are already there.")
+        bool, typer.Option("--overwrite", help="Replace existing traces.")
     ] = False,
     every: Every = 1,
     samples: Samples = None,
@@ -170,10 +174,11 @@ def plan(
     arguments: ScriptArguments = None,
     is_module: IsModule = False,
     budget: Annotated[
-        str | None, typer.Option(metavar="BYTES", help="What the trace may take, such as 10GB.")
+        str | None,
+        typer.Option(metavar="BYTES", help="The most bytes that the trace may take, such as 10GB."),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Length of the run, if not what the fit says.")
+        int | None, typer.Option(min=1, help="Steps of the run, if not those of the fit.")
     ] = None,
     every: Every = 1,
     samples: Samples = None,

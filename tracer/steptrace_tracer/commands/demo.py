@@ -64,7 +64,7 @@ def run_demo(folder: Path, steps: int) -> Path:
         f"The corrupted batch of step {corrupted} was found.\n"
         f"  trace   {trace}\n"
         f"  report  {report}   (open it in a browser)\n"
-        f"Go on with: steptrace plot weights {trace} --layer conv --step {corrupted} -o weights.png"
+        f"Next: steptrace plot weights {trace} --layer conv --step {corrupted} -o weights.png"
     )
     return report
 

@@ -89,7 +89,7 @@ def plan(
         raise TypeError(msg)
     policy = policy if policy is not None else Policy(**fields)
     if budget is not None and steps is None:
-        msg = "a budget is for a whole run; say with steps how long it is"
+        msg = "a budget is for a whole run; pass its number of steps"
         raise ValueError(msg)
     if model.optimizer is None:
         msg = f"the model '{model.name}' is not compiled, so it has no training step to plan"

@@ -31,7 +31,7 @@ def parse_bytes(text: str) -> int:
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(|[kmgt]i?)b?\s*", text.lower())
     if found is None or not float(found[1]):
-        msg = f"'{text}' is no number of bytes; write it as 500MB, 10GB or 2GiB"
+        msg = f"'{text}' is not a number of bytes; write it as 500MB, 10GB or 2GiB"
         raise TraceError(msg)
     return int(float(found[1]) * (_UNITS | _BINARY)[found[2]])
 

@@ -325,4 +325,4 @@ def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, DiskLimitError) else f"tracing failed: {error}"
 
 
-_HELD = "training was held up because the journal had grown past its limit of"
+_HELD = "training waited because the journal was larger than its limit of"

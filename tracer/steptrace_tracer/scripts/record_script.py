@@ -52,7 +52,7 @@ def record_script(
     policy
         What is recorded, for all of them.
     overwrite
-        Replace traces that are already there.
+        Replace existing traces.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def record_script(
     if not paths and status == 0:
         msg = (
             f"{script.name} called no fit of a Keras model that was not traced already, so nothing "
-            "is recorded; wrap the step of a loop of your own by Tracer.wrap"
+            "is recorded; wrap the step of a custom training loop with Tracer.wrap"
         )
         raise TraceError(msg)
     return Recorded(status, tuple(found for found in paths if found.exists()))

@@ -39,7 +39,7 @@ class LoggedNames:
         """
         path = safe_path(name)
         if not path:
-            msg = f"{name!r} is no name to log a value under; use letters and digits"
+            msg = f"{name!r} is not a name for a logged value; use letters and digits"
             raise ValueError(msg)
         if value.dtype.kind not in "biuf":
             msg = f"'{name}' is logged as {value.dtype}; log numbers"

@@ -302,7 +302,7 @@ class Session:
         path = self.settings.path
         if self.settings.on_error == "raise":
             raise TraceError(stopped_message(path, error)) from error
-        text = stopped_message(path, error, "the training goes on without the tracer, and ")
+        text = stopped_message(path, error, "the training continues without the tracer, and ")
         warnings.warn(text, RuntimeWarning, stacklevel=3)
 
     def _finish(self, status: Status, reason: str | None) -> TraceError | None:

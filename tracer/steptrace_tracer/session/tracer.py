@@ -127,7 +127,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         self.path = location if worker is None else location / f"worker-{worker.rank}.zarr"
         self.policy = policy if policy is not None else Policy(**fields)
         if self.policy.picks_samples and sample_ids is None:
-            msg = "the policy names samples by id; pass sample_ids to say which ones a batch has"
+            msg = "the policy selects samples by id; pass sample_ids to get the ids of a batch"
             raise ValueError(msg)
         self.epoch = 0
         self._settings = Settings(
@@ -302,7 +302,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         if earlier is not None and earlier.active:
             if self._wrapped is not None:
                 msg = (
-                    f"{self.path}: this tracer records another training step already; wrap one "
+                    f"{self.path}: this tracer already records another training step; wrap one "
                     "function that does the whole step, or call close() first"
                 )
                 raise TraceError(msg)
