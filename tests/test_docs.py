@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,21 @@ def test_the_picture_of_a_step_names_rooms_that_exist() -> None:
     packages = [ROOT / name / f"steptrace_{name}" for name in ("schema", "tracer", "analyzer")]
     assert rooms
     assert {room for room in rooms if not any((p / room).is_dir() for p in packages)} == set()
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_every_claim_about_speed_and_size_points_at_a_row_that_was_measured() -> None:
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    claims = text.partition("## Claims\n")[2].partition("\n## ")[0]
+    pointers = [_cells(line)[-1] for line in claims.splitlines() if line.startswith("| ")][2:]
+    assert len(pointers) > 10
+    for letter, row in (pointer.split(" ", 1) for line in pointers for pointer in line.split(", ")):
+        begin = text.index(f"\nTable {letter}. ")
+        table = re.search(r"(?:^\|.*\n)+", text[begin:], re.MULTILINE)
+        assert table is not None, letter
+        header, _, *rows = table.group(0).splitlines()
+        assert rows, f"table {letter} is empty"
+        assert row in [*_cells(header), *(_cells(line)[0] for line in rows)], f"{letter} {row}"
