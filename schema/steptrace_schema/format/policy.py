@@ -81,55 +81,55 @@ class Policy(BaseModel):
     Parameters
     ----------
     kinds
-        Kinds to record. ``scalars`` is always recorded. ``updates`` is recorded only where it
-        cannot be derived from consecutive weights; with ``weights`` it needs no mention here.
+        Kinds to record. ``scalars`` is always recorded. ``updates`` is recorded only if it cannot
+        be derived from consecutive weights; ``weights`` includes it.
     every
-        Record steps whose number is a multiple of this.
+        Record the steps whose number is a multiple of this.
     windows
-        Record only steps in one of these ranges, ``((0, 100), (5000, 5100))``: from the first
-        number, and before the second; all steps where there are none.
+        Record only the steps in these ranges: ``((0, 100), (5000, 5100))``. The first number
+        belongs to a range, the second does not. Empty means all steps.
     epochs
-        Record only steps of these epochs, counted from 0; None for all.
+        Record only the steps of these epochs, counted from 0; None means all.
     samples
-        How many of the first rows of each batch are kept of inputs, activations and their
-        gradients; or the ids of samples that are kept wherever they occur, which takes
-        ``Tracer(sample_ids=...)``. ``"auto"`` is at most `MOST_SAMPLES`, and fewer, but one, where
-        they would take more than the weights and their gradients do, and more than 4 MiB; the trace
-        says how many.
+        How many samples of each batch are recorded in inputs, activations and their gradients: a
+        number, which takes the first rows of the batch, or a tuple of ids, which takes these
+        samples wherever they occur and needs ``Tracer(sample_ids=...)``. ``"auto"`` takes
+        `MOST_SAMPLES`. It takes fewer, but at least one, if these need more than 4 MiB and more
+        than the weights and their gradients. The trace says how many.
     include, exclude
         Shell patterns on array paths (``"*/conv2d*/kernel"``, ``"*dense*"``); a tensor is recorded
         if any of `include` matches and none of `exclude` does.
     precision
-        Per kind, how many bits of each number's mantissa are kept (a float32 has 23), or
-        ``"bfloat16"``, which are 7; numbers are rounded to the nearest, and to even between two.
-        Kinds that are not named are recorded as they are.
+        For each kind, how many bits of the mantissa are kept (a float32 has 23), or ``"bfloat16"``,
+        which keeps 7. Numbers are rounded to the nearest one, ties to even. Kinds that are not
+        named are recorded exactly.
     statistics_only
         Kinds of which only the statistics are recorded.
     step_bytes
-        The most bytes that a step may take, before encoding. Kinds are left out until it does, in
-        the order of `SACRIFICES`; what is left out is listed as missing.
+        The most bytes of one step, before encoding. Kinds are left out in the order of
+        `SACRIFICES` until the step fits. The trace lists them as missing.
     total_bytes
-        The most bytes that all steps may take, before encoding. When they are used up, the
-        recording ends, and the training goes on without it.
+        The most bytes of all steps, before encoding. When they are used up, the recording ends
+        and the training continues.
     disk_limit
-        The most bytes that the trace may take on disk, store and journal together, at every moment:
-        the lengths of all files, as ``ls -l`` shows them. A disk gives space in blocks, so that
-        each file and folder takes up to one block (mostly 4 KiB) more. In a job of several
-        processes the limit is that of each. As it is used up, fewer and fewer steps keep their
-        tensors; when not even statistics have room, the recording ends, and the training goes on
-        without it.
+        The most bytes of the trace on disk, store and journal together, at every moment. It counts
+        the lengths of files, as ``ls -l`` shows them. A disk gives space in blocks, so each file
+        and folder takes up to one block (usually 4 KiB) more. In a job of several processes the
+        limit applies to each. As it is used up, fewer and fewer steps keep their tensors. When
+        not even statistics have room, the recording ends and the training continues.
     probe_unit
-        The unit whose gradient ``probe_gradients`` holds; None for the strongest of each sample.
+        The unit whose gradient ``probe_gradients`` holds. None takes the unit with the largest mean
+        activation, for each sample.
     profile
-        How arrays are encoded in the store.
+        How arrays are encoded in the store: ``fast``, ``compact`` or ``none``, always lossless.
     durability
         What recorded steps survive: ``process`` the death of every process, ``fsync`` also a loss
         of power.
     retain
-        Which recorded steps keep their tensors: ``"all"``, or what `retention.last` and
-        `retention.around` return. Statistics and scalars are kept of all. ``update_jump`` compares
-        recorded weights: without them ``around()``, which names no trigger, watches the others,
-        and a policy that names it is refused.
+        Which recorded steps keep their tensors: ``"all"``, or the result of `last` or `around`.
+        All steps keep statistics and scalars. The trigger ``update_jump`` compares recorded
+        weights. Without them, ``around()`` watches the other triggers, and a policy that names
+        ``update_jump`` is refused.
 
     Examples
     --------

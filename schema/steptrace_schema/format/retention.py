@@ -95,7 +95,8 @@ def around(*triggers: Trigger, before: int = 10, after: int = 10) -> RetainAroun
     Parameters
     ----------
     triggers
-        What makes steps worth keeping; if none is given, all that the policy records enough for.
+        What makes steps worth keeping: ``non_finite``, ``update_jump``, ``mark`` or ``crash``. If
+        none is given, all for which the policy records enough.
     before, after
         How many steps before and after the step with the trigger are kept too.
 
