@@ -33,9 +33,7 @@ def anomalies(
     first: Annotated[
         int | None, typer.Option("--from", min=0, help="First step to report.")
     ] = None,
-    last: Annotated[
-        int | None, typer.Option("--to", min=0, help="Last step to report.")
-    ] = None,
+    last: Annotated[int | None, typer.Option("--to", min=0, help="Last step to report.")] = None,
     as_json: Json = False,
 ) -> None:
     """Find what went wrong, where, since when, and why.

@@ -122,7 +122,7 @@ def test_a_failing_tracer_lets_the_training_finish(
 
     monkeypatch.setattr(JournalWriter, "append", full)
     traced = mlp()
-    with pytest.warns(RuntimeWarning, match=r"No space left on device.*training goes on"):
+    with pytest.warns(RuntimeWarning, match=r"No space left on device.*training continues"):
         fit(traced, [Tracer(tmp_path / "run.zarr")], epochs=6)
     assert_identical(fit(mlp(), [], epochs=6), traced)
     found = read_attributes(tmp_path / "run.zarr")

@@ -116,7 +116,7 @@ def test_a_limit_without_room_for_one_step_is_said_at_once_with_one_that_has(
     assert "step 0 takes 9.71 kB" in text
     assert "the policy's disk_limit of 200 kB has no room for" in text
     assert "set it to at least" in text
-    assert "training goes on" in text
+    assert "training continues" in text
     for left, right in zip(untraced, weights, strict=True):
         assert left.tobytes() == right.tobytes()
     assert use.most <= 200_000
