@@ -41,30 +41,30 @@ ROWS: Final[tuple[Row, ...]] = (
         for style in STYLES
     ),
     *(
-        Row(f"own loop: {name}", _LOOPS)
+        Row(f"custom loop: {name}", _LOOPS)
         for name in ("eager", "`tf.function`", "`tf.function(jit_compile=True)`")
     ),
     Row(
-        "own loop: method, autograph",
+        "custom loop: method, autograph",
         "capture/test_tracer_custom_loops.py::test_a_method_is_a_step_too_and_its_object_has_the_models",
         {"optimizer": _NO_SLOTS},
     ),
     Row(
-        "own loop: GAN, two models and optimizers",
+        "custom loop: GAN, two models and optimizers",
         "capture/test_tracer_custom_loops.py::test_both_models_of_a_gan_are_recorded_with_their_own_losses",
     ),
     Row(
-        "own loop: nested tapes, a gradient penalty",
+        "custom loop: nested tapes, a gradient penalty",
         "capture/test_tracer_own_tapes.py::test_a_gradient_penalty_is_recorded_and_not_changed",
         {"optimizer": _NO_SLOTS},
     ),
     Row(
-        "own loop: a persistent tape, two losses",
+        "custom loop: a persistent tape, two losses",
         "capture/test_tracer_own_tapes.py::test_a_persistent_tape_gives_the_sum_of_its_gradients",
         {"optimizer": _NO_SLOTS},
     ),
     Row(
-        "`MirroredStrategy`, two replicas: `fit`, and an own loop with `strategy.run`",
+        "`MirroredStrategy`, two replicas: `fit`, and a custom loop with `strategy.run`",
         "capture/test_tracer_replicas.py::test_gradients_are_those_that_the_optimizer_applies",
         {"optimizer": _NO_SLOTS},
     ),

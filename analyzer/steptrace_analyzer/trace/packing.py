@@ -51,7 +51,7 @@ def pack(
     output
         The file to write; beside the trace, with ``.zip`` added to its name, if not given.
     profile
-        Encode the values anew, without loss: ``"compact"`` makes the smallest file, which programs
+        Encode the values again, without loss: ``"compact"`` makes the smallest file, which programs
         other than steptrace need the package numcodecs[pcodec] for. As recorded if not given.
     overwrite
         Replace `output` if it exists.

@@ -66,14 +66,14 @@ def file_objects(folder: Path, array: zarr.Array[Any]) -> Objects:
     @contextlib.contextmanager
     def opened(position: Position) -> Iterator[Read]:
         path = folder / array.metadata.encode_chunk_key(position)
-        with path.open("rb", buffering=0) as file, contextlib.ExitStack() as lent:
+        with path.open("rb", buffering=0) as file, contextlib.ExitStack() as borrowed:
 
             def read(ranges: Sequence[Range]) -> Iterator[Content]:
                 for part in ranges:
                     start, stop = part
                     if part == _WHOLE:
                         size = os.fstat(file.fileno()).st_size
-                        memory = lent.enter_context(_SCRATCH.array((size,), np.uint8))
+                        memory = borrowed.enter_context(_SCRATCH.array((size,), np.uint8))
                         read_bytes(file.fileno(), 0, memory.data)
                         yield memory.data
                     else:

@@ -58,7 +58,7 @@ class Chooser(abc.ABC):
         return None
 
     def resume(self, noted: str, records: Sequence[Record]) -> None:  # noqa: B027
-        """Go on where another chooser was.
+        """Continue where another chooser was.
 
         Parameters
         ----------

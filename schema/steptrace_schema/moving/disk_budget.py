@@ -127,7 +127,7 @@ class Budget:
         )
 
     def tighten(self) -> bool:
-        """Keep less from here on; return False if there is nothing left to give up."""
+        """Keep less from here on; return False if nothing is left to drop."""
         return self._thinning.tighten()
 
     def require(self, kinds: Mapping[Kind, Rows], *, derived: bool, workers: int) -> None:

@@ -55,7 +55,7 @@ class JournalMover:
     store
         Where the store is; made if it is not there.
     workers
-        Threads that move arrays. It may be set anew between moves.
+        Threads that move arrays. It may be changed between moves.
     """
 
     def __init__(self, journal: Path, store: Location, workers: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""Going on with a trace that has been closed."""
+"""Resuming a trace that has been closed."""
 
 from __future__ import annotations
 
@@ -59,16 +59,16 @@ class Continuation:
     probe: dict[str, npt.NDArray[Any]]
 
     def begin(self) -> None:
-        """Give up the rows that are recorded again; call it when the first of them is at hand."""
+        """Drop the rows that are recorded again; call it when the first of them arrives."""
         TraceWriter(self.path, self.attributes).commit(self.attributes)
 
 
 def reopen(path: Location, step: int, limit: DiskLimit | None = None) -> Continuation:
-    """Find out how the trace at `path` goes on from step number `step` on.
+    """Find out how the trace at `path` is resumed from step number `step` on.
 
-    A journal that is left over is moved into the store. Besides, the trace stays as it is until
-    :meth:`Continuation.begin`, which gives up the rows of `step` and later ones, and adds an event
-    that says where the two runs meet.
+    A journal that is left over is moved into the store. Apart from that, the trace stays as it is
+    until :meth:`Continuation.begin`, which drops the rows of `step` and later ones, and adds an
+    event that says where the two runs meet.
 
     Parameters
     ----------

@@ -26,8 +26,8 @@ _NONE: Final = 2**16
 def stride_for(room: int, left: int) -> int:
     """Return of how many steps one keeps its tensors, a power of two.
 
-    It doubles each time that a quarter of the room that was left has been used: a run that goes on
-    and on keeps ever fewer, at distances that grow with its length.
+    It doubles each time that a quarter of the remaining room has been used: the longer a run is,
+    the fewer steps keep their tensors, at growing distances.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ class Thinning:
         return row % self.stride == 0
 
     def tighten(self) -> bool:
-        """Keep less; return False if there is nothing left to give up."""
+        """Keep less; return False if nothing is left to drop."""
         if self.stride < _NONE:
             self.stride *= 2
         elif self._newest:

@@ -55,7 +55,7 @@ class Nodes:
         self._write(key, {**self._metadata[key], **fields})
 
     def _write(self, key: str, metadata: Mapping[str, Any]) -> None:
-        # Replaced as a whole, because readers list groups while a run goes on.
+        # Replaced as a whole, because readers list groups during a run.
         self.files.replace(f"{key}/{METADATA_FILE}", [serialized(metadata)])
         self._metadata[key] = metadata
 

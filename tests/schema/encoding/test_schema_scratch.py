@@ -1,4 +1,4 @@
-"""Memory that is lent."""
+"""Memory that is borrowed and returned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loops of one's own: a function that does one step, with one model or several."""
+"""Custom training loops: a function that does one step, with one model or several."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loops of one's own that differentiate in other ways, go on, or are wrapped twice."""
+"""Custom training loops that differentiate in other ways, continue, or are wrapped twice."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ print(all(a.tobytes() == b.tobytes() for a, b in zip(plain, traced, strict=True)
 
 @pytest.fixture(scope="module", params=["fit", "loop"])
 def trace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> zarr.Group:
-    """Return the trace of a ``fit``, and of a loop of one's own that calls ``strategy.run``."""
+    """Return the trace of a ``fit``, and of a custom training loop that calls ``strategy.run``."""
     path = tmp_path_factory.mktemp(request.param) / "run.zarr"
     arguments = [sys.executable, "-c", _SCRIPT, str(path), request.param]
     run = subprocess.run(arguments, capture_output=True, text=True)

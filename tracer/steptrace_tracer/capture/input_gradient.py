@@ -60,7 +60,7 @@ class InputGradientShortcut:
             The batch, as the step gets it.
         """
         model = program.models[0]
-        # A model or a training step of somebody's own may do anything with the batch.
+        # A custom model or training step may do anything with the batch.
         is_plain = (
             len(program.models) == 1
             and program.strategy is None

@@ -35,7 +35,7 @@ class Names:
 
     @classmethod
     def of(cls, *models: Any) -> Names:
-        """Name everything in built models; several models are told apart by their names."""
+        """Name everything in built models; several models are distinguished by their names."""
         found = [entry for model in models for entry in _named(model, len(models) > 1)]
         layers = [layer for layer, _ in found]
         layer_paths = unique_paths([*_TAKEN, *(path for _, path in found)])[len(_TAKEN) :]

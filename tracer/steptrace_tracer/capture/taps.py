@@ -33,7 +33,7 @@ class Taps:
     scale: Any = None
     """What an optimizer multiplied the loss by, float32; None where it did not."""
     error: Exception | None = None
-    """The first failure of a tap. The step itself goes on, so that it need not be done again."""
+    """The first failure of a tap. The step itself continues, so that it need not be done again."""
 
     def add(self, kind: Kind, path: str, tensor: Any) -> None:
         """Keep one tensor."""

@@ -92,7 +92,7 @@ class TracedStep:
         self.taps = Taps()
         self.traces = 0
         self.draws_random_numbers = False
-        """Whether the step's graph has random operations that keep a state of their own.
+        """Whether the step's graph has random operations that keep their own state.
 
         Such a step has to run at every step: another graph of it would draw other numbers.
         """
@@ -232,7 +232,7 @@ class TracedStep:
         layers = [layer for model in program.models for layer, _ in walk_layers(model)]
         in_loops = frozenset[int]().union(*map(inside_recurrent, program.models))
         collectors: list[TapCollector] = []
-        running = threading.local()  # replicas run in threads of their own, by turns
+        running = threading.local()  # each replica runs in its own thread, one at a time
 
         def on_replica(
             body: Callable[..., Any], *args: Any, **kwargs: Any
@@ -307,7 +307,7 @@ def _finished(collector: TapCollector, layers: list[Any], in_loops: Set[int]) ->
                 taps.add("scalars", f"{LOSSES}/{name}", loss)
         if taps.scale is not None:
             taps.add("scalars", LOSS_SCALE, taps.scale)
-    except Exception as error:  # the step itself goes on, so that it need not be done again
+    except Exception as error:  # the step itself continues, so that it need not be done again
         taps.error = taps.error or error
     return {} if taps.error is not None else {**taps.tensors, ROWS: taps.count_rows()}
 

@@ -26,7 +26,7 @@ def plan_script(
     Parameters
     ----------
     script
-        The program; it is not gone on with.
+        The program. It is stopped at the first step of its first ``fit``.
     policy
         What to record.
     steps

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 ENVIRONMENT: Final = {
-    # glibc keeps what is freed: to get memory anew for each chunk takes a quarter of the time.
+    # glibc keeps what is freed: new memory for each chunk takes a quarter of the time.
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
     "MALLOC_TOP_PAD_": str(2**26),
@@ -28,7 +28,7 @@ ENVIRONMENT: Final = {
     "OPENBLAS_NUM_THREADS": "1",
     "PYDANTIC_DISABLE_PLUGINS": "__all__",
 }
-"""What the recorder's process is told beside the trainer's own environment."""
+"""Variables that the recorder process gets in addition to the trainer's environment."""
 
 
 class Recorder:

@@ -66,9 +66,9 @@ class Recording:
     attributes
         Its root attributes; what is declared and missing is added as steps arrive.
     journal_limit
-        Bytes that the journal may hold before the training is held up.
+        Bytes that the journal may hold before the training has to wait.
     arrays
-        The table of arrays of a trace that is gone on with.
+        The table of arrays of a trace that is resumed.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ GIVE_UP_SECONDS: Final = 600.0
 class RetryingMover:
     """Moves records, and tries again after a pause, each twice as long, when it cannot.
 
-    Moving the same records again writes the same bytes, so it begins anew after any failure.
+    Moving the same records again writes the same bytes, so it starts again after any failure.
 
     Parameters
     ----------

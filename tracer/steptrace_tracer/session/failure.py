@@ -1,4 +1,4 @@
-"""What a failure of the tracer is told as."""
+"""The message about a failure of the tracer."""
 
 from __future__ import annotations
 

@@ -283,7 +283,7 @@ class Session:
         recording.put(self._pending(step, as_exactly_as_asked))
 
     def _pending(self, step: int, collect: Callable[[], Collected]) -> PendingStep:
-        """Return a step to hand over; with the first one, a trace that is there goes on."""
+        """Return a step to hand over; the first one resumes a trace that is there."""
         before, self._before = self._before, None
         if before is None:
             return PendingStep(step, collect)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class TracedFit:
     """Does what the train function of a model does, and has its steps recorded.
 
-    It lasts as long as its tracer: a second ``fit`` goes on counting where the first one ended.
+    It lasts as long as its tracer: a second ``fit`` continues the count of the first one.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class TracedFit:
             raise TraceError(msg)
         if isinstance(holder := getattr(model.train_function, "__self__", None), TracedFit):
             holder._abandon()  # of a fit that never came to its end
-        # A model that was compiled again counts from 0 again; its trace goes on.
+        # A model that was compiled again counts from 0 again; its trace continues.
         self.next_step = max(self.next_step, update_count(model.optimizer))
         self._first_step = self.next_step
         self._model, self._original = model, model.train_function

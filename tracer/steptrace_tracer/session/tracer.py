@@ -1,4 +1,4 @@
-"""The tracer: a Keras callback for ``fit``, and a context manager for loops of one's own."""
+"""The tracer: a Keras callback for ``fit``, and a context manager for custom training loops."""
 
 from __future__ import annotations
 
@@ -38,58 +38,58 @@ _VALIDATION: Final = "val_"
 class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
     """Records every step of a training into a trace.
 
-    For ``model.fit`` it is a callback. For a loop of one's own, :meth:`wrap` the function that does
-    one step, and :meth:`close` the tracer after the loop, or use it in a ``with`` statement.
+    Pass it to ``model.fit`` as a callback. In a custom training loop, :meth:`wrap` the function
+    that does one step, and use the tracer in a ``with`` statement, or :meth:`close` it after the
+    loop.
 
-    The training is not changed: with the same seed, the weights are bit-identical with and without
-    the tracer.
+    The tracer does not change the training: with the same seed, the weights are bit-identical with
+    and without it.
 
     Parameters
     ----------
     path
-        Where the trace goes: a local path that usually ends in ``.zarr``, or
-        ``s3://bucket/path``. Where several processes
-        train together (by ``TF_CONFIG``, ``RANK`` and ``WORLD_SIZE``, or what Slurm and Open MPI
-        set), a folder in which each writes a trace of its own, ``worker-<rank>.zarr``.
+        Path of the trace: a local path that usually ends in ``.zarr``, or ``s3://bucket/path``. If
+        several processes train together (as ``TF_CONFIG``, ``RANK`` and ``WORLD_SIZE``, Slurm or
+        Open MPI say), it is a folder in which each process writes its own trace,
+        ``worker-<rank>.zarr``.
     policy
-        What to record, and when; the default records everything at every step.
+        What to record, and when. The default records the default kinds at every step.
     probe
-        Inputs, in the structure that the model takes, that are pushed through the model in
-        inference mode at every recorded step; by default the first ``policy.samples`` rows of the
-        first batch.
+        Inputs in the structure that the model takes. They are pushed through the model in inference
+        mode at every recorded step. By default, the first ``policy.samples`` rows of the first
+        batch.
     overwrite
-        Replace a trace that is already at `path`.
+        Replace an existing trace at `path`.
     resume
-        Go on with the trace that is already at `path`, where there is one: load the checkpoint
-        before the training begins. Steps that are trained again are recorded again, in place of the
-        earlier ones. A second ``fit`` with the same tracer goes on with its trace in any case.
+        Resume the trace at `path`, if there is one. Load the checkpoint before the training
+        begins. Steps that are trained again replace their earlier records. A second ``fit`` with
+        the same tracer always continues its trace.
     on_error
-        What a failure of the tracer itself does: ``"warn"`` lets the training go on untraced and
-        marks the trace as incomplete, ``"raise"`` ends the training.
+        What happens if the tracer itself fails: ``"warn"`` continues the training without the
+        tracer and marks the trace as incomplete; ``"raise"`` ends the training.
     progress
-        Show a bar on a terminal while the trace is being finished, and say at the end what it
-        holds.
+        Show a bar on a terminal while the trace is finished, and a summary at the end.
     journal_limit
-        Bytes of local disk that may hold steps that are not in the store yet; when they are used
-        up, training waits.
+        Bytes of local disk for steps that are not in the store yet. When they are used up, the
+        training waits.
     sample_ids
-        Called with the batch as the step gets it; returns an integer for each of its samples, which
-        names it in the trace.
+        A function of the batch, as the step gets it. It returns an integer for each sample, which
+        names the sample in the trace.
     **fields
         Fields of :class:`Policy`, instead of `policy`: ``Tracer("run.zarr", every=10, samples=8)``.
 
     Attributes
     ----------
     epoch : int
-        The epoch that steps of a loop of one's own are recorded under; set it as the loop goes.
+        The epoch of the steps that follow. In a custom training loop, set it at each epoch.
 
     Raises
     ------
     TraceExistsError
-        When the training begins, if there is something at `path` and `overwrite` does not allow to
-        replace it.
+        When the training begins, if something exists at `path` that `overwrite` does not allow to
+        replace.
     TraceError
-        When the training begins, if the trace that it is to go on with is still being written.
+        When the training begins, if the trace to resume is still being written.
 
     Examples
     --------
@@ -159,21 +159,21 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         Parameters
         ----------
         train_step
-            A Python function, a ``tf.function``, or a bound method. It does one step: it
-            differentiates one or more losses by ``tf.GradientTape.gradient`` and applies the
-            gradients. Its first argument is taken for the batch: ``x``, ``(x, y)``, or ``x`` with
-            ``y`` as the second argument.
+            A Python function, a ``tf.function``, or a bound method that does one step: it computes
+            gradients of one or more losses with ``tf.GradientTape.gradient`` and applies them. Its
+            first argument is the batch: ``x``, ``(x, y)``, or ``x`` with ``y`` as the second
+            argument.
         models, optimizers
-            What it trains, and with what; the first optimizer counts the steps. By default those
-            that the function refers to: in its arguments, in its enclosing functions, in global
-            variables, or in the object that it is a method of.
+            The models that it trains, and their optimizers. The first optimizer counts the steps.
+            By default, those that the function refers to: in its arguments, its enclosing
+            functions, global variables, or the object that it is a method of.
 
         Raises
         ------
         TraceError
-            If this tracer is in use already.
+            If this tracer already records another step.
         TraceExistsError
-            If there is something at the trace's path that may not be replaced.
+            If something exists at the trace's path that may not be replaced.
 
         Examples
         --------
@@ -185,25 +185,26 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         return self._wrapped
 
     def log(self, name: str, value: Any) -> None:
-        """Record a number or a tensor of one's own at the present step.
+        """Record a number or an array under a name, at the current step.
 
-        Call it between steps: in another callback, or in a loop of one's own. A value belongs to
-        the step that was done last; in ``on_train_batch_begin`` of a callback that stands after
-        the tracer, and before the first step, to the one to come. What is logged last counts,
-        where a name is used more than once.
+        Call it between steps: in another callback, or in a custom training loop. The value belongs
+        to the last step. Before the first step, and in ``on_train_batch_begin`` of a callback that
+        comes after the tracer, it belongs to the next step. If a name is logged twice at a step,
+        the last value counts.
 
         Parameters
         ----------
         name
             A name such as ``"noise"`` or ``"reward/mean"``.
         value
-            A number, or an array of numbers that may change its lengths but not its dimensions.
+            A number, or an array of numbers. Its lengths may change from step to step, its number
+            of dimensions may not.
 
         Raises
         ------
         ValueError
-            If `value` holds no numbers, has other dimensions than before, or is a tensor of a
-            graph, which has no value yet.
+            If `value` does not consist of numbers, has another number of dimensions than before, or
+            is a symbolic tensor, which has no value yet.
 
         Examples
         --------
@@ -226,7 +227,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         return self._fit.current_step
 
     def mark(self) -> None:
-        """Mark the present step as worth keeping, where the policy retains steps around marks.
+        """Mark the current step, for a policy that retains the steps around marks.
 
         The step is recorded as ``logged/mark``.
 
@@ -237,7 +238,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         self.log("mark", 1.0)
 
     def close(self) -> None:
-        """Record the weights after the last step of a loop of one's own, and finish the trace."""
+        """Record the weights after the last step of a custom loop, and finish the trace."""
         if self._wrapped is not None:
             self._wrapped.close()
 
@@ -251,7 +252,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Finish the trace; an exception makes it incomplete, and goes on."""
+        """Finish the trace; after an exception, as an incomplete one."""
         if error is None:
             self.close()
             return

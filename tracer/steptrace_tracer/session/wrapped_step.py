@@ -1,4 +1,4 @@
-"""Training loops of one's own: a step function that is recorded whenever it is called."""
+"""Custom training loops: a step function that is recorded whenever it is called."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class WrappedStep:
-    """A training step that is recorded; call it like the function that it was made of.
+    """A training step that is recorded. Call it like the original function.
 
     :meth:`steptrace_tracer.Tracer.wrap` makes it.
 
