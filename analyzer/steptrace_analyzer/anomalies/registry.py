@@ -40,7 +40,7 @@ class Rule:
 
 
 def register(function: RuleFunction) -> RuleFunction:
-    """Add a rule of one's own under the function's name; usable as a decorator.
+    """Register a function as a rule, under its name. Use it as a decorator.
 
     Parameters
     ----------
