@@ -1,21 +1,12 @@
-"""Numbers and names as a person reads them."""
+"""Text as a person reads it."""
 
 from __future__ import annotations
 
 import unicodedata
+from typing import TYPE_CHECKING
 
-
-def format_bytes(count: int) -> str:
-    """Write a number of bytes for a person.
-
-    Examples
-    --------
-    >>> format_bytes(0), format_bytes(1_536), format_bytes(3 * 2**30)
-    ('0 B', '1.5 KiB', '3.0 GiB')
-    """
-    units = ("B", "KiB", "MiB", "GiB", "TiB")
-    power = min(len(units) - 1, max(0, count.bit_length() - 1) // 10)
-    return f"{count / 1024**power:.1f} {units[power]}" if power else f"{count} B"
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def printable(text: str) -> str:
@@ -32,3 +23,14 @@ def printable(text: str) -> str:
         else character.encode("unicode_escape").decode()
         for character in text
     )
+
+
+def shape_text(shape: Sequence[int | None]) -> str:
+    """Write a layer's output shape.
+
+    Examples
+    --------
+    >>> shape_text((None, 28, 28))
+    'batch x 28 x 28'
+    """
+    return " x ".join("batch" if size is None else str(size) for size in shape)

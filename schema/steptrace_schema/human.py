@@ -10,14 +10,14 @@ def human_bytes(count: float) -> str:
 
     Examples
     --------
-    >>> human_bytes(61_000_000)
-    '61 MB'
+    >>> human_bytes(61_000_000), human_bytes(999_999)
+    ('61 MB', '1 MB')
     """
-    if count < 1000:
+    if count < 999.5:
         return f"{count:.0f} B"
-    power = min(4, int(math.log10(count) // 3))
+    power = min(6, int(math.log10(float(f"{count:.3g}")) // 3))  # as it is written
     value = count / 1000**power
-    return f"{value:.3g} {' kMGT'[power]}B"
+    return f"{value:.3g} {' kMGTPE'[power]}B"
 
 
 def ordinal(number: int) -> str:

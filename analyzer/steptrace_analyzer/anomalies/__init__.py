@@ -17,12 +17,13 @@ from steptrace_analyzer.anomalies.findings import (
 )
 from steptrace_analyzer.anomalies.jumps import find_jumps
 from steptrace_analyzer.anomalies.non_finite import find_non_finite
+from steptrace_analyzer.trace.open import opened
 from steptrace_schema.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import xarray as xr
+    from steptrace_analyzer.trace.open import TraceOrPath
 
 __all__ = [
     "ANOMALY_KINDS",
@@ -48,7 +49,7 @@ DEFAULT_THRESHOLD: Final = 8.0
 
 
 def find_anomalies(
-    trace: xr.DataTree,
+    trace: TraceOrPath,
     *,
     threshold: float = DEFAULT_THRESHOLD,
     kinds: Sequence[AnomalyKind] = ANOMALY_KINDS,
@@ -58,7 +59,7 @@ def find_anomalies(
     Parameters
     ----------
     trace
-        What :func:`steptrace_analyzer.open_trace` returns.
+        A trace, or its path.
     threshold
         Robust z-score, without unit, of the logarithm of an update's L2 norm against the 50
         recorded updates before it; from there on the update is a jump. So for gradients, which are
@@ -79,7 +80,7 @@ def find_anomalies(
 
     Examples
     --------
-    >>> for anomaly in find_anomalies(open_trace("run.zarr")):  # doctest: +SKIP
+    >>> for anomaly in find_anomalies("run.zarr"):  # doctest: +SKIP
     ...     print(anomaly.step, anomaly.tensor, anomaly.explain())
     """
     unknown = [kind for kind in kinds if kind not in ANOMALY_KINDS]
@@ -88,6 +89,7 @@ def find_anomalies(
             f"there is no kind of anomaly '{unknown[0]}'; the kinds are {', '.join(ANOMALY_KINDS)}"
         )
         raise UnknownNameError(msg)
+    trace = opened(trace)
     found: list[Anomaly] = []
     if "non_finite" in kinds:
         found += find_non_finite(trace)

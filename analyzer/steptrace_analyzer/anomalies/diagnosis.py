@@ -11,12 +11,14 @@ from steptrace_analyzer.anomalies.finding import SEVERITIES, Finding, NotJudged,
 from steptrace_analyzer.anomalies.registry import rules as chosen_rules
 from steptrace_analyzer.anomalies.signals import Signals
 from steptrace_analyzer.anomalies.stories import Story, tell
+from steptrace_analyzer.trace.open import opened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import pandas as pd
-    import xarray as xr
+
+    from steptrace_analyzer.trace.open import TraceOrPath
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Diagnosis:
 
 
 def diagnose(
-    trace: xr.DataTree,
+    trace: TraceOrPath,
     *,
     rules: Sequence[str] | None = None,
     settings: Mapping[str, float] | None = None,
@@ -68,7 +70,7 @@ def diagnose(
     Parameters
     ----------
     trace
-        What :func:`steptrace_analyzer.open_trace` returns.
+        A trace, or its path.
     rules
         Names of the rules to run; all, where None.
     settings
@@ -89,10 +91,10 @@ def diagnose(
 
     Examples
     --------
-    >>> for story in diagnose(open_trace("run.zarr")).stories:  # doctest: +SKIP
+    >>> for story in diagnose("run.zarr").stories:  # doctest: +SKIP
     ...     print(story.text)
     """
-    signals = Signals(trace)
+    signals = Signals(opened(trace))
     found: list[Finding] = []
     not_judged: list[NotJudged] = []
     for rule in chosen_rules(rules, settings):

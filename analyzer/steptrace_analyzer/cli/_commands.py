@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import textwrap
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from steptrace_schema.errors import TraceError
 
@@ -17,7 +18,41 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 
-def lazy_group(commands: Mapping[str, str], entry_points: str) -> type[TyperGroup]:
+_WHOLE: Final = 1000  # characters: a summary is one sentence, which the help wraps and never cuts
+
+
+class PlainCommand(TyperCommand):
+    """A command whose arguments are written as they are, and whose summary is not cut."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return what the usage line holds; some versions of typer write ``{TRACE}``."""
+        pieces = super().collect_usage_pieces(ctx)
+        return [p[1:-1] if p.startswith("{") and p.endswith("}") else p for p in pieces]
+
+    def get_short_help_str(self, limit: int = _WHOLE) -> str:
+        """Return the first sentence, however long."""
+        return super().get_short_help_str(_WHOLE)
+
+
+class PlainGroup(TyperGroup):
+    """A group that names the commands which a mistyped one resembles, and cuts no summary."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command, or say which there are of a like name."""
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            near = difflib.get_close_matches(name, self.list_commands(ctx))
+            if near and not ctx.resilient_parsing:
+                meant = " or ".join(repr(other) for other in near)
+                ctx.fail(f"No such command {name!r}. Did you mean {meant}?")
+        return super().resolve_command(ctx, args)
+
+    def get_short_help_str(self, limit: int = _WHOLE) -> str:
+        """Return the first sentence, however long."""
+        return super().get_short_help_str(_WHOLE)
+
+
+def lazy_group(commands: Mapping[str, str], entry_points: str) -> type[PlainGroup]:
     """Return a group whose commands are imported one by one.
 
     Parameters
@@ -29,7 +64,7 @@ def lazy_group(commands: Mapping[str, str], entry_points: str) -> type[TyperGrou
         They never replace a command of `commands`.
     """
 
-    class LazyGroup(TyperGroup):
+    class LazyGroup(PlainGroup):
         """The commands of the table, then those that other packages add."""
 
         def list_commands(self, ctx: Any) -> list[str]:
@@ -76,7 +111,10 @@ def _command(name: str, target: typer.Typer | Callable[..., Any]) -> Any:
     text, examples = _split_examples(inspect.getdoc(target) or "")
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
     settings = getattr(target, "context_settings", None)  # of click, where a command needs any
-    single.command(name, help=text, epilog=examples, context_settings=settings)(target)
+    made = single.command(
+        name, cls=PlainCommand, help=text, epilog=examples, context_settings=settings
+    )
+    made(target)
     return typer.main.get_command(single)
 
 

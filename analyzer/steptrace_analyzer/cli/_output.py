@@ -19,6 +19,7 @@ from steptrace_analyzer.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
 _WIDE: Final = 240  # columns of a table that is not read on a terminal, so that none is cut
 _BROKEN_PIPE: Final = 141  # 128 + SIGPIPE, as shells report it
@@ -31,6 +32,13 @@ class Column:
     name: str
     right: bool = False
     """Whether its cells are numbers, set flush right."""
+
+
+def output_in(output: Path | None, default: Path) -> Path:
+    """Return the file to write: `default` where none is given, and below a folder that is given."""
+    if output is None:
+        return default
+    return output / default.name if output.is_dir() else output
 
 
 def write(text: str) -> None:

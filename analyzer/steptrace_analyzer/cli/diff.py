@@ -1,11 +1,10 @@
 """``steptrace diff``."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steptrace_analyzer.cli._options import Json, Kinds, TracePath
+from steptrace_analyzer.cli._options import Json, Kinds, OtherTrace, TracePath
 from steptrace_analyzer.cli._output import (
     Column,
     hint,
@@ -23,9 +22,7 @@ _MOST_ROWS = 40
 
 def diff(
     trace: TracePath,
-    other: Annotated[
-        Path | None, typer.Argument(metavar="OTHER", help="The trace to compare with.")
-    ] = None,
+    other: OtherTrace = None,
     steps: Annotated[
         tuple[int, int] | None,
         typer.Option(help="Compare these two steps of TRACE; -1 is the last one."),

@@ -31,8 +31,8 @@ def info(trace: TracePath, as_json: Json = False) -> None:
 
 
 def _show(described: "TraceInfo") -> None:
-    from steptrace_analyzer.text import format_bytes
     from steptrace_analyzer.trace.select import format_steps
+    from steptrace_schema.human import human_bytes
     from steptrace_schema.validate.coverage import summarize
 
     attributes = described.attributes
@@ -50,9 +50,9 @@ def _show(described: "TraceInfo") -> None:
     if described.validation:
         values = (f"{n} {a:.4g} -> {b:.4g}" for n, (a, b) in described.validation.items())
         write_line(f"validated {', '.join(values)}")
-    size = format_bytes(described.stored_bytes)
+    size = human_bytes(described.stored_bytes)
     if described.journal_bytes:
-        size += f", and {format_bytes(described.journal_bytes)} in the journal"
+        size += f", and {human_bytes(described.journal_bytes)} in the journal"
     write_line(f"size      {size}")
     if attributes.model is not None:
         model = attributes.model
@@ -85,6 +85,8 @@ def _show_environment(described: "TraceInfo") -> None:
 
 
 def _show_layers(described: "TraceInfo") -> None:
+    from steptrace_analyzer.text import shape_text
+
     if not described.layers:
         return
     write_line("")
@@ -101,7 +103,7 @@ def _show_layers(described: "TraceInfo") -> None:
                 layer.path,
                 layer.class_name,
                 layer.activation,
-                None if layer.output_shape is None else _shape(layer.output_shape),
+                None if layer.output_shape is None else shape_text(layer.output_shape),
                 f"{layer.parameters:,}",
             )
             for layer in described.layers
@@ -110,8 +112,8 @@ def _show_layers(described: "TraceInfo") -> None:
 
 
 def _show_kinds(described: "TraceInfo") -> None:
-    from steptrace_analyzer.text import format_bytes
     from steptrace_analyzer.trace.select import format_steps
+    from steptrace_schema.human import human_bytes
 
     write_line("")
     write_table(
@@ -128,14 +130,10 @@ def _show_kinds(described: "TraceInfo") -> None:
                 kind.kind,
                 kind.tensors,
                 format_steps(kind.steps),
-                format_bytes(kind.raw_bytes),
-                "derived" if kind.stored_bytes is None else format_bytes(kind.stored_bytes),
+                human_bytes(kind.raw_bytes),
+                "derived" if kind.stored_bytes is None else human_bytes(kind.stored_bytes),
                 None if kind.ratio is None else f"{kind.ratio:.2f}",
             )
             for kind in described.kinds
         ],
     )
-
-
-def _shape(shape: tuple[int | None, ...]) -> str:
-    return " x ".join("batch" if size is None else str(size) for size in shape)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steptrace_analyzer.cli._options import TracePath
-from steptrace_analyzer.cli._output import progress, write_line
+from steptrace_analyzer.cli._options import TracePath, local_file
+from steptrace_analyzer.cli._output import output_in, progress, write_line
 
 if TYPE_CHECKING:
     from steptrace_schema.format.policy import Profile
@@ -25,7 +25,13 @@ def pack(
     trace: TracePath,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The file to write, ending in .zip."),
+        typer.Option(
+            "--output",
+            "-o",
+            parser=local_file,
+            help="File to write, ending in .zip, or a folder for it. [default: beside the trace]",
+            show_default=False,
+        ),
     ] = None,
     profile: Annotated[
         Encoding | None,
@@ -48,10 +54,11 @@ def pack(
     steptrace pack run.zarr -o shared/run.zarr.zip
     steptrace pack run.zarr --profile compact
     """
-    from steptrace_analyzer.text import format_bytes
     from steptrace_analyzer.trace import packing
+    from steptrace_schema.human import human_bytes
 
     name: Profile | None = None if profile is None else profile.value
+    place = None if output is None else output_in(output, Path(f"{trace.name}.zip"))
     with progress("packing") as report:
-        written = packing.pack(trace, output, profile=name, overwrite=overwrite, progress=report)
-    write_line(f"{written} ({format_bytes(written.stat().st_size)})")
+        written = packing.pack(trace, place, profile=name, overwrite=overwrite, progress=report)
+    write_line(f"{written} ({human_bytes(written.stat().st_size)})")

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steptrace_analyzer.cli._options import TracePath
-from steptrace_analyzer.cli._output import write_line
+from steptrace_analyzer.cli._commands import PlainCommand, PlainGroup
+from steptrace_analyzer.cli._options import TracePath, local_file
+from steptrace_analyzer.cli._output import output_in, write_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from steptrace_analyzer.anomalies import Anomaly
+    from steptrace_schema.storage.location import Location
 
 app = typer.Typer(
+    cls=PlainGroup,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -31,7 +34,8 @@ Output = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="File to write; its suffix .png, .svg or .pdf says the format. "
+        parser=local_file,
+        help="File to write; its suffix .png, .svg or .pdf says the format; or a folder for it. "
         "[default: a name made of trace, view, layer and step, in the current folder]",
         show_default=False,
     ),
@@ -72,7 +76,10 @@ MarkAnomalies = Annotated[
 ]
 
 
-@app.command(epilog="\b\nExamples:\nsteptrace plot loss run.zarr -o loss.svg")
+@app.command(
+    cls=PlainCommand,
+    epilog="\b\nExamples:\nsteptrace plot loss run.zarr -o loss.svg",
+)
 def loss(
     trace: TracePath,
     output: Output = None,
@@ -88,7 +95,10 @@ def loss(
     _save(lambda: draw_loss(data), output, _name(trace, "loss"), dpi)
 
 
-@app.command(epilog="\b\nExamples:\nsteptrace plot weights run.zarr --layer conv2d --step anomaly")
+@app.command(
+    cls=PlainCommand,
+    epilog="\b\nExamples:\nsteptrace plot weights run.zarr --layer conv2d --step anomaly",
+)
 def weights(
     trace: TracePath,
     layer: LayerName = None,
@@ -106,7 +116,10 @@ def weights(
     _save(lambda: draw_weights(data), output, name, dpi)
 
 
-@app.command(epilog="\b\nExamples:\nsteptrace plot parameters run.zarr --layer dense --step 40")
+@app.command(
+    cls=PlainCommand,
+    epilog="\b\nExamples:\nsteptrace plot parameters run.zarr --layer dense --step 40",
+)
 def parameters(
     trace: TracePath,
     layer: LayerName = None,
@@ -125,7 +138,8 @@ def parameters(
 
 
 @app.command(
-    epilog="\b\nExamples:\nsteptrace plot activations run.zarr --layer dense --step 0 --step -1"
+    cls=PlainCommand,
+    epilog="\b\nExamples:\nsteptrace plot activations run.zarr --layer dense --step 0 --step -1",
 )
 def activations(
     trace: TracePath,
@@ -147,7 +161,9 @@ def activations(
     _save(lambda: draw_activations(data), output, name, dpi)
 
 
-@app.command(epilog="\b\nExamples:\nsteptrace plot gradients run.zarr -o gradients.pdf")
+@app.command(
+    cls=PlainCommand, epilog="\b\nExamples:\nsteptrace plot gradients run.zarr -o gradients.pdf"
+)
 def gradients(
     trace: TracePath,
     output: Output = None,
@@ -164,7 +180,8 @@ def gradients(
 
 
 @app.command(
-    epilog="\b\nExamples:\nsteptrace plot maps run.zarr --layer conv2d --step 40 --sample 2"
+    cls=PlainCommand,
+    epilog="\b\nExamples:\nsteptrace plot maps run.zarr --layer conv2d --step 40 --sample 2",
 )
 def maps(
     trace: TracePath,
@@ -190,11 +207,11 @@ def _check(output: Path | None) -> None:
     """Refuse a bad suffix before anything is read."""
     from steptrace_analyzer.plots.save import check_format
 
-    if output is not None:
+    if output is not None and not output.is_dir():
         check_format(output)
 
 
-def _open(path: Path, mark_anomalies: bool) -> "tuple[xr.DataTree, Sequence[Anomaly]]":
+def _open(path: "Location", mark_anomalies: bool) -> "tuple[xr.DataTree, Sequence[Anomaly]]":
     from steptrace_analyzer.anomalies import find_anomalies
     from steptrace_analyzer.trace.open import open_trace
 
@@ -202,7 +219,7 @@ def _open(path: Path, mark_anomalies: bool) -> "tuple[xr.DataTree, Sequence[Anom
     return opened, find_anomalies(opened) if mark_anomalies else ()
 
 
-def _open_at(path: Path, step: str | None) -> "tuple[xr.DataTree, int | None]":
+def _open_at(path: "Location", step: str | None) -> "tuple[xr.DataTree, int | None]":
     from steptrace_analyzer.trace.open import open_trace
 
     opened = open_trace(path)
@@ -228,9 +245,11 @@ def _step_number(trace: "xr.DataTree", text: str) -> int:
     return found[0].step
 
 
-def _name(trace: Path, view: str, layer: str | None = None, step: int | None = None) -> Path:
+def _name(trace: "Location", view: str, layer: str | None = None, step: int | None = None) -> Path:
     """Return the file's default name, such as ``run-weights-dense-step40.png``."""
-    parts = [trace.name.removesuffix(".zip").removesuffix(".zarr") or "trace", view]
+    from steptrace_analyzer.trace.files import file_stem
+
+    parts = [file_stem(trace.name), view]
     if layer is not None:
         parts.append(layer.rpartition("/")[2])
     if step is not None:
@@ -241,4 +260,4 @@ def _name(trace: Path, view: str, layer: str | None = None, step: int | None = N
 def _save(draw: "Callable[[], Figure]", output: Path | None, name: Path, dpi: int) -> None:
     from steptrace_analyzer.plots.save import save_figure
 
-    write_line(str(save_figure(draw(), output or name, dpi=dpi)))
+    write_line(str(save_figure(draw(), output_in(output, name), dpi=dpi)))

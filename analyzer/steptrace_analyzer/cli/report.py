@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from steptrace_analyzer.cli._options import TracePath
-from steptrace_analyzer.cli._output import progress, write_line
+from steptrace_analyzer.cli._options import TracePath, local_file
+from steptrace_analyzer.cli._output import output_in, progress, write_line
 
 
 def report(
@@ -17,8 +17,9 @@ def report(
         typer.Option(
             "--output",
             "-o",
-            help="File to write. [default: the trace's name with -report.html, in the current "
-            "folder]",
+            parser=local_file,
+            help="File to write, or a folder for it. [default: the trace's name with "
+            "-report.html, in the current folder]",
             show_default=False,
         ),
     ] = None,
@@ -31,16 +32,17 @@ def report(
     steptrace report run.zarr -o report.html
     """
     from steptrace_analyzer.report import write_report
-    from steptrace_analyzer.text import format_bytes
+    from steptrace_analyzer.trace.files import file_stem
     from steptrace_analyzer.trace.open import open_trace
+    from steptrace_schema.human import human_bytes
 
-    name = trace.name.removesuffix(".zip").removesuffix(".zarr") or "trace"
+    name = Path(f"{file_stem(trace.name)}-report.html")
     with progress("drawing") as show:
         written = write_report(
             open_trace(trace),
-            output or Path(f"{name}-report.html"),
+            output_in(output, name),
             path=trace,
             workers=os.cpu_count() or 1,
             progress=show,
         )
-    write_line(f"{written} ({format_bytes(written.stat().st_size)})")
+    write_line(f"{written} ({human_bytes(written.stat().st_size)})")

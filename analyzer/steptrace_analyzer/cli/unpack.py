@@ -5,14 +5,15 @@ from typing import Annotated
 
 import typer
 
-from steptrace_analyzer.cli._options import TracePath
+from steptrace_analyzer.cli._options import TracePath, local_file
 from steptrace_analyzer.cli._output import progress, write_line
 
 
 def unpack(
     trace: TracePath,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The folder to write.")
+        Path | None,
+        typer.Option("--output", "-o", parser=local_file, help="The folder to write."),
     ] = None,
 ) -> None:
     """Write a packed trace back into a folder.

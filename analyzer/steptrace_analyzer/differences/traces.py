@@ -6,16 +6,19 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import xarray as xr
 
 from steptrace_analyzer.differences.elements import Accumulated, Tolerance
 from steptrace_analyzer.differences.result import DiffResult, FirstDifference, Mismatch, TensorDiff
+from steptrace_analyzer.progress import untold
 from steptrace_analyzer.trace.dataflow import Dataflow
+from steptrace_analyzer.trace.open import opened
 from steptrace_analyzer.trace.select import (
     format_steps,
     get_tensor,
+    has_tensor,
     recorded_steps,
     resolve_step,
-    tensor_paths,
 )
 from steptrace_analyzer.trace.updates import is_derived
 from steptrace_schema.errors import StepNotRecordedError, UnknownNameError
@@ -31,10 +34,12 @@ from steptrace_schema.names import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
-    import xarray as xr
+
+    from steptrace_analyzer.progress import Progress
+    from steptrace_analyzer.trace.open import TraceOrPath
 
     _Block = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.int64] | None]
 
@@ -44,33 +49,29 @@ _COUNTERS: Final = frozenset({EPOCH, BATCH_INDEX})
 _BLOCK_BYTES: Final = 8 * 2**20  # of one side; float64 copies take a few times as much
 
 
-def _ignore(done: int, total: int) -> None:
-    """Report progress to nobody."""
-
-
 def diff(
-    a: xr.DataTree,
-    b: xr.DataTree,
+    a: TraceOrPath,
+    b: TraceOrPath,
     *,
     kinds: Sequence[Kind] | None = None,
     rtol: float = 0.0,
     atol: float = 0.0,
     names: tuple[str, str] | None = None,
-    progress: Callable[[int, int], None] = _ignore,
+    progress: Progress = untold,
 ) -> DiffResult:
     """Compare two traces tensor by tensor, at the steps that both have.
 
     Parameters
     ----------
     a, b
-        Opened traces.
+        Traces, or their paths.
     kinds
         Kinds of data to compare; all but derived updates, which follow from the weights, if not
         given. Wall-clock time and step duration are never compared.
     rtol, atol
         Elements are equal where ``|a - b| <= atol + rtol * max(|a|, |b|)``.
     names
-        What to call the two in the result; their own names if not given.
+        What to call the two in the result; their paths, or else their own names, if not given.
     progress
         Called with the tensors done and the tensors in all.
 
@@ -82,11 +83,12 @@ def diff(
 
     Examples
     --------
-    >>> result = diff(open_trace("a.zarr"), open_trace("b.zarr"))  # doctest: +SKIP
+    >>> result = diff("a.zarr", "b.zarr")  # doctest: +SKIP
     >>> result.first_difference  # doctest: +SKIP
     FirstDifference(step=12, kind='inputs', path='x')
     """
-    name_a, name_b = names or (a.name or "a", b.name or "b")
+    name_a, name_b = names or (_name(a, "a"), _name(b, "b"))
+    a, b = opened(a), opened(b)
     order = Dataflow.of(a, b)
     tolerance = Tolerance(rtol, atol)
     chosen = _chosen_kinds(kinds, a, b)
@@ -98,7 +100,7 @@ def diff(
     )
     for done, (kind, path) in enumerate(tensors):
         progress(done, len(tensors))
-        sides = [t if path in tensor_paths(t, kind) else None for t in (a, b)]
+        sides = [t if has_tensor(t, kind, path) else None for t in (a, b)]
         if sides[0] is None or sides[1] is None:
             only = name_a if sides[1] is None else name_b
             mismatches.append(Mismatch(f"{kind}/{path}", f"only in {only}"))
@@ -120,22 +122,26 @@ def diff(
     )
 
 
+def _name(trace: TraceOrPath, default: str) -> str:
+    return (trace.name or default) if isinstance(trace, xr.DataTree) else str(trace)
+
+
 def diff_steps(
-    trace: xr.DataTree,
+    trace: TraceOrPath,
     a: int,
     b: int,
     *,
     kinds: Sequence[Kind] | None = None,
     rtol: float = 0.0,
     atol: float = 0.0,
-    progress: Callable[[int, int], None] = _ignore,
+    progress: Progress = untold,
 ) -> DiffResult:
     """Compare step `a` of a trace with its step `b`; like :func:`diff`.
 
     Parameters
     ----------
     trace
-        An opened trace.
+        A trace, or its path.
     a, b
         Step numbers; negative ones count from the last recorded step of the kind ``scalars``.
     kinds, rtol, atol, progress
@@ -154,9 +160,10 @@ def diff_steps(
 
     Examples
     --------
-    >>> diff_steps(open_trace("run.zarr"), 10, 20).tensors[0].max_abs  # doctest: +SKIP
+    >>> diff_steps("run.zarr", 10, 20).tensors[0].max_abs  # doctest: +SKIP
     0.31
     """
+    trace = opened(trace)
     order = Dataflow.of(trace)
     tolerance = Tolerance(rtol, atol)
     chosen = [kind for kind in _known(kinds) or KINDS if kind in trace.children]

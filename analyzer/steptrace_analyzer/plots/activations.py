@@ -11,15 +11,22 @@ from matplotlib.lines import Line2D
 from steptrace_analyzer.plots.limits import padded_range
 from steptrace_analyzer.plots.style import (
     GREY,
+    SILVER,
     category_colours,
     label,
     new_figure,
     set_title,
     style,
 )
-from steptrace_analyzer.plots.subject import choose_layer, layer_of, model_name, read_step
-from steptrace_analyzer.trace.open import trace_attributes
-from steptrace_analyzer.trace.select import get_tensor, recorded_steps, resolve_step, tensor_paths
+from steptrace_analyzer.plots.subject import choose_layer, model_name, read_step
+from steptrace_analyzer.trace.open import opened, trace_attributes
+from steptrace_analyzer.trace.select import (
+    get_tensor,
+    layer_of,
+    recorded_steps,
+    resolve_step,
+    tensor_paths,
+)
 from steptrace_schema.errors import UnknownNameError
 from steptrace_schema.names import OUTPUT, PREACTIVATION
 
@@ -31,11 +38,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from steptrace_analyzer.trace.open import TraceOrPath
+
 MOST_POINTS: Final = 3000
 """More values than these per step are thinned out evenly."""
 
 _DEFAULT_STEPS: Final = 4
-_INPUT: Final = "#BBBBBB"
 _BINS: Final = 40
 _MOST_LEGEND: Final = 8
 
@@ -83,7 +91,7 @@ class ActivationsData:
 
 
 def activations_data(
-    trace: xr.DataTree,
+    trace: TraceOrPath,
     layer: str | None = None,
     steps: Sequence[int] | None = None,
     *,
@@ -94,7 +102,7 @@ def activations_data(
     Parameters
     ----------
     trace
-        An opened trace with a probe.
+        A trace with a probe, or its path.
     layer
         A layer's path or its last segments; the first one with a pre-activation if not given.
     steps
@@ -113,6 +121,7 @@ def activations_data(
     StepNotRecordedError
         If a step is not recorded.
     """
+    trace = opened(trace)
     path = _layer_with_preactivation(trace, layer)
     before = get_tensor(trace, "probe", f"{path}/{PREACTIVATION}")
     recorded = recorded_steps(before)
@@ -173,7 +182,7 @@ def draw_activations(data: ActivationsData) -> Figure:
 
 
 def plot_activations(
-    trace: xr.DataTree, layer: str | None = None, steps: Sequence[int] | None = None
+    trace: TraceOrPath, layer: str | None = None, steps: Sequence[int] | None = None
 ) -> Figure:
     """Draw inputs and outputs of a layer's activation function at several steps, as points.
 
@@ -184,7 +193,7 @@ def plot_activations(
     Parameters
     ----------
     trace
-        An opened trace with a probe.
+        A trace with a probe, or its path.
     layer
         A layer's path or its last segments; the first one with a pre-activation if not given.
     steps
@@ -258,7 +267,7 @@ def _draw_function(axes: Axes, points: ActivationPoints, colours: list[str]) -> 
 def _draw_order(axes: Axes, points: ActivationPoints, colours: list[str]) -> None:
     across = points.sample + 0.8 * (points.position - 0.5)
     axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
-    axes.scatter(across, points.before, s=_size(points), color=_INPUT, linewidths=0)
+    axes.scatter(across, points.before, s=_size(points), color=SILVER, linewidths=0)
     chosen = np.asarray(colours)[points.sample]
     axes.scatter(across, points.after, s=_size(points), c=chosen, alpha=0.8, linewidths=0)
 
@@ -275,7 +284,7 @@ def _add_legend(figure: Figure, data: ActivationsData, colours: list[str]) -> No
         Line2D([], [], linestyle="none", marker="o", color=colour, label=f"sample {index}")
         for index, colour in enumerate(colours[: data.samples])
     ]
-    handles.append(Line2D([], [], linestyle="none", marker="o", color=_INPUT, label="input"))
+    handles.append(Line2D([], [], linestyle="none", marker="o", color=SILVER, label="input"))
     figure.legend(handles=handles, loc="outside lower right", ncols=len(handles))
 
 

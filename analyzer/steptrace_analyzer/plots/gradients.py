@@ -27,18 +27,19 @@ from steptrace_analyzer.plots.style import (
     style,
 )
 from steptrace_analyzer.plots.subject import model_name
+from steptrace_analyzer.trace.open import opened
 from steptrace_analyzer.trace.select import format_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import numpy.typing as npt
-    import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from steptrace_analyzer.plots.norms import LayerNorms
     from steptrace_analyzer.plots.subject import Located
+    from steptrace_analyzer.trace.open import TraceOrPath
 
 _MOST_COLUMNS: Final = 600
 _MOST_NAMES: Final = 45
@@ -75,13 +76,13 @@ class GradientsData:
         return result
 
 
-def gradients_data(trace: xr.DataTree, anomalies: Iterable[Located] = ()) -> GradientsData:
+def gradients_data(trace: TraceOrPath, anomalies: Iterable[Located] = ()) -> GradientsData:
     """Read the norms of the gradients of all layers at all steps.
 
     Parameters
     ----------
     trace
-        An opened trace. Only its statistics are read.
+        A trace, or its path. Only its statistics are read.
     anomalies
         Whatever has a step that the figure shall mark.
 
@@ -90,6 +91,7 @@ def gradients_data(trace: xr.DataTree, anomalies: Iterable[Located] = ()) -> Gra
     UnknownNameError
         If the trace has no gradients.
     """
+    trace = opened(trace)
     return GradientsData(
         model=model_name(trace),
         norms=layer_norms(trace, "gradients"),
@@ -152,7 +154,7 @@ def draw_gradients(data: GradientsData) -> Figure:
     return figure
 
 
-def plot_gradients(trace: xr.DataTree, anomalies: Iterable[Located] = ()) -> Figure:
+def plot_gradients(trace: TraceOrPath, anomalies: Iterable[Located] = ()) -> Figure:
     """Draw the norm of each layer's gradient at each step as a heat map, with logarithmic colours.
 
     Zero, not finite and not recorded cells have colours of their own. The profile beside it shows
@@ -161,7 +163,7 @@ def plot_gradients(trace: xr.DataTree, anomalies: Iterable[Located] = ()) -> Fig
     Parameters
     ----------
     trace
-        An opened trace. Only its statistics are read.
+        A trace, or its path. Only its statistics are read.
     anomalies
         What :func:`steptrace_analyzer.anomalies.find_anomalies` found; their steps are marked.
 

@@ -25,9 +25,16 @@ from steptrace_analyzer.plots.style import (
     style,
 )
 from steptrace_analyzer.plots.subject import model_name
-from steptrace_analyzer.trace.open import trace_attributes
-from steptrace_analyzer.trace.select import format_steps, get_tensor, recorded_steps, tensor_paths
-from steptrace_schema.names import EPOCH, LEARNING_RATE, LOSS, STATISTICS
+from steptrace_analyzer.trace.described import statistics_table
+from steptrace_analyzer.trace.open import opened, trace_attributes
+from steptrace_analyzer.trace.select import (
+    format_steps,
+    get_tensor,
+    has_tensor,
+    recorded_steps,
+    tensor_paths,
+)
+from steptrace_schema.names import EPOCH, LEARNING_RATE, LOSS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,6 +45,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from steptrace_analyzer.plots.subject import Located
+    from steptrace_analyzer.trace.open import TraceOrPath
     from steptrace_schema.names import Kind
 
 _MOST_NAMED_LAYERS: Final = 8
@@ -47,7 +55,7 @@ _LOW: Final = 1.1  # inches of a panel with one line
 
 
 @dataclasses.dataclass(frozen=True)
-class Series:
+class Curve:
     """Numbers at some steps: both dims (step,), the values float64."""
 
     steps: npt.NDArray[np.int64]
@@ -84,8 +92,8 @@ class LossData:
     epoch: npt.NDArray[np.float64]
     norms: LayerNorms | None
     anomaly_steps: tuple[int, ...]
-    validation: Series | None
-    logged: dict[str, Series]
+    validation: Curve | None
+    logged: dict[str, Curve]
 
     @property
     def epoch_starts(self) -> npt.NDArray[np.int64]:
@@ -98,13 +106,13 @@ class LossData:
         return self.steps[~np.isfinite(self.loss)]
 
 
-def loss_data(trace: xr.DataTree, anomalies: Iterable[Located] = ()) -> LossData:
+def loss_data(trace: TraceOrPath, anomalies: Iterable[Located] = ()) -> LossData:
     """Read loss, gradient norms, learning rate, epoch, validation and what was logged.
 
     Parameters
     ----------
     trace
-        An opened trace.
+        A trace, or its path.
     anomalies
         Whatever has a step that the figure shall mark.
 
@@ -117,9 +125,10 @@ def loss_data(trace: xr.DataTree, anomalies: Iterable[Located] = ()) -> LossData
     UnknownNameError
         If the trace has no loss.
     """
+    trace = opened(trace)
     loss = get_tensor(trace, "scalars", LOSS)
     scalars = tensor_paths(trace, "scalars")
-    has_norms = STATISTICS in trace.children and "gradients" in trace.children[STATISTICS].children
+    has_norms = statistics_table(trace, "gradients") is not None
 
     def read(name: str) -> npt.NDArray[np.float64]:
         if name not in scalars:
@@ -136,7 +145,7 @@ def loss_data(trace: xr.DataTree, anomalies: Iterable[Located] = ()) -> LossData
         norms=layer_norms(trace, "gradients") if has_norms else None,
         anomaly_steps=tuple(sorted({anomaly.step for anomaly in anomalies})),
         validation=_series(trace, "validation", LOSS)
-        if LOSS in tensor_paths(trace, "validation")
+        if has_tensor(trace, "validation", LOSS)
         else None,
         logged={
             name: _series(trace, "logged", name)
@@ -146,12 +155,12 @@ def loss_data(trace: xr.DataTree, anomalies: Iterable[Located] = ()) -> LossData
     )
 
 
-def _series(trace: xr.DataTree, kind: Kind, path: str) -> Series:
+def _series(trace: xr.DataTree, kind: Kind, path: str) -> Curve:
     array = get_tensor(trace, kind, path)
     steps = np.asarray(recorded_steps(array), dtype=np.int64)
     values = np.asarray(array.to_numpy(), dtype=np.float64)
     given = ~np.isnan(values)  # where nothing was logged under the name
-    return Series(steps[given], values[given])
+    return Curve(steps[given], values[given])
 
 
 def draw_loss(data: LossData) -> Figure:
@@ -192,7 +201,7 @@ def draw_loss(data: LossData) -> Figure:
     return figure
 
 
-def plot_loss(trace: xr.DataTree, anomalies: Iterable[Located] = ()) -> Figure:
+def plot_loss(trace: TraceOrPath, anomalies: Iterable[Located] = ()) -> Figure:
     """Draw the loss at each step, with that of the validation and what goes with it.
 
     Below it are gradient norms, learning rate and logged numbers; lines mark the epochs.
@@ -200,7 +209,7 @@ def plot_loss(trace: xr.DataTree, anomalies: Iterable[Located] = ()) -> Figure:
     Parameters
     ----------
     trace
-        An opened trace.
+        A trace, or its path.
     anomalies
         What :func:`steptrace_analyzer.anomalies.find_anomalies` found; their steps are marked.
 

@@ -6,15 +6,25 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from matplotlib.colors import Normalize
 
 from steptrace_analyzer.plots.images import add_colour_bar, draw_tiling, non_finite_note
-from steptrace_analyzer.plots.limits import finite, padded_range, symmetric_norm
+from steptrace_analyzer.plots.limits import finite, symmetric_norm
+from steptrace_analyzer.plots.model_inputs import (
+    MOST_INPUTS,
+    ModelInput,
+    draw_input,
+    draw_saliency,
+    draw_units,
+    positive_norm,
+    read_inputs,
+    read_target,
+)
 from steptrace_analyzer.plots.style import (
     DIVERGING,
     SEQUENTIAL,
     label,
     new_figure,
+    say,
     set_title,
     style,
 )
@@ -27,15 +37,18 @@ from steptrace_analyzer.plots.subject import (
     read_step,
 )
 from steptrace_analyzer.plots.tiles import Tiling, grid, grid_columns, lay_out
+from steptrace_analyzer.trace.open import opened
 from steptrace_analyzer.trace.select import get_tensor, tensor_paths
 from steptrace_schema.errors import TraceError
-from steptrace_schema.names import BATCH_SIZE, OUTPUT, X_GRADIENT, X, Y
+from steptrace_schema.names import BATCH_SIZE, OUTPUT, X
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from steptrace_analyzer.trace.open import TraceOrPath
 
 MOST_MAPS: Final = 64
 """A layer with more channels shows those with the largest activations."""
@@ -56,10 +69,8 @@ class MapsData:
     gradient_of
         What it is the gradient of: ``"output"``, or another tensor of the layer that stands for it,
         such as the ``"logits"`` that a loss is computed from.
-    x
-        The input, in the shape the model gets; None where not recorded.
-    x_gradient
-        d loss / d x, same shape; None where not recorded.
+    inputs
+        What went into the model, with the gradient of each; empty where nothing is recorded.
     target
         What the sample should give, as text; empty where not recorded.
     """
@@ -71,13 +82,12 @@ class MapsData:
     output: npt.NDArray[np.float64]
     output_gradient: npt.NDArray[np.float64] | None
     gradient_of: str
-    x: npt.NDArray[np.float64] | None
-    x_gradient: npt.NDArray[np.float64] | None
+    inputs: tuple[ModelInput, ...]
     target: str
 
 
 def maps_data(
-    trace: xr.DataTree,
+    trace: TraceOrPath,
     layer: str | None = None,
     step: int | None = None,
     sample: int = 0,
@@ -87,7 +97,7 @@ def maps_data(
     Parameters
     ----------
     trace
-        An opened trace.
+        A trace, or its path.
     layer
         A layer's path or its last segments; the first one whose output is an image if not given.
     step
@@ -106,6 +116,7 @@ def maps_data(
     TraceError
         If the step has no such sample.
     """
+    trace = opened(trace)
     path = _choose_layer(trace, layer)
     tensor = get_tensor(trace, "activations", f"{path}/{OUTPUT}")
     chosen = choose_step(tensor, step)
@@ -128,7 +139,6 @@ def maps_data(
     gradients = layer_tensors(trace, "activation_gradients", path)
     gradients.sort(key=lambda name: name != f"{path}/{OUTPUT}")
     gradient_of = gradients[0] if gradients else f"{path}/{OUTPUT}"
-    target = read("inputs", Y)
     return MapsData(
         model=model_name(trace),
         layer=path,
@@ -137,33 +147,41 @@ def maps_data(
         output=output,
         output_gradient=read("activation_gradients", gradient_of),
         gradient_of=gradient_of.rpartition("/")[2],
-        x=read("inputs", X),
-        x_gradient=read("inputs", X_GRADIENT),
-        target=_target_text(target),
+        inputs=read_inputs(trace, chosen, sample),
+        target=read_target(trace, chosen, sample),
     )
 
 
 def draw_maps(data: MapsData) -> Figure:
-    """Draw the input and its gradient on the left, the layer's output and its gradient beside."""
+    """Draw the inputs and their gradients on the left, the layer's output and its own beside."""
     with style():
-        figure = new_figure(13.0, 5.6)
-        cells = figure.add_gridspec(2, 3, width_ratios=(1.0, 1.75, 1.75))
+        inputs = data.inputs[:MOST_INPUTS] or (ModelInput(X, None, None),)
+        columns = len(inputs)
+        figure = new_figure(10.1 + 2.9 * columns, 5.6)
+        ratios = (*[1.0] * columns, 1.75, 1.75)
+        cells = figure.add_gridspec(2, columns + 2, width_ratios=ratios)
         notes: list[str] = []
-        _draw_input(figure.add_subplot(cells[0, 0]), data, notes)
-        _draw_saliency(figure.add_subplot(cells[1, 0]), data, notes)
+        if columns < len(data.inputs):
+            notes.append(f"The first {columns} of {len(data.inputs)} inputs are shown")
+        for column, given in enumerate(inputs):
+            title = "input" if len(inputs) == 1 else given.name
+            if data.target and column == 0:
+                title += f", {data.target}"
+            draw_input(figure.add_subplot(cells[0, column]), given, title, data.step, notes)
+            draw_saliency(figure.add_subplot(cells[1, column]), given, data.step, notes)
         channels = strongest_channels(data.output, MOST_MAPS)
         if channels.size < data.output.shape[-1] and data.output.ndim > 2:
             notes.append(
                 f"{channels.size} of {data.output.shape[-1]} channels are shown, those of the "
                 "largest output"
             )
-        left, right = figure.add_subplot(cells[:, 1]), figure.add_subplot(cells[:, 2])
+        left, right = (figure.add_subplot(cells[:, columns + at]) for at in (0, 1))
         shape = " x ".join(str(n) for n in data.output.shape)
         left.set_title(f"output ({shape})")
         _draw_features(left, data.output, channels, "output", notes)
         right.set_title(label(f"gradient of the {data.gradient_of}"))
         if data.output_gradient is None:
-            _say(right, f"the gradient of this output is not recorded at step {data.step}")
+            say(right, f"the gradient of this output is not recorded at step {data.step}")
         else:
             _draw_features(
                 right, data.output_gradient, channels, f"d loss / d {data.gradient_of}", notes
@@ -174,9 +192,9 @@ def draw_maps(data: MapsData) -> Figure:
 
 
 def plot_activation_maps(
-    trace: xr.DataTree, layer: str | None = None, step: int | None = None, sample: int = 0
+    trace: TraceOrPath, layer: str | None = None, step: int | None = None, sample: int = 0
 ) -> Figure:
-    """Draw one input of a batch, a layer's activation of it, and the gradients of both.
+    """Draw one sample of a batch, a layer's activation of it, and the gradients of both.
 
     The gradient of the loss with respect to the input is drawn as saliency: per pixel the largest
     magnitude over its channels.
@@ -184,7 +202,7 @@ def plot_activation_maps(
     Parameters
     ----------
     trace
-        An opened trace.
+        A trace, or its path.
     layer
         A layer's path or its last segments; the first one whose output is an image if not given.
     step
@@ -217,18 +235,6 @@ def strongest_channels(output: npt.NDArray[np.float64], count: int) -> npt.NDArr
     return np.sort(np.argsort(-peaks, kind="stable")[:count])
 
 
-def saliency(gradient: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the magnitude of an input's gradient, the largest over the channels of a pixel.
-
-    Parameters
-    ----------
-    gradient
-        d loss / d x of one sample: dims (height, width, channel), or any other, which keep all.
-    """
-    magnitude = np.abs(gradient)
-    return np.asarray(magnitude.max(axis=-1)) if gradient.ndim > 2 else magnitude
-
-
 def _choose_layer(trace: xr.DataTree, name: str | None) -> str:
     images = [
         path
@@ -236,68 +242,6 @@ def _choose_layer(trace: xr.DataTree, name: str | None) -> str:
         if get_tensor(trace, "activations", path).ndim == 5
     ]
     return choose_layer(trace, "activations", name, lambda path: path in images or not images)
-
-
-def _target_text(target: npt.NDArray[np.float64] | None) -> str:
-    if target is None:
-        return ""
-    flat = target.reshape(-1)
-    if flat.size == 1:
-        return f"target {flat[0]:g}"
-    is_class = flat.size and np.isin(flat, (0.0, 1.0)).all() and flat.sum() == 1
-    return f"target {int(flat.argmax())}" if is_class else ""
-
-
-def _draw_input(axes: Axes, data: MapsData, notes: list[str]) -> None:
-    axes.set_title("input" + (f", {data.target}" if data.target else ""))
-    if data.x is None:
-        _say(axes, f"the input is not recorded at step {data.step}")
-        return
-    if data.x.ndim < 2:
-        _draw_units(axes, data.x.reshape(-1), "feature", "x")
-        return
-    picture = _picture(data.x)
-    known = finite(picture)
-    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
-    inside = low >= 0 and high <= 1
-    if not inside:
-        notes.append(f"The input is drawn from {low:.3g} (black) to {high:.3g} (white)")
-        picture = (picture - low) / ((high - low) or 1.0)
-    shown = np.nan_to_num(picture, nan=0.0, posinf=1.0, neginf=0.0)
-    axes.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="auto")
-    axes.set(xlabel="width (pixel)", ylabel="height (pixel)")
-    if known.size < picture.size:
-        notes.append(f"{picture.size - known.size} values of the input are not finite (black)")
-
-
-def _picture(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return grey (row, column) or RGB (row, column, 3); other channels are averaged."""
-    if x.ndim > 3:  # a volume: its middle slice
-        x = x[x.shape[0] // 2]
-    if x.ndim == 2 or x.shape[-1] == 3:
-        return x
-    return np.asarray(x.mean(axis=-1))
-
-
-def _draw_saliency(axes: Axes, data: MapsData, notes: list[str]) -> None:
-    axes.set_title("gradient of the input")
-    if data.x_gradient is None:
-        _say(axes, f"the gradient of the input is not recorded at step {data.step}")
-        return
-    if data.x_gradient.ndim < 2:
-        _draw_units(axes, data.x_gradient.reshape(-1), "feature", "d loss / d x")
-        return
-    values = saliency(data.x_gradient)
-    values = values if values.ndim == 2 else values.max(axis=0)
-    gap = np.zeros(values.shape, dtype=bool)
-    tiling = Tiling(values, gap, "width (pixel)", "height (pixel)", (), ())
-    image = draw_tiling(
-        axes, tiling, _positive_norm(values), colours=SEQUENTIAL, interpolation="auto"
-    )
-    add_colour_bar(axes, image, "|d loss / d x|")
-    bad = int(np.count_nonzero(~np.isfinite(values)))
-    if bad:
-        notes.append(non_finite_note("input's gradient", bad))
 
 
 def _draw_features(
@@ -308,7 +252,7 @@ def _draw_features(
     notes: list[str],
 ) -> None:
     if values.ndim < 2:
-        _draw_units(axes, values.reshape(-1), "unit", name)
+        draw_units(axes, values.reshape(-1), "unit", name)
         return
     if values.ndim == 2:
         tiling = lay_out(values)
@@ -317,7 +261,7 @@ def _draw_features(
         tiling = _channel_tiles(values, channels)
     drawn = tiling.image[~tiling.gap]
     signed = bool((finite(drawn) < 0).any())
-    norm = symmetric_norm(drawn) if signed else _positive_norm(drawn)
+    norm = symmetric_norm(drawn) if signed else positive_norm(drawn)
     colours = DIVERGING if signed else SEQUENTIAL
     image = draw_tiling(axes, tiling, norm, colours=colours, interpolation="auto")
     clipped = bool((np.abs(finite(drawn)) > (norm.vmax or 0.0)).any())
@@ -356,27 +300,3 @@ def _channel_tiles(values: npt.NDArray[np.float64], channels: npt.NDArray[np.int
 
 def _row_text(channels: npt.NDArray[np.intp], row: int, columns: int) -> str:
     return ", ".join(str(channel) for channel in channels[row * columns : (row + 1) * columns])
-
-
-def _draw_units(axes: Axes, values: npt.NDArray[np.float64], unit: str, name: str) -> None:
-    index = np.arange(values.size)
-    known = np.isfinite(values)
-    axes.vlines(index[known], 0, values[known], color="#0072B2", linewidth=1.0, alpha=0.7)
-    axes.plot(index[known], values[known], "o", color="#0072B2", markersize=2.5)
-    axes.axhline(0, color="#777777", linewidth=0.8)
-    axes.set(
-        xlabel=unit,
-        ylabel=label(name),
-        xlim=(-0.5 - 0.01 * values.size, values.size * 1.01 - 0.5),
-        ylim=padded_range(np.append(values, 0.0), 0.08),
-    )
-
-
-def _positive_norm(values: npt.NDArray[np.float64]) -> Normalize:
-    limit = symmetric_norm(values).vmax
-    return Normalize(0.0, limit)
-
-
-def _say(axes: Axes, text: str) -> None:
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, label(text), ha="center", va="center", color="#555555", wrap=True)

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from steptrace_analyzer.plots.subject import layer_of
+from steptrace_analyzer.trace.described import (
+    described_kinds,
+    described_tensors,
+    statistics_table,
+)
 from steptrace_analyzer.trace.open import trace_attributes
-from steptrace_analyzer.trace.select import recorded_steps, tensor_paths
+from steptrace_analyzer.trace.select import layer_of, recorded_steps, tensor_paths
 from steptrace_schema.errors import UnknownNameError
-from steptrace_schema.names import STATISTICS, STATISTICS_VALUES
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -72,17 +75,16 @@ def layer_norms(trace: xr.DataTree, kind: Kind) -> LayerNorms:
     >>> layer_norms(trace, "gradients").total.argmax()  # doctest: +SKIP
     40
     """
-    groups = trace.children[STATISTICS].children if STATISTICS in trace.children else {}
-    if kind not in groups:
+    table = statistics_table(trace, kind)
+    if table is None:
         msg = (
             f"{trace.name or 'the trace'} has no statistics of kind '{kind}'; "
-            f"it has those of {', '.join(groups) or 'none'}"
+            f"it has those of {', '.join(described_kinds(trace)) or 'none'}"
         )
         raise UnknownNameError(msg)
-    table = groups[kind].dataset[STATISTICS_VALUES].sel(statistic="l2")
-    norms = np.asarray(table.to_numpy(), dtype=np.float64)
-    paths = [str(path) for path in table.coords["tensor"].to_numpy()]
-    steps = recorded_steps(groups[kind])
+    norms = np.asarray(table.sel(statistic="l2").to_numpy(), dtype=np.float64)
+    paths = described_tensors(table)
+    steps = recorded_steps(table)
     recorded = _recorded(trace, kind, paths, steps)
     order = {path: position for position, path in enumerate(tensor_paths(trace, kind))}
     members: dict[str, list[int]] = {}

@@ -29,13 +29,15 @@ from steptrace_analyzer.plots.subject import (
     model_name,
     read_step,
 )
+from steptrace_analyzer.trace.open import opened
 from steptrace_analyzer.trace.select import get_tensor, resolve_step
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from steptrace_analyzer.trace.open import TraceOrPath
 
 MOST_POINTS: Final = 4000
 """More parameters than these are thinned out; the largest updates are always kept."""
@@ -81,7 +83,7 @@ class ParametersData:
 
 
 def parameters_data(
-    trace: xr.DataTree,
+    trace: TraceOrPath,
     layer: str | None = None,
     step: int | None = None,
     *,
@@ -92,7 +94,7 @@ def parameters_data(
     Parameters
     ----------
     trace
-        An opened trace.
+        A trace, or its path.
     layer
         A layer's path or its last segments; the first layer with updates if not given.
     step
@@ -109,6 +111,7 @@ def parameters_data(
     UnknownNameError, StepNotRecordedError
         If the trace has no such layer, or no update at that step.
     """
+    trace = opened(trace)
     path = choose_layer(trace, "updates", layer, lambda _: True)
     tensors = layer_tensors(trace, "updates", path)
     chosen = choose_step(get_tensor(trace, "updates", tensors[0]), step)
@@ -190,7 +193,7 @@ def draw_parameters(data: ParametersData) -> Figure:
 
 
 def plot_parameters(
-    trace: xr.DataTree, layer: str | None = None, step: int | None = None
+    trace: TraceOrPath, layer: str | None = None, step: int | None = None
 ) -> Figure:
     """Draw each parameter of a layer as a point, with its update as the force that training exerts.
 
@@ -200,7 +203,7 @@ def plot_parameters(
     Parameters
     ----------
     trace
-        An opened trace.
+        A trace, or its path.
     layer
         A layer's path or its last segments; the first layer with updates if not given.
     step

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from steptrace_analyzer.plots.style import style
+from steptrace_analyzer.trace.files import output_file
 from steptrace_schema.errors import TraceError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from matplotlib.figure import Figure
 
 FORMATS: Final = (".png", ".svg", ".pdf")
@@ -56,14 +58,14 @@ def save_figure(figure: Figure, output: str | Path, *, dpi: int = 150) -> Path:
     Raises
     ------
     TraceError
-        If the suffix is another one.
+        If the suffix is another one, or `output` is a folder.
 
     Examples
     --------
     >>> save_figure(plot_loss(trace), "loss.svg")  # doctest: +SKIP
     PosixPath('loss.svg')
     """
-    output = Path(output)
+    output = output_file(output, "figure.png")
     check_format(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with style():

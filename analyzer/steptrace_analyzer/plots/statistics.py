@@ -18,17 +18,18 @@ from steptrace_analyzer.plots.style import (
     set_title,
     style,
 )
-from steptrace_analyzer.plots.subject import layer_of, model_name
-from steptrace_analyzer.trace.select import layer_paths, recorded_steps
-from steptrace_schema.errors import UnknownNameError
-from steptrace_schema.names import KINDS, STATISTICS, STATISTICS_VALUES
+from steptrace_analyzer.plots.subject import model_name
+from steptrace_analyzer.trace.described import described_tensors, statistics_table
+from steptrace_analyzer.trace.open import opened
+from steptrace_analyzer.trace.select import layer_of, recorded_steps, resolve_among
+from steptrace_schema.names import KINDS
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from steptrace_analyzer.trace.open import TraceOrPath
     from steptrace_schema.names import Kind, StatisticName
 
 _COLUMNS: Final = 3
@@ -64,15 +65,15 @@ class StatisticsData:
     tensors: tuple[TensorStatistics, ...]
 
 
-def statistics_data(trace: xr.DataTree, layer: str) -> StatisticsData:
+def statistics_data(trace: TraceOrPath, layer: str) -> StatisticsData:
     """Read the recorded statistics of all tensors of a layer.
 
     Parameters
     ----------
     trace
-        An opened trace. Only its statistics are read.
+        A trace, or its path. Only its statistics are read.
     layer
-        A layer's whole path.
+        A layer's path or its last segments.
 
     Returns
     -------
@@ -81,35 +82,31 @@ def statistics_data(trace: xr.DataTree, layer: str) -> StatisticsData:
     Raises
     ------
     UnknownNameError
-        If there are no statistics of the layer.
+        If there are no statistics of such a layer; the message lists the layers that have any.
     """
-    groups = trace.children[STATISTICS].children if STATISTICS in trace.children else {}
+    trace = opened(trace)
+    tables = {kind: statistics_table(trace, kind) for kind in KINDS}
+    described = {
+        kind: described_tensors(table) for kind, table in tables.items() if table is not None
+    }
+    layers = dict.fromkeys(layer_of(path) for paths in described.values() for path in paths)
+    chosen = resolve_among(trace, layer, list(layers), "layer with statistics")
     tensors: list[TensorStatistics] = []
-    for kind in KINDS:
-        if kind not in groups:
+    for kind, paths in described.items():
+        table = tables[kind]
+        columns = [i for i, path in enumerate(paths) if layer_of(path) == chosen]
+        if table is None or not columns:
             continue
-        table = groups[kind].dataset[STATISTICS_VALUES]
-        paths = [str(path) for path in table.coords["tensor"].to_numpy()]
-        columns = [i for i, path in enumerate(paths) if layer_of(path) == layer]
-        if not columns:
-            continue
-        chosen = table.isel(tensor=columns).sel(statistic=list(_DRAWN))
-        values = np.asarray(chosen.to_numpy(), dtype=np.float64)
-        steps = np.asarray(recorded_steps(groups[kind]), dtype=np.int64)
+        drawn = table.isel(tensor=columns).sel(statistic=list(_DRAWN))
+        values = np.asarray(drawn.to_numpy(), dtype=np.float64)
+        steps = np.asarray(recorded_steps(table), dtype=np.int64)
         tensors += [
             TensorStatistics(
                 kind, paths[column], steps, dict(zip(_DRAWN, values[:, i].T, strict=True))
             )
             for i, column in enumerate(columns)
         ]
-    if not tensors:
-        known = dict.fromkeys(path for kind in KINDS for path in layer_paths(trace, kind))
-        msg = (
-            f"{trace.name or 'the trace'} has no statistics of layer '{layer}'; "
-            f"its layers are {', '.join(known) or 'none'}"
-        )
-        raise UnknownNameError(msg)
-    return StatisticsData(model_name(trace), layer, tuple(tensors))
+    return StatisticsData(model_name(trace), chosen, tuple(tensors))
 
 
 def draw_statistics(data: StatisticsData) -> Figure:
@@ -136,15 +133,15 @@ def draw_statistics(data: StatisticsData) -> Figure:
     return figure
 
 
-def plot_statistics(trace: xr.DataTree, layer: str) -> Figure:
+def plot_statistics(trace: TraceOrPath, layer: str) -> Figure:
     """Draw how the values of each of a layer's tensors are distributed, step by step.
 
     Parameters
     ----------
     trace
-        An opened trace. Only its statistics are read.
+        A trace, or its path. Only its statistics are read.
     layer
-        A layer's whole path.
+        A layer's path or its last segments.
 
     Returns
     -------
@@ -153,11 +150,11 @@ def plot_statistics(trace: xr.DataTree, layer: str) -> Figure:
     Raises
     ------
     UnknownNameError
-        If there are no statistics of the layer.
+        If there are no statistics of such a layer; the message lists the layers that have any.
 
     Examples
     --------
-    >>> plot_statistics(open_trace("run.zarr"), "sequential/dense")  # doctest: +SKIP
+    >>> plot_statistics(open_trace("run.zarr"), "dense")  # doctest: +SKIP
     """
     return draw_statistics(statistics_data(trace, layer))
 

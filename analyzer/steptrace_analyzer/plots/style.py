@@ -17,6 +17,8 @@ from steptrace_analyzer.text import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from matplotlib.axes import Axes
+
 BLACK: Final = "#000000"
 ORANGE: Final = "#E69F00"
 SKY: Final = "#56B4E9"
@@ -26,6 +28,10 @@ VERMILION: Final = "#D55E00"
 PURPLE: Final = "#CC79A7"
 GREY: Final = "#777777"
 LIGHT_GREY: Final = "#D9D9D9"
+PALE_GREY: Final = "#E6E6E6"
+SILVER: Final = "#BBBBBB"
+QUIET: Final = "#555555"
+"""Text that says little, and frames."""
 
 CATEGORIES: Final = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK, GREY)
 """Colours of distinct things; the palette of Okabe and Ito (2008) for colour-blind readers."""
@@ -55,9 +61,9 @@ _SETTINGS: Final[dict[str, Any]] = {
     "figure.facecolor": "white",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#555555",
+    "axes.edgecolor": QUIET,
     "axes.grid": False,
-    "grid.color": "#E6E6E6",
+    "grid.color": PALE_GREY,
     "grid.linewidth": 0.7,
     "lines.linewidth": 1.4,
     "image.interpolation": "nearest",
@@ -101,7 +107,7 @@ def set_title(figure: Figure, parts: Sequence[str], notes: Sequence[str] = ()) -
     figure.suptitle(title, x=0.012, ha="left")
     if notes:
         text = _wrap(label(". ".join(notes) + "."), int(width * 13.5))
-        figure.supxlabel(text, x=0.012, ha="left", fontsize=9, color="#555555")
+        figure.supxlabel(text, x=0.012, ha="left", fontsize=9, color=QUIET)
 
 
 def label(text: str) -> str:
@@ -144,3 +150,9 @@ def _glyphs() -> frozenset[int]:
 
 def _wrap(text: str, columns: int) -> str:
     return "\n".join(textwrap.wrap(text, columns, break_on_hyphens=False))
+
+
+def say(axes: Axes, text: str) -> None:
+    """Write why there is nothing to draw."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, label(text), ha="center", va="center", color=QUIET, wrap=True)

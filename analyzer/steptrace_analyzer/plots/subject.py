@@ -9,6 +9,8 @@ import numpy as np
 from steptrace_analyzer.trace.open import trace_attributes
 from steptrace_analyzer.trace.select import (
     get_tensor,
+    has_tensor,
+    layer_of,
     recorded_steps,
     resolve_layer,
     resolve_step,
@@ -44,17 +46,6 @@ def layer_class(trace: xr.DataTree, layer: str) -> str:
     """Return the class of a layer, ``"Conv2D"``; empty where the trace does not say."""
     described = trace_attributes(trace).layer(layer)
     return described.class_name if described is not None else ""
-
-
-def layer_of(path: str) -> str:
-    """Return the layer that a tensor belongs to; the tensor itself where it is in none.
-
-    Examples
-    --------
-    >>> layer_of("sequential/dense/kernel"), layer_of("scale")
-    ('sequential/dense', 'scale')
-    """
-    return path.rpartition("/")[0] or path
 
 
 def layer_tensors(trace: xr.DataTree, kind: Kind, layer: str) -> list[str]:
@@ -112,6 +103,4 @@ def read_step(trace: xr.DataTree, kind: Kind, path: str, step: int) -> npt.NDArr
 
 def has_step(trace: xr.DataTree, kind: Kind, path: str, step: int) -> bool:
     """Whether a tensor of this kind exists and is recorded at a step."""
-    return path in tensor_paths(trace, kind) and step in recorded_steps(
-        get_tensor(trace, kind, path)
-    )
+    return has_tensor(trace, kind, path) and step in recorded_steps(get_tensor(trace, kind, path))

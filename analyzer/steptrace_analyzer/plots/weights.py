@@ -9,7 +9,7 @@ import numpy as np
 
 from steptrace_analyzer.plots.images import add_colour_bar, draw_tiling, non_finite_note
 from steptrace_analyzer.plots.limits import finite, symmetric_norm
-from steptrace_analyzer.plots.style import label, new_figure, set_title, style
+from steptrace_analyzer.plots.style import label, new_figure, say, set_title, style
 from steptrace_analyzer.plots.subject import (
     choose_layer,
     choose_step,
@@ -20,13 +20,15 @@ from steptrace_analyzer.plots.subject import (
     read_step,
 )
 from steptrace_analyzer.plots.tiles import lay_out
-from steptrace_analyzer.trace.select import get_tensor, recorded_steps, tensor_paths
+from steptrace_analyzer.trace.open import opened
+from steptrace_analyzer.trace.select import get_tensor, has_tensor, recorded_steps
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from steptrace_analyzer.trace.open import TraceOrPath
 
 _WIDTH: Final = 11.0
 _HEIGHTS: Final = (1.6, 4.6)
@@ -64,14 +66,14 @@ class WeightsData:
 
 
 def weights_data(
-    trace: xr.DataTree, layer: str | None = None, step: int | None = None
+    trace: TraceOrPath, layer: str | None = None, step: int | None = None
 ) -> WeightsData:
     """Read a layer's weights and their update at one step.
 
     Parameters
     ----------
     trace
-        An opened trace.
+        A trace, or its path.
     layer
         A layer's path or its last segments; the first layer with a kernel if not given.
     step
@@ -86,13 +88,14 @@ def weights_data(
     UnknownNameError, StepNotRecordedError
         If the trace has no such layer or step.
     """
+    trace = opened(trace)
     path = choose_layer(
         trace, "weights", layer, lambda tensor: get_tensor(trace, "weights", tensor).ndim > 2
     )
     tensors = layer_tensors(trace, "weights", path)
     first = get_tensor(trace, "weights", tensors[0])
     chosen = choose_step(first, step)
-    if step is None and tensors[0] in tensor_paths(trace, "updates"):
+    if step is None and has_tensor(trace, "updates", tensors[0]):
         updated = recorded_steps(get_tensor(trace, "updates", tensors[0]))
         chosen = updated[-1] if updated else chosen
     variables = tuple(
@@ -121,7 +124,7 @@ def draw_weights(data: WeightsData) -> Figure:
             left.set_title(label(f"{name} ({shape})" if shape else name))
             notes += _draw(left, variable.value, data.class_name, name)
             if variable.update is None:
-                _say(right, f"no update of {name} is recorded at step {data.step}")
+                say(right, f"no update of {name} is recorded at step {data.step}")
             else:
                 right.set_title(label(f"update of {name} by step {data.step}"))
                 notes += _draw(right, variable.update, data.class_name, f"update of {name}")
@@ -147,12 +150,7 @@ def _draw(axes: Axes, values: npt.NDArray[np.float64], class_name: str, name: st
     return ([tiling.note] if tiling.note else []) + ([non_finite_note(name, bad)] if bad else [])
 
 
-def _say(axes: Axes, text: str) -> None:
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, label(text), ha="center", va="center", color="#555555")
-
-
-def plot_weights(trace: xr.DataTree, layer: str | None = None, step: int | None = None) -> Figure:
+def plot_weights(trace: TraceOrPath, layer: str | None = None, step: int | None = None) -> Figure:
     """Draw a layer's weights at a step beside the update of that step.
 
     The colours of both are centred on 0. A convolution's kernel is drawn as one tile per filter.
@@ -161,7 +159,7 @@ def plot_weights(trace: xr.DataTree, layer: str | None = None, step: int | None 
     Parameters
     ----------
     trace
-        An opened trace.
+        A trace, or its path.
     layer
         A layer's path or its last segments; the first layer with a kernel if not given.
     step

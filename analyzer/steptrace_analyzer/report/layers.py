@@ -9,14 +9,15 @@ from steptrace_analyzer.plots.activations import plot_activations
 from steptrace_analyzer.plots.maps import plot_activation_maps
 from steptrace_analyzer.plots.parameters import plot_parameters
 from steptrace_analyzer.plots.statistics import plot_statistics
-from steptrace_analyzer.plots.subject import layer_of, layer_tensors
+from steptrace_analyzer.plots.subject import layer_tensors
 from steptrace_analyzer.plots.weights import plot_weights
 from steptrace_analyzer.report.markup import Markup, element, join
 from steptrace_analyzer.report.page import StepChoices, at_steps
 from steptrace_analyzer.report.pictures import pixel_picture
-from steptrace_analyzer.trace.select import layer_paths, tensor_paths
+from steptrace_analyzer.trace.described import described_tensors, statistics_table
+from steptrace_analyzer.trace.select import has_tensor, layer_of, layer_paths, tensor_paths
 from steptrace_schema.errors import TraceError
-from steptrace_schema.names import KINDS, PREACTIVATION, STATISTICS
+from steptrace_schema.names import KINDS, PREACTIVATION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +74,7 @@ def layer_figures(trace: xr.DataTree, layer: str, choices: StepChoices) -> Marku
                 lambda step: f"Parameters of {layer} as points with their updates at step {step}",
             )
         )
-    if f"{layer}/{PREACTIVATION}" in tensor_paths(trace, "probe"):
+    if has_tensor(trace, "probe", f"{layer}/{PREACTIVATION}"):
         parts.append(element("h4", "Activation function: input against output"))
         parts.append(
             _picture_or_reason(
@@ -120,5 +121,10 @@ def _picture_or_reason(plot: Callable[[], Figure], alt: str) -> Markup:
 
 
 def _has_statistics(trace: xr.DataTree, layer: str) -> bool:
-    groups = trace.children[STATISTICS].children if STATISTICS in trace.children else {}
-    return any(kind in groups and layer in layer_paths(trace, kind) for kind in KINDS)
+    tables = (statistics_table(trace, kind) for kind in KINDS)
+    return any(
+        layer_of(path) == layer
+        for table in tables
+        if table is not None
+        for path in described_tensors(table)
+    )

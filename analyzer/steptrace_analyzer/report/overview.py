@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from steptrace_analyzer.plots.steps import by_size
 from steptrace_analyzer.report.markup import Markup, element, facts, join, table
-from steptrace_analyzer.text import format_bytes
-from steptrace_analyzer.trace.select import format_steps, get_tensor, recorded_steps, tensor_paths
+from steptrace_analyzer.text import shape_text
+from steptrace_analyzer.trace.select import format_steps, get_tensor, has_tensor, recorded_steps
+from steptrace_schema.human import human_bytes
 from steptrace_schema.names import LOSS
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def summary(trace: xr.DataTree, attributes: TraceAttributes, info: TraceInfo | N
         status += f" ({attributes.status_reason})"
     steps: list[int] = []
     loss = ""
-    if LOSS in tensor_paths(trace, "scalars"):
+    if has_tensor(trace, "scalars", LOSS):
         tensor = get_tensor(trace, "scalars", LOSS)
         steps = recorded_steps(tensor)
         if steps:
@@ -68,10 +69,10 @@ def summary(trace: xr.DataTree, attributes: TraceAttributes, info: TraceInfo | N
                 ("Optimizer", optimizer.class_name if optimizer else ""),
                 ("Steps", f"{len(steps)} ({format_steps(steps)})" if steps else "none"),
                 ("Loss", loss),
-                ("Size on disk", format_bytes(info.stored_bytes) if info else ""),
+                ("Size on disk", human_bytes(info.stored_bytes) if info else ""),
                 (
                     "In the journal",
-                    format_bytes(info.journal_bytes) if info and info.journal_bytes else "",
+                    human_bytes(info.journal_bytes) if info and info.journal_bytes else "",
                 ),
             ]
         )
@@ -85,8 +86,8 @@ def summary(trace: xr.DataTree, attributes: TraceAttributes, info: TraceInfo | N
                         kind.kind,
                         format_steps(kind.steps) or "-",
                         str(kind.tensors),
-                        format_bytes(kind.raw_bytes),
-                        "derived" if kind.stored_bytes is None else format_bytes(kind.stored_bytes),
+                        human_bytes(kind.raw_bytes),
+                        "derived" if kind.stored_bytes is None else human_bytes(kind.stored_bytes),
                     )
                     for kind in info.kinds
                 ],
@@ -145,7 +146,7 @@ def layers(attributes: TraceAttributes, anchors: Mapping[str, str]) -> Markup:
                 else layer.path,
                 layer.class_name,
                 layer.activation or "-",
-                _shape(layer.output_shape),
+                "-" if layer.output_shape is None else shape_text(layer.output_shape),
                 f"{layer.parameters:,}" + ("" if layer.trainable else " (frozen)"),
             )
             for layer in attributes.layers
@@ -221,9 +222,3 @@ def _settings(values: Mapping[str, object]) -> Markup:
         (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
         for name, value in values.items()
     )
-
-
-def _shape(shape: Sequence[int | None] | None) -> str:
-    if shape is None:
-        return "several"
-    return " x ".join("batch" if n is None else str(n) for n in shape)

@@ -11,25 +11,31 @@ from steptrace_analyzer.anomalies import NonFinite, find_anomalies
 from steptrace_analyzer.plots.gradients import plot_gradients
 from steptrace_analyzer.plots.loss import plot_loss
 from steptrace_analyzer.plots.steps import by_size, key_steps
-from steptrace_analyzer.plots.subject import layer_of, model_name
+from steptrace_analyzer.plots.subject import model_name
+from steptrace_analyzer.progress import untold
 from steptrace_analyzer.report import overview
 from steptrace_analyzer.report.layers import drawn_layers, layer_figures
 from steptrace_analyzer.report.markup import Markup, element
 from steptrace_analyzer.report.page import Section, StepChoices, build_page
 from steptrace_analyzer.report.parallel import draw_layers
 from steptrace_analyzer.report.pictures import line_picture, pixel_picture
+from steptrace_analyzer.trace.described import statistics_table
+from steptrace_analyzer.trace.files import output_file
 from steptrace_analyzer.trace.info import describe
-from steptrace_analyzer.trace.open import trace_attributes
-from steptrace_analyzer.trace.select import format_steps, recorded_steps, tensor_paths
-from steptrace_schema.names import LOSS, STATISTICS
+from steptrace_analyzer.trace.open import opened, trace_attributes, trace_location
+from steptrace_analyzer.trace.select import format_steps, has_tensor, layer_of, recorded_steps
+from steptrace_schema.errors import TraceError
+from steptrace_schema.names import LOSS
 from steptrace_schema.storage.location import Location, locate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import xarray as xr
 
     from steptrace_analyzer.anomalies import Anomaly
+    from steptrace_analyzer.progress import Progress
+    from steptrace_analyzer.trace.open import TraceOrPath
 
 MOST_BYTES: Final = 7_000_000
 """Where a page would grow beyond this, the layers that are left are named instead of drawn."""
@@ -37,18 +43,14 @@ MOST_BYTES: Final = 7_000_000
 _MOST_STEPS: Final = 3
 
 
-def _ignore(done: int, total: int) -> None:
-    """Report progress to nobody."""
-
-
 def write_report(
-    trace: xr.DataTree,
+    trace: TraceOrPath,
     output: str | Path,
     *,
     path: str | Location | None = None,
     anomalies: Sequence[Anomaly] | None = None,
     workers: int = 1,
-    progress: Callable[[int, int], None] = _ignore,
+    progress: Progress = untold,
 ) -> Path:
     """Write one self-contained HTML page about a trace; an existing file is replaced.
 
@@ -60,16 +62,17 @@ def write_report(
     Parameters
     ----------
     trace
-        What :func:`steptrace_analyzer.open_trace` returned.
+        A trace, or its path.
     output
         The file to write; missing folders are made.
     path
-        Where the trace is; with it the page says how many bytes it takes.
+        Where the trace is: the page says how many bytes it takes. Where it was opened from, if not
+        given; the page says nothing of bytes where that is not known.
     anomalies
         What :func:`steptrace_analyzer.anomalies.find_anomalies` found; looked for if not given.
     workers
-        Processes that draw. More than one needs `path`, from which each of them opens the trace,
-        and a program that may be imported again, as :mod:`multiprocessing` asks for.
+        Processes that draw, each of which opens the trace again. More than one needs a program that
+        may be imported again, as :mod:`multiprocessing` asks for.
     progress
         Called with the parts done and the parts in all.
 
@@ -78,14 +81,22 @@ def write_report(
     Path
         The file written, a few megabytes at most.
 
+    Raises
+    ------
+    TraceError
+        If `output` is a folder.
+
     Examples
     --------
-    >>> write_report(open_trace("run.zarr"), "report.html")  # doctest: +SKIP
+    >>> write_report("run.zarr", "report.html")  # doctest: +SKIP
     PosixPath('report.html')
     """
+    output = output_file(output, "report.html")
+    where = _where(trace, path)
+    trace = opened(trace)
     attributes = trace_attributes(trace)
     found = find_anomalies(trace) if anomalies is None else anomalies
-    info = describe(trace, locate(path)) if path is not None else None
+    info = describe(trace, where) if where is not None else None
     layers = drawn_layers(trace)
     choices = _step_choices(trace, found)
     anchors = {layer: f"layer-{place}" for place, layer in enumerate(layers)}
@@ -96,11 +107,11 @@ def write_report(
         Section("summary", "Summary", overview.summary(trace, attributes, info)),
         Section("findings", "What happened", overview.findings(found, choices)),
     ]
-    if LOSS in tensor_paths(trace, "scalars"):
+    if has_tensor(trace, "scalars", LOSS):
         alt = "Loss, gradient norms and learning rate by step"
         sections.append(Section("loss", "Loss", line_picture(plot_loss(trace, found), alt)))
     progress(1, total)
-    if STATISTICS in trace.children and "gradients" in trace.children[STATISTICS].children:
+    if statistics_table(trace, "gradients") is not None:
         alt = "Heat map of the gradient's norm, layer by step"
         picture = pixel_picture(plot_gradients(trace, found), alt)
         sections.append(Section("gradients", "Gradients", picture))
@@ -111,8 +122,8 @@ def write_report(
     largest = 0
     drawn: dict[str, Markup] = {}
     order = _by_interest(layers, found)
-    if path is not None and workers > 1 and len(order) > 1:
-        figures = draw_layers(locate(path), order, choices, workers)
+    if where is not None and workers > 1 and len(order) > 1:
+        figures = draw_layers(where, order, choices, workers)
     else:
         figures = (layer_figures(trace, layer, choices) for layer in order)
     with contextlib.closing(figures):
@@ -132,7 +143,16 @@ def write_report(
     page = build_page(
         f"{model_name(trace)}: training report", _lead(trace, found), sections, choices
     )
-    return _replace(Path(output), page)
+    return _replace(output, page)
+
+
+def _where(trace: TraceOrPath, path: str | Location | None) -> Location | None:
+    if path is not None:
+        return locate(path)
+    try:
+        return trace_location(trace)
+    except TraceError:  # a tree that was never a store
+        return None
 
 
 def _step_choices(trace: xr.DataTree, found: Sequence[Anomaly]) -> StepChoices:

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from steptrace_analyzer.trace.described import described_tensors, statistics_table
 from steptrace_analyzer.trace.select import get_tensor, tensor_paths
 from steptrace_schema.names import (
     STATISTIC,
-    STATISTICS,
-    STATISTICS_VALUES,
     TENSOR,
     X_GRADIENT,
     X,
@@ -65,6 +64,17 @@ def input_gradient_of(path: str) -> str:
     return X_GRADIENT + path.removeprefix(X)
 
 
+def input_of_gradient(path: str) -> str:
+    """Return the path of the model's input that the gradient at `path` is of.
+
+    Examples
+    --------
+    >>> input_of_gradient("x_gradient"), input_of_gradient("x_gradient_image")
+    ('x', 'x_image')
+    """
+    return X + path.removeprefix(X_GRADIENT)
+
+
 def measured_arrays(trace: xr.DataTree) -> tuple[str, ...]:
     """Return the inputs and targets whose numbers are magnitudes, inputs first.
 
@@ -82,12 +92,10 @@ def measured_arrays(trace: xr.DataTree) -> tuple[str, ...]:
     >>> measured_arrays(open_trace("run.zarr"))  # doctest: +SKIP
     ('x_image', 'x_age')
     """
-    group = trace.children.get(STATISTICS)
-    node = None if group is None else group.children.get("inputs")
-    if node is None or STATISTICS_VALUES not in node.data_vars:
+    table = statistics_table(trace, "inputs")
+    if table is None:
         return ()
-    table = node.dataset[STATISTICS_VALUES]
-    described = [str(path) for path in table.coords[TENSOR].to_numpy()]
+    described = described_tensors(table)
     stored = {path: get_tensor(trace, "inputs", path) for path in tensor_paths(trace, "inputs")}
     inputs = [p for p in described if is_input(p) and not _is_category(stored.get(p))]
     targets = [p for p in described if is_target(p) and not _is_whole(table, p, stored.get(p))]

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steptrace_analyzer.trace.open import trace_attributes
+from steptrace_analyzer.trace.open import opened, trace_attributes, trace_location
 from steptrace_analyzer.trace.select import format_steps, recorded_steps, tensor_paths
 from steptrace_analyzer.trace.updates import is_derived
 from steptrace_schema.journal.where import journal_path
 from steptrace_schema.names import KINDS, LOSS, STATISTICS, STEP
 from steptrace_schema.storage.contents import file_sizes
+from steptrace_schema.storage.location import Location, locate
 from steptrace_schema.validate.coverage import Coverage, coverage
 
 if TYPE_CHECKING:
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
+    from steptrace_analyzer.trace.open import TraceOrPath
     from steptrace_schema.format.attributes import Event, Layer, Missing, TraceAttributes
     from steptrace_schema.names import Kind
-    from steptrace_schema.storage.location import Location
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,26 +114,33 @@ class TraceInfo:
         }
 
 
-def describe(trace: xr.DataTree, path: Location) -> TraceInfo:
+def describe(trace: TraceOrPath, path: str | Location | None = None) -> TraceInfo:
     """Describe a trace without reading any tensor.
 
     Parameters
     ----------
     trace
-        What :func:`steptrace_analyzer.open_trace` returned for `path`.
+        A trace, or its path.
     path
-        Where the trace is: its files are counted.
+        Where the trace is: its files are counted. Where it was opened from, if not given.
 
     Returns
     -------
     TraceInfo
         Sizes in bytes, steps as optimizer updates counted from 0.
 
+    Raises
+    ------
+    TraceError
+        If `trace` is a tree that was not opened from a path, and `path` is not given.
+
     Examples
     --------
-    >>> describe(open_trace("run.zarr"), Path("run.zarr")).loss  # doctest: +SKIP
+    >>> describe("run.zarr").loss  # doctest: +SKIP
     (2.31, 0.08)
     """
+    path = trace_location(trace) if path is None else locate(path)
+    trace = opened(trace)
     stored = _stored_bytes(path)
     kinds = [_kind_info(trace, kind, stored) for kind in KINDS if tensor_paths(trace, kind)]
     if STATISTICS in trace.children:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from zipfile import BadZipFile
 
 import dask.array as da
@@ -22,6 +22,7 @@ from steptrace_analyzer.trace.journaled import (
 )
 from steptrace_analyzer.trace.stored import stored_arrays
 from steptrace_analyzer.trace.updates import with_updates
+from steptrace_schema.errors import TraceError
 from steptrace_schema.journal.reader import JournalReader
 from steptrace_schema.journal.where import journal_path
 from steptrace_schema.moving.journal_mover import NO_JOURNAL, NOT_CLOSED
@@ -48,6 +49,11 @@ if TYPE_CHECKING:
     from steptrace_schema.format.layout import ArraySpec
     from steptrace_schema.journal.record import MappedRecord
     from steptrace_schema.names import Status
+
+_SOURCE: Final = "source"  # what xarray calls it, too
+
+TraceOrPath: TypeAlias = "xr.DataTree | str | Location"
+"""An opened trace, or where one is: what every function of the analyzer accepts."""
 
 
 def open_trace(path: str | Location) -> xr.DataTree:
@@ -100,7 +106,9 @@ def open_trace(path: str | Location) -> xr.DataTree:
     root = xr.Dataset(attrs={ATTRIBUTES_KEY: present.model_dump(mode="json")})
     with _in_one_sentence(path):
         datasets = _join(stored, records, arrays)
-        return with_updates(xr.DataTree.from_dict({"/": root, **datasets}, name=path.name))
+        tree = with_updates(xr.DataTree.from_dict({"/": root, **datasets}, name=path.name))
+    tree.encoding[_SOURCE] = str(path)
+    return tree
 
 
 @contextlib.contextmanager
@@ -112,14 +120,47 @@ def _in_one_sentence(path: Location) -> Iterator[None]:
         raise not_understood(path, error) from error
 
 
-def trace_attributes(trace: xr.DataTree) -> TraceAttributes:
-    """Return the root attributes of an opened trace, typed.
+def opened(trace: TraceOrPath) -> xr.DataTree:
+    """Return an opened trace as it is, and open what is a path.
+
+    Examples
+    --------
+    >>> opened("run.zarr")  # doctest: +SKIP
+    """
+    return trace if isinstance(trace, xr.DataTree) else open_trace(trace)
+
+
+def trace_location(trace: TraceOrPath) -> Location:
+    """Return where a trace is.
+
+    Raises
+    ------
+    TraceError
+        If `trace` is a tree that :func:`open_trace` did not return.
+    """
+    if not isinstance(trace, xr.DataTree):
+        return locate(trace)
+    source = trace.encoding.get(_SOURCE)
+    if source is None:
+        msg = f"{trace.name or 'the trace'} was not opened from a path; give its path"
+        raise TraceError(msg)
+    return locate(source)
+
+
+def trace_attributes(trace: TraceOrPath) -> TraceAttributes:
+    """Return the root attributes of a trace, typed.
+
+    Parameters
+    ----------
+    trace
+        A trace, or its path.
 
     Examples
     --------
     >>> trace_attributes(open_trace("run.zarr")).status  # doctest: +SKIP
     'complete'
     """
+    trace = opened(trace)
     return parse_attributes(Path(trace.name or "trace"), trace.attrs.get(ATTRIBUTES_KEY))
 
 

@@ -11,33 +11,34 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
+from steptrace_analyzer.progress import untold
+from steptrace_analyzer.trace.files import output_file
+from steptrace_analyzer.trace.open import trace_location
 from steptrace_schema.errors import DamagedTraceError, NotATraceError, TraceError, TraceExistsError
 from steptrace_schema.journal.reader import JournalReader
 from steptrace_schema.journal.where import journal_path
 from steptrace_schema.moving.reencode import reencode
-from steptrace_schema.storage.location import Location, is_packed, locate
+from steptrace_schema.storage.location import is_packed
 from steptrace_schema.store.opening import read_attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
+    from steptrace_analyzer.progress import Progress
+    from steptrace_analyzer.trace.open import TraceOrPath
     from steptrace_schema.format.policy import Profile
 
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the same trace packs to the same bytes
 _BLOCK: Final = 4 * 2**20
 
 
-def _ignore(done: int, total: int) -> None:
-    """Report progress to nobody."""
-
-
 def pack(
-    path: str | Location,
+    path: TraceOrPath,
     output: str | Path | None = None,
     *,
     profile: Profile | None = None,
     overwrite: bool = False,
-    progress: Callable[[int, int], None] = _ignore,
+    progress: Progress = untold,
 ) -> Path:
     """Write a trace into one ``.zarr.zip`` file, which ``open_trace`` and zarr open directly.
 
@@ -47,7 +48,7 @@ def pack(
     Parameters
     ----------
     path
-        Folder of a finished trace.
+        Folder of a finished trace, or the trace opened from it.
     output
         The file to write; beside the trace, with ``.zip`` added to its name, if not given.
     profile
@@ -78,7 +79,8 @@ def pack(
     PosixPath('run.zarr.zip')
     """
     path = _local(path)
-    output = Path(output) if output is not None else path.with_name(path.name + ".zip")
+    beside = path.with_name(path.name + ".zip")
+    output = beside if output is None else output_file(output, beside.name)
     if is_packed(path):
         msg = f"{path} is packed already; give the folder of a trace"
         raise NotATraceError(msg)
@@ -94,11 +96,11 @@ def pack(
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         encoded = Path(folder) / path.name
         reencode(path, encoded, profile, progress)
-        _zip(encoded, output, _ignore)
+        _zip(encoded, output, untold)
     return output
 
 
-def _zip(path: Path, output: Path, progress: Callable[[int, int], None]) -> None:
+def _zip(path: Path, output: Path, progress: Progress) -> None:
     # Metadata first: a reader that streams the file learns what it holds before the data.
     files = sorted(
         (file for file in path.rglob("*") if file.is_file()),
@@ -122,17 +124,17 @@ def _zip(path: Path, output: Path, progress: Callable[[int, int], None]) -> None
 
 
 def unpack(
-    path: str | Location,
+    path: TraceOrPath,
     output: str | Path | None = None,
     *,
-    progress: Callable[[int, int], None] = _ignore,
+    progress: Progress = untold,
 ) -> Path:
     """Write a packed trace back into a folder.
 
     Parameters
     ----------
     path
-        A ``.zarr.zip`` file.
+        A ``.zarr.zip`` file, or the trace opened from it.
     output
         The folder to write; beside the file, without ``.zip``, if not given.
     progress
@@ -158,12 +160,16 @@ def unpack(
     PosixPath('run.zarr')
     """
     path = _local(path)
+    if output is not None and "://" in str(output):
+        output_file(output, path.stem)
     output = Path(output) if output is not None else path.with_suffix("")
     if not is_packed(path):
         msg = f"{path} is not a packed trace; give a .zarr.zip file"
         raise NotATraceError(msg)
     read_attributes(path)
-    _refuse_existing(output, overwrite=False)
+    if output.exists():
+        msg = f"{output} exists; choose another name with --output, or remove it"
+        raise TraceExistsError(msg)
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
     try:
@@ -175,15 +181,15 @@ def unpack(
     return output
 
 
-def _local(path: str | Location) -> Path:
-    location = locate(path)
+def _local(path: TraceOrPath) -> Path:
+    location = trace_location(path)
     if not isinstance(location, Path):
         msg = f"{location} is not on a local disk; copy the trace into a folder first"
         raise TraceError(msg)
     return location
 
 
-def _extract(path: Path, folder: Path, progress: Callable[[int, int], None]) -> None:
+def _extract(path: Path, folder: Path, progress: Progress) -> None:
     with zipfile.ZipFile(path) as archive:
         members = [member for member in archive.infolist() if not member.is_dir()]
         _refuse_unsafe(path, members)
@@ -233,7 +239,7 @@ def _refuse_unfinished(path: Path) -> None:
 
 def _refuse_existing(output: Path, *, overwrite: bool) -> None:
     if output.exists() and not overwrite:
-        msg = f"{output} exists; choose another name with --output, or remove it"
+        msg = f"{output} exists; replace it with --overwrite, or choose another name with --output"
         raise TraceExistsError(msg)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from steptrace_schema.errors import StepNotRecordedError, UnknownNameError
-from steptrace_schema.names import ATTRIBUTES_KEY, STEP, Kind
+from steptrace_schema.names import ATTRIBUTES_KEY, STATISTICS, STEP, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -46,11 +46,22 @@ def tensor_paths(trace: xr.DataTree, kind: Kind) -> list[str]:
     paths = [
         f"{node.path.removeprefix(top.path)}/{name}".lstrip("/")
         for node in top.subtree
-        for name in node.data_vars
+        for name in node.to_dataset(inherit=False).data_vars
     ]
     rank = {path: position for position, path in enumerate(_model_order(trace))}
     last = len(rank)
-    return sorted(paths, key=lambda path: rank.get(path, rank.get(_parent(path), last)))
+    return sorted(paths, key=lambda path: rank.get(path, rank.get(layer_of(path), last)))
+
+
+def layer_of(path: str) -> str:
+    """Return the layer that a tensor belongs to; the tensor itself where it is in none.
+
+    Examples
+    --------
+    >>> layer_of("sequential/dense/kernel"), layer_of("scale")
+    ('sequential/dense', 'scale')
+    """
+    return path.rpartition("/")[0] or path
 
 
 def layer_paths(trace: xr.DataTree, kind: Kind) -> list[str]:
@@ -61,7 +72,7 @@ def layer_paths(trace: xr.DataTree, kind: Kind) -> list[str]:
     >>> layer_paths(trace, "activations")  # doctest: +SKIP
     ['sequential/conv2d', 'sequential/dense']
     """
-    return list(dict.fromkeys(_parent(p) for p in tensor_paths(trace, kind) if _parent(p)))
+    return list(dict.fromkeys(layer_of(path) for path in tensor_paths(trace, kind) if "/" in path))
 
 
 def resolve_layer(trace: xr.DataTree, kind: Kind, name: str) -> str:
@@ -127,11 +138,34 @@ def get_tensor(trace: xr.DataTree, kind: Kind, path: str) -> xr.DataArray:
     UnknownNameError
         If there is no such tensor.
     """
-    layer, _, name = resolve_tensor(trace, kind, path).rpartition("/")
-    group: xr.DataTree = trace.children[kind]
-    for segment in layer.split("/") if layer else ():
-        group = group.children[segment]
-    return group.dataset[name]
+    found = _lookup(trace, kind, path)
+    if found is None:  # only part of its path was given, or there is none
+        found = _lookup(trace, kind, resolve_tensor(trace, kind, path))
+    assert found is not None
+    return found
+
+
+def has_tensor(trace: xr.DataTree, kind: Kind, path: str) -> bool:
+    """Whether a trace has a tensor of exactly this path.
+
+    Examples
+    --------
+    >>> has_tensor(trace, "weights", "sequential/dense/kernel")  # doctest: +SKIP
+    True
+    """
+    return _lookup(trace, kind, path) is not None
+
+
+def _lookup(trace: xr.DataTree, kind: Kind, path: str) -> xr.DataArray | None:
+    """Return the tensor of exactly this path; no list of all paths is made for it."""
+    *groups, name = path.split("/")
+    node = trace.children.get(kind)
+    for group in groups:
+        node = None if node is None else node.children.get(group)
+    if node is None:
+        return None
+    dataset = node.dataset
+    return dataset[name] if name in dataset.data_vars else None
 
 
 def recorded_steps(node: xr.DataArray | xr.DataTree) -> list[int]:
@@ -204,25 +238,51 @@ def nearest_names(name: str, known: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(path for match in matches for path in by_text[match]))[:3]
 
 
-def _resolve(trace: xr.DataTree, kind: Kind, name: str, known: list[str], noun: str) -> str:
-    where = trace.name or "the trace"
+def resolve_among(trace: xr.DataTree, name: str, known: Sequence[str], what: str) -> str:
+    """Return which of `known` a name means, whole or by its last segments.
+
+    Parameters
+    ----------
+    trace
+        An opened trace, which the message names.
+    name
+        What a person wrote.
+    known
+        Paths.
+    what
+        What they are paths of: ``"layer"``, or with more, ``"layer with statistics"``.
+
+    Raises
+    ------
+    UnknownNameError
+        If it means none of them, or several; the message lists what there is.
+    """
     if name in known:
         return name
-    if not known:
-        present = [k for k in trace.children if k != "statistics"]
-        msg = f"{where} has no {noun}s of kind '{kind}'; it has {', '.join(present) or 'no data'}"
-        raise UnknownNameError(msg)
+    where = trace.name or "the trace"
+    noun, _, rest = what.partition(" ")
     found = [path for path in known if path.endswith("/" + name.strip("/"))]
     if len(found) == 1:
         return found[0]
     if found:
-        msg = f"'{name}' means several {noun}s of kind '{kind}' in {where}: {', '.join(found)}"
+        means = " ".join(filter(None, [f"several {noun}s", rest]))
+        msg = f"'{name}' means {means} in {where}: {', '.join(found)}"
         raise UnknownNameError(msg)
     near = nearest_names(name, known)
     meant = f" (did you mean {' or '.join(repr(n) for n in near)}?)" if near else ""
-    listed = known if len(known) <= _MOST_NAMES else [*known[:_MOST_NAMES], "..."]
-    msg = f"{where} has no {noun} '{name}' of kind '{kind}'{meant}; it has {', '.join(listed)}"
+    listed = [*known[:_MOST_NAMES], *["..."] * (len(known) > _MOST_NAMES)]
+    called = " ".join(filter(None, [noun, f"'{name}'", rest]))
+    msg = f"{where} has no {called}{meant}; it has {', '.join(listed) or 'none'}"
     raise UnknownNameError(msg)
+
+
+def _resolve(trace: xr.DataTree, kind: Kind, name: str, known: list[str], noun: str) -> str:
+    if not known:
+        where = trace.name or "the trace"
+        present = [k for k in trace.children if k != STATISTICS]
+        msg = f"{where} has no {noun}s of kind '{kind}'; it has {', '.join(present) or 'no data'}"
+        raise UnknownNameError(msg)
+    return resolve_among(trace, name, known, f"{noun} of kind '{kind}'")
 
 
 def _model_order(trace: xr.DataTree) -> list[str]:
@@ -231,7 +291,3 @@ def _model_order(trace: xr.DataTree) -> list[str]:
     for layer in trace.root.attrs.get(ATTRIBUTES_KEY, {}).get("layers", ()):
         order += [layer["path"], *layer.get("variables", ())]
     return order
-
-
-def _parent(path: str) -> str:
-    return path.rpartition("/")[0]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import xarray as xr
 
+from steptrace_analyzer.trace.open import opened
 from steptrace_analyzer.trace.select import resolve_step, tensor_paths
 from steptrace_schema.errors import UnknownNameError
 from steptrace_schema.names import SALIENCY, Kind
 
+if TYPE_CHECKING:
+    from steptrace_analyzer.trace.open import TraceOrPath
+
 _KIND: Final[Kind] = "probe_gradients"
 
 
-def total_gradient(trace: xr.DataTree, step: int = -1) -> xr.DataArray:
+def total_gradient(trace: TraceOrPath, step: int = -1) -> xr.DataArray:
     """Return dz/dx of every layer at one step, for the samples of the probe.
 
     z is one unit of the layer's activation, the strongest of each sample unless the trace's policy
@@ -22,7 +26,7 @@ def total_gradient(trace: xr.DataTree, step: int = -1) -> xr.DataArray:
     Parameters
     ----------
     trace
-        An opened trace that holds the kind ``probe_gradients``.
+        A trace that holds the kind ``probe_gradients``, or its path.
     step
         Number of a recorded step, or -1 for the last one, -2 for the one before, and so on.
 
@@ -39,8 +43,9 @@ def total_gradient(trace: xr.DataTree, step: int = -1) -> xr.DataArray:
 
     Examples
     --------
-    >>> total_gradient(open_trace("run.zarr"), step=40).sel(layer="net/dense")  # doctest: +SKIP
+    >>> total_gradient("run.zarr", step=40).sel(layer="net/dense")  # doctest: +SKIP
     """
+    trace = opened(trace)
     paths = [path for path in tensor_paths(trace, _KIND) if path.endswith(f"/{SALIENCY}")]
     if not paths:
         msg = (

@@ -10,10 +10,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import xarray as xr
 
 from steptrace_analyzer.cli import _commands, app
 from steptrace_analyzer.cli._errors import Settings, guarded
 from steptrace_schema.errors import TraceError
+from steptrace_schema.storage.location import locate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +47,7 @@ def test_info_shows_model_kinds_and_status(
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == f"{healthy_path}: complete"
-    assert any(line.split()[:4] == ["weights", "4", "0-60", "12.6"] for line in lines)
+    assert any(line.split()[:4] == ["weights", "4", "0-60", "12.9"] for line in lines)
     assert any(line.startswith("sequential/dense ") and " 35" in line for line in lines)
 
 
@@ -364,6 +366,111 @@ def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str])
     code, _, err = _run(capsys, "inof")
     assert code == 2
     assert "No such command 'inof'" in err
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("anomalis", "anomalies"), ("plott", "plot"), ("valdiate", "validate"), ("recrod", "record")],
+)
+def test_a_mistyped_command_is_answered_with_the_one_that_is_meant(
+    capsys: pytest.CaptureFixture[str], typed: str, meant: str
+) -> None:
+    code, _, err = _run(capsys, typed, "run.zarr")
+    assert code == 2
+    assert f"No such command '{typed}'. Did you mean '{meant}'" in err
+    code, _, err = _run(capsys, "plot", "weigths")
+    assert code == 2
+    assert "Did you mean 'weights'" in err
+
+
+@pytest.mark.parametrize("group", [(), ("plot",)], ids=["steptrace", "plot"])
+def test_no_summary_of_a_command_is_cut(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, group: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = _run(capsys, *group, "--help")
+    assert code == 0
+    assert "..." not in out.replace("[ARGS]...", "")
+    assert max(len(line) for line in out.splitlines()) <= 80
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "plot weights"])
+def test_help_names_its_arguments_plainly(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    code, out, _ = _run(capsys, *command.split(), "--help")
+    assert code == 0
+    assert f"Usage: steptrace {command} [OPTIONS] TRACE" in out
+    assert "<Any>" not in out
+    assert "{" not in out
+
+
+def test_the_second_trace_is_looked_up_as_the_first_is(
+    capsys: pytest.CaptureFixture[str], healthy_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[object] = []
+
+    def open_trace(path: object) -> xr.DataTree:
+        opened.append(path)
+        return healthy
+
+    healthy = xr.open_datatree(healthy_path, engine="zarr", chunks={})
+    monkeypatch.setattr("steptrace_analyzer.trace.open.open_trace", open_trace)
+    _run(capsys, "diff", healthy_path, "s3://bucket/run.zarr")
+    assert opened == [healthy_path, locate("s3://bucket/run.zarr")]
+
+
+def test_pack_onto_a_file_that_is_there_names_the_option_that_replaces_it(
+    capsys: pytest.CaptureFixture[str], healthy_path: Path, tmp_path: Path
+) -> None:
+    packed = tmp_path / "run.zarr.zip"
+    packed.write_text("mine")
+    said = _trouble(capsys, "pack", healthy_path, "-o", packed)
+    assert said == (
+        f"{packed} exists; replace it with --overwrite, or choose another name with --output"
+    )
+    assert packed.read_text() == "mine"
+    assert _run(capsys, "pack", healthy_path, "-o", packed, "--overwrite")[0] == 0
+    assert packed.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (("report",), "run-report.html"),
+        (("pack",), "run.zarr.zip"),
+        (("plot", "loss"), "run-loss.png"),
+        (("plot", "weights"), "run-weights-dense-step59.png"),
+    ],
+    ids=["report", "pack", "loss", "weights"],
+)
+def test_an_output_that_is_a_folder_is_written_into(
+    capsys: pytest.CaptureFixture[str],
+    healthy_path: Path,
+    tmp_path: Path,
+    command: tuple[str, ...],
+    name: str,
+) -> None:
+    code, out, err = _run(capsys, *command, healthy_path, "-o", tmp_path)
+    assert (code, err) == (0, "")
+    assert out.startswith(str(tmp_path / name))
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("report",), ("pack",), ("plot", "loss"), ("unpack",)],
+    ids=["report", "pack", "plot", "unpack"],
+)
+def test_an_output_that_is_an_address_is_refused(
+    capsys: pytest.CaptureFixture[str],
+    healthy_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = _trouble(capsys, *command, healthy_path, "-o", "s3://bucket/out.zip.svg.zip")
+    assert "s3://bucket/out.zip.svg.zip is an address; give a local path" in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def _added(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

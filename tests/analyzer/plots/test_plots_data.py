@@ -9,7 +9,8 @@ from steptrace_analyzer.plots.activations import activations_data
 from steptrace_analyzer.plots.gradients import gradients_data
 from steptrace_analyzer.plots.lines import isolated
 from steptrace_analyzer.plots.loss import draw_loss, loss_data
-from steptrace_analyzer.plots.maps import maps_data, saliency, strongest_channels
+from steptrace_analyzer.plots.maps import maps_data, strongest_channels
+from steptrace_analyzer.plots.model_inputs import saliency
 from steptrace_analyzer.plots.parameters import magnification, parameters_data, point_sizes
 from steptrace_analyzer.plots.statistics import statistics_data
 from steptrace_analyzer.plots.steps import key_steps
@@ -219,12 +220,34 @@ def test_maps_show_one_sample_of_a_batch_with_its_gradients() -> None:
     assert data.layer == "net/conv"
     assert_array_equal(data.output, arrays["activations/net/conv/output"][2, 1])
     assert data.output_gradient is not None
-    assert data.x is not None
-    assert data.x_gradient is not None
+    (given,) = data.inputs
+    assert given.name == "x"
+    assert given.values is not None
+    assert given.gradient is not None
     assert_array_equal(data.output_gradient, arrays["activation_gradients/net/conv/output"][2, 1])
-    assert_array_equal(data.x, arrays["inputs/x"][2, 1])
-    assert_array_equal(data.x_gradient, arrays["inputs/x_gradient"][2, 1])
+    assert_array_equal(given.values, arrays["inputs/x"][2, 1])
+    assert_array_equal(given.gradient, arrays["inputs/x_gradient"][2, 1])
     assert data.target == f"target {arrays['inputs/y'][2, 1]}"
+
+
+def test_maps_show_every_one_of_several_inputs_and_targets() -> None:
+    arrays = small_network()
+    for key, name in (("x", "x_image"), ("x_gradient", "x_gradient_image"), ("y", "y_kind")):
+        arrays[f"inputs/{name}"] = arrays.pop(f"inputs/{key}")
+    numbers = np.random.default_rng(5).normal(size=(5, 3, 7)).astype("float32")
+    arrays |= {"inputs/x_0": numbers, "inputs/y_age": numbers[:, :, 0]}
+    data = maps_data(make_trace(arrays, layers=small_layers()), step=2, sample=1)
+    image, flat = data.inputs
+    assert (image.name, flat.name) == ("x_image", "x_0")
+    assert image.values is not None
+    assert image.gradient is not None
+    assert flat.values is not None
+    assert flat.gradient is None
+    assert_array_equal(image.values, arrays["inputs/x_image"][2, 1])
+    assert_array_equal(image.gradient, arrays["inputs/x_gradient_image"][2, 1])
+    assert_array_equal(flat.values, numbers[2, 1])
+    kind, age = arrays["inputs/y_kind"][2, 1], numbers[2, 1, 0]
+    assert data.target == f"target y_kind {kind}, target y_age {age:g}"
 
 
 def test_the_gradient_of_the_logits_stands_in_for_that_of_the_output() -> None:

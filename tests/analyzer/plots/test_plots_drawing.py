@@ -319,6 +319,23 @@ def test_maps_draw_each_channel_of_the_output_as_a_tile() -> None:
     )
 
 
+@pytest.mark.parametrize("count", [2, 6])
+def test_maps_draw_several_inputs_beside_each_other(count: int) -> None:
+    arrays = small_network()
+    x, gradient = arrays.pop("inputs/x"), arrays.pop("inputs/x_gradient")
+    for n in range(count):
+        arrays[f"inputs/x_{n}"], arrays[f"inputs/x_gradient_{n}"] = x + n, gradient * (n + 1)
+    figure = plot_activation_maps(make_trace(arrays, layers=small_layers()), "conv", step=1)
+    shown = min(count, 4)
+    titles = [axes.get_title() for axes in figure.axes[: 2 * shown]]
+    assert [title.partition(",")[0] for title in titles[::2]] == [f"x_{n}" for n in range(shown)]
+    for n in range(shown):
+        drawn = pixels(figure.axes[2 * n + 1].images[0])
+        assert_allclose(drawn, np.abs(gradient[1, 0] * (n + 1)).max(axis=-1), rtol=1e-6)
+    assert ("The first 4 of 6 inputs are shown" in texts(figure)) == (count == 6)
+    assert "not recorded" not in texts(figure)
+
+
 def test_maps_of_a_flat_layer_draw_its_units() -> None:
     arrays = small_network()
     figure = plot_activation_maps(small_trace(), "flatten", step=1)

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from steptrace_analyzer.text import format_bytes, printable
+from plot_traces import small_trace
+from steptrace_analyzer.text import printable
 from steptrace_analyzer.trace.info import describe
 from steptrace_analyzer.trace.open import open_trace
 from steptrace_analyzer.trace.packing import pack
+from steptrace_schema.errors import TraceError
+from steptrace_schema.human import human_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,14 +106,37 @@ def test_without_scalars_there_is_no_loss(healthy: xr.DataTree, healthy_path: Pa
     ("count", "text"),
     [
         (0, "0 B"),
-        (1023, "1023 B"),
-        (1024, "1.0 KiB"),
-        (5 * 2**20, "5.0 MiB"),
-        (2**50, "1024.0 TiB"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (999_499, "999 kB"),
+        (999_999, "1 MB"),
+        (5 * 2**20, "5.24 MB"),
+        (2 * 10**15, "2 PB"),
     ],
 )
-def test_bytes_are_written_with_binary_units(count: int, text: str) -> None:
-    assert format_bytes(count) == text
+def test_bytes_are_written_with_decimal_units_as_the_tracer_writes_them(
+    count: int, text: str
+) -> None:
+    assert human_bytes(count) == text
+
+
+def test_a_trace_is_described_by_its_path_alone(healthy: xr.DataTree, healthy_path: Path) -> None:
+    expected = describe(healthy, healthy_path)
+    assert expected.stored_bytes == sum(
+        file.stat().st_size for file in healthy_path.rglob("*") if file.is_file()
+    )
+    for found in (
+        describe(healthy),
+        describe(healthy, str(healthy_path)),
+        describe(str(healthy_path)),
+        describe(healthy_path),
+    ):
+        assert found == expected
+
+
+def test_a_tree_that_was_never_a_store_needs_a_path() -> None:
+    with pytest.raises(TraceError, match="was not opened from a path; give its path"):
+        describe(small_trace())
 
 
 def test_control_characters_are_written_as_escapes() -> None:

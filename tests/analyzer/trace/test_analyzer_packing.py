@@ -114,7 +114,7 @@ def test_an_existing_output_is_kept_unless_it_may_be_replaced(
 ) -> None:
     target = tmp_path / "run.zarr.zip"
     target.write_text("precious")
-    with pytest.raises(TraceExistsError, match="exists; choose another name"):
+    with pytest.raises(TraceExistsError, match="exists; replace it with --overwrite, or choose"):
         pack(healthy_path, target)
     assert target.read_text() == "precious"
     pack(healthy_path, target, overwrite=True)
