@@ -1,13 +1,14 @@
 """Reading, comparing and explaining traces of neural-network training, without TensorFlow."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from steptrace_analyzer._lazy import lazy_names
 
 if TYPE_CHECKING:
     from steptrace_analyzer.anomalies import find_anomalies as find_anomalies
     from steptrace_analyzer.anomalies.diagnosis import diagnose as diagnose
-    from steptrace_analyzer.differences import diff as diff
-    from steptrace_analyzer.differences import diff_steps as diff_steps
+    from steptrace_analyzer.differences.traces import diff as diff
+    from steptrace_analyzer.differences.traces import diff_steps as diff_steps
     from steptrace_analyzer.trace.follow import follow as follow
     from steptrace_analyzer.trace.info import describe as describe
     from steptrace_analyzer.trace.open import open_trace as open_trace
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "describe": "trace.info",
     "diagnose": "anomalies.diagnosis",
-    "diff": "differences",
-    "diff_steps": "differences",
+    "diff": "differences.traces",
+    "diff_steps": "differences.traces",
     "find_anomalies": "anomalies",
     "follow": "trace.follow",
     "open_trace": "trace.open",
@@ -45,12 +46,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that the command line starts at once."""
-    if name not in _HOMES:
-        msg = f"module '{__name__}' has no attribute '{name}'"
-        raise AttributeError(msg)
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy_names(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -15,7 +15,7 @@ from steptrace_analyzer.cli._output import (
 )
 
 if TYPE_CHECKING:
-    from steptrace_analyzer.differences import DiffResult, TensorDiff
+    from steptrace_analyzer.differences.result import DiffResult, TensorDiff
 
 _MOST_ROWS = 40
 
@@ -44,7 +44,7 @@ def diff(
     steptrace diff a.zarr b.zarr --kind weights --rtol 1e-5
     steptrace diff run.zarr --steps 10 20
     """
-    from steptrace_analyzer import differences
+    from steptrace_analyzer.differences import traces
     from steptrace_analyzer.trace.open import open_trace
 
     if (other is None) == (steps is None):
@@ -54,7 +54,7 @@ def diff(
     opened = open_trace(trace)
     with progress("comparing") as report:
         if other is not None:
-            result = differences.diff(
+            result = traces.diff(
                 opened,
                 open_trace(other),
                 kinds=kinds,
@@ -65,7 +65,7 @@ def diff(
             )
         else:
             first, second = steps or (0, 0)
-            result = differences.diff_steps(
+            result = traces.diff_steps(
                 opened, first, second, kinds=kinds, rtol=rtol, atol=atol, progress=report
             )
     if as_json:

@@ -1,10 +1,43 @@
 """The views of a training run; each module prepares its data apart from drawing it."""
 
-from steptrace_analyzer.plots.activations import plot_activations as plot_activations
-from steptrace_analyzer.plots.gradients import plot_gradients as plot_gradients
-from steptrace_analyzer.plots.loss import plot_loss as plot_loss
-from steptrace_analyzer.plots.maps import plot_activation_maps as plot_activation_maps
-from steptrace_analyzer.plots.parameters import plot_parameters as plot_parameters
-from steptrace_analyzer.plots.save import save_figure as save_figure
-from steptrace_analyzer.plots.statistics import plot_statistics as plot_statistics
-from steptrace_analyzer.plots.weights import plot_weights as plot_weights
+from typing import TYPE_CHECKING
+
+from steptrace_analyzer._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from steptrace_analyzer.plots.activations import plot_activations as plot_activations
+    from steptrace_analyzer.plots.gradients import plot_gradients as plot_gradients
+    from steptrace_analyzer.plots.loss import plot_loss as plot_loss
+    from steptrace_analyzer.plots.maps import plot_activation_maps as plot_activation_maps
+    from steptrace_analyzer.plots.parameters import plot_parameters as plot_parameters
+    from steptrace_analyzer.plots.save import save_figure as save_figure
+    from steptrace_analyzer.plots.statistics import plot_statistics as plot_statistics
+    from steptrace_analyzer.plots.weights import plot_weights as plot_weights
+
+_HOMES = {
+    "plot_activation_maps": "maps",
+    "plot_activations": "activations",
+    "plot_gradients": "gradients",
+    "plot_loss": "loss",
+    "plot_parameters": "parameters",
+    "plot_statistics": "statistics",
+    "plot_weights": "weights",
+    "save_figure": "save",
+}
+
+__all__ = [
+    "plot_activation_maps",
+    "plot_activations",
+    "plot_gradients",
+    "plot_loss",
+    "plot_parameters",
+    "plot_statistics",
+    "plot_weights",
+    "save_figure",
+]
+
+__getattr__ = lazy_names(__name__, _HOMES)
+
+
+def __dir__() -> list[str]:
+    return __all__
