@@ -1,13 +1,12 @@
-"""Train the network of the article on photos of cats and dogs, traced.
+"""Train a convolutional network on photos of cats and dogs, and record the training.
 
-The photos lie in one folder for each class:
+Put the photos into one folder for each class:
 
     python examples/cats_and_dogs.py --data PHOTOS --trace cats_and_dogs.zarr
     steptrace report cats_and_dogs.zarr
 
-where ``PHOTOS/cat`` and ``PHOTOS/dog`` hold JPEG or PNG files. The training is the article's:
-images of 150x150, batches of 32, shear, zoom and flip, four convolutions, binary cross-entropy,
-RMSprop.
+where ``PHOTOS/cat`` and ``PHOTOS/dog`` hold JPEG or PNG files. It takes images of 150 x 150 pixels,
+batches of 32, shear, zoom and flip, four convolutions, binary cross-entropy, RMSprop.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ def rescaled(photos: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def network() -> Any:
-    """Return the article's network."""
+    """Return the network: four convolutions and two dense layers."""
     model = keras.Sequential([keras.Input((*IMAGE_SIZE, 3))], name="cats_and_dogs")
     for filters in (32, 64, 128, 128):
         model.add(layers.Conv2D(filters, 3, activation="relu"))

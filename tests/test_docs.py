@@ -11,6 +11,9 @@ from steptrace_schema.version import FORMAT_VERSION
 
 ROOT = Path(__file__).parents[1]
 
+MOST_LINES = 350
+"""Of a module, unless CONTRIBUTING.md says why it is longer."""
+
 
 def _module(path: str) -> Any:
     found = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
@@ -78,3 +81,17 @@ def test_every_claim_about_speed_and_size_points_at_a_row_that_was_measured() ->
         header, _, *rows = table.group(0).splitlines()
         assert rows, f"table {letter} is empty"
         assert row in [*_cells(header), *(_cells(line)[0] for line in rows)], f"{letter} {row}"
+
+
+def test_every_long_module_has_a_sentence_that_says_why_it_is_one_thing() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.partition("## Long modules\n")[2].partition("\n## ")[0]
+    explained = {cells[0] for line in table.splitlines() if len(cells := _cells(line)) == 2}
+    modules = [*ROOT.glob("*/steptrace_*/**/*.py")]
+    assert len(modules) > 100
+    long = {
+        f"`{module.relative_to(ROOT).as_posix()}`"
+        for module in modules
+        if len(module.read_text(encoding="utf-8").splitlines()) > MOST_LINES
+    }
+    assert long - explained == set()

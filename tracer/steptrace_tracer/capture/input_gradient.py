@@ -1,8 +1,8 @@
-"""The gradient with respect to the input, where the first layer gives it away.
+"""The gradient with respect to the input, from that of the first layer's output.
 
-A backward pass to the input is that of the first layer, for the whole batch: of the article's
-network it takes a quarter of a step. Where the first layer treats each sample by itself, the
-gradient for the few samples that are kept follows from that of their outputs.
+The backward pass to the input goes through the first layer for the whole batch. For the CNN of
+the benchmarks it takes a quarter of a step. If the first layer treats each sample by itself, the
+gradient of the few recorded samples follows from that of their outputs.
 """
 
 from __future__ import annotations
