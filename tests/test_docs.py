@@ -95,3 +95,9 @@ def test_every_long_module_has_a_sentence_that_says_why_it_is_one_thing() -> Non
         if len(module.read_text(encoding="utf-8").splitlines()) > MOST_LINES
     }
     assert long - explained == set()
+
+
+def test_the_json_schemas_are_those_of_the_results() -> None:
+    module = _module("docs/render_json.py")
+    written = {file.name: file.read_text(encoding="utf-8") for file in module.FOLDER.iterdir()}
+    assert written == module.render()

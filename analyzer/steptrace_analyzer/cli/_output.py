@@ -8,11 +8,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import math
 import os
 import sys
 from contextlib import contextmanager
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
 from steptrace_analyzer.text import printable
@@ -62,9 +60,11 @@ def hint(text: str) -> None:
     sys.stderr.write(printable(text) + "\n")
 
 
-def write_json(value: object) -> None:
-    """Write JSON; numbers that JSON does not have, NaN and infinities, become null."""
-    write(json.dumps(_jsonable(value), indent=2, allow_nan=False))
+def write_json(document: object) -> None:
+    """Write a document as JSON, in ASCII so that a terminal obeys nothing that is in it."""
+    from steptrace_analyzer.json_ready import as_json
+
+    write(json.dumps(as_json(document), indent=2, allow_nan=False))
 
 
 def write_table(columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> None:
@@ -112,13 +112,3 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _jsonable(value: object) -> object:
-    if isinstance(value, dict):
-        return {str(key): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return str(value) if isinstance(value, PurePath) else value

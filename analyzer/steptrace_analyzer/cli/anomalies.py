@@ -57,7 +57,9 @@ def anomalies(
     thresholds = dict(_setting(text) for text in settings or ())
     found = diagnose(open_trace(trace), rules=rules, settings=thresholds, first=first, last=last)
     if as_json:
-        write_json({"path": str(trace), **found.to_dict()})
+        from steptrace_analyzer.cli._documents import anomalies_document
+
+        write_json(anomalies_document(str(trace), found))
     else:
         _show(str(trace), found)
     raise typer.Exit(1 if worst(found.findings) <= SEVERITIES.index(fail_on) else 0)

@@ -69,7 +69,7 @@ def diff(
                 opened, first, second, kinds=kinds, rtol=rtol, atol=atol, progress=report
             )
     if as_json:
-        write_json(result.to_dict())
+        write_json(result.document())
     else:
         _show(result, every=every)
     raise typer.Exit(1 if result.differs else 0)

@@ -25,7 +25,7 @@ def info(trace: TracePath, as_json: Json = False) -> None:
 
     described = describe(open_trace(trace), trace)
     if as_json:
-        write_json(described.to_dict())
+        write_json(described.document())
     else:
         _show(described)
 

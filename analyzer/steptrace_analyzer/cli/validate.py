@@ -42,9 +42,9 @@ def validate(
     readable = level is not Depth.attributes and not {p.rule for p in problems} & _UNREADABLE
     covered = stored_coverage(trace) if readable else ()
     if as_json:
-        found = [problem.to_dict() for problem in problems]
-        rows = [row.to_dict() for row in covered]
-        write_json({"path": str(trace), "level": level.value, "problems": found, "coverage": rows})
+        from steptrace_analyzer.cli._documents import ValidationDocument
+
+        write_json(ValidationDocument(str(trace), level.value, tuple(problems), tuple(covered)))
     elif not problems:
         write_line(f"{trace}: valid (level {level.value})")
         if covered:

@@ -1,14 +1,13 @@
 """What a comparison found."""
 
-from __future__ import annotations
+# Annotations are evaluated: pydantic makes the JSON, and its schema, of them.
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from steptrace_analyzer.json_ready import as_json
 from steptrace_analyzer.trace.select import format_steps
-
-if TYPE_CHECKING:
-    from steptrace_schema.names import Kind
+from steptrace_schema.names import Kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +50,6 @@ class TensorDiff:
         """Kind and path, ``"weights/dense/kernel"``."""
         return f"{self.kind}/{self.path}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values."""
-        return dataclasses.asdict(self)
-
 
 @dataclasses.dataclass(frozen=True)
 class Mismatch:
@@ -64,10 +59,6 @@ class Mismatch:
     """``kind`` or ``kind/path``."""
     found: str
     """One clause: ``"only in a.zarr"``, ``"shape (3, 4) in a.zarr and (3, 5) in b.zarr"``."""
-
-    def to_dict(self) -> dict[str, str]:
-        """Return JSON-ready values."""
-        return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +70,20 @@ class FirstDifference:
     kind: Kind
     path: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values."""
-        return dataclasses.asdict(self)
+
+@dataclasses.dataclass(frozen=True)
+class DiffDocument:
+    """A :class:`DiffResult` as JSON has it."""
+
+    a: str
+    b: str
+    differs: bool
+    steps: str
+    """Written compactly: ``"0-3, 7"``."""
+    first_difference: FirstDifference | None
+    tensors: tuple[TensorDiff, ...]
+    mismatches: tuple[Mismatch, ...]
+    not_compared: tuple[Mismatch, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,16 +106,20 @@ class DiffResult:
         """Whether anything at all is different."""
         return bool(self.mismatches) or any(tensor.differs for tensor in self.tensors)
 
+    def document(self) -> DiffDocument:
+        """Return what ``steptrace diff --json`` prints."""
+        return DiffDocument(
+            a=self.a,
+            b=self.b,
+            differs=self.differs,
+            steps=format_steps(self.steps),
+            first_difference=self.first_difference,
+            tensors=self.tensors,
+            mismatches=self.mismatches,
+            not_compared=self.not_compared,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
-        first = self.first_difference
-        return {
-            "a": self.a,
-            "b": self.b,
-            "differs": self.differs,
-            "steps": format_steps(self.steps),
-            "first_difference": None if first is None else first.to_dict(),
-            "tensors": [tensor.to_dict() for tensor in self.tensors],
-            "mismatches": [mismatch.to_dict() for mismatch in self.mismatches],
-            "not_compared": [entry.to_dict() for entry in self.not_compared],
-        }
+        fields: dict[str, Any] = as_json(self.document())
+        return fields

@@ -7,6 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steptrace_analyzer.json_ready import as_json
+from steptrace_analyzer.trace.info_document import (
+    Ends,
+    InfoDocument,
+    KindDocument,
+    TraceAttributesDocument,
+)
 from steptrace_analyzer.trace.open import opened, trace_attributes, trace_location
 from steptrace_analyzer.trace.select import format_steps, recorded_steps, tensor_paths
 from steptrace_analyzer.trace.updates import is_derived
@@ -46,10 +53,17 @@ class KindInfo:
             return None
         return self.stored_bytes / self.raw_bytes
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values; the steps written compactly."""
-        fields = dataclasses.asdict(self) | {"ratio": self.ratio}
-        return fields | {"steps": format_steps(self.steps), "step_count": len(self.steps)}
+    def document(self) -> KindDocument:
+        """Return what JSON has of it."""
+        return KindDocument(
+            kind=self.kind,
+            tensors=self.tensors,
+            steps=format_steps(self.steps),
+            step_count=len(self.steps),
+            raw_bytes=self.raw_bytes,
+            stored_bytes=self.stored_bytes,
+            ratio=self.ratio,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,28 +104,29 @@ class TraceInfo:
         """The training steps that are recorded."""
         return next((kind.steps for kind in self.kinds if kind.kind == "scalars"), ())
 
+    def document(self) -> InfoDocument:
+        """Return what ``steptrace info --json`` prints."""
+        attributes = self.attributes
+        same = {
+            field.name: getattr(attributes, field.name)
+            for field in dataclasses.fields(TraceAttributesDocument)
+        }
+        return InfoDocument(
+            path=self.path,
+            **same,
+            loss_function=attributes.loss,
+            loss=None if self.loss is None else Ends(*self.loss),
+            validation={name: Ends(*ends) for name, ends in self.validation.items()},
+            kinds=tuple(kind.document() for kind in self.kinds),
+            stored_bytes=self.stored_bytes,
+            journal_bytes=self.journal_bytes,
+            coverage=self.coverage,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
-        attributes = self.attributes.model_dump(mode="json")
-        described = (
-            *("run_id", "version", "status", "status_reason", "created", "finished", "producer"),
-            *("model", "layers", "optimizer", "policy", "environment", "missing", "events"),
-        )
-        loss = None if self.loss is None else {"first": self.loss[0], "last": self.loss[1]}
-        return {
-            "path": self.path,
-            **{name: attributes[name] for name in described},
-            "loss_function": attributes["loss"],
-            "loss": loss,
-            "validation": {
-                name: {"first": first, "last": last}
-                for name, (first, last) in self.validation.items()
-            },
-            "kinds": [kind.to_dict() for kind in self.kinds],
-            "stored_bytes": self.stored_bytes,
-            "journal_bytes": self.journal_bytes,
-            "coverage": [row.to_dict() for row in self.coverage],
-        }
+        fields: dict[str, Any] = as_json(self.document())
+        return fields
 
 
 def describe(trace: TraceOrPath, path: str | Location | None = None) -> TraceInfo:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from steptrace_schema.names import KINDS, Kind
 from steptrace_schema.store.opening import read_attributes
@@ -45,10 +45,6 @@ class Coverage:
     def unexplained(self) -> int:
         """Tensors that have neither data nor a reason."""
         return self.declared - self.recorded - self.explained
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values."""
-        return dataclasses.asdict(self)
 
 
 def coverage(attributes: TraceAttributes, arrays: Collection[str]) -> tuple[Coverage, ...]:

@@ -61,10 +61,6 @@ class Problem:
     found: str
     remedy: str
 
-    def to_dict(self) -> dict[str, str]:
-        """Return the problem as JSON-ready values."""
-        return dataclasses.asdict(self)
-
 
 COPY: Final = "copy the trace again from its source"
 """Remedy for a trace that is not whole."""
