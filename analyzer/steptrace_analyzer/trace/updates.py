@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask.array.core import elemwise
 
 from steptrace_schema.names import STEP
 
@@ -82,6 +81,9 @@ def _difference(weights: xr.DataArray, before: npt.NDArray[np.intp]) -> xr.Varia
 
 def _subtract(high: Any, low: Any) -> Any:
     if isinstance(high, da.Array):  # the warnings arise later, in a thread of dask's
-        return elemwise(_subtract, high, low, dtype=high.dtype)  # type: ignore[no-untyped-call]
+        axes = range(high.ndim)
+        return da.blockwise(  # type: ignore[no-untyped-call]
+            _subtract, axes, high, axes, low, axes, dtype=high.dtype
+        )
     with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN, which is the answer
         return high - low
