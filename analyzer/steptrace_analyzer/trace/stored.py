@@ -16,6 +16,7 @@ from zarr.errors import ZarrUserWarning
 
 from steptrace_schema.encoding.codecs import Encoding
 from steptrace_schema.encoding.read_region import location_objects, overlaps, read_region
+from steptrace_schema.encoding.zarr_private import chunk_keys
 from steptrace_schema.errors import DamagedTraceError, TraceError
 from steptrace_schema.names import STEP
 from steptrace_schema.storage.contents import file_sizes
@@ -40,6 +41,7 @@ def stored_arrays(path: Location, attributes: TraceAttributes) -> dict[str, xr.V
         # While a trace is written, and where its writer was killed, there are files half written.
         warnings.simplefilter("ignore", ZarrUserWarning)
         members = dict(group.members(max_depth=None))
+    slow: list[str] = []
     for key, array in members.items():
         if not isinstance(array, zarr.Array):
             continue
@@ -53,12 +55,19 @@ def stored_arrays(path: Location, attributes: TraceAttributes) -> dict[str, xr.V
         dims = tuple(str(name) for name in names)
         rows = _recorded_rows(key, array, attributes) if dims[:1] == (STEP,) else None
         data = da.from_array(  # type: ignore[no-untyped-call]
-            _StoredArray(path, key, array, rows, is_stored),
+            _StoredArray(path, key, array, rows, _encoding(array, slow), is_stored),
             chunks=array.shards or array.chunks,
             name=f"{key}-{tokenize(str(path), key, attributes.run_id, rows)}",
             asarray=True,
         )
         variables[key] = xr.Variable(dims, data, attrs=dict(array.attrs))
+    if slow:
+        warnings.warn(
+            f"{path}: the codecs of {len(slow)} arrays, such as '{min(slow)}', are none that "
+            f"steptrace decodes itself, as zarr {zarr.__version__} states them; zarr reads these "
+            "arrays, with the same values, but more slowly",
+            stacklevel=2,
+        )
     return variables
 
 
@@ -81,6 +90,7 @@ class _StoredArray:
         key: str,
         array: zarr.Array[Any],
         rows: int | None,
+        encoding: Encoding | None,
         is_stored: Callable[[str], bool],
     ) -> None:
         self.path = path
@@ -90,7 +100,8 @@ class _StoredArray:
         self.dtype = array.dtype
         self.ndim = array.ndim
         self._is_stored = is_stored
-        self._encoding = _encoding(array)
+        self._chunk_key = chunk_keys(array)
+        self._encoding = encoding
         self._objects = location_objects(path, key, array)
 
     def __getitem__(self, index: tuple[Any, ...]) -> npt.NDArray[Any]:
@@ -102,7 +113,7 @@ class _StoredArray:
 
     def _read(self, region: Region) -> npt.NDArray[Any]:
         for position, _, _ in overlaps(region, self.array.shards or self.array.chunks):
-            name = f"{self.key}/{self.array.metadata.encode_chunk_key(position)}"
+            name = f"{self.key}/{self._chunk_key(position)}"
             if not self._is_stored(name):
                 raise self._damaged(region, f"file {name} is missing or empty")
         try:
@@ -134,11 +145,12 @@ def _needed(part: Any, extent: int) -> tuple[slice | npt.NDArray[np.intp], Any]:
     return needed, np.searchsorted(needed, picked)
 
 
-def _encoding(array: zarr.Array[Any]) -> Encoding | None:
-    """Return how the array is encoded, None where Zarr has to find out."""
+def _encoding(array: zarr.Array[Any], slow: list[str]) -> Encoding | None:
+    """Return how the array is encoded; None where Zarr has to find out, and add it to `slow`."""
     try:
         return Encoding.of(array)
     except TraceError:
+        slow.append(array.path)
         return None
 
 

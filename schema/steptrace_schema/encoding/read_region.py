@@ -19,6 +19,7 @@ import numpy.typing as npt
 from steptrace_schema.encoding.codecs import checksum
 from steptrace_schema.encoding.scratch import Scratch
 from steptrace_schema.encoding.strided_copy import copy_strided
+from steptrace_schema.encoding.zarr_private import chunk_keys, waiting
 from steptrace_schema.storage.exact_io import read_bytes
 from steptrace_schema.storage.location import is_packed
 
@@ -62,10 +63,11 @@ def file_objects(folder: Path, array: zarr.Array[Any]) -> Objects:
 
     An open object stays what it was when a writer replaces it.
     """
+    chunk_key = chunk_keys(array)
 
     @contextlib.contextmanager
     def opened(position: Position) -> Iterator[Read]:
-        path = folder / array.metadata.encode_chunk_key(position)
+        path = folder / chunk_key(position)
         with path.open("rb", buffering=0) as file, contextlib.ExitStack() as borrowed:
 
             def read(ranges: Sequence[Range]) -> Iterator[Content]:
@@ -92,17 +94,17 @@ def location_objects(path: Location, key: str, array: zarr.Array[Any]) -> Object
     """
     if isinstance(path, Path) and not is_packed(path):
         return file_objects(path / key, array)
-    from zarr.core.buffer import default_buffer_prototype
-    from zarr.core.sync import sync
+    from zarr.buffer.cpu import buffer_prototype
+
+    chunk_key, wait = chunk_keys(array), waiting()
 
     @contextlib.contextmanager
     def opened(position: Position) -> Iterator[Read]:
-        name = f"{key}/{array.metadata.encode_chunk_key(position)}"
+        name = f"{key}/{chunk_key(position)}"
 
         def get(requests: Sequence[ByteRequest | None]) -> list[bytes]:
             wanted = [(name, request) for request in requests]
-            prototype = default_buffer_prototype()
-            found = sync(array.store.get_partial_values(prototype, wanted))
+            found = wait(array.store.get_partial_values(buffer_prototype, wanted))
             return [b"" if content is None else content.to_bytes() for content in found]
 
         if is_packed(path):  # any part of a member is read from its beginning

@@ -11,6 +11,7 @@ import numpy as np
 
 from steptrace_schema.encoding.codecs import Encoding
 from steptrace_schema.encoding.read_region import location_objects, overlaps, read_region
+from steptrace_schema.encoding.zarr_private import chunk_keys
 from steptrace_schema.errors import TraceError
 from steptrace_schema.names import STEP
 from steptrace_schema.validate.hierarchy import Hierarchy, group_of_steps
@@ -143,7 +144,7 @@ def _reading(trace: Hierarchy, key: str) -> _Reading:
 
 
 def _file(trace: Hierarchy, key: str, position: Position) -> str:
-    return f"{key}/{trace.arrays[key].metadata.encode_chunk_key(position)}"
+    return f"{key}/{chunk_keys(trace.arrays[key])(position)}"
 
 
 def _where(trace: Hierarchy, key: str, part: _Part) -> str:

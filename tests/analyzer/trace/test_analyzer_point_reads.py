@@ -11,6 +11,7 @@ import xarray as xr
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zarr.core.metadata import ArrayV3Metadata
 
 from journals import attributes, write_journal
 from steptrace_analyzer.trace import stored
@@ -186,7 +187,7 @@ def test_every_axis_of_a_stored_array_is_indexed_by_itself(
     trace: Path, values: Values, index: tuple[Any, ...]
 ) -> None:
     array = zarr.open_array(trace / KERNEL, mode="r")
-    source = stored._StoredArray(trace, KERNEL, array, None, lambda name: True)
+    source = stored._StoredArray(trace, KERNEL, array, None, Encoding.of(array), lambda name: True)
     assert source[index].tobytes() == _outer(values, index).tobytes()
 
 
@@ -207,6 +208,28 @@ def test_an_array_of_another_program_is_indexed_alike(tmp_path: Path) -> None:
     array = zarr.create_array(tmp_path / "a", data=values, chunks=(5, 100, 20))
     with pytest.raises(TraceError, match="does not write"):
         Encoding.of(array)
-    source = stored._StoredArray(tmp_path, "a", array, None, lambda name: True)
+    source = stored._StoredArray(tmp_path, "a", array, None, None, lambda name: True)
     for index in ((3, slice(None), slice(1, 60, 7)), ([70, 3, 3], slice(None), 7)):
         assert np.array_equal(source[index], _outer(values, index))
+
+
+def test_codecs_that_zarr_states_otherwise_are_read_by_zarr_and_one_warning_says_so(
+    trace: Path, values: Values, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stated = ArrayV3Metadata.to_dict
+
+    def otherwise(metadata: ArrayV3Metadata) -> dict[str, Any]:
+        found = stated(metadata)
+        return found | {"codecs": [{"name": "another"}, found["codecs"]]}
+
+    monkeypatch.setattr(ArrayV3Metadata, "to_dict", otherwise)
+    with pytest.warns(UserWarning, match="but more slowly") as warned:
+        kernel = _kernel(trace)
+    (message,) = [str(warning.message) for warning in warned]
+    assert f"zarr {zarr.__version__}" in message
+    assert str(trace) in message
+    nodes = zarr.open_group(trace, mode="r").members(max_depth=None)
+    keys = [key for key, node in nodes if isinstance(node, zarr.Array)]
+    assert f"{len(keys)} arrays, such as '{min(keys)}'" in message
+    monkeypatch.undo()
+    assert np.array_equal(kernel.isel(step=[70, 3]).to_numpy(), values[[70, 3]])
