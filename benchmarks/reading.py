@@ -62,7 +62,7 @@ class Reads:
 
 
 def trace_reads(store: Path) -> Reads:
-    """Return how a trace answers whoever opens it."""
+    """Return how fast an opened trace can be read."""
     kernel = open_trace(store)[KERNEL]
     assert isinstance(kernel, xr.DataArray)
 

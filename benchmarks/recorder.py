@@ -4,7 +4,7 @@
     python benchmarks/recorder.py --folder /tmp/runs   keep the training runs there
     python benchmarks/recorder.py --workload mlp --rounds 1 --where    where the time goes
 
-The training itself is not timed. Each move is a process of its own, as the recorder is.
+The training itself is not timed. Each move runs in a separate process, as the recorder does.
 """
 
 from __future__ import annotations

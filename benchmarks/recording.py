@@ -5,9 +5,9 @@
     python benchmarks/recording.py --peers --rounds 3    the MLP, and other ways to record it
     python benchmarks/recording.py --memory              memory over 2,000 steps of the MLP
 
-Every round runs each variant once, in a process of its own, in turn, so that all see the same
-machine. Prints one table for each workload: medians, and ratios to the untraced variant of the
-same round, for each step. TensorBoard needs the package tensorboard (extra `benchmarks`).
+Every round runs each variant once, one after the other, each in a separate process, so that all see
+the same machine. Prints one table for each workload: medians, and ratios to the untraced variant of
+the same round, for each step. TensorBoard needs the package tensorboard (extra `benchmarks`).
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def run_variant(workload: str, variant: str, epochs: int, folder: str) -> dict[s
 def run_watched(
     workload: str, variant: str, epochs: int = 1
 ) -> tuple[dict[str, float], list[Sample]]:
-    """Run one variant in a process of its own, and watch the memory of its processes."""
+    """Run one variant in a separate process, and watch the memory of its processes."""
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     samples: list[Sample] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -186,7 +186,7 @@ def _memory(trainer: Any) -> Iterator[Sample]:
 
 
 def measure(workload: str, rounds: int, variants: dict[str, str]) -> None:
-    """Run all variants in turn and print their table."""
+    """Run all variants one after the other, and print their table."""
     results: dict[str, list[dict[str, float]]] = {variant: [] for variant in variants}
     for _ in range(rounds):
         for variant in variants:

@@ -15,7 +15,7 @@ _HEAD = """# What is captured, whatever the training looks like
 
 Generated from the tests by `python docs/render_capture.py`. Every row is a test that trains twice,
 with and without the tracer, from one seed, and finds all weights bit-identical (column
-*unchanged*), and that compares what was recorded with a computation of its own: a second gradient
+*unchanged*), and that compares what was recorded with a separate computation: a second gradient
 tape, NumPy, or a formula; a resumed run is compared with one that was never interrupted. "no" has
 its reason below the table.
 

@@ -10,4 +10,4 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 
 def untold(done: int, total: int) -> None:
-    """Tell nobody."""
+    """Report nothing."""

@@ -1,4 +1,4 @@
-"""Text as a person reads it."""
+"""Numbers and names as text."""
 
 from __future__ import annotations
 

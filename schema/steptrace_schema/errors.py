@@ -38,7 +38,7 @@ class StepNotRecordedError(TraceError):
 
 
 class UnreachableError(TraceError):
-    """An object store does not answer, or refuses; it may be worth another try."""
+    """An object store does not answer, or refuses; another try may succeed."""
 
 
 class DiskLimitError(TraceError):

@@ -1,4 +1,4 @@
-"""Numbers as a person reads them."""
+"""Numbers as text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def human_bytes(count: float) -> str:
-    """Return a byte count for people.
+    """Return a byte count as text.
 
     Examples
     --------

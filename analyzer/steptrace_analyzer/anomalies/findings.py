@@ -1,4 +1,4 @@
-"""What :func:`find_anomalies` finds, and how it is said."""
+"""What :func:`find_anomalies` finds, and its wording."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ InputProperty = Literal["size", "spread", "mean"]
 """Root mean square, standard deviation, or mean of all elements."""
 
 REPEATED_SHARE: Final = 0.25
-"""From this share of copies on, a batch's repeated rows are worth a word."""
+"""From this share of copies on, a batch's repeated rows are mentioned."""
 
 
 @dataclasses.dataclass(frozen=True)

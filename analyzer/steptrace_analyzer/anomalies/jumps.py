@@ -109,7 +109,7 @@ def find_episodes(
         Score from which on an update is a jump.
     from_outside
         Whether something that no weight influences jumped at a row: inside the after-effects of
-        one jump, that makes another rise a jump of its own.
+        one jump, that makes another rise a separate jump.
     """
     z = np.nan_to_num(scores.z, nan=-np.inf)
     fires = z > threshold

@@ -103,5 +103,5 @@ def _between_steps(trace: xr.DataTree, first: NonFiniteTensor) -> str:
     if gradients is None or gradients.row(before) is None:
         return "the step before made it; its gradients are not recorded"
     if first.kind == "weights" and first.path not in gradients.paths:
-        return "the step before made it; it has no gradient of its own"
+        return "the step before made it; it has no gradient itself"
     return "the update of the step before made it from a gradient that is finite as recorded"

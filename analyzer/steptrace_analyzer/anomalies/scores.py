@@ -41,7 +41,7 @@ def trailing_scores(values: npt.NDArray[np.float64], floor: float = LOG_FLOOR) -
     Parameters
     ----------
     values
-        (step, series). NaN is no value: it has no score and is in nobody's history.
+        (step, series). NaN is not a value: it has no score, and belongs to no history.
     floor
         Least spread, in the unit of `values`.
 

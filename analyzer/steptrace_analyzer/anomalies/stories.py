@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from steptrace_analyzer.anomalies.signals import Signals
 
 MOST_STORIES: Final = 10
-"""Stories that are worth a screen."""
+"""Most stories on one screen."""
 REACH: Final = 20
 """Steps after which an effect is no longer ascribed to a sudden cause before it."""
 
@@ -31,7 +31,7 @@ _ORDER: Final = (
 )
 """Which of several findings at the same step comes first: causes before their effects."""
 _FACTS: Final = frozenset({"suspect_samples"})
-"""Rules whose findings are effects of nothing."""
+"""Rules whose findings are never effects of others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _cause(chains: list[list[Finding]], finding: Finding) -> list[Finding] | Non
 
 
 def _starts_anew(head: Finding, finding: Finding) -> bool:
-    """Whether a finding has a cause of its own, outside what the head has changed."""
+    """Whether a finding has a separate cause, outside what the head has changed."""
     return finding.first_step > head.first_step and finding.cause_kind in (
         "batch",
         "labels",

@@ -134,7 +134,7 @@ def findings(anomalies: Sequence[Anomaly], choices: StepChoices) -> Markup:
 
 
 def layers(attributes: TraceAttributes, anchors: Mapping[str, str]) -> Markup:
-    """List the model's layers; those that have a section of their own link to it."""
+    """List the model's layers; those that have their own section link to it."""
     if not attributes.layers:
         return element("p", "The trace does not describe the layers of the model.")
     return table(

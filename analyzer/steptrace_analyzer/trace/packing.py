@@ -220,8 +220,8 @@ def _refuse_unsafe(path: Path, members: list[zipfile.ZipInfo]) -> None:
         outside = name.startswith("/") or "\\" in name or ".." in PurePosixPath(name).parts
         if is_link or outside or ":" in name or name in seen:
             msg = (
-                f"{path}: member {name!r} is not a safe relative path of its own, so nothing was "
-                "unpacked; do not trust this file"
+                f"{path}: member {name!r} is not a safe relative path, or is there twice, so "
+                "nothing was unpacked; do not trust this file"
             )
             raise NotATraceError(msg)
         seen.add(name)

@@ -1,4 +1,4 @@
-"""Finding a tensor, a layer or a step of a trace by what a person calls it."""
+"""Finding a tensor, a layer or a step of a trace by the name that a person uses."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ def resolve_among(trace: xr.DataTree, name: str, known: Sequence[str], what: str
     trace
         An opened trace, which the message names.
     name
-        What a person wrote.
+        What the user wrote.
     known
         Paths.
     what

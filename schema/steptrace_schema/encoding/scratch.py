@@ -27,7 +27,7 @@ another page, where NumPy's arrays begin, takes some processors six times as lon
 
 
 class Scratch:
-    """Lends arrays whose memory is used again; any thread may borrow."""
+    """Provides arrays whose memory is used again; any thread may borrow one."""
 
     def __init__(self) -> None:
         self._free: list[npt.NDArray[np.uint8]] = []

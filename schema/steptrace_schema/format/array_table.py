@@ -21,7 +21,7 @@ class ArrayDefinition:
         The kind.
     name
         Path below the kind's group; ``<layer>`` is a layer's path, ``<variable>`` and ``<metric>``
-        stand for a name.
+        are placeholders for a name.
     dims, dtype, unit
         Dimensions, element type, and unit (empty where it depends on the data).
     required

@@ -1,6 +1,6 @@
 """The checksum that the root's zarr.json holds of itself. Section 6 of SPEC.md.
 
-It is one of bytes, not of values, so that nobody has to agree on how numbers are written.
+It is one of bytes, not of values, so programs need not agree on how numbers are written.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Writing and reading safetensors files without copying the tensors.
 
-The package safetensors turns every array into bytes of its own before it writes, and holds Python's
+The package safetensors copies every array into bytes before it writes, and holds Python's
 lock meanwhile; a training step cannot run then. To read, it makes two copies. The format is a
 length, a JSON header and the arrays one after the other
 (https://github.com/huggingface/safetensors, "Format"), so that the operating system can gather them

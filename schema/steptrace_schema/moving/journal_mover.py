@@ -256,7 +256,7 @@ class JournalMover:
                 return
 
     def _wanted(self, records: list[Record]) -> set[int]:
-        """Return the records whose tensors are worth keeping; those after the last step are."""
+        """Return the records whose tensors are kept; those after the last step always are."""
         return {record.index for record in records if self._is_wanted(record)}
 
     def _is_wanted(self, record: Record) -> bool:
@@ -325,7 +325,7 @@ class JournalMover:
         return (*attributes.events, *events)
 
     def _never_kept(self, attributes: TraceAttributes, ended: str | None) -> Iterator[Missing]:
-        """Yield what has no tensor, because no step was worth keeping, or had room."""
+        """Yield what has no tensor, because no step was kept, or had room."""
         empty = {
             kind
             for kind in attributes.statistics_recorded

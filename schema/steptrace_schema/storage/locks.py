@@ -1,7 +1,7 @@
-"""Who is at work on a journal: its writer, the training, and its mover, the recorder.
+"""Who works on a journal: its writer, the training, and its mover, the recorder.
 
 Both hold a lock (flock) on a file of the journal. The kernel releases it when the process ends,
-however it ends, so the lock of a dead process stops nobody.
+however it ends, so the lock of a dead process stops no other process.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from steptrace_schema.encoding.codecs import Encoding
 
-_SEPARATOR: Final = "."  # with "/", each file would be in a folder of its own
+_SEPARATOR: Final = "."  # with "/", each file would be in a separate folder
 
 GROUP: Final[Mapping[str, Any]] = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
 """The metadata of a group."""

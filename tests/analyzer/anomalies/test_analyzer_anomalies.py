@@ -190,7 +190,7 @@ def test_a_metric_that_was_not_recorded_is_no_anomaly(healthy: xr.DataTree) -> N
 def test_only_the_kinds_asked_for_are_looked_for(write_run: Callable[..., Path]) -> None:
     trace = open_trace(write_run(poison=(30,)))
     assert find_anomalies(trace, kinds=["jump", "gradient"]) == ()
-    with pytest.raises(UnknownNameError, match="no anomaly 'nan'; the kinds are jump"):
+    with pytest.raises(UnknownNameError, match="no kind of anomaly 'nan'; the kinds are jump"):
         find_anomalies(trace, kinds=["nan"])  # type: ignore[list-item]
 
 

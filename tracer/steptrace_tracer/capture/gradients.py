@@ -1,4 +1,4 @@
-"""Whose gradient is whose: the gradients of a step, and the losses and models they belong to.
+"""The gradients of a step, and the losses and models that they belong to.
 
 The backward pass that the step does anyway is asked for more of its results.
 """

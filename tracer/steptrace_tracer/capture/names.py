@@ -1,4 +1,4 @@
-"""Where a model's layers and variables stand in a trace."""
+"""The paths of a model's layers and variables in a trace."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from steptrace_schema.format.attributes import Layer
 
 _TAKEN = (STEP, X)
-"""Names that stand beside layers in the groups of the kinds."""
+"""Names that are used beside layers in the groups of the kinds."""
 
 
 @dataclasses.dataclass(frozen=True)

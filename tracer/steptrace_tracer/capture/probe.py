@@ -1,6 +1,6 @@
 """The probe: a few fixed inputs pushed through the model in inference mode.
 
-It is a function of its own, so the training graph knows nothing of it. Tapped inside the training
+It is a separate function, so it changes nothing in the training graph. Tapped inside the training
 graph, pre-activations would keep convolution, bias and activation from being fused, and so change
 the last bits of the training.
 """

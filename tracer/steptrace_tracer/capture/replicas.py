@@ -29,7 +29,7 @@ def run_on_replicas(
     """Run `step` on every replica, and put what the replicas return together.
 
     Gradients and losses are summed, as the optimizer does: each replica's loss is its share of the
-    batch's. Rows of samples stand one after the other, replica by replica. What else is in the
+    batch's. Rows of samples are placed one after the other, replica by replica. What else is in the
     result is averaged, as Keras does with the logs.
 
     Parameters

@@ -185,7 +185,7 @@ class TracedStep:
     ) -> tuple[Any, dict[str, Any]]:
         """Take what does not depend on how the step computes, so that its graph stays as it is.
 
-        A random operation without a seed of its own is seeded by the random operations that its
+        A random operation without its own seed is seeded by the random operations that its
         graph has so far: reading the weights inside that graph would change the training.
         TensorFlow orders these reads before the step's assignments, since the step uses the same
         variables.

@@ -101,7 +101,7 @@ def record(
     """Run an unmodified training script with every fit in it traced.
 
     The first fit is traced into RUN, the second one into a path with -2 before its suffix, and so
-    on. A fit that has a tracer of its own is left alone. Options of this command stand before
+    on. A fit that already has a tracer is left alone. Put options of this command before
     SCRIPT. The exit status is the script's, or 2 if it called no fit.
 
     Examples
@@ -142,7 +142,7 @@ def verify(
     """Run a training script with and without the tracer, and compare every bit.
 
     All weights and optimizer variables are compared after every step of every fit. Each run is a
-    process of its own with the same seed, and the script's files are written in each. Exits with
+    separate process with the same seed, and writes the script's files. Exits with
     1 where the tracer changes the training, and with 2 where two runs without it differ already.
 
     Examples

@@ -44,7 +44,7 @@ def plan(
     budget: int | None = None,
     **fields: Any,
 ) -> Plan:
-    """Find out what tracing `model` costs, by training a few steps on `batch`.
+    """Measure what tracing `model` costs, by training a few steps on `batch`.
 
     All of the model's state is put back afterwards: weights, optimizer, metrics, seeds.
 

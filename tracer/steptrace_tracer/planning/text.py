@@ -1,4 +1,4 @@
-"""A plan as a person reads it, and bytes as a person writes them."""
+"""A plan as text, and byte counts as a person writes them."""
 
 from __future__ import annotations
 

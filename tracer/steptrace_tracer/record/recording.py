@@ -52,7 +52,7 @@ class Summary:
 
 
 class Recording:
-    """Writes steps into a journal, in order, from a thread of its own.
+    """Writes steps into a journal, in order, from a separate thread.
 
     While a step is being written the next one may run, but no more than that: when the process is
     killed, all steps but the one in flight and the one before it are in the journal.
@@ -84,7 +84,7 @@ class Recording:
         self._room = JournalRoom(limit) if limit else None
         self._journal_limit = min(journal_limit, limit.journal) if limit else journal_limit
         retain = attributes.policy.retain
-        # What is logged is in records of its own, at most one for each step.
+        # What is logged is in separate records, at most one for each step.
         self._waiting = 0 if retain == "all" else 2 * retain.waiting + 1
         self._arrays = arrays
         self._shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}

@@ -57,7 +57,7 @@ class ClosingProgress:
 
 
 def describe(summary: Summary, handing_over: float, step_seconds: float) -> str:
-    """Return what a person wants to know at the end of a run, in a few lines.
+    """Return the summary at the end of a run, in a few lines.
 
     Parameters
     ----------

@@ -38,7 +38,7 @@ def stopped_message(path: Location, error: Exception, consequence: str = "") -> 
     error
         What stopped it.
     consequence
-        What happens then, up to what is said of the earlier steps.
+        What happens next, up to the words about the earlier steps.
     """
     reason = reason_text(path, error)
     advice = ["free space"] if os.strerror(errno.ENOSPC) in reason else []

@@ -1,4 +1,4 @@
-"""One recording in the making: it begins, runs steps with their taps, and ends."""
+"""One recording: it begins, runs steps with their taps, and ends."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ class Session:
         self._complain(error)
 
     def abandon(self) -> None:
-        """End a recording whose training did not come to its end.
+        """End a recording whose training did not reach its end.
 
         The end of a process that the training forked is not the training's.
         """

@@ -1,4 +1,4 @@
-"""Driving ``fit``: a train function in the place of the model's own, whose steps are recorded."""
+"""Recording ``fit``: a train function in place of the model's, which records its steps."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class TracedFit:
             msg = "the model has no optimizer, so it has no steps to record"
             raise TraceError(msg)
         if isinstance(holder := getattr(model.train_function, "__self__", None), TracedFit):
-            holder._abandon()  # of a fit that never came to its end
+            holder._abandon()  # of a fit that did not reach its end
         # A model that was compiled again counts from 0 again; its trace continues.
         self.next_step = max(self.next_step, update_count(model.optimizer))
         self._first_step = self.next_step
@@ -86,7 +86,7 @@ class TracedFit:
         """Do what Keras' own train function does, recording the steps that the policy wants."""
         original, session = self._original, self._session
         if self.batch is None or session is None:
-            # Another fit, without this callback: the one that was recorded never came to its end.
+            # Another fit, without this callback: the recorded one did not reach its end.
             self._abandon()
             return original(iterator)
         batch, self.batch = self.batch, None
@@ -141,6 +141,6 @@ class TracedFit:
             try:
                 model._symbolic_build(data_batch=data)
             except Exception:
-                # A model with a train_step of its own need not be callable itself.
+                # A model with its own train_step need not be callable itself.
                 if not children or not all(layer.built for layer in children):
                     raise

@@ -307,7 +307,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
                     "function that does the whole step, or call close() first"
                 )
                 raise TraceError(msg)
-            earlier.abandon()  # a fit that never came to its end
+            earlier.abandon()  # a fit that did not reach its end
         self._wrapped = None
         resume = earlier is not None or self._resume
         journal = JournalReader(journal_path(self.path))

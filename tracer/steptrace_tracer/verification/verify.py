@@ -160,7 +160,7 @@ def verify(
 def verify_script(script: Script, *, policy: Policy | None = None, seed: int = 0) -> Verification:
     """Run a script with and without the tracer in every ``fit``, and compare every bit.
 
-    Each run is a process of its own, seeded by `seed` before the script begins. A script that
+    Each run is a separate process, seeded by `seed` before the script begins. A script that
     writes files writes them in each run.
 
     Parameters

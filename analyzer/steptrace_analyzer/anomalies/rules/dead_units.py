@@ -30,8 +30,8 @@ def dead_units(
     of the last `steps` recorded steps or longer, and its recorded outputs are zero. A column of a
     gradient covers the whole batch, so that this is proof: behind a ReLU the unit gives zero for
     all samples. A layer is reported from a share of `told` dead units on, as a warning from
-    `share` on, and as an error where besides the loss is harmed. Where the last layer
-    gets no gradient either, nothing is learned by anybody, and this rule says nothing.
+    `share` on, and as an error if the loss is harmed too. If the last layer gets no
+    gradient either, no unit learns, and this rule reports nothing.
 
     Thresholds
         share, told: dead units over units of the layer, 0 to 1. steps: recorded steps.
@@ -89,7 +89,7 @@ def _gives_zero(
 ) -> npt.NDArray[np.bool_]:
     """Return which units give zero for the recorded samples at the last step, where that is known.
 
-    A layer whose activation is a layer of its own does not show it; its units count.
+    A layer whose activation is a separate layer does not show it; its units count.
     """
     known = signals.layers.get(layer)
     path = f"{layer}/output"
