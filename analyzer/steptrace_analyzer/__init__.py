@@ -7,6 +7,7 @@ from steptrace_analyzer._lazy import lazy_names
 if TYPE_CHECKING:
     from steptrace_analyzer.anomalies import find_anomalies as find_anomalies
     from steptrace_analyzer.anomalies.diagnosis import diagnose as diagnose
+    from steptrace_analyzer.anomalies.explain import explain_update as explain_update
     from steptrace_analyzer.differences.traces import diff as diff
     from steptrace_analyzer.differences.traces import diff_steps as diff_steps
     from steptrace_analyzer.trace.follow import follow as follow
@@ -22,6 +23,7 @@ _HOMES = {
     "diagnose": "anomalies.diagnosis",
     "diff": "differences.traces",
     "diff_steps": "differences.traces",
+    "explain_update": "anomalies.explain",
     "find_anomalies": "anomalies",
     "follow": "trace.follow",
     "open_trace": "trace.open",
@@ -36,6 +38,7 @@ __all__ = [
     "diagnose",
     "diff",
     "diff_steps",
+    "explain_update",
     "find_anomalies",
     "follow",
     "open_trace",

@@ -9,6 +9,7 @@ import numpy as np
 
 from steptrace_analyzer.anomalies.batches import UNUSUAL, input_change, loss_change
 from steptrace_analyzer.anomalies.finding import NOT_KNOWN, CauseKind, NotJudgedError
+from steptrace_analyzer.anomalies.outside import outside_changes
 from steptrace_analyzer.anomalies.words import listed, number, times
 from steptrace_analyzer.trace.batch import is_target
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 AFTER_EFFECTS: Final = 5
 """Steps within which a jump is ascribed to the one before it."""
+OUTSIDE: Final = (
+    "look for what writes to weights between steps: a callback, assign or set_weights, a swap of "
+    "averaged weights, a constraint; without any, check the memory and the device"
+)
 CHECK_BATCH: Final = "look at the samples of this batch (their digests and ids are recorded)"
 CHECK_LABELS: Final = "look at the labels of this batch, and at how they are paired with the inputs"
 
@@ -57,6 +62,12 @@ def cause_of_jump(signals: Signals, jump: Jump, earlier: Sequence[Jump]) -> Caus
                 f"({number(rate.value)} instead of {number(rate.usual)})",
                 "look at what sets the learning rate here: a schedule, a callback, a resume",
             )
+    if jump.kind == "jump" and _is_outside(signals, jump):
+        return Cause(
+            "outside",
+            f"{top.path} was changed outside the optimizer: its formula does not give this update",
+            OUTSIDE,
+        )
     inputs = cause_in_inputs(signals, jump.step)
     if inputs is not None:
         return inputs
@@ -72,6 +83,13 @@ def cause_of_jump(signals: Signals, jump: Jump, earlier: Sequence[Jump]) -> Caus
         )
     in_losses = cause_in_losses(signals, jump.step)
     return in_losses or Cause("not known", NOT_KNOWN, CHECK_BATCH)
+
+
+def _is_outside(signals: Signals, jump: Jump) -> bool:
+    """Whether the update that jumped most is not what the optimizer's formula gives."""
+    changes, _ = outside_changes(signals)
+    _, found = changes.get(jump.tensor, (0, []))
+    return any(change.step == jump.step for change in found)
 
 
 def first_broken(signals: Signals) -> int | None:

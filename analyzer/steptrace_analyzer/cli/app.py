@@ -17,6 +17,7 @@ _COMMANDS: Final = {
         "validate": "validate:validate",
         "diff": "diff:diff",
         "anomalies": "anomalies:anomalies",
+        "explain": "explain:explain",
         "plot": "plot:app",
         "report": "report:report",
         "pack": "pack:pack",

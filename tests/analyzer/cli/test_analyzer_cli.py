@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-COMMANDS = ("info", "validate", "diff", "anomalies", "report", "pack", "unpack", "recover")
+COMMANDS = (
+    "info",
+    "validate",
+    "diff",
+    "anomalies",
+    "explain",
+    "report",
+    "pack",
+    "unpack",
+    "recover",
+)
 
 
 def _run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -161,6 +171,22 @@ def test_anomalies_runs_chosen_rules_with_other_thresholds(
     assert "'x' is no number" in _trouble(capsys, *jumps, "--set", "update_jump.z=x")
     assert "it has no '='" in _trouble(capsys, *jumps, "--set", "update_jump.z")
     assert "no severity 'bad'" in _trouble(capsys, *jumps, "--fail-on", "bad")
+
+
+def test_explain_says_what_happened_at_a_step(
+    capsys: pytest.CaptureFixture[str], write_run: Callable[..., Path]
+) -> None:
+    path = write_run(input_scale={40: 40.0})
+    code, out, err = _run(capsys, "explain", path, "--step", "40", "--tensor", "dense/kernel")
+    assert (code, err) == (0, "")
+    assert out.startswith("step 40: loss ")
+    assert "; inputs 38 times as large as usual" in out.splitlines()[0]
+    assert "the update of sequential/dense/kernel was" in out
+    assert "the trace does not hold the configuration of SGD" in out.splitlines()[-1]
+    code, out, _ = _run(capsys, "explain", path, "--step", "-1", "--json")
+    found = json.loads(out)
+    assert (code, found["step"], len(found["updates"])) == (0, 59, 4)
+    assert "step 99 of 'scalars'" in _trouble(capsys, "explain", path, "--step", "99")
 
 
 def test_anomalies_says_what_it_could_not_judge(

@@ -14,6 +14,7 @@ from steptrace_analyzer.anomalies.rules.dead_units import dead_units
 from steptrace_analyzer.anomalies.rules.jumps import gradient_jump, update_jump
 from steptrace_analyzer.anomalies.rules.loss_spike import loss_spike
 from steptrace_analyzer.anomalies.rules.non_finite import non_finite
+from steptrace_analyzer.anomalies.rules.outside import outside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _ALL: Final[tuple[Callable[..., Iterable[Finding]], ...]] = (
     non_finite,
+    outside,
     bad_batch,
     update_jump,
     gradient_jump,
