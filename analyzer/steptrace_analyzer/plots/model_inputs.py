@@ -114,7 +114,7 @@ def draw_input(axes: Axes, given: ModelInput, title: str, step: int, notes: list
     """
     axes.set_title(label(title))
     if given.values is None:
-        say(axes, f"the {_noun(given)} is not recorded at step {step}")
+        say(axes, f"{_noun(given)} is not recorded at step {step}")
         return
     if given.values.ndim < 2:
         draw_units(axes, given.values.reshape(-1), "feature", given.name)
@@ -124,22 +124,21 @@ def draw_input(axes: Axes, given: ModelInput, title: str, step: int, notes: list
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
     inside = low >= 0 and high <= 1
     if not inside:
-        notes.append(f"The {_noun(given)} is drawn from {low:.3g} (black) to {high:.3g} (white)")
+        name = "The input" if given.name == X else given.name
+        notes.append(f"{name} is drawn from {low:.3g} (black) to {high:.3g} (white)")
         picture = (picture - low) / ((high - low) or 1.0)
     shown = np.nan_to_num(picture, nan=0.0, posinf=1.0, neginf=0.0)
     axes.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="auto")
     axes.set(xlabel="width (pixel)", ylabel="height (pixel)")
     if known.size < picture.size:
-        notes.append(
-            f"{picture.size - known.size} values of the {_noun(given)} are not finite (black)"
-        )
+        notes.append(f"{picture.size - known.size} values of {_noun(given)} are not finite (black)")
 
 
 def draw_saliency(axes: Axes, given: ModelInput, step: int, notes: list[str]) -> None:
     """Draw the gradient of the loss with respect to an input; like :func:`draw_input`."""
-    axes.set_title(label(f"gradient of the {_noun(given)}"))
+    axes.set_title(label(f"gradient of {_noun(given)}"))
     if given.gradient is None:
-        say(axes, f"the gradient of the {_noun(given)} is not recorded at step {step}")
+        say(axes, f"the gradient of {_noun(given)} is not recorded at step {step}")
         return
     if given.gradient.ndim < 2:
         draw_units(axes, given.gradient.reshape(-1), "feature", f"d loss / d {given.name}")
@@ -154,7 +153,7 @@ def draw_saliency(axes: Axes, given: ModelInput, step: int, notes: list[str]) ->
     add_colour_bar(axes, image, f"|d loss / d {given.name}|")
     bad = int(np.count_nonzero(~np.isfinite(values)))
     if bad:
-        notes.append(non_finite_note(f"gradient of the {_noun(given)}", bad))
+        notes.append(non_finite_note(f"gradient of {_noun(given)}", bad))
 
 
 def draw_units(axes: Axes, values: npt.NDArray[np.float64], unit: str, name: str) -> None:
@@ -188,7 +187,7 @@ def _picture(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _noun(given: ModelInput) -> str:
-    return "input" if given.name == X else f"input {given.name}"
+    return "the input" if given.name == X else given.name
 
 
 def _target_text(target: npt.NDArray[np.float64], name: str) -> str:

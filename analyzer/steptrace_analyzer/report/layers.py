@@ -11,8 +11,7 @@ from steptrace_analyzer.plots.parameters import plot_parameters
 from steptrace_analyzer.plots.statistics import plot_statistics
 from steptrace_analyzer.plots.subject import layer_tensors
 from steptrace_analyzer.plots.weights import plot_weights
-from steptrace_analyzer.report.markup import Markup, element, join
-from steptrace_analyzer.report.page import StepChoices, at_steps
+from steptrace_analyzer.report.contents import Figures, Shown, StepChoices
 from steptrace_analyzer.report.pictures import pixel_picture
 from steptrace_analyzer.trace.described import described_tensors, statistics_table
 from steptrace_analyzer.trace.select import has_tensor, layer_of, layer_paths, tensor_paths
@@ -35,7 +34,7 @@ def drawn_layers(trace: xr.DataTree) -> list[str]:
     return sorted(layers, key=lambda layer: order.get(layer, len(order)))
 
 
-def layer_figures(trace: xr.DataTree, layer: str, choices: StepChoices) -> Markup:
+def layer_figures(trace: xr.DataTree, layer: str, choices: StepChoices) -> tuple[Figures, ...]:
     """Draw all of a layer.
 
     A figure that cannot be drawn, because its step or tensor is not recorded or damaged, is
@@ -52,40 +51,40 @@ def layer_figures(trace: xr.DataTree, layer: str, choices: StepChoices) -> Marku
 
     Returns
     -------
-    Markup
-        Figures under headings; those of a step are shown when it is chosen.
+    tuple of Figures
+        One for each view; pictures of a step are shown when it is chosen.
     """
-    parts: list[Markup] = []
+    views: list[Figures] = []
     if layer_tensors(trace, "weights", layer):
-        parts.append(element("h4", "Weights and their update"))
-        parts.append(
+        views.append(
             _at_each(
+                "Weights and their update",
                 choices,
                 lambda step: plot_weights(trace, layer, step),
                 lambda step: f"Weights of {layer} at step {step} beside the update of that step",
             )
         )
     if layer_tensors(trace, "updates", layer):
-        parts.append(element("h4", "Parameters and the force on each"))
-        parts.append(
+        views.append(
             _at_each(
+                "Parameters and the force on each",
                 choices,
                 lambda step: plot_parameters(trace, layer, step),
                 lambda step: f"Parameters of {layer} as points with their updates at step {step}",
             )
         )
     if has_tensor(trace, "probe", f"{layer}/{PREACTIVATION}"):
-        parts.append(element("h4", "Activation function: input against output"))
-        parts.append(
-            _picture_or_reason(
+        views.append(
+            _at_all(
+                "Activation function: input against output",
                 lambda: plot_activations(trace, layer, choices.steps),
                 f"Inputs and outputs of the activation function of {layer} at several steps",
             )
         )
     if layer in layer_paths(trace, "activations"):
-        parts.append(element("h4", "Activation maps of one input"))
-        parts.append(
+        views.append(
             _at_each(
+                "Activation maps of one input",
                 choices,
                 lambda step: plot_activation_maps(trace, layer, step),
                 lambda step: (
@@ -95,29 +94,38 @@ def layer_figures(trace: xr.DataTree, layer: str, choices: StepChoices) -> Marku
             )
         )
     if _has_statistics(trace, layer):
-        parts.append(element("h4", "Values over time"))
-        parts.append(
-            _picture_or_reason(
+        views.append(
+            _at_all(
+                "Values over time",
                 lambda: plot_statistics(trace, layer),
                 f"Distribution of the values of each tensor of {layer} by step",
             )
         )
-    return join(parts)
+    return tuple(views)
 
 
 def _at_each(
-    choices: StepChoices, plot: Callable[[int], Figure], alt: Callable[[int], str]
-) -> Markup:
-    pictures = {step: _picture_or_reason(partial(plot, step), alt(step)) for step in choices.steps}
-    return at_steps(pictures, choices)
+    title: str, choices: StepChoices, plot: Callable[[int], Figure], alt: Callable[[int], str]
+) -> Figures:
+    return Figures(
+        title,
+        tuple(
+            _picture_or_reason(partial(plot, step), alt(step), choices.control(step))
+            for step in choices.steps
+        ),
+    )
 
 
-def _picture_or_reason(plot: Callable[[], Figure], alt: str) -> Markup:
+def _at_all(title: str, plot: Callable[[], Figure], alt: str) -> Figures:
+    return Figures(title, (_picture_or_reason(plot, alt),))
+
+
+def _picture_or_reason(plot: Callable[[], Figure], alt: str, control: str | None = None) -> Shown:
     try:
         figure = plot()
     except TraceError as error:
-        return element("p", f"Not drawn: {error}", class_="note")
-    return pixel_picture(figure, alt)
+        return Shown(None, str(error), control)
+    return Shown(pixel_picture(figure, alt), control=control)
 
 
 def _has_statistics(trace: xr.DataTree, layer: str) -> bool:

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-    from steptrace_analyzer.report.markup import Markup
-    from steptrace_analyzer.report.page import StepChoices
+    from steptrace_analyzer.report.contents import Figures, StepChoices
     from steptrace_schema.storage.location import Location
 
 _opened: list[xr.DataTree] = []  # one in each process that draws
@@ -23,7 +22,7 @@ _opened: list[xr.DataTree] = []  # one in each process that draws
 
 def draw_layers(
     path: Location, layers: Sequence[str], choices: StepChoices, workers: int
-) -> Generator[Markup]:
+) -> Generator[tuple[Figures, ...]]:
     """Yield the figures of each layer, in order, drawn ahead in `workers` processes.
 
     When the iterator is closed, what is not begun is not drawn.
@@ -44,5 +43,5 @@ def _open(path: Location) -> None:
     _opened.append(open_trace(path))
 
 
-def _draw(layer: str, choices: StepChoices) -> Markup:
+def _draw(layer: str, choices: StepChoices) -> tuple[Figures, ...]:
     return layer_figures(_opened[0], layer, choices)

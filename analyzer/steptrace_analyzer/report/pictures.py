@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from steptrace_analyzer.plots.style import style
-from steptrace_analyzer.report.markup import Markup, element
+from steptrace_analyzer.report.contents import Picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +21,7 @@ _COLOURS: Final = 256
 _LARGEST_VECTOR: Final = 250_000  # bytes; a larger SVG is slow to show and a PNG is smaller
 
 
-def line_picture(figure: Figure, alt: str) -> Markup:
+def line_picture(figure: Figure, alt: str) -> Picture:
     """Return a figure of lines as an SVG image, or as PNG where it has too many points."""
     file = io.BytesIO()
     with style():
@@ -31,7 +31,7 @@ def line_picture(figure: Figure, alt: str) -> Markup:
     return _image(figure, "image/svg+xml", file.getvalue(), alt)
 
 
-def pixel_picture(figure: Figure, alt: str) -> Markup:
+def pixel_picture(figure: Figure, alt: str) -> Picture:
     """Return a figure as a PNG image with a palette, a third of the size of one without."""
     figure.set_dpi(_DPI)
     canvas = FigureCanvasAgg(figure)  # figure.savefig would draw twice and encode all colours
@@ -46,8 +46,7 @@ def pixel_picture(figure: Figure, alt: str) -> Markup:
     return _image(figure, "image/png", file.getvalue(), alt)
 
 
-def _image(figure: Figure, media_type: str, data: bytes, alt: str) -> Markup:
+def _image(figure: Figure, media_type: str, data: bytes, alt: str) -> Picture:
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
     source = f"data:{media_type};base64,{base64.b64encode(data).decode()}"
-    image = element("img", src=source, alt=alt, width=width, height=height, loading="lazy")
-    return element("div", image, class_="figure", tabindex=0)
+    return Picture(source, alt, width, height)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import shlex
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,9 +16,9 @@ from steptrace_analyzer.plots.steps import by_size, key_steps
 from steptrace_analyzer.plots.subject import model_name
 from steptrace_analyzer.progress import untold
 from steptrace_analyzer.report import overview
+from steptrace_analyzer.report.contents import LayerSection, Page, StepChoices
 from steptrace_analyzer.report.layers import drawn_layers, layer_figures
-from steptrace_analyzer.report.markup import Markup, element
-from steptrace_analyzer.report.page import Section, StepChoices, build_page
+from steptrace_analyzer.report.page import build_page
 from steptrace_analyzer.report.parallel import draw_layers
 from steptrace_analyzer.report.pictures import line_picture, pixel_picture
 from steptrace_analyzer.trace.described import statistics_table
@@ -103,24 +105,36 @@ def write_report(
     total = len(layers) + 2
 
     progress(0, total)
-    sections = [
-        Section("summary", "Summary", overview.summary(trace, attributes, info)),
-        Section("findings", "What happened", overview.findings(found, choices)),
-    ]
+    loss = None
     if has_tensor(trace, "scalars", LOSS):
         alt = "Loss, gradient norms and learning rate by step"
-        sections.append(Section("loss", "Loss", line_picture(plot_loss(trace, found), alt)))
+        loss = line_picture(plot_loss(trace, found), alt)
     progress(1, total)
+    gradients = None
     if statistics_table(trace, "gradients") is not None:
         alt = "Heat map of the gradient's norm, layer by step"
-        picture = pixel_picture(plot_gradients(trace, found), alt)
-        sections.append(Section("gradients", "Gradients", picture))
+        gradients = pixel_picture(plot_gradients(trace, found), alt)
     progress(2, total)
-    sections.append(Section("layers", "Layers", overview.layers(attributes, anchors)))
-
-    size = sum(len(section.content.text) for section in sections)
-    largest = 0
-    drawn: dict[str, Markup] = {}
+    optimizer = attributes.optimizer
+    page = Page(
+        title=f"{model_name(trace)}: training report",
+        lead=_lead(trace, found),
+        choices=choices,
+        summary=overview.summary(trace, attributes, info),
+        kinds=overview.kinds(info) if info is not None else None,
+        findings=overview.findings(found, choices),
+        loss=loss,
+        gradients=gradients,
+        layers=overview.layers(attributes, anchors),
+        sections=(),
+        missing=overview.missing(attributes),
+        events=overview.events(attributes),
+        policy=overview.policy(attributes),
+        optimizer=overview.settings(optimizer.config) if optimizer else (),
+        environment=overview.settings(attributes.environment),
+    )
+    size, largest = len(build_page(page)), 0
+    drawn: dict[str, LayerSection] = {}
     order = _by_interest(layers, found)
     if where is not None and workers > 1 and len(order) > 1:
         figures = draw_layers(where, order, choices, workers)
@@ -129,21 +143,15 @@ def write_report(
     with contextlib.closing(figures):
         for done, layer in enumerate(order, start=3):
             if size + largest < MOST_BYTES:
-                drawn[layer] = next(figures)
-                size += len(drawn[layer].text)
-                largest = max(largest, len(drawn[layer].text))
+                drawn[layer] = LayerSection(anchors[layer], layer, figures=next(figures))
+                size += drawn[layer].size
+                largest = max(largest, drawn[layer].size)
             else:
-                drawn[layer] = _not_drawn(layer, trace.name)
+                command = _drawing_command(str(where or trace.name or "TRACE"), layer)
+                drawn[layer] = LayerSection(anchors[layer], layer, command=command)
             progress(done, total)
-    sections += [Section(anchors[layer], layer, drawn[layer], level=3) for layer in layers]
-    sections += [
-        Section("missing", "What is missing, and why", overview.missing(attributes)),
-        Section("recording", "How it was recorded", overview.recording(attributes)),
-    ]
-    page = build_page(
-        f"{model_name(trace)}: training report", _lead(trace, found), sections, choices
-    )
-    return _replace(output, page)
+    sections = tuple(drawn[layer] for layer in layers)
+    return _replace(output, build_page(dataclasses.replace(page, sections=sections)))
 
 
 def _where(trace: TraceOrPath, path: str | Location | None) -> Location | None:
@@ -169,10 +177,8 @@ def _by_interest(layers: Sequence[str], found: Sequence[Anomaly]) -> list[str]:
     return [*dict.fromkeys(n for n in named if n in layers), *(n for n in layers if n not in named)]
 
 
-def _not_drawn(layer: str, trace: str | None) -> Markup:
-    command = f"steptrace plot weights {trace or 'TRACE'} --layer {layer}"
-    text = "Not drawn, to keep this page small. Draw it with "
-    return element("p", text, element("code", command), class_="note")
+def _drawing_command(trace: str, layer: str) -> str:
+    return shlex.join(["steptrace", "plot", "weights", trace, "--layer", layer])
 
 
 def _lead(trace: xr.DataTree, found: Sequence[Anomaly]) -> str:

@@ -5,10 +5,11 @@ import hashlib
 import io
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ from plot_traces import make_trace, small_layers, small_network
 from steptrace_analyzer.anomalies import find_anomalies
 from steptrace_analyzer.cli.app import run
 from steptrace_analyzer.report import write, write_report
-from steptrace_analyzer.report.markup import element, table
+from steptrace_analyzer.report.contents import Fact, Link, Picture, StepChoices, Table
+from steptrace_analyzer.report.contents import Page as Contents
+from steptrace_analyzer.report.page import build_page
 from steptrace_analyzer.report.pictures import line_picture, pixel_picture
 from steptrace_analyzer.trace.open import open_trace
 from steptrace_schema.format.attributes import Event, Layer, Missing, Model
@@ -238,15 +241,47 @@ def test_the_report_is_named_after_the_trace_and_replaced_when_written_again(
     assert [path.name for path in tmp_path.iterdir()] == ["run-report.html"]
 
 
-def test_elements_escape_content_and_attributes() -> None:
-    made = element("p", "<b>", element("b", "&"), title='"><script>', hidden=None)
-    assert made.text == ('<p title="&quot;&gt;&lt;script&gt;">&lt;b&gt;<b>&amp;</b></p>')
-    assert element("p", "red\x1b[31m").text == "<p>red\\x1b[31m</p>"
+def build(**fields: Any) -> Page:
+    """Build a page that holds little."""
+    empty: dict[str, Any] = {
+        "title": "title",
+        "lead": "lead",
+        "choices": StepChoices((), None),
+        **dict.fromkeys(("summary", "findings", "sections"), ()),
+        **dict.fromkeys(("policy", "optimizer", "environment"), ()),
+        **dict.fromkeys(("kinds", "loss", "gradients", "layers", "missing", "events")),
+    }
+    return Page(build_page(Contents(**(empty | fields))))
 
 
-def test_a_table_sets_its_last_columns_flush_right() -> None:
-    made = table(("name", "size"), [("a", "1")], numbers=1)
-    assert '<td>a</td><td class="number">1</td>' in made.text
+def test_every_text_is_escaped_in_content_and_in_attributes() -> None:
+    picture = Picture(source="data:,", alt='"><script>', width=1, height=1)
+    page = build(title="<b>&</b>", summary=(Fact("a < b", "red\x1b[31m"),), loss=picture)
+    assert "<h1>&lt;b&gt;&amp;&lt;/b&gt;</h1>" in page.html
+    assert "<dt>a &lt; b</dt><dd>red\\x1b[31m</dd>" in page.html
+    assert 'alt="&#34;&gt;&lt;script&gt;"' in page.html
+    assert page.attributes("img")[0]["alt"] == '"><script>'
+
+
+def test_a_table_sets_its_last_columns_flush_right_and_links_escape_their_text() -> None:
+    table = Table(("name", "size"), ((Link("<a>", "layer-0"), "1"), ("b", "2")), numbers=1)
+    page = build(layers=table)
+    assert '<th class="number">size</th>' in page.html
+    assert '<td><a href="#layer-0">&lt;a&gt;</a></td>' in page.html
+    assert re.search(r'<td>b</td>\s*<td class="number">2</td>', page.html)
+
+
+def test_the_command_that_draws_a_layer_names_the_trace_as_a_shell_reads_it(
+    healthy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "MOST_BYTES", 0)
+    place = tmp_path / "my runs" / "run.zarr"
+    shutil.copytree(healthy_path, place)
+    page = Page(write_report(place, tmp_path / "r.html").read_text(encoding="utf-8"))
+    command = f"steptrace plot weights '{place}' --layer sequential/dense"
+    assert command in page.text
+    monkeypatch.chdir(tmp_path)
+    assert run(shlex.split(command)[1:]) == 0
 
 
 def test_a_colour_of_few_pixels_survives_in_a_picture() -> None:
@@ -254,7 +289,7 @@ def test_a_colour_of_few_pixels_survives_in_a_picture() -> None:
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(np.random.default_rng(0).normal(size=(100, 100)), cmap="viridis", aspect="auto")
     axes.plot(50, 50, "s", color="#ff00c8", markersize=3)
-    source = pixel_picture(figure, "noise").text.partition("base64,")[2].partition('"')[0]
+    source = pixel_picture(figure, "noise").source.partition("base64,")[2]
     image = np.asarray(Image.open(io.BytesIO(base64.b64decode(source))).convert("RGB"), dtype=int)
     assert image.shape == (300, 400, 3)
     assert np.abs(image - (0xFF, 0x00, 0xC8)).max(axis=-1).min() <= 8
@@ -264,9 +299,9 @@ def test_lines_are_drawn_as_svg_unless_they_are_too_many() -> None:
     figure = Figure(figsize=(4, 3))
     axes = figure.add_subplot()
     axes.plot([1, 2, 3])
-    assert "data:image/svg+xml;base64," in line_picture(figure, "few").text
+    assert line_picture(figure, "few").source.startswith("data:image/svg+xml;base64,")
     axes.scatter(*np.random.default_rng(0).random((2, 20_000)))
-    assert "data:image/png;base64," in line_picture(figure, "many").text
+    assert line_picture(figure, "many").source.startswith("data:image/png;base64,")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")

@@ -1,0 +1,155 @@
+"""What the page holds, as plain data that the templates write as HTML."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure as an image inside the page."""
+
+    source: str
+    """A ``data:`` address."""
+    alt: str
+    """What it shows, for whoever cannot see it."""
+    width: int
+    height: int
+    """In CSS pixels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A picture, or the reason why there is none."""
+
+    picture: Picture | None
+    reason: str = ""
+    control: str | None = None
+    """Id of the control that has to be chosen for it to be shown; None where it always is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """Pictures of one view of a layer."""
+
+    title: str
+    shown: tuple[Shown, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSection:
+    """One layer's part of the page: its figures, or the command that draws them."""
+
+    anchor: str
+    path: str
+    figures: tuple[Figures, ...] = ()
+    command: str = ""
+
+    @property
+    def size(self) -> int:
+        """Characters that its pictures take on the page."""
+        shown = (one for view in self.figures for one in view.shown)
+        return sum(len(one.picture.source) for one in shown if one.picture is not None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fact:
+    """A name with its value."""
+
+    name: str
+    value: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """A cell that leads to a part of the page."""
+
+    text: str
+    anchor: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table that scrolls sideways where it is too wide.
+
+    Parameters
+    ----------
+    head
+        Names of the columns.
+    rows
+        Cells of each row.
+    numbers
+        How many of the last columns are numbers, set flush right.
+    """
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str | Link, ...], ...]
+    numbers: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """A finding in words."""
+
+    heading: str
+    text: str
+    step: int
+    control: str | None
+    """Id of the control that shows the figures of its step; None where the page has none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StepChoices:
+    """The steps whose figures the page has, and the one it shows at first."""
+
+    steps: tuple[int, ...]
+    chosen: int | None
+
+    def control(self, step: int) -> str:
+        """Return the id of the control that chooses a step."""
+        return f"step-{self.steps.index(step)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """The whole page.
+
+    Parameters
+    ----------
+    title, lead
+        Of the page, and one sentence below it.
+    choices
+        The steps to choose from; may be none.
+    summary, kinds
+        What the trace is, and what it holds of each kind.
+    findings
+        The biggest first.
+    loss, gradients
+        Pictures over all steps.
+    layers
+        The model's layers; None where the trace does not describe them.
+    sections
+        The layers that have figures.
+    missing
+        What was declared and has no data; None where nothing is missing.
+    events
+        What happened to the recording.
+    policy, optimizer, environment
+        How it was recorded.
+    """
+
+    title: str
+    lead: str
+    choices: StepChoices
+    summary: tuple[Fact, ...]
+    kinds: Table | None
+    findings: tuple[Told, ...]
+    loss: Picture | None
+    gradients: Picture | None
+    layers: Table | None
+    sections: tuple[LayerSection, ...]
+    missing: Table | None
+    events: Table | None
+    policy: tuple[Fact, ...]
+    optimizer: tuple[Fact, ...]
+    environment: tuple[Fact, ...]
