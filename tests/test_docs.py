@@ -101,3 +101,12 @@ def test_the_json_schemas_are_those_of_the_results() -> None:
     module = _module("docs/render_json.py")
     written = {file.name: file.read_text(encoding="utf-8") for file in module.FOLDER.iterdir()}
     assert written == module.render()
+
+
+def test_the_design_names_every_room_of_the_packages() -> None:
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    for package in sorted(ROOT.glob("*/steptrace_*")):
+        folder = package.relative_to(ROOT).as_posix()
+        table = text.partition(f"| `{folder}/` | |\n")[2].partition("\n\n")[0]
+        named = {_cells(line)[0] for line in table.splitlines()[1:]}
+        assert named == {f"`{room.parent.name}/`" for room in package.glob("*/__init__.py")}, folder

@@ -35,8 +35,8 @@ def diff(
 ) -> None:
     """Compare two traces, or two steps of one.
 
-    Shows where they part first, and for every tensor how far they are apart. Time on the wall
-    clock is never compared. Exits with 1 where they differ.
+    Shows where they first differ, and by how much each tensor differs. Wall-clock times are not
+    compared. Exits with 1 if they differ.
 
     Examples
     --------

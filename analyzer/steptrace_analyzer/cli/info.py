@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def info(trace: TracePath, as_json: Json = False) -> None:
-    """Show what a trace holds, and its status.
+    """Show what a trace contains, and its status.
 
-    The model and its layers, what is recorded at which steps, bytes raw and stored, and what is
-    missing, with the reason.
+    Prints the model and its layers, what is recorded at which steps, raw and stored bytes, and what
+    is missing, with the reason.
 
     Examples
     --------

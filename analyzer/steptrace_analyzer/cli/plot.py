@@ -35,7 +35,7 @@ Output = Annotated[
         "--output",
         "-o",
         parser=local_file,
-        help="File to write; its suffix .png, .svg or .pdf says the format; or a folder for it. "
+        help="File to write; its suffix .png, .svg or .pdf sets the format. Or a folder for it. "
         "[default: a name made of trace, view, layer and step, in the current folder]",
         show_default=False,
     ),

@@ -7,8 +7,8 @@ from steptrace_analyzer.cli._output import write_line
 def recover(trace: TracePath) -> None:
     """Finish a trace whose training was killed.
 
-    What waits in the journal beside it is moved into the store. Such a trace opens without this
-    too; afterwards it is one store without a journal, and can be packed.
+    Moves the steps in its journal into the store. The trace also opens without this. Afterwards it
+    is one store without a journal, and can be packed.
 
     Examples
     --------

@@ -24,7 +24,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write one HTML page with all of a trace: findings, loss, gradients, every layer.
+    """Write one HTML page with the findings, the loss, the gradients and every layer.
 
     Examples
     --------

@@ -27,8 +27,8 @@ def validate(
 ) -> None:
     """Check a trace against the specification.
 
-    What it declares is checked against what it holds, and counted by kind and layer. Exits with 1
-    where a rule is violated.
+    Compares what it declares with what it contains, by kind and layer. Exits with 1 if a rule is
+    violated.
 
     Examples
     --------

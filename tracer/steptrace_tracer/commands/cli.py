@@ -60,8 +60,8 @@ def demo(
 ) -> None:
     """Train a small network on real images, with one corrupted batch, and find that batch.
 
-    Trains a convolutional network on scikit-learn's handwritten digits, traced, then runs
-    info, anomalies and report on the trace. Needs TensorFlow; uses no network.
+    Trains a convolutional network on scikit-learn's handwritten digits and records it. Then runs
+    info, anomalies and report on the trace. Needs TensorFlow, and no network connection.
 
     Examples
     --------
@@ -98,11 +98,11 @@ def record(
     include: Include = None,
     exclude: Exclude = None,
 ) -> None:
-    """Run an unmodified training script with every fit in it traced.
+    """Run a training script without a change, and record every fit in it.
 
-    The first fit is traced into RUN, the second one into a path with -2 before its suffix, and so
-    on. A fit that already has a tracer is left alone. Put options of this command before
-    SCRIPT. The exit status is the script's, or 2 if it called no fit.
+    Records the first fit into RUN, the second one into a path with -2 before its suffix, and so on.
+    Leaves a fit alone that already has a tracer. Put options of this command before SCRIPT. The
+    exit status is the script's, or 2 if it called no fit.
 
     Examples
     --------
@@ -115,7 +115,9 @@ def record(
     from steptrace_tracer.scripts.script import Script
 
     if "://" in output:
-        msg = f"{output}: record writes to a local path; give one, and copy the trace afterwards"
+        msg = (
+            f"{output}: record writes only to a local path; give one, and copy the trace afterwards"
+        )
         raise TraceError(msg)
     found = record_script(
         Script(script, tuple(arguments or ()), is_module),
@@ -141,9 +143,9 @@ def verify(
 ) -> None:
     """Run a training script with and without the tracer, and compare every bit.
 
-    All weights and optimizer variables are compared after every step of every fit. Each run is a
-    separate process with the same seed, and writes the script's files. Exits with
-    1 where the tracer changes the training, and with 2 where two runs without it differ already.
+    Compares all weights and optimizer variables after every step of every fit. Each run is a
+    separate process with the same seed, and writes the script's files. Exits with 1 if the tracer
+    changes the training, and with 2 if two runs without it already differ.
 
     Examples
     --------
@@ -187,11 +189,12 @@ def plan(
     exclude: Exclude = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a trace of a training script will cost, before the run.
+    """Estimate what a trace of a training script will cost, before the run.
 
-    Runs the script up to the first step of its first fit, trains a few steps there, and shows bytes
-    by kind and layer and the time of a step with and without the tracer. With --budget it says
-    which tracer fits, and exits with 1 if not even one step does. All bytes are before encoding.
+    Runs the script up to the first step of its first fit, and trains a few steps there. Shows bytes
+    by kind and layer, and the time of a step with and without the tracer. With --budget it suggests
+    a tracer that fits, and exits with 1 if not even one step fits. Bytes are counted before
+    encoding.
 
     Examples
     --------
