@@ -26,7 +26,7 @@ def recover(store: Location) -> int:
     """Finish the trace at `store` from the journal beside it; return the records moved.
 
     A trace without a journal has nothing to move, and is left as it is, but for one that still says
-    that it is being recorded: a run was killed as it was to go on with it.
+    that it is being recorded: a run was killed as it was about to resume it.
 
     Raises
     ------

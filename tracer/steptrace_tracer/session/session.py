@@ -74,7 +74,7 @@ class Session:
         atexit.register(self.abandon)
 
     def begin(self, program: Program, step: int) -> None:
-        """Begin the trace of `program` with step number `step`, or go on with the one there is."""
+        """Begin the trace of `program` with step number `step`, or resume the one there is."""
         settings = self.settings
         limit = DiskLimit.of(settings.policy)
         before = reopen(settings.path, step, limit) if settings.resume else None

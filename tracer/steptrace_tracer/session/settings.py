@@ -34,7 +34,7 @@ class Settings:
     journal_limit
         Bytes that may wait on local disk.
     resume
-        Whether to go on with a trace that is there.
+        Whether to resume a trace that is there.
     worker
         Which process of a distributed job this is, if it is one.
     sample_ids

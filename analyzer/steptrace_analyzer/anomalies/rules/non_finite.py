@@ -64,7 +64,7 @@ def non_finite(signals: Signals) -> Iterator[Finding]:
     Within a step tensors are in the order of the dataflow: inputs, weights, forward pass, loss,
     backward pass, update. The origin is the first that is not finite. A step whose weights
     already were not finite has no separate origin, so there is one finding for each time that
-    non-finite values appear anew. An activation that is not finite while the step's loss and all
+    non-finite values appear again. An activation that is not finite while the step's loss and all
     gradients are (a mask of minus infinity) did no harm and is none. Steps that mixed precision
     skipped because of its loss scale are none either, unless 10 or more follow one another.
 
