@@ -1,8 +1,8 @@
 """Decompressing what a stranger may have written.
 
-The libraries take sizes and offsets from a chunk's header and believe them; its checksum is no
-defence, because who forges a header also computes a new checksum. So the header is compared with what
-is known, and what is decompressed goes into memory of the size that it has to have.
+The libraries take sizes and offsets from a chunk's header and believe them. Its checksum is no
+defence: whoever forges a header also computes a new checksum. So the header is compared with what
+is known, and what is decompressed goes into memory of the size that it must have.
 """
 
 from __future__ import annotations
