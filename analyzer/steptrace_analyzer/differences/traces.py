@@ -66,14 +66,14 @@ def diff(
     a, b
         Traces, or their paths.
     kinds
-        Kinds of data to compare; all but derived updates, which follow from the weights, if not
-        given. Wall-clock time and step duration are never compared.
+        Kinds of data to compare. By default all, except updates that are derived from the weights.
+        Wall-clock time and step duration are never compared.
     rtol, atol
         Elements are equal where ``|a - b| <= atol + rtol * max(|a|, |b|)``.
     names
-        What to call the two in the result; their paths, or else their own names, if not given.
+        Names of the two in the result. By default their paths, or else their own names.
     progress
-        Called with the tensors done and the tensors in all.
+        Called with the number of tensors that are done, and the number of all.
 
     Returns
     -------

@@ -59,7 +59,7 @@ def write_report(
     It has the summary, the anomalies with what caused them, loss and gradients, each layer's
     weights, parameters, activation function and activation maps at the steps that matter (first,
     anomalies, last), values over time, the layers, what is missing and why, policy and
-    environment. It runs no script and asks for nothing over the network.
+    environment. It runs no script and loads nothing over the network.
 
     Parameters
     ----------
@@ -68,15 +68,15 @@ def write_report(
     output
         The file to write; missing folders are made.
     path
-        Where the trace is: the page says how many bytes it takes. Where it was opened from, if not
-        given; the page says nothing of bytes where that is not known.
+        Path of the trace, to show how many bytes it takes. By default, the path that it was opened
+        from. If that is not known, the page shows no bytes.
     anomalies
-        What :func:`steptrace_analyzer.anomalies.find_anomalies` found; looked for if not given.
+        What :func:`steptrace_analyzer.anomalies.find_anomalies` found. By default they are searched for.
     workers
         Processes that draw, each of which opens the trace again. More than one needs a program that
         may be imported again, as :mod:`multiprocessing` asks for.
     progress
-        Called with the parts done and the parts in all.
+        Called with the number of parts that are done, and the number of all.
 
     Returns
     -------

@@ -137,7 +137,7 @@ def describe(trace: TraceOrPath, path: str | Location | None = None) -> TraceInf
     trace
         A trace, or its path.
     path
-        Where the trace is: its files are counted. Where it was opened from, if not given.
+        Path of the trace, to count its files. By default, the path that it was opened from.
 
     Returns
     -------

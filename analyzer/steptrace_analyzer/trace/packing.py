@@ -50,14 +50,14 @@ def pack(
     path
         Folder of a finished trace, or the trace opened from it.
     output
-        The file to write; beside the trace, with ``.zip`` added to its name, if not given.
+        The file to write. By default beside the trace, with ``.zip`` added to its name.
     profile
-        Encode the values again, without loss: ``"compact"`` makes the smallest file, which programs
-        other than steptrace need the package numcodecs[pcodec] for. As recorded if not given.
+        Encode the values again, without loss. ``"compact"`` makes the smallest file; other programs
+        need the package numcodecs[pcodec] to read it. By default the values stay as recorded.
     overwrite
         Replace `output` if it exists.
     progress
-        Called with the bytes done and the bytes in all.
+        Called with the number of bytes that are done, and the number of all.
 
     Returns
     -------
@@ -136,9 +136,9 @@ def unpack(
     path
         A ``.zarr.zip`` file, or the trace opened from it.
     output
-        The folder to write; beside the file, without ``.zip``, if not given.
+        The folder to write. By default beside the file, without ``.zip``.
     progress
-        Called with the bytes done and the bytes in all.
+        Called with the number of bytes that are done, and the number of all.
 
     Returns
     -------
@@ -148,7 +148,7 @@ def unpack(
     Raises
     ------
     NotATraceError
-        If `path` is no packed trace, or a member would be written outside of `output`.
+        If `path` is not a packed trace, or a member would be written outside of `output`.
     TraceExistsError
         If `output` exists.
     DamagedTraceError

@@ -112,9 +112,9 @@ def verify(
     policy
         What the tracer records; everything by default.
     batch_size
-        Of arrays.
+        Samples of a batch, if `data` are arrays.
     seed
-        What ``keras.utils.set_random_seed`` is given before each training.
+        Seed that ``keras.utils.set_random_seed`` sets before each training.
 
     Returns
     -------
