@@ -71,7 +71,8 @@ def write_report(
         Path of the trace, to show how many bytes it takes. By default, the path that it was opened
         from. If that is not known, the page shows no bytes.
     anomalies
-        What :func:`steptrace_analyzer.anomalies.find_anomalies` found. By default they are searched for.
+        What :func:`steptrace_analyzer.anomalies.find_anomalies` found.
+        By default they are searched for.
     workers
         Processes that draw, each of which opens the trace again. More than one needs a program that
         may be imported again, as :mod:`multiprocessing` asks for.

@@ -20,8 +20,8 @@ _KIND: Final[Kind] = "probe_gradients"
 def total_gradient(trace: TraceOrPath, step: int = -1) -> xr.DataArray:
     """Return dz/dx of every layer at one step, for the samples of the probe.
 
-    z is one unit of the layer's activation: the unit with the largest mean activation of each sample,
-    unless the trace's policy names one. x is the model's input.
+    z is one unit of the layer's activation: for each sample the one with the largest mean
+    activation, unless the trace's policy names one. x is the model's input.
 
     Parameters
     ----------
