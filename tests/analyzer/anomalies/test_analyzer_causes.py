@@ -9,6 +9,7 @@ import pytest
 
 from plot_traces import make_trace
 from steptrace_analyzer.anomalies import Jump, NonFinite, find_anomalies
+from steptrace_analyzer.anomalies.diagnosis import diagnose
 from steptrace_analyzer.anomalies.findings import NonFiniteTensor
 from steptrace_analyzer.anomalies.non_finite_cause import cause_of_non_finite
 from steptrace_analyzer.trace.batch import measured_arrays
@@ -151,6 +152,48 @@ def test_of_logged_numbers_an_infinity_is_sure_and_a_nan_only_where_nothing_else
         logged__reward=_with(np.ones(ROWS), 7, np.nan), logged__other=np.ones(ROWS, "float32")
     )
     assert find_anomalies(make_trace(two), kinds=["non_finite"]) == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "cause"),
+    [
+        ("logged/gates", np.ones((ROWS, 3)), "the training logged it"),
+        ("logged/reward", np.ones(ROWS), "the training logged it"),
+        ("validation/loss", np.ones(ROWS), "the validation made it from weights that are finite"),
+        ("scalars/metrics/auc", np.ones(ROWS), "the forward pass or the loss made it"),
+        ("probe/net/dense/output", np.ones((ROWS, 4, 2)), "the probe's forward pass made it"),
+        ("probe_gradients/net/dense/saliency", np.ones((ROWS, 4, 3)), "the probe's backward pass"),
+    ],
+)
+def test_a_nan_beside_the_training_is_a_warning_with_its_cause(
+    key: str, values: npt.NDArray[Any], cause: str
+) -> None:
+    bad = {key: _with(values, (12, *[0] * (values.ndim - 1)), np.nan)}
+    (finding,) = diagnose(make_trace(_arrays() | bad), rules=["non_finite"]).findings
+    assert (finding.severity, finding.first_step, finding.tensor) == ("warning", 12, key)
+    assert finding.cause.startswith(cause)
+    after = bad | {"gradients/net/dense/kernel": _with(np.ones((ROWS, 3, 2)), (9, 0, 0), np.nan)}
+    found = diagnose(make_trace(_arrays() | after), rules=["non_finite"]).findings
+    assert [f.tensor for f in found] == ["gradients/net/dense/kernel"]
+
+
+def test_the_gradient_of_one_of_several_inputs_is_not_data() -> None:
+    bad = {"inputs/x_gradient_0": _with(np.ones((ROWS, 4, 3)), (12, 0, 0), np.inf)}
+    (finding,) = diagnose(make_trace(_arrays() | bad), rules=["non_finite"]).findings
+    assert "the backward pass made it" in finding.cause
+
+
+def test_the_rules_judge_a_thinned_trace_as_they_judge_a_whole_one(
+    write_run: Callable[..., Path],
+) -> None:
+    for thinned in THINNED.values():
+        spike = {"input_scale": {43: 40.0}, "steps": thinned["steps"]}
+        found = diagnose(write_run(**(thinned | spike)))
+        whole = diagnose(write_run(**spike))
+        assert [(f.rule, f.first_step, f.tensor, f.cause) for f in found.findings] == [
+            (f.rule, f.first_step, f.tensor, f.cause) for f in whole.findings
+        ]
+        assert {f.first_step for f in found.findings} == {43}
 
 
 def test_a_learning_rate_that_is_not_finite_was_given_to_the_step() -> None:

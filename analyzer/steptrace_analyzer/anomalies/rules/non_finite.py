@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from steptrace_analyzer.anomalies.finding import CauseKind, Finding, NotJudgedError
+from steptrace_analyzer.anomalies.rules.non_finite_beside import non_finite_beside
 from steptrace_analyzer.anomalies.signals import layer_path
 from steptrace_analyzer.anomalies.words import listed, number, plural, times
+from steptrace_analyzer.trace.batch import is_input_gradient
 from steptrace_analyzer.trace.dataflow import Dataflow
-from steptrace_schema.names import LOSS, LOSS_SCALE, SAMPLE_LOSS, X_GRADIENT, Kind
+from steptrace_schema.names import LOSS, LOSS_SCALE, SAMPLE_LOSS, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +69,8 @@ def non_finite(signals: Signals) -> Iterator[Finding]:
     non-finite values appear again. An activation that is not finite while the step's loss and all
     gradients are (a mask of minus infinity) did no harm and is none. Steps that mixed precision
     skipped because of its loss scale are none either, unless 10 or more follow one another.
+    What does not train (metrics, validation, the probe, what was logged) is a warning of its own
+    where it is not finite before anything else is.
 
     Thresholds
         none
@@ -101,6 +105,7 @@ def non_finite(signals: Signals) -> Iterator[Finding]:
     if finding is not None:
         yield dataclasses.replace(finding, last_step=spread[-1])
     yield from _skips(signals, skipped)
+    yield from non_finite_beside(signals)
 
 
 def _persists(bad: list[_Bad], at: dict[int, list[_Bad]], step: int) -> bool:
@@ -190,7 +195,7 @@ def _cause(signals: Signals, step: int, first: _Bad) -> tuple[CauseKind, str]:
     where = f" in row {listed(rows)} of the batch" if rows else ""
     if first.kind == "inputs" and first.path == SAMPLE_LOSS:
         return _loss_cause(signals, step, rows, where)
-    if first.kind == "inputs" and first.path != X_GRADIENT:
+    if first.kind == "inputs" and not is_input_gradient(first.path):
         return "data", f"the data itself is not finite{where}"
     if first.kind == "scalars":
         return _loss_cause(signals, step, rows, where)
