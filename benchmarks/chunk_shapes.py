@@ -29,8 +29,9 @@ from reading import timed
 from traced_runs import journal_of
 
 from steptrace_schema.encoding.chunk_shapes import shard_shape
+from steptrace_schema.encoding.objects import FolderSource
 from steptrace_schema.encoding.profiles import encoding
-from steptrace_schema.encoding.read_region import file_objects, read_region
+from steptrace_schema.encoding.read_region import read_region
 from steptrace_schema.format.layout import ArraySpec
 from steptrace_schema.journal.reader import JournalReader
 from steptrace_schema.journal.record import Record
@@ -41,9 +42,12 @@ from steptrace_schema.store.node_metadata import array_metadata
 from steptrace_schema.store.nodes import Nodes
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import numpy.typing as npt
 
     from steptrace_schema.encoding.codecs import Encoding
+    from steptrace_schema.encoding.objects import Read
     from steptrace_schema.names import Kind
 
     Values = npt.NDArray[np.float32]
@@ -158,7 +162,12 @@ def _read(
     """Return mean seconds, and mean bytes touched for each byte returned, of both arrays."""
     seconds, touched = [], []
     for key, array, values, found in zip(KEYS, arrays, rows, coded, strict=True):
-        objects = file_objects(store / key, array)
+        source = FolderSource(store / key)
+
+        def objects(
+            position: tuple[int, ...], array: Any = array, source: FolderSource = source
+        ) -> AbstractContextManager[Read]:
+            return source.opened(array.metadata.encode_chunk_key(position))
 
         def read(
             array: Any = array, objects: Any = objects, found: Encoding = found

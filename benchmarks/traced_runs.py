@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import shutil
 import subprocess
@@ -68,25 +69,18 @@ def journal_of(workload: str, steps: int, profile: str, folder: Path) -> Path:
 
 
 def _step_bytes(run: Path) -> int:
-    import zarr
+    from steptrace_schema.store.stored_array import read_arrays
 
-    from steptrace_schema.store.opening import open_zarr
-
-    members = dict(open_zarr(run).members(max_depth=None))
-    arrays = [array for array in members.values() if isinstance(array, zarr.Array)]
-    return sum(array.nbytes // array.shape[0] for array in arrays if array.ndim)
+    arrays = read_arrays(run).values()
+    return sum(math.prod(a.shape[1:]) * a.dtype.itemsize for a in arrays if a.ndim)
 
 
 def _specs(run: Path) -> Iterator[Any]:
-    import zarr
-
     from steptrace_schema.moving.resume import spec_of
-    from steptrace_schema.store.opening import open_zarr
+    from steptrace_schema.store.stored_array import read_arrays
 
-    for key, array in sorted(open_zarr(run).members(max_depth=None)):
-        if not isinstance(array, zarr.Array) or key.startswith("statistics/"):
-            continue
-        if key.endswith("/step"):
+    for key, array in sorted(read_arrays(run).items()):
+        if key.startswith("statistics/") or key.endswith("/step"):
             continue
         yield dataclasses.replace(spec_of(key, array), attributes={})
 
@@ -94,21 +88,20 @@ def _specs(run: Path) -> Iterator[Any]:
 def _records(
     run: Path, specs: tuple[Any, ...]
 ) -> Iterator[tuple[int, dict[str, npt.NDArray[Any]]]]:
-    import numpy as np
+    from steptrace_schema.store.stored_array import read_arrays
 
-    from steptrace_schema.store.opening import open_zarr
-
-    group = open_zarr(run)
-    arrays: dict[str, Any] = {spec.key: group[spec.key] for spec in specs}
-    steps = {kind: list(np.asarray(group[f"{kind}/step"])) for kind in {s.kind for s in specs}}
+    arrays = read_arrays(run)
+    steps = {kind: arrays[f"{kind}/step"].read_rows().tolist() for kind in {s.kind for s in specs}}
     for step in steps["weights"]:
         record = {}
         for spec in specs:
             if spec.static:
                 if step == steps["weights"][0]:
-                    record[spec.key] = np.asarray(arrays[spec.key][...])
+                    record[spec.key] = arrays[spec.key].read_rows()
             elif step in steps[spec.kind]:
-                record[spec.key] = np.asarray(arrays[spec.key][steps[spec.kind].index(step)])
+                row = steps[spec.kind].index(step)
+                rest = (slice(0, extent) for extent in arrays[spec.key].shape[1:])
+                record[spec.key] = arrays[spec.key].read((slice(row, row + 1), *rest))[0]
         yield int(step), record
 
 

@@ -25,10 +25,6 @@ class DamagedTraceError(TraceError):
     """A part of the trace cannot be decoded."""
 
 
-class UnsupportedLibraryError(TraceError):
-    """An installed library lacks a name that steptrace needs."""
-
-
 class UnknownNameError(TraceError):
     """A layer, tensor or kind was asked for that the trace does not have."""
 

@@ -11,7 +11,6 @@ from zipfile import BadZipFile
 import dask.array as da
 import numpy as np
 import xarray as xr
-from zarr.errors import BaseZarrError
 
 from steptrace_analyzer.trace.journaled import (
     journal_rows,
@@ -116,7 +115,7 @@ def _in_one_sentence(path: Location) -> Iterator[None]:
     """Say of what Zarr or xarray cannot make sense that the metadata are damaged."""
     try:
         yield
-    except (BaseZarrError, ValueError, TypeError, KeyError, AttributeError, BadZipFile) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, BadZipFile) as error:
         raise not_understood(path, error) from error
 
 

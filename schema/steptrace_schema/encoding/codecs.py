@@ -20,7 +20,7 @@ from steptrace_schema.encoding.strided_copy import copy_strided
 from steptrace_schema.errors import TraceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     import zarr
     from typing_extensions import Buffer
@@ -65,7 +65,8 @@ class Encoding:
         TraceError
             If it is encoded in a way that no profile uses.
         """
-        return cls.stated(array.metadata.to_dict(), array.path)
+        # Lists where Zarr has tuples.
+        return cls.stated(json.loads(json.dumps(array.metadata.to_dict())), array.path)
 
     @classmethod
     def stated(cls, metadata: Mapping[str, Any], key: str) -> Encoding:
@@ -76,10 +77,10 @@ class Encoding:
         TraceError
             If it is encoded in a way that no profile uses.
         """
-        codecs = json.loads(json.dumps(metadata.get("codecs")))  # lists where Zarr has tuples
+        codecs = metadata.get("codecs")
         try:
             found = cls._of_codecs(metadata["chunk_grid"]["configuration"]["chunk_shape"], codecs)
-        except (KeyError, IndexError, TypeError):
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError):
             found = None
         # The order of bytes may be left out where an element is one byte.
         if found is None or codecs not in (found.codecs(1), found.codecs(2)):
@@ -91,13 +92,18 @@ class Encoding:
         return found
 
     @classmethod
-    def _of_codecs(cls, grid: Sequence[int], codecs: list[dict[str, Any]]) -> Encoding:
+    def _of_codecs(cls, grid: Sequence[int], codecs: Any) -> Encoding:
         chunks, shards = tuple(grid), None
         if codecs[0]["name"] == _SHARDS:
             inner = codecs[0]["configuration"]
             chunks, shards, codecs = tuple(inner["chunk_shape"]), chunks, inner["codecs"]
         stated = {codec["name"]: codec.get("configuration") for codec in codecs}
-        return cls(chunks, shards, _TRANSPOSE in stated, stated.get(_BLOSC), stated.get(_PCODEC))
+        blosc, pcodec = stated.get(_BLOSC), stated.get(_PCODEC)
+        if blosc is not None:
+            _refuse_other_settings(blosc, _BLOSC_SETTINGS, _BLOSC_SETTINGS)
+        if pcodec is not None:
+            _refuse_other_settings(pcodec, _PCODEC_SETTINGS, ())
+        return cls(chunks, shards, _TRANSPOSE in stated, blosc, pcodec)
 
     def codecs(self, itemsize: int) -> list[dict[str, Any]]:
         """Return what an array's metadata say of its codecs, for elements of so many bytes."""
@@ -215,6 +221,21 @@ class Encoding:
         return numcodecs.get_codec({"id": "blosc", **self.blosc, "shuffle": shuffle})
 
 
+def _refuse_other_settings(
+    found: Mapping[str, Any], known: Mapping[str, Collection[Any]], needed: Collection[str]
+) -> None:
+    """Refuse settings that the package may understand as something else, or not at all."""
+    unknown = found.keys() - known.keys() or needed - found.keys()
+    wrong = {key for key in found.keys() & known.keys() if not _is_in(found[key], known[key])}
+    if unknown or wrong:
+        msg = f"{found!r:.200} are no settings of a codec"
+        raise ValueError(msg)
+
+
+def _is_in(value: object, known: Collection[Any]) -> bool:
+    return type(value) in (int, str) and value in known
+
+
 def checksum(data: Buffer) -> bytes:
     """Return what the ``crc32c`` codec appends to `data`."""
     value: int = crc32c(data)
@@ -240,6 +261,21 @@ _PCODEC: Final = "numcodecs.pcodec"
 _LITTLE_ENDIAN: Final = {"name": "bytes", "configuration": {"endian": "little"}}
 _CRC32C: Final = {"name": "crc32c"}
 _SHUFFLES: Final = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
+_BLOSC_SETTINGS: Final[Mapping[str, Collection[Any]]] = {
+    "typesize": range(1, 256),
+    "cname": ("lz4", "lz4hc", "blosclz", "snappy", "zlib", "zstd"),
+    "clevel": range(10),
+    "shuffle": _SHUFFLES,
+    "blocksize": range(2**31),
+}
+_PCODEC_SETTINGS: Final[Mapping[str, Collection[Any]]] = {
+    "level": range(13),
+    "mode_spec": ("auto", "classic"),
+    "delta_spec": ("auto", "none", "try_consecutive", "try_lookback"),
+    "paging_spec": ("equal_pages_up_to",),
+    "delta_encoding_order": range(8),
+    "equal_pages_up_to": range(1, 2**24),
+}
 
 
 @contextlib.contextmanager

@@ -11,14 +11,18 @@ import struct
 from typing import TYPE_CHECKING, Any, Final
 
 import numcodecs.blosc
+import numcodecs.zstd
+import numpy as np
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
 _BLOSC_HEADER: Final = struct.Struct("<4xIII")
 """After two versions, flags and the size of an element: bytes before compression, of a block, and
 of the whole compressed chunk (https://github.com/Blosc/c-blosc, README_CHUNK_FORMAT.rst)."""
+
+_ZSTD_MAGIC: Final = bytes.fromhex("28b52ffd")
+_ZSTD_HEADER_BYTES: Final = 18
 
 
 def decompress_blosc(content: npt.NDArray[np.uint8], target: npt.NDArray[Any]) -> None:
@@ -65,3 +69,40 @@ def decompress_pcodec(content: npt.NDArray[np.uint8], target: npt.NDArray[Any]) 
     if done.n_processed != len(values) or not done.finished:
         msg = f"pcodec finds {done.n_processed} or more elements, where {len(values)} are expected"
         raise ValueError(msg)
+
+
+def decompress_zstd(content: npt.NDArray[np.uint8], most: int) -> npt.NDArray[np.uint8]:
+    """Decompress a frame of zstd that says how many bytes it holds, at most `most`.
+
+    Raises
+    ------
+    ValueError
+        If it is no such frame.
+    """
+    size = _zstd_size(content[:_ZSTD_HEADER_BYTES].tobytes())
+    if size > most:
+        msg = f"zstd's header says that it holds {size} bytes, where {most} are the most"
+        raise ValueError(msg)
+    target = np.empty(size, np.uint8)
+    try:
+        numcodecs.zstd.decompress(content, target)
+    except RuntimeError as error:
+        msg = f"zstd cannot decompress it ({error})"
+        raise ValueError(msg) from error
+    return target
+
+
+def _zstd_size(header: bytes) -> int:
+    """Return the size that the header of a frame states (RFC 8878, section 3.1.1.1)."""
+    if len(header) < 6 or header[:4] != _ZSTD_MAGIC:
+        msg = "it is no frame of zstd"
+        raise ValueError(msg)
+    flags = header[4]
+    has_one_segment = flags >> 5 & 1
+    begin = 5 + (not has_one_segment) + (0, 1, 2, 4)[flags & 3]
+    width = (has_one_segment, 2, 4, 8)[flags >> 6]
+    field = header[begin : begin + width]
+    if not width or len(field) < width:
+        msg = "its frame of zstd does not say how many bytes it holds"
+        raise ValueError(msg)
+    return int.from_bytes(field, "little") + (256 if width == 2 else 0)

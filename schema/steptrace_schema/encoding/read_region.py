@@ -5,39 +5,30 @@ Zarr's own reading takes a millisecond for each chunk, more than most chunks tak
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
+import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from steptrace_schema.encoding.codecs import checksum
+from steptrace_schema.encoding.expansion import Expansion
+from steptrace_schema.encoding.objects import WHOLE, Content, Objects, Position, Read
 from steptrace_schema.encoding.scratch import Scratch
 from steptrace_schema.encoding.strided_copy import copy_strided
-from steptrace_schema.encoding.zarr_private import chunk_keys, waiting
-from steptrace_schema.storage.exact_io import read_bytes
-from steptrace_schema.storage.location import is_packed
 
 if TYPE_CHECKING:
-    import zarr
-    from zarr.abc.store import ByteRequest
+    from collections.abc import Iterator
 
     from steptrace_schema.encoding.codecs import Encoding
-    from steptrace_schema.storage.location import Location
+    from steptrace_schema.encoding.other_codecs import OtherEncoding
 
 _ABSENT = 2**64 - 1
+_LAST_BYTE = 2**62
 _INDEX_CHECKSUM = 4
-_WHOLE = (0, None)
 _SCRATCH = Scratch()
 _READ_WHOLE = 0.75  # with so many of its chunks wanted, an object is read in one go
-
-Position: TypeAlias = tuple[int, ...]
-"""Which object of the array's grid, or which chunk of an object."""
 
 Region: TypeAlias = tuple["slice | npt.NDArray[np.intp]", ...]
 """For each axis, what is wanted of it: a slice without a step, or increasing numbers."""
@@ -45,93 +36,14 @@ Region: TypeAlias = tuple["slice | npt.NDArray[np.intp]", ...]
 Overlap: TypeAlias = tuple[Position, Region, tuple[slice, ...]]
 """A cell of a grid that a region meets, what is wanted of it, and where that is in the region."""
 
-Range: TypeAlias = tuple[int, "int | None"]
-"""From one byte of an object to another, None for its end; negative numbers count from there."""
-
-Content: TypeAlias = "bytes | memoryview"
-"""A part of an object; nothing may refer to it when the object is closed."""
-
-Read: TypeAlias = Callable[[Sequence[Range]], Iterable[Content]]
-"""Returns the content of ranges of an object, in their order."""
-
-Objects: TypeAlias = Callable[[Position], AbstractContextManager[Read]]
-"""Opens a stored object of one array."""
-
-
-def file_objects(folder: Path, array: zarr.Array[Any]) -> Objects:
-    """Return what opens the stored objects of an array whose files are in `folder`.
-
-    An open object stays what it was when a writer replaces it.
-    """
-    chunk_key = chunk_keys(array)
-
-    @contextlib.contextmanager
-    def opened(position: Position) -> Iterator[Read]:
-        path = folder / chunk_key(position)
-        with path.open("rb", buffering=0) as file, contextlib.ExitStack() as borrowed:
-
-            def read(ranges: Sequence[Range]) -> Iterator[Content]:
-                for part in ranges:
-                    start, stop = part
-                    if part == _WHOLE:
-                        size = os.fstat(file.fileno()).st_size
-                        memory = borrowed.enter_context(_SCRATCH.array((size,), np.uint8))
-                        read_bytes(file.fileno(), 0, memory.data)
-                        yield memory.data
-                    else:
-                        begin = file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
-                        yield file.read(-1 if stop is None else stop - begin)
-
-            yield read
-
-    return opened
-
-
-def location_objects(path: Location, key: str, array: zarr.Array[Any]) -> Objects:
-    """Return what opens the stored objects of the array at `key` of the trace at `path`.
-
-    An object that is not there is empty, or raises.
-    """
-    if isinstance(path, Path) and not is_packed(path):
-        return file_objects(path / key, array)
-    from zarr.buffer.cpu import buffer_prototype
-
-    chunk_key, wait = chunk_keys(array), waiting()
-
-    @contextlib.contextmanager
-    def opened(position: Position) -> Iterator[Read]:
-        name = f"{key}/{chunk_key(position)}"
-
-        def get(requests: Sequence[ByteRequest | None]) -> list[bytes]:
-            wanted = [(name, request) for request in requests]
-            found = wait(array.store.get_partial_values(buffer_prototype, wanted))
-            return [b"" if content is None else content.to_bytes() for content in found]
-
-        if is_packed(path):  # any part of a member is read from its beginning
-            (content,) = get([None])
-            yield lambda ranges: (content[start:stop] for start, stop in ranges)
-        else:
-            yield lambda ranges: get([_request(*part) for part in ranges])
-
-    return opened
-
-
-def _request(start: int, stop: int | None) -> ByteRequest | None:
-    from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
-
-    if stop is not None:
-        return RangeByteRequest(start, stop)
-    if start < 0:
-        return SuffixByteRequest(-start)
-    return OffsetByteRequest(start) if start else None
-
 
 def read_region(
-    encoding: Encoding,
+    encoding: Encoding | OtherEncoding,
     region: Region,
     dtype: np.dtype[Any],
     fill: Any,
     objects: Objects,
+    expansion: Expansion | None = None,
 ) -> npt.NDArray[Any]:
     """Read a part of an array.
 
@@ -145,20 +57,23 @@ def read_region(
         Element type, and the value of chunks that a shard says it does not have.
     objects
         Opens stored objects.
+    expansion
+        Counts what is decoded of how many bytes; this region alone if not given.
 
     Raises
     ------
     ValueError
-        If a checksum does not fit.
+        If a checksum does not fit, or more is decoded than the stored bytes may become.
     """
+    counted = Expansion() if expansion is None else expansion
     out = np.empty([_length(part) for part in region], dtype)
     for position, inner, target in overlaps(region, encoding.shards or encoding.chunks):
         part = _view(out, target)
         try:
-            _read_object(encoding, position, inner, fill, objects, part)
+            _read_object(encoding, position, inner, fill, objects, part, counted)
         except ValueError:
             # An object store knows no open objects: this one may have been replaced in between.
-            _read_object(encoding, position, inner, fill, objects, part)
+            _read_object(encoding, position, inner, fill, objects, part, counted)
     return out
 
 
@@ -179,13 +94,27 @@ def _outer(array: npt.NDArray[Any], region: Region) -> npt.NDArray[Any]:
     return array
 
 
-def overlaps(region: Region, unit: tuple[int, ...]) -> list[Overlap]:
-    """Return all cells of a grid of `unit` that a region meets."""
-    axes = [list(_cells(part, size)) for part, size in zip(region, unit, strict=True)]
-    return [
-        (tuple(c for c, _, _ in cell), tuple(i for _, i, _ in cell), tuple(t for _, _, t in cell))
-        for cell in itertools.product(*axes)
-    ]
+def overlaps(region: Region, unit: tuple[int, ...]) -> Iterator[Overlap]:
+    """Yield all cells of a grid of `unit` that a region meets, one at a time.
+
+    What an array claims to be may have more of them than there is memory.
+    """
+    if not region:
+        yield (), (), ()
+        return
+    for cell, inner, target in _cells(region[0], unit[0]):
+        for cells, inners, targets in overlaps(region[1:], unit[1:]):
+            yield (cell, *cells), (inner, *inners), (target, *targets)
+
+
+def count_overlaps(region: Region, unit: tuple[int, ...]) -> int:
+    """Return how many cells of a grid of `unit` a region meets."""
+    return math.prod(
+        sum(1 for _ in _cells(part, size))
+        if not isinstance(part, slice)
+        else max(0, -(-part.stop // size) - part.start // size) * (part.stop > part.start)
+        for part, size in zip(region, unit, strict=True)
+    )
 
 
 def _cells(
@@ -206,43 +135,49 @@ def _cells(
 
 
 def _read_object(
-    encoding: Encoding,
+    encoding: Encoding | OtherEncoding,
     position: Position,
     region: Region,
     fill: Any,
     objects: Objects,
     out: npt.NDArray[Any],
+    expansion: Expansion,
 ) -> None:
     with objects(position) as read:
         if encoding.shards is None:
-            (content,) = read([_WHOLE])
+            (content,) = read([WHOLE])
+            expansion.take(math.prod(encoding.chunks) * out.itemsize, len(content))
             copy_strided(out, _outer(encoding.decode(content, out.dtype), region))
         else:
-            _read_shard(encoding, encoding.shards, region, fill, read, out)
+            _read_shard(encoding, encoding.shards, region, fill, read, out, expansion)
 
 
 def _read_shard(
-    encoding: Encoding,
+    encoding: Encoding | OtherEncoding,
     shape: tuple[int, ...],
     region: Region,
     fill: Any,
     read: Read,
     out: npt.NDArray[Any],
+    expansion: Expansion,
 ) -> None:
     counts = [extent // size for extent, size in zip(shape, encoding.chunks, strict=True)]
-    length = int(np.prod(counts)) * 16 + _INDEX_CHECKSUM
-    wanted = overlaps(region, encoding.chunks)
+    length = math.prod(counts) * 16 + _INDEX_CHECKSUM
     whole: Content = b""
-    if len(wanted) >= _READ_WHOLE * np.prod(counts):
-        (whole,) = read([_WHOLE])
+    if count_overlaps(region, encoding.chunks) >= _READ_WHOLE * math.prod(counts):
+        (whole,) = read([WHOLE])
     table = bytes(whole[-length:])
     if not whole:
         table = bytes(*read([(-length, None)]))
     if len(table) != length or checksum(table[:-_INDEX_CHECKSUM]) != table[-_INDEX_CHECKSUM:]:
         msg = "the index of the shard does not have the checksum that is stored with it"
         raise ValueError(msg)
+    wanted = [*overlaps(region, encoding.chunks)]  # no more than the index has entries
     index = np.frombuffer(table[:-_INDEX_CHECKSUM], "<u8").reshape(*counts, 2)
     places = [index[chunk].tolist() for chunk, _, _ in wanted]
+    if any(max(place) > _LAST_BYTE for place in places if place[0] != _ABSENT):
+        msg = "the index of the shard names bytes that no file has"
+        raise ValueError(msg)
     ranges = [(offset, offset + size) for offset, size in places if offset != _ABSENT]
     contents: Iterator[Content]
     if whole:
@@ -253,20 +188,23 @@ def _read_shard(
     stored = (None if offset == _ABSENT else next(contents) for offset, _ in places)
     chunks = zip(wanted, stored, strict=True)
     for _, row in itertools.groupby(chunks, key=lambda chunk: chunk[0][0][:-1]):
-        _decode_row(encoding, [*row], fill, out)
+        _decode_row(encoding, [*row], fill, out, expansion)
 
 
 def _decode_row(
-    encoding: Encoding,
+    encoding: Encoding | OtherEncoding,
     row: list[tuple[Overlap, Content | None]],
     fill: Any,
     out: npt.NDArray[Any],
+    expansion: Expansion,
 ) -> None:
     """Decode chunks that lie beside each other along the last axis.
 
     Those that are wanted in their whole width go to their places together: one after the other,
     each would write a few bytes into every line of memory that they share.
     """
+    stored = sum(len(content) for _, content in row if content is not None)
+    expansion.take(len(row) * math.prod(encoding.chunks) * out.itemsize, stored)
     with _SCRATCH.array((len(row), *encoding.stored_shape), out.dtype) as memory:
         for place, (_, content) in zip(memory, row, strict=True):
             if content is None:

@@ -145,7 +145,7 @@ class TraceAttributes(_Model):
         counts = {str(kind): count for kind, count in self.steps_recorded.items()}
         kind = key.partition("/")[0]
         if kind == STATISTICS:
-            kind = key.split("/")[1]
+            kind = key.split("/")[1] if "/" in key else ""
             counts |= {str(k): count for k, count in self.statistics_recorded.items()}
         return counts.get(kind, 0)
 

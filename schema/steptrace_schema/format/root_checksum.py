@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from google_crc32c import value as crc32c
 
+from steptrace_schema.format.json_text import parse_json
 from steptrace_schema.names import ATTRIBUTES_KEY
 
 if TYPE_CHECKING:
@@ -42,13 +43,15 @@ def sealed(root: Mapping[str, Any]) -> bytes:
     return content.replace(_ZEROS, _digits(content.encode()), 1).encode()
 
 
-def mismatch(content: bytes) -> tuple[str, str] | None:
+def mismatch(content: bytes, root: Any = None) -> tuple[str, str] | None:
     """Return the checksum of the root's zarr.json and what is stored where they differ.
 
     Parameters
     ----------
     content
         Valid JSON.
+    root
+        What it says, where it has been read.
 
     Returns
     -------
@@ -56,21 +59,21 @@ def mismatch(content: bytes) -> tuple[str, str] | None:
         The checksum of the content, and the one stored in it; None where they are equal. What is
         stored is empty where there is none.
     """
-    stored = _stored(json.loads(content))
+    stored = _stored(parse_json(content) if root is None else root)
     plain = content.replace(stored.encode(), _ZEROS.encode(), 1) if stored else content
     expected = _digits(plain)
     return None if stored == expected else (expected, stored)
 
 
-def is_changed(content: bytes) -> bool:
+def is_changed(content: bytes, root: Any = None) -> bool:
     """Whether the root's zarr.json states a checksum that is not its own.
 
     Parameters
     ----------
-    content
-        Valid JSON.
+    content, root
+        Valid JSON, and what it says, where it has been read.
     """
-    wrong = mismatch(content)
+    wrong = mismatch(content, root)
     return wrong is not None and bool(wrong[1])
 
 

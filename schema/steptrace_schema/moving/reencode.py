@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import math
 import multiprocessing
 import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-import zarr
-
-from steptrace_schema.encoding.codecs import Encoding, without_codec_warning
-from steptrace_schema.encoding.read_region import file_objects, read_region
-from steptrace_schema.errors import DamagedTraceError, TraceError
+from steptrace_schema.errors import DamagedTraceError
+from steptrace_schema.format.json_text import parse_json
 from steptrace_schema.moving.resume import spec_of
 from steptrace_schema.names import METADATA_FILE, STATISTICS, STEP
 from steptrace_schema.storage.contents import read_file
 from steptrace_schema.storage.files import LocalFiles
 from steptrace_schema.store.array_writer import ArrayWriter
 from steptrace_schema.store.nodes import Nodes
-from steptrace_schema.store.opening import open_zarr, read_attributes
+from steptrace_schema.store.opening import not_understood, read_attributes
+from steptrace_schema.store.stored_array import StoredArray, read_arrays
 from steptrace_schema.store.writer import TraceWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    import numpy.typing as npt
 
     from steptrace_schema.format.policy import Profile
 
@@ -65,13 +59,7 @@ def reencode(
     shard_steps = max(_LEAST_SHARD_STEPS, attributes.shard_steps)
     policy = attributes.policy.model_copy(update={"profile": profile})
     update = {"policy": policy, "shard_steps": shard_steps}
-    with without_codec_warning():
-        members = dict(open_zarr(source).members(max_depth=None))
-    encoded = {
-        key: array
-        for key, array in members.items()
-        if isinstance(array, zarr.Array) and _is_encoded(key, array)
-    }
+    encoded = {key: array for key, array in _arrays(source).items() if _is_encoded(key, array)}
     _copy_others(source, target, set(encoded))
     writer = TraceWriter(target, attributes.model_copy(update=update))
     tasks: list[tuple[str, int, int, int]] = []
@@ -98,9 +86,16 @@ def reencode(
     writer.consolidate()
 
 
-def _is_encoded(key: str, array: zarr.Array[Any]) -> bool:
+def _arrays(source: Path) -> dict[str, StoredArray]:
+    try:
+        return read_arrays(source)
+    except ValueError as error:
+        raise not_understood(source, error) from error
+
+
+def _is_encoded(key: str, array: StoredArray) -> bool:
     """Whether profiles matter to an array: not to coordinates, statistics and static arrays."""
-    names = getattr(array.metadata, "dimension_names", None) or (None,)
+    names = array.metadata.dims or (None,)
     is_other = key.startswith(f"{STATISTICS}/") or key.rpartition("/")[2] == STEP
     return names[0] == STEP and not is_other
 
@@ -116,25 +111,15 @@ def _copy_others(source: Path, target: Path, encoded: set[str]) -> None:
 
 
 def _reencode_rows(source: Path, target: Path, key: str, start: int, stop: int) -> None:
-    with without_codec_warning():
-        before = zarr.open_array(source / key, mode="r", zarr_format=3)
+    name = f"{key}/{METADATA_FILE}"
     try:
-        rows = _read(source / key, before, start, stop)
+        before = read_arrays(source, {key: parse_json(read_file(source, name))})[key]
+        rows = before.read((slice(start, stop), *(slice(0, n) for n in before.shape[1:])))
     except Exception as error:  # each codec raises its own kind
         msg = (
             f"{source}: array '{key}' cannot be decoded in rows {start} to {stop - 1} ({error}); "
             "'steptrace validate' lists all that is damaged"
         )
         raise DamagedTraceError(msg) from error
-    metadata = json.loads(read_file(target, f"{key}/{METADATA_FILE}"))
+    metadata = parse_json(read_file(target, name))
     ArrayWriter(Nodes(LocalFiles(target), {key: metadata}), key).write(start, rows)
-
-
-def _read(folder: Path, array: zarr.Array[Any], start: int, stop: int) -> npt.NDArray[Any]:
-    try:
-        encoding = Encoding.of(array)
-    except TraceError:  # of another program
-        return np.asarray(array[start:stop])
-    region = (slice(start, stop), *(slice(0, extent) for extent in array.shape[1:]))
-    objects = file_objects(folder, array)
-    return read_region(encoding, region, array.dtype, array.fill_value, objects)

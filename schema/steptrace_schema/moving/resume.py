@@ -7,10 +7,8 @@ import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 
-from steptrace_schema.encoding.codecs import without_codec_warning
-from steptrace_schema.errors import DiskLimitError, TraceError
+from steptrace_schema.errors import DamagedTraceError, DiskLimitError, TraceError
 from steptrace_schema.format.attributes import Event, TraceAttributes
 from steptrace_schema.format.layout import ArraySpec, split_key
 from steptrace_schema.human import human_bytes
@@ -26,11 +24,12 @@ from steptrace_schema.names import (
 )
 from steptrace_schema.storage.contents import file_sizes
 from steptrace_schema.storage.location import Location, is_packed
-from steptrace_schema.store.opening import open_zarr, read_attributes
+from steptrace_schema.store.opening import not_understood, read_attributes
+from steptrace_schema.store.stored_array import StoredArray, read_arrays
 from steptrace_schema.store.writer import TraceWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import numpy.typing as npt
 
@@ -100,32 +99,25 @@ def reopen(path: Location, step: int, limit: DiskLimit | None = None) -> Continu
     if limit is not None:
         _refuse_full(path, limit)
     attributes = read_attributes(path)
-    group = open_zarr(path)
+    arrays = _arrays(path)
     recorded = attributes.steps_recorded
     kept: dict[Kind, int] = {}
     last = -1
     for kind, count in recorded.items():
-        derived = f"{kind}/{STEP}" not in group  # updates that are only statistics
-        steps = np.asarray(group[f"{STATISTICS}/{kind}/{STEP}" if derived else f"{kind}/{STEP}"])
-        steps = steps[:count]
+        derived = f"{kind}/{STEP}" not in arrays  # updates that are only statistics
+        steps = _steps(path, arrays, f"{STATISTICS}/{kind}" if derived else kind, count)
         # The update before the first new step is computed again, from its weights.
         kept[kind] = int(np.count_nonzero(steps < step - derived)) if count else 0
         if kind == "scalars" and count:
             last = int(steps[-1])
     # In the order in which they were declared, which is that of the columns of the statistics.
     order = [f"{kind}/{path}" for kind, paths in attributes.declared.items() for path in paths]
-    with without_codec_warning():
-        members = dict(group.members(max_depth=None))
-    found = {
-        key: spec_of(key, array)
-        for key, array in members.items()
-        if isinstance(array, zarr.Array) and _is_recorded(key)
-    }
-    found |= {spec.key: spec for spec in _only_described(group, attributes)}
-    arrays = tuple(found[key] for key in order if key in found)
+    found = {key: spec_of(key, array) for key, array in arrays.items() if _is_recorded(key)}
+    found |= {spec.key: spec for spec in _only_described(arrays, attributes)}
+    specs = tuple(found[key] for key in order if key in found)
     probe = {
-        spec.path: np.asarray(group[spec.key])
-        for spec in arrays
+        spec.path: _read(path, arrays[spec.key])
+        for spec in specs
         if spec.static and spec.kind == "probe"
     }
     event = Event(
@@ -140,13 +132,15 @@ def reopen(path: Location, step: int, limit: DiskLimit | None = None) -> Continu
             "finished": None,
             "steps_recorded": kept,
             "statistics_recorded": {
-                kind: int(np.count_nonzero(_described_steps(group, kind)[:count] < step))
+                kind: int(
+                    np.count_nonzero(_steps(path, arrays, f"{STATISTICS}/{kind}", count) < step)
+                )
                 for kind, count in attributes.statistics_recorded.items()
             },
             "events": (*attributes.events, event),
         }
     )
-    return Continuation(path, attributes, arrays, probe)
+    return Continuation(path, attributes, specs, probe)
 
 
 def _refuse_full(path: Location, limit: DiskLimit) -> None:
@@ -161,8 +155,36 @@ def _refuse_full(path: Location, limit: DiskLimit) -> None:
         raise DiskLimitError(msg)
 
 
-def _described_steps(group: zarr.Group, kind: Kind) -> npt.NDArray[np.int64]:
-    return np.asarray(group[f"{STATISTICS}/{kind}/{STEP}"])
+def _arrays(path: Location) -> dict[str, StoredArray]:
+    try:
+        return read_arrays(path)
+    except ValueError as error:
+        raise not_understood(path, error) from error
+
+
+def _steps(
+    path: Location, arrays: Mapping[str, StoredArray], group: str, rows: int
+) -> npt.NDArray[np.int64]:
+    """Return the first `rows` steps of a group."""
+    array = arrays.get(f"{group}/{STEP}")
+    if array is None or array.dtype != np.int64 or array.ndim != 1 or array.shape[0] < rows:
+        msg = (
+            f"{path}: '{group}' has no coordinate 'step' of {rows} rows; copy the trace again, or "
+            "record into another one; 'steptrace validate' lists all that is wrong"
+        )
+        raise DamagedTraceError(msg)
+    return _read(path, array, rows)
+
+
+def _read(path: Location, array: StoredArray, rows: int | None = None) -> npt.NDArray[Any]:
+    try:
+        return array.read_rows(rows)
+    except (OSError, ValueError) as error:
+        msg = (
+            f"{path}: array '{array.metadata.key}' cannot be decoded ({error}); copy the trace "
+            "again, or record into another one; 'steptrace validate' lists all that is damaged"
+        )
+        raise DamagedTraceError(msg) from error
 
 
 def _meeting(last: int, step: int) -> str:
@@ -179,21 +201,22 @@ def _is_recorded(key: str) -> bool:
     return not key.startswith(f"{STATISTICS}/") and key.rpartition("/")[2] != STEP
 
 
-def _only_described(group: zarr.Group, attributes: TraceAttributes) -> Iterator[ArraySpec]:
+def _only_described(
+    arrays: Mapping[str, StoredArray], attributes: TraceAttributes
+) -> Iterator[ArraySpec]:
     """Yield the tensors of which only the statistics are recorded."""
     shape = (len(STATISTIC_NAMES),)
     for kind in filter(attributes.policy.only_describes, KINDS):
-        values = group.get(f"{STATISTICS}/{kind}/{STATISTICS_VALUES}")
-        tensors = values.attrs["tensors"] if values is not None else ()
+        values = arrays.get(f"{STATISTICS}/{kind}/{STATISTICS_VALUES}")
+        tensors = values.attributes.get("tensors") if values is not None else ()
         for path in tensors if isinstance(tensors, list) else ():
             yield ArraySpec(kind, str(path), (STATISTIC,), shape, "float64", statistics_only=True)
 
 
-def spec_of(key: str, array: zarr.Array[Any]) -> ArraySpec:
+def spec_of(key: str, array: StoredArray) -> ArraySpec:
     """Return the declaration of an array that is stored under `key`."""
     kind, path = split_key(key)
-    names = getattr(array.metadata, "dimension_names", None) or ()
-    dims = tuple(str(name) for name in names)
+    dims = tuple(str(name) for name in array.metadata.dims or ())
     static = dims[:1] != (STEP,)
     return ArraySpec(
         kind=kind,
@@ -202,5 +225,5 @@ def spec_of(key: str, array: zarr.Array[Any]) -> ArraySpec:
         shape=array.shape if static else array.shape[1:],
         dtype=str(array.dtype),
         static=static,
-        attributes=dict(array.attrs),
+        attributes=dict(array.attributes),
     )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,26 +12,13 @@ from steptrace_schema.names import METADATA_FILE
 from steptrace_schema.storage.location import Location, is_packed
 from steptrace_schema.storage.names import inside, open_to_read
 from steptrace_schema.storage.object_store import Remote, object_store_errors
+from steptrace_schema.storage.packed import Archive
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-
-    from zarr.abc.store import Store
+    from collections.abc import Collection
 
 
 _CONNECTIONS: Final = 16
-
-
-def zarr_store(location: Location) -> Store:
-    """Return the Zarr store at `location`, for reading."""
-    # Here, because the recorder does without, and zarr-python takes 0.2 s to import.
-    from zarr.storage import LocalStore, ObjectStore, ZipStore
-
-    if isinstance(location, Remote):
-        return ObjectStore(location.objects, read_only=True)
-    if is_packed(location):
-        return ZipStore(location, mode="r")
-    return LocalStore(location, read_only=True)
 
 
 def has_root(location: Location) -> bool:
@@ -60,7 +45,7 @@ def read_file(location: Location, name: str) -> bytes:
         with object_store_errors(location):
             return bytes(get(location.objects, name).bytes())
     if is_packed(location):
-        with _unzipped(location) as archive:
+        with Archive(location) as archive:
             return archive.read(name)
     with os.fdopen(open_to_read(location / name), "rb", buffering=0) as file:
         return file.readall()
@@ -92,17 +77,6 @@ def read_part(location: Path | Remote, name: str, start: int, stop: int | None) 
         return file.read(-1 if stop is None else stop - begin)
 
 
-@contextlib.contextmanager
-def _unzipped(path: Path) -> Iterator[zipfile.ZipFile]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except (KeyError, FileNotFoundError):
-        raise
-    except Exception as error:  # one type for each field of the format that may be wrong
-        raise zipfile.BadZipFile(str(error)) from error
-
-
 def read_files(location: Location, names: Collection[str]) -> dict[str, bytes]:
     """Return the content of many small files of the trace at `location`, by name.
 
@@ -118,7 +92,7 @@ def read_files(location: Location, names: Collection[str]) -> dict[str, bytes]:
             contents = pool.map(functools.partial(read_file, location), names)
             return dict(zip(names, contents, strict=True))
     if is_packed(location):
-        with _unzipped(location) as archive:
+        with Archive(location) as archive:
             return {name: archive.read(name) for name in names}
     return {name: read_file(location, name) for name in names}
 
@@ -131,8 +105,8 @@ def file_sizes(location: Location) -> dict[str, int]:
         with object_store_errors(location):
             return {m["path"]: m["size"] for part in list_objects(location.objects) for m in part}
     if is_packed(location):
-        with _unzipped(location) as archive:
-            return {member.filename: member.compress_size for member in archive.infolist()}
+        with Archive(location) as archive:
+            return archive.sizes
     return {
         file.relative_to(location).as_posix(): file.stat().st_size
         for file in location.rglob("*")

@@ -18,7 +18,7 @@ from steptrace_schema.store.node_metadata import object_name
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from steptrace_schema.encoding.read_region import Position, Read
+    from steptrace_schema.encoding.objects import Position, Read
     from steptrace_schema.store.nodes import Nodes
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from steptrace_schema.encoding.array_metadata import ArrayMetadata
 from steptrace_schema.errors import DamagedTraceError
+from steptrace_schema.format.json_text import parse_json
 from steptrace_schema.names import METADATA_FILE
 from steptrace_schema.storage.contents import metadata_files, read_files
 from steptrace_schema.store.node_metadata import GROUP, serialized
@@ -71,12 +72,23 @@ def read_metadata(location: Location) -> dict[str, dict[str, Any]]:
     names = [name for name in metadata_files(location) if name != METADATA_FILE]
     found = {}
     for name, content in read_files(location, names).items():
+        key = name.removesuffix(f"/{METADATA_FILE}")
         try:
-            found[name.removesuffix(f"/{METADATA_FILE}")] = json.loads(content)
+            found[key] = _checked(key, parse_json(content))
         except ValueError as error:
             msg = (
-                f"{location}/{name} is not valid JSON ({error}); copy the trace again; "
-                "'steptrace validate' lists all that is damaged"
+                f"{location}/{name} is not valid JSON of a group or array ({error}); copy the "
+                "trace again; 'steptrace validate' lists all that is damaged"
             )
             raise DamagedTraceError(msg) from error
     return found
+
+
+def _checked(key: str, fields: Any) -> dict[str, Any]:
+    """Return the metadata of a group, or those of an array that a trace can have."""
+    if not isinstance(fields, dict):
+        msg = f"{fields!r:.80} are no metadata"
+        raise ValueError(msg)
+    if fields.get("node_type") != "group":
+        ArrayMetadata.parse(key, fields)
+    return fields

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from steptrace_schema.encoding.codecs import without_codec_warning
 from steptrace_schema.errors import (
     DamagedTraceError,
     NotATraceError,
@@ -18,21 +16,24 @@ from steptrace_schema.errors import (
     UnsupportedVersionError,
 )
 from steptrace_schema.format.attributes import TraceAttributes
+from steptrace_schema.format.consolidation import CONSOLIDATED
+from steptrace_schema.format.json_text import parse_json
 from steptrace_schema.format.root_checksum import is_changed
 from steptrace_schema.journal.reader import JournalReader
 from steptrace_schema.journal.where import journal_path
 from steptrace_schema.names import ATTRIBUTES_KEY, METADATA_FILE
-from steptrace_schema.storage.contents import has_root, read_file, zarr_store
+from steptrace_schema.storage.contents import has_root, metadata_files, read_file, read_files
 from steptrace_schema.storage.location import (
     is_packed as is_packed,
 )
 from steptrace_schema.storage.locks import is_being_moved, live_writer
+from steptrace_schema.storage.names import inside
 from steptrace_schema.storage.object_store import Remote
 from steptrace_schema.storage.removal import delete
 from steptrace_schema.version import FORMAT_VERSION
 
 if TYPE_CHECKING:
-    import zarr
+    from collections.abc import Mapping
 
     from steptrace_schema.storage.location import Location
 
@@ -101,8 +102,8 @@ def read_attributes(path: Location) -> TraceAttributes:
     return _read_root(path)[0]
 
 
-def _read_root(path: Location) -> tuple[TraceAttributes, bytes]:
-    """Return the root attributes and the whole zarr.json that they are in."""
+def _read_root(path: Location) -> tuple[TraceAttributes, bytes, Any]:
+    """Return the root attributes, and the zarr.json that they are in as bytes and as values."""
     refuse_missing(path)
     traces = _traces_in(path)
     if traces:
@@ -111,11 +112,12 @@ def _read_root(path: Location) -> tuple[TraceAttributes, bytes]:
         raise NotATraceError(msg)
     try:
         content = read_file(path, METADATA_FILE)
-        attributes = json.loads(content)["attributes"].get(ATTRIBUTES_KEY)
+        root = parse_json(content)
+        attributes = root["attributes"].get(ATTRIBUTES_KEY)
     except (OSError, zipfile.BadZipFile, KeyError, ValueError, AttributeError, TypeError) as error:
         msg = f"{path} is not a trace: it has no readable zarr.json of a Zarr v3 group ({error})"
         raise NotATraceError(msg) from error
-    return parse_attributes(path, attributes), content
+    return parse_attributes(path, attributes), content, root
 
 
 def refuse_missing(path: Location) -> None:
@@ -214,16 +216,20 @@ def _refuse_elsewhere(path: Location, journal: Path, attributes: TraceAttributes
         raise TraceExistsError(msg)
 
 
-def open_zarr(path: Location, *, copied: bool = True) -> zarr.Group:
-    """Open the trace at `path`, a folder or a packed file, for reading.
+def read_nodes(path: Location, *, copied: bool = True) -> dict[str, Any]:
+    """Read the metadata of the groups and arrays below the root of the trace at `path`.
 
     Parameters
     ----------
     path
         The trace.
     copied
-        Take the metadata of groups and arrays from their copy in the root, where there is one that
-        can be trusted.
+        Take them from their copy in the root, where there is one that can be trusted.
+
+    Returns
+    -------
+    dict
+        Path of a group or array to its metadata, as JSON values.
 
     Raises
     ------
@@ -232,22 +238,38 @@ def open_zarr(path: Location, *, copied: bool = True) -> zarr.Group:
     UnsupportedVersionError
         If it is of another major version.
     DamagedTraceError
-        If Zarr does not understand the root.
+        If they cannot be understood.
     """
-    import zarr  # here, because what only writes does without, and it takes 0.2 s to import
-
-    _, root = _read_root(path)
-    from_files = not copied or is_changed(root)
+    _, content, root = _read_root(path)
     try:
-        with without_codec_warning():
-            return zarr.open_group(
-                zarr_store(path),
-                mode="r",
-                zarr_format=3,
-                use_consolidated=False if from_files else None,
-            )
-    except Exception as error:  # Zarr has no one type for metadata that it does not understand
+        copy = root.get(CONSOLIDATED)
+        if copied and copy is not None and not is_changed(content, root):
+            return checked_nodes(path, copy["metadata"])
+        names = [name for name in metadata_files(path) if name != METADATA_FILE]
+        found = read_files(path, names).items()
+        return checked_nodes(
+            path, {name.removesuffix(f"/{METADATA_FILE}"): parse_json(text) for name, text in found}
+        )
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError, AttributeError, TypeError) as error:
         raise not_understood(path, error) from error
+
+
+def checked_nodes(path: Location, nodes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata of groups and arrays if they are such, under names inside of the trace.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError, AttributeError
+        If they are not.
+    DamagedTraceError
+        If a name leaves the trace.
+    """
+    for key, fields in nodes.items():
+        inside(path, key)
+        if fields["node_type"] not in ("array", "group"):
+            msg = f"'{key}' is {fields['node_type']!r:.80}, neither an array nor a group"
+            raise ValueError(msg)
+    return dict(nodes)
 
 
 def not_understood(path: Location, error: Exception) -> DamagedTraceError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 from steptrace_schema.encoding.profiles import coordinates, encoding
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.consolidation import CONSOLIDATED, consolidated
+from steptrace_schema.format.json_text import parse_json
 from steptrace_schema.format.root_checksum import sealed
 from steptrace_schema.names import (
     ATTRIBUTES_KEY,
@@ -80,7 +80,7 @@ class TraceWriter:
         if has_root(path):
             self.attributes = read_attributes(path)
             sweep(path)
-            root = json.loads(read_file(path, METADATA_FILE))
+            root = parse_json(read_file(path, METADATA_FILE))
             self._others = {k: v for k, v in root["attributes"].items() if k != ATTRIBUTES_KEY}
         else:
             self._write_root(attributes, {})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from steptrace_schema.format.consolidation import CONSOLIDATED, differences
+from steptrace_schema.format.json_text import parse_json
 from steptrace_schema.format.root_checksum import CHECKSUM_KEY, mismatch
 from steptrace_schema.names import ATTRIBUTES_KEY, METADATA_FILE
 from steptrace_schema.storage.contents import read_file
@@ -26,7 +26,7 @@ def root_is_group(path: Location) -> Iterator[Problem]:
     """Check R1."""
     expected = "zarr.json with zarr_format 3 and node_type group"
     try:
-        metadata = json.loads(read_file(path, METADATA_FILE))
+        metadata = parse_json(read_file(path, METADATA_FILE))
         found = f"{metadata.get('node_type')} of format {metadata.get('zarr_format')}"
     except zipfile.BadZipFile as error:
         yield Problem("/", "R1", expected, f"a damaged ZIP file ({error})", COPY)
@@ -51,14 +51,14 @@ def json_is_strict(files: Mapping[str, bytes | str]) -> Iterator[Problem]:
             yield Problem(where, "R2", "valid JSON", f"{name}: {content}", COPY)
             continue
         try:
-            json.loads(content, parse_constant=refuse)
+            parse_json(content, parse_constant=refuse)
         except ValueError as error:
             yield Problem(where, "R2", "valid JSON", f"{name}: {error}", REWRITE)
 
 
 def root_is_sealed(root: bytes) -> Iterator[Problem]:
     """Check R19."""
-    stated, required = _checksum_of(json.loads(root))
+    stated, required = _checksum_of(parse_json(root))
     wrong = mismatch(root) if stated or required else None
     if wrong is not None:
         computed, stored = wrong
@@ -81,7 +81,7 @@ def _checksum_of(root: Any) -> tuple[bool, bool]:
 
 def metadata_are_as_the_root_says(files: Mapping[str, bytes]) -> Iterator[Problem]:
     """Check R20."""
-    metadata = {str(PurePosixPath(name).parent): json.loads(text) for name, text in files.items()}
+    metadata = {str(PurePosixPath(name).parent): parse_json(text) for name, text in files.items()}
     root = metadata.pop(".")
     if not _checksum_of(root)[0]:
         return  # the copy of an older trace need not be kept up

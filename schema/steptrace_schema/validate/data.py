@@ -9,53 +9,43 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from steptrace_schema.encoding.codecs import Encoding
-from steptrace_schema.encoding.read_region import location_objects, overlaps, read_region
-from steptrace_schema.encoding.zarr_private import chunk_keys
-from steptrace_schema.errors import TraceError
+from steptrace_schema.encoding.read_region import overlaps
 from steptrace_schema.names import STEP
 from steptrace_schema.validate.hierarchy import Hierarchy, group_of_steps
-from steptrace_schema.validate.rules import COPY, REWRITE, Problem
+from steptrace_schema.validate.rules import COPY, MOST_PROBLEMS, REWRITE, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from steptrace_schema.encoding.read_region import Position
+    from steptrace_schema.encoding.objects import Position
 
     _Part: TypeAlias = tuple[slice, ...]
-    _Reading: TypeAlias = Callable[[_Part], object]
-    _Object: TypeAlias = tuple[str, _Reading, Position, _Part]
-
-
-def _steps(trace: Hierarchy, group: str) -> list[int] | None:
-    key = f"{group}/{STEP}"
-    if key not in trace.arrays or trace.dims(key) != (STEP,):
-        return None
-    try:
-        return [int(s) for s in np.asarray(trace.arrays[key][: trace.rows(key)])]
-    except Exception:  # what cannot be decoded is a violation of R18, found by `_chunks_decode`
-        return None
+    _Object: TypeAlias = tuple[str, Position, _Part, int]
+    """The array, where in its grid, which part of it, and stored bytes."""
 
 
 def _steps_increase(trace: Hierarchy) -> Iterator[Problem]:
     for key in trace.arrays:
         if key.rpartition("/")[2] != STEP:
             continue
-        steps = _steps(trace, key.rpartition("/")[0]) or []
-        if any(step < 0 for step in steps):
-            yield Problem(key, "R15", "steps from 0 on", f"step {min(steps)}", COPY)
-        for before, after in itertools.pairwise(steps):
-            if after <= before:
-                found = f"step {after} after step {before}"
-                yield Problem(key, "R15", "increasing steps", found, REWRITE)
-                break
+        steps = trace.steps(key.rpartition("/")[0])
+        if steps is None or not len(steps):
+            continue
+        if (least := steps.min()) < 0:
+            yield Problem(key, "R15", "steps from 0 on", f"step {least}", COPY)
+        (wrong,) = np.nonzero(steps[1:] <= steps[:-1])
+        if len(wrong):
+            found = f"step {steps[wrong[0] + 1]} after step {steps[wrong[0]]}"
+            yield Problem(key, "R15", "increasing steps", found, REWRITE)
 
 
 def _weights_end_after_last_step(trace: Hierarchy) -> Iterator[Problem]:
     if trace.attributes.status != "complete":
         return
-    weights, steps = _steps(trace, "weights"), _steps(trace, "scalars")
-    if weights and steps and weights[-1] <= steps[-1]:
+    weights, steps = trace.steps("weights"), trace.steps("scalars")
+    if weights is None or steps is None or not len(weights) or not len(steps):
+        return
+    if weights[-1] <= steps[-1]:
         found = f"weights end at step {weights[-1]}, the run at {steps[-1]}"
         yield Problem("weights", "R16", "weights after the last step", found, REWRITE)
 
@@ -65,7 +55,7 @@ def _objects(trace: Hierarchy, key: str) -> Iterator[tuple[Position, _Part]]:
     array = trace.arrays[key]
     rows = trace.rows(key)
     shape = array.shape if rows is None else (min(rows, array.shape[0]), *array.shape[1:])
-    yield from _cells(tuple(slice(0, extent) for extent in shape), array.shards or array.chunks)
+    yield from _cells(tuple(slice(0, extent) for extent in shape), array.metadata.unit)
 
 
 def _cells(part: _Part, unit: tuple[int, ...]) -> Iterator[tuple[Position, _Part]]:
@@ -79,72 +69,62 @@ def _cells(part: _Part, unit: tuple[int, ...]) -> Iterator[tuple[Position, _Part
 
 
 def _chunks_are_stored(trace: Hierarchy) -> Iterator[Problem]:
-    for key in trace.arrays:
+    for key, array in trace.arrays.items():
         for position, part in _objects(trace, key):
-            name = _file(trace, key, position)
-            if name not in trace.files:
+            if not array.size(position):
+                name = array.metadata.object_name(position)
                 yield Problem(key, "R17", f"file {name}", _where(trace, key, part), COPY)
 
 
 def _chunks_decode(trace: Hierarchy) -> Iterator[Problem]:
     objects = (
-        (key, read, position, part)
-        for key in trace.arrays
-        for read in [_reading(trace, key)]
+        (key, position, part, size)
+        for key, array in trace.arrays.items()
         for position, part in _objects(trace, key)
-        if _file(trace, key, position) in trace.files
+        if (size := array.size(position))
     )
 
     def problems(stored: _Object) -> list[Problem]:
-        key, read, position, part = stored
+        key, _, _, _ = stored
         return [
             Problem(key, "R18", "a chunk that decodes", f"{why}, {_where(trace, key, where)}", COPY)
-            for why, where in _damage(trace, key, read, position, part)
+            for why, where in _damage(trace, stored)
         ]
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         yield from itertools.chain.from_iterable(pool.map(problems, objects))
 
 
-def _damage(
-    trace: Hierarchy, key: str, read: _Reading, position: Position, part: _Part
-) -> list[tuple[str, _Part]]:
-    """Return what is wrong with an object, and in which parts of the array.
+def _damage(trace: Hierarchy, stored: _Object) -> Iterator[tuple[str, _Part]]:
+    """Yield what is wrong with an object, and in which parts of the array.
 
     It is read as a whole first, which is fast, and chunk by chunk only if that fails.
     """
-    error = _failure(read, part)
+    key, position, part, _ = stored
+    error = _failure(trace, stored, part)
     if error is None:
-        return []
-    file = f"file {_file(trace, key, position)}"
-    chunks = [*_cells(part, trace.arrays[key].chunks)]
-    damaged = [(c, e, p) for c, p in chunks if (e := _failure(read, p)) is not None]
-    if len(damaged) == len(chunks):  # all of them, or what says where they are
-        return [(f"{error} in {file}", part)]
-    return [(f"{why} in chunk {chunk} of {file}", where) for chunk, why, where in damaged]
+        return
+    metadata = trace.arrays[key].metadata
+    file = f"file {metadata.object_name(position)}"
+    chunks, damaged = 0, []
+    for chunk, inside in itertools.islice(_cells(part, metadata.encoding.chunks), MOST_PROBLEMS):
+        chunks += 1
+        if (why := _failure(trace, stored, inside)) is not None:
+            damaged.append((why, chunk, inside))
+    if len(damaged) == chunks:  # all of them, or what says where they are
+        yield f"{error} in {file}", part
+        return
+    for why, chunk, where in damaged:
+        yield f"{why} in chunk {chunk} of {file}", where
 
 
-def _failure(read: _Reading, part: _Part) -> str | None:
+def _failure(trace: Hierarchy, stored: _Object, part: _Part) -> str | None:
+    key, _, _, size = stored
     try:
-        read(part)
-    except Exception as error:  # each codec raises its own kind
+        trace.arrays[key].read_stored(part, size)
+    except Exception as error:  # each way of being wrong raises its own kind
         return type(error).__name__
     return None
-
-
-def _reading(trace: Hierarchy, key: str) -> _Reading:
-    """Return what decodes a part of an array: directly, or as Zarr does if only it can."""
-    array = trace.arrays[key]
-    try:
-        encoding = Encoding.of(array)
-    except TraceError:
-        return array.__getitem__
-    objects, fill = location_objects(trace.path, key, array), array.fill_value
-    return lambda part: read_region(encoding, part, array.dtype, fill, objects)
-
-
-def _file(trace: Hierarchy, key: str, position: Position) -> str:
-    return f"{key}/{chunk_keys(trace.arrays[key])(position)}"
 
 
 def _where(trace: Hierarchy, key: str, part: _Part) -> str:
@@ -160,8 +140,8 @@ def _where(trace: Hierarchy, key: str, part: _Part) -> str:
 
 
 def _rows(trace: Hierarchy, key: str, rows: slice) -> str:
-    steps = _steps(trace, group_of_steps(key))
-    if key.endswith(f"/{STEP}") or not steps or rows.stop > len(steps):
+    steps = trace.steps(group_of_steps(key))
+    if key.endswith(f"/{STEP}") or steps is None or not len(steps) or rows.stop > len(steps):
         return f"rows {rows.start} to {rows.stop - 1}"
     return f"steps {steps[rows.start]} to {steps[rows.stop - 1]}"
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
-import zarr
-from zarr.errors import ZarrUserWarning
 
+from steptrace_schema.format.json_text import parse_json
 from steptrace_schema.format.layout import fill_value
 from steptrace_schema.format.paths import is_safe_path
 from steptrace_schema.names import (
     KINDS,
+    METADATA_FILE,
     REQUIRED_SCALARS,
     STATISTIC,
     STATISTIC_NAMES,
@@ -22,12 +21,14 @@ from steptrace_schema.names import (
     STEP,
     TENSOR,
 )
-from steptrace_schema.store.opening import open_zarr
-from steptrace_schema.validate.files import files_of
+from steptrace_schema.store.opening import checked_nodes
+from steptrace_schema.store.stored_array import read_arrays
 from steptrace_schema.validate.rules import COPY, REWRITE, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    import numpy.typing as npt
 
     from steptrace_schema.format.attributes import TraceAttributes
     from steptrace_schema.storage.location import Location
@@ -36,32 +37,49 @@ if TYPE_CHECKING:
 class Hierarchy:
     """The arrays of a trace and the names of its files."""
 
-    def __init__(self, path: Location, attributes: TraceAttributes) -> None:
+    def __init__(
+        self, path: Location, attributes: TraceAttributes, files: Mapping[str, bytes]
+    ) -> None:
         self.path = path
         self.attributes = attributes
-        self.group = open_zarr(path, copied=False)
-        with warnings.catch_warnings():
-            # While a trace is written, and where its writer was killed, some files are half there.
-            warnings.simplefilter("ignore", ZarrUserWarning)
-            members = dict(self.group.members(max_depth=None))
+        nodes = {
+            name.removesuffix(f"/{METADATA_FILE}"): parse_json(content)
+            for name, content in sorted(files.items())
+            if name != METADATA_FILE
+        }
         if attributes.status == "recording":
             # What has been written and not committed is no part of the trace yet.
             committed = {str(kind) for kind in attributes.steps_recorded}
-            members = {k: m for k, m in members.items() if kind_of(k) in committed}
-        self.names = sorted(members)
-        self.arrays = {k: a for k, a in sorted(members.items()) if isinstance(a, zarr.Array)}
-        self.files = files_of(path)
+            nodes = {key: node for key, node in nodes.items() if kind_of(key) in committed}
+        nodes = checked_nodes(path, nodes)
+        self.names = sorted(nodes)
+        self.arrays = read_arrays(path, nodes)
+        self._steps: dict[str, npt.NDArray[np.int64] | None] = {}
 
     def dims(self, key: str) -> tuple[str | None, ...]:
         """Return the dimension names of an array, None for one without a name."""
-        names = getattr(self.arrays[key].metadata, "dimension_names", None)
-        return tuple(names) if names is not None else (None,) * self.arrays[key].ndim
+        array = self.arrays[key]
+        return array.metadata.dims or (None,) * array.ndim
 
     def rows(self, key: str) -> int | None:
         """Return how many rows of an array are recorded, None where it has no step dimension."""
         if STEP not in self.dims(key):
             return None
         return self.attributes.rows(key)
+
+    def steps(self, group: str) -> npt.NDArray[np.int64] | None:
+        """Return the steps of the rows of a group, None where they cannot be read."""
+        if group not in self._steps:
+            self._steps[group] = self._read_steps(f"{group}/{STEP}")
+        return self._steps[group]
+
+    def _read_steps(self, key: str) -> npt.NDArray[np.int64] | None:
+        if key not in self.arrays or self.dims(key) != (STEP,):
+            return None
+        try:
+            return self.arrays[key].read_rows(self.rows(key)).astype(np.int64, copy=False)
+        except Exception:  # what cannot be decoded is a violation of R18, found with the chunks
+            return None
 
 
 def kind_of(key: str) -> str:
@@ -138,16 +156,18 @@ def _scalars_are_there(trace: Hierarchy) -> Iterator[Problem]:
 def _fill_values(trace: Hierarchy) -> Iterator[Problem]:
     for key, array in trace.arrays.items():
         expected = fill_value(str(array.dtype))
-        if not np.array_equal(array.fill_value, expected, equal_nan=array.dtype.kind in "fc"):
-            yield Problem(key, "R12", str(expected), str(array.fill_value), REWRITE)
+        if not np.array_equal(
+            array.metadata.fill_value, expected, equal_nan=array.dtype.kind in "fc"
+        ):
+            yield Problem(key, "R12", str(expected), str(array.metadata.fill_value), REWRITE)
 
 
 def _statistics_are_described(trace: Hierarchy) -> Iterator[Problem]:
     for key, array in trace.arrays.items():
         if not (key.startswith(f"{STATISTICS}/") and key.endswith(f"/{STATISTICS_VALUES}")):
             continue
-        dims, tensors = trace.dims(key), array.attrs.get("tensors")
-        names = array.attrs.get("statistics")
+        dims, tensors = trace.dims(key), array.attributes.get("tensors")
+        names = array.attributes.get("statistics")
         if dims != (STEP, TENSOR, STATISTIC) or array.dtype != np.float64:
             found = f"{array.dtype} {dims}"
             yield Problem(key, "R13", "float64 (step, tensor, statistic)", found, REWRITE)

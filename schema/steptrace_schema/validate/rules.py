@@ -39,6 +39,10 @@ RULES: Final[dict[str, str]] = {
 """Every rule of the specification that a program can check, by number."""
 
 
+MOST_PROBLEMS: Final = 1000
+"""So many are looked for: what a trace claims may lack millions of files."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """One violation of a rule.

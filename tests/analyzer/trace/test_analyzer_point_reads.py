@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -11,17 +12,17 @@ import xarray as xr
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zarr.core.metadata import ArrayV3Metadata
 
 from journals import attributes, write_journal
 from steptrace_analyzer.trace import stored
 from steptrace_analyzer.trace.open import open_trace
 from steptrace_analyzer.trace.packing import pack
 from steptrace_schema.encoding.codecs import Encoding
-from steptrace_schema.encoding.read_region import Content, location_objects
+from steptrace_schema.encoding.objects import FolderSource
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.policy import Policy
 from steptrace_schema.moving.recover import recover
+from steptrace_schema.store.stored_array import read_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from steptrace_schema.encoding.read_region import Content, Objects, Range, Read
+    from steptrace_schema.encoding.objects import Content, Range, Read
     from steptrace_schema.format.policy import Profile
 
     Values = npt.NDArray[Any]
@@ -64,23 +65,20 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return the numbers of bytes that are fetched from stored objects, as they are."""
     found: list[int] = []
 
-    def counting(*place: Any) -> Objects:
-        objects = location_objects(*place)
+    open_object = FolderSource.opened
 
-        @contextlib.contextmanager
-        def opened(position: tuple[int, ...]) -> Iterator[Read]:
-            with objects(position) as read:
+    @contextlib.contextmanager
+    def opened(source: FolderSource, name: str) -> Iterator[Read]:
+        with open_object(source, name) as read:
 
-                def counted(ranges: Sequence[Range]) -> Iterator[Content]:
-                    for content in read(ranges):
-                        found.append(len(content))
-                        yield content
+            def counted(ranges: Sequence[Range]) -> Iterator[Content]:
+                for content in read(ranges):
+                    found.append(len(content))
+                    yield content
 
-                yield counted
+            yield counted
 
-        return opened
-
-    monkeypatch.setattr(stored, "location_objects", counting)
+    monkeypatch.setattr(FolderSource, "opened", opened)
     return found
 
 
@@ -186,8 +184,7 @@ def test_a_selection_of_a_selection_has_the_values_that_zarr_reads(
 def test_every_axis_of_a_stored_array_is_indexed_by_itself(
     trace: Path, values: Values, index: tuple[Any, ...]
 ) -> None:
-    array = zarr.open_array(trace / KERNEL, mode="r")
-    source = stored._StoredArray(trace, KERNEL, array, None, Encoding.of(array), lambda name: True)
+    source = stored._StoredArray(trace, read_arrays(trace)[KERNEL], None)
     assert source[index].tobytes() == _outer(values, index).tobytes()
 
 
@@ -205,31 +202,11 @@ def test_a_packed_trace_reads_the_same_values(
 
 def test_an_array_of_another_program_is_indexed_alike(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
-    array = zarr.create_array(tmp_path / "a", data=values, chunks=(5, 100, 20))
+    array = zarr.create_array(tmp_path / "weights" / "a", data=values, chunks=(5, 100, 20))
     with pytest.raises(TraceError, match="does not write"):
         Encoding.of(array)
-    source = stored._StoredArray(tmp_path, "a", array, None, None, lambda name: True)
+    metadata = json.loads((tmp_path / "weights/a/zarr.json").read_text())
+    found = read_arrays(tmp_path, {"weights/a": metadata})["weights/a"]
+    source = stored._StoredArray(tmp_path, found, None)
     for index in ((3, slice(None), slice(1, 60, 7)), ([70, 3, 3], slice(None), 7)):
         assert np.array_equal(source[index], _outer(values, index))
-
-
-def test_codecs_that_zarr_states_otherwise_are_read_by_zarr_and_one_warning_says_so(
-    trace: Path, values: Values, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stated = ArrayV3Metadata.to_dict
-
-    def otherwise(metadata: ArrayV3Metadata) -> dict[str, Any]:
-        found = stated(metadata)
-        return found | {"codecs": [{"name": "another"}, found["codecs"]]}
-
-    monkeypatch.setattr(ArrayV3Metadata, "to_dict", otherwise)
-    with pytest.warns(UserWarning, match="but more slowly") as warned:
-        kernel = _kernel(trace)
-    (message,) = [str(warning.message) for warning in warned]
-    assert f"zarr {zarr.__version__}" in message
-    assert str(trace) in message
-    nodes = zarr.open_group(trace, mode="r").members(max_depth=None)
-    keys = [key for key, node in nodes if isinstance(node, zarr.Array)]
-    assert f"{len(keys)} arrays, such as '{min(keys)}'" in message
-    monkeypatch.undo()
-    assert np.array_equal(kernel.isel(step=[70, 3]).to_numpy(), values[[70, 3]])

@@ -13,8 +13,9 @@ from zarr.storage import LocalStore, ObjectStore
 from steptrace_schema.encoding import chunk_shapes, codecs
 from steptrace_schema.encoding import read_region as reading
 from steptrace_schema.encoding.codecs import Encoding
+from steptrace_schema.encoding.objects import RemoteSource, Source, source_of
 from steptrace_schema.encoding.profiles import encoding
-from steptrace_schema.encoding.read_region import location_objects, read_region
+from steptrace_schema.encoding.read_region import read_region
 from steptrace_schema.format.layout import ArraySpec
 from steptrace_schema.storage.files import Files, LocalFiles
 from steptrace_schema.storage.object_store import Remote
@@ -24,11 +25,14 @@ from steptrace_schema.store.nodes import Nodes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import numpy.typing as npt
     from typing_extensions import Buffer
     from zarr.abc.store import Store
+
+    from steptrace_schema.encoding.objects import Read
 
 KEY = "weights/a"
 SPEC = ArraySpec("weights", "a", ("in", "out"), (20, 64), "float32")
@@ -74,7 +78,15 @@ def writer(monkeypatch: pytest.MonkeyPatch, place: Place) -> ArrayWriter:
 def _read(place: Place) -> npt.NDArray[Any]:
     files, store = place
     array = zarr.open_array(store, path=KEY, mode="r")
-    objects = location_objects(files.location, KEY, array)
+    source: Source
+    if isinstance(files, _Objects):
+        source = RemoteSource(Remote("s3://bucket/run.zarr"), files.store)
+    else:
+        source = source_of(files.location)
+
+    def objects(position: tuple[int, ...]) -> AbstractContextManager[Read]:
+        return source.opened(f"{KEY}/{array.metadata.encode_chunk_key(position)}")
+
     return read_region(Encoding.of(array), REGION, array.dtype, array.fill_value, objects)
 
 

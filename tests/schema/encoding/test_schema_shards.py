@@ -18,13 +18,14 @@ from journals import attributes
 from steptrace_schema.encoding import chunk_shapes, codecs
 from steptrace_schema.encoding.codecs import Encoding
 from steptrace_schema.encoding.profiles import encoding
-from steptrace_schema.encoding.read_region import file_objects, read_region
+from steptrace_schema.encoding.read_region import read_region
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.layout import ArraySpec
 from steptrace_schema.storage.files import LocalFiles
 from steptrace_schema.store.array_writer import ArrayWriter
 from steptrace_schema.store.nodes import Nodes, read_metadata
 from steptrace_schema.store.writer import TraceWriter
+from zarr_objects import objects_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -203,7 +204,7 @@ def test_any_part_is_read_as_zarr_reads_it(
         return bounds.map(lambda b: slice(*b)) | numbers.map(lambda n: np.array(n, dtype=np.intp))
 
     region = tuple(data.draw(part(extent)) for extent in array.shape)
-    objects = file_objects(folder / "a", array)
+    objects = objects_of(folder / "a", array)
     expected = values
     for axis, wanted in enumerate(region):
         expected = expected[(*[slice(None)] * axis, wanted)]
@@ -250,7 +251,7 @@ def test_a_chunk_that_a_shard_does_not_have_reads_as_fill_values(tmp_path: Path)
     )
     array[:4] = 5  # of the last two chunks there is nothing
     everything = (slice(0, 8), slice(0, 16))
-    objects = file_objects(tmp_path / "a", array)
+    objects = objects_of(tmp_path / "a", array)
     found = read_region(Encoding.of(array), everything, array.dtype, -3, objects)
     assert np.array_equal(found, np.asarray(array[:]))
     assert (found[4:] == -3).all()

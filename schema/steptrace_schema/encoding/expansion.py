@@ -1,0 +1,64 @@
+"""How many bytes may be made of the bytes that are there.
+
+A few bytes can claim to be gigabytes: a chunk of equal numbers, a shard whose index names one chunk
+a million times, rows that a journal declares and no record has. What is made of a trace is bounded
+by a multiple of what is stored, generous for equal numbers, which compress to a 255th by lz4.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+ONCE: Final = 256 * 2**20
+"""Bytes that are made at once of however few."""
+ONCE_RATIO: Final = 64
+"""And so many for each stored byte."""
+TOTAL: Final = 8 * 2**30
+"""Bytes that are made in all of however few."""
+TOTAL_RATIO: Final = 300
+"""And so many for each stored byte."""
+
+
+class Expansion:
+    """Counts what is made of stored bytes; any thread may use it."""
+
+    def __init__(self) -> None:
+        self._made = 0
+        self._stored = 0
+        self._lock = threading.Lock()
+
+    def take(self, made: int, stored: int) -> None:
+        """Count `made` bytes that `stored` ones become.
+
+        Raises
+        ------
+        ValueError
+            If that is more than they may, at once or with all before; then nothing must be made.
+        """
+        refuse_at_once(made, stored)
+        with self._lock:
+            self._made += made
+            self._stored += stored
+            if self._made > TOTAL + TOTAL_RATIO * self._stored:
+                msg = (
+                    f"{self._stored} stored bytes become more than {TOTAL} and {TOTAL_RATIO} times "
+                    "as many, which no training records"
+                )
+                raise ValueError(msg)
+
+
+def refuse_at_once(made: int, stored: int) -> None:
+    """Make sure that `stored` bytes may become `made` ones, in memory at one time.
+
+    Raises
+    ------
+    ValueError
+        If they may not.
+    """
+    if made > ONCE + ONCE_RATIO * stored:
+        msg = (
+            f"{stored} stored bytes would become {made} at once, more than {ONCE} and "
+            f"{ONCE_RATIO} times as many"
+        )
+        raise ValueError(msg)
