@@ -8,7 +8,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from steptrace_analyzer.cli._documents import DOCUMENTS, document_schema
+from steptrace_analyzer.cli._documents import DOCUMENTS
+from steptrace_schema.json_ready import json_schema
+from steptrace_tracer.planning.document import PlanDocument
+from steptrace_tracer.verification.verify import Verification
+
+_ALL = {**DOCUMENTS, "plan": PlanDocument, "verify": Verification}
 
 FOLDER = Path(__file__).with_name("json")
 
@@ -16,8 +21,11 @@ FOLDER = Path(__file__).with_name("json")
 def render() -> dict[str, str]:
     """Return the text of each schema, by the name of its file."""
     return {
-        f"{command}.json": json.dumps(document_schema(command), indent=2) + "\n"
-        for command in DOCUMENTS
+        f"{command}.json": json.dumps(
+            {**json_schema(document), "title": f"steptrace {command} --json"}, indent=2
+        )
+        + "\n"
+        for command, document in _ALL.items()
     }
 
 

@@ -3,12 +3,11 @@
 # Annotations are evaluated: pydantic makes the JSON, and its schema, of them.
 
 import dataclasses
-from typing import Any, Final
+from typing import Final
 
 from steptrace_analyzer.anomalies.diagnosis import Diagnosis
 from steptrace_analyzer.anomalies.finding import Finding, NotJudged, Severity
 from steptrace_analyzer.differences.result import DiffDocument
-from steptrace_analyzer.json_ready import json_schema
 from steptrace_analyzer.trace.info_document import InfoDocument
 from steptrace_schema.validate.coverage import Coverage
 from steptrace_schema.validate.rules import Level, Problem
@@ -78,8 +77,3 @@ DOCUMENTS: Final[dict[str, type]] = {
     "anomalies": AnomaliesDocument,
 }
 """By command."""
-
-
-def document_schema(command: str) -> dict[str, Any]:
-    """Return the JSON schema of what a command prints with ``--json``."""
-    return {**json_schema(DOCUMENTS[command]), "title": f"steptrace {command} --json"}

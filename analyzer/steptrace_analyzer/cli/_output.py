@@ -62,7 +62,7 @@ def hint(text: str) -> None:
 
 def write_json(document: object) -> None:
     """Write a document as JSON, in ASCII so that a terminal obeys nothing that is in it."""
-    from steptrace_analyzer.json_ready import as_json
+    from steptrace_schema.json_ready import as_json
 
     write(json.dumps(as_json(document), indent=2, allow_nan=False))
 

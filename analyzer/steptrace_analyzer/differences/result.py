@@ -5,8 +5,8 @@
 import dataclasses
 from typing import Any
 
-from steptrace_analyzer.json_ready import as_json
 from steptrace_analyzer.trace.select import format_steps
+from steptrace_schema.json_ready import as_json
 from steptrace_schema.names import Kind
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steptrace_analyzer.json_ready import as_json
 from steptrace_analyzer.trace.info_document import (
     Ends,
     InfoDocument,
@@ -18,6 +17,7 @@ from steptrace_analyzer.trace.open import opened, trace_attributes, trace_locati
 from steptrace_analyzer.trace.select import format_steps, recorded_steps, tensor_paths
 from steptrace_analyzer.trace.updates import is_derived
 from steptrace_schema.journal.where import journal_path
+from steptrace_schema.json_ready import as_json
 from steptrace_schema.names import KINDS, LOSS, STATISTICS, STEP
 from steptrace_schema.storage.contents import file_sizes
 from steptrace_schema.storage.location import Location, locate

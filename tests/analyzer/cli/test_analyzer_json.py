@@ -14,7 +14,7 @@ import pytest
 from steptrace_analyzer.cli import app
 from steptrace_analyzer.cli._documents import DOCUMENTS
 from steptrace_analyzer.differences.result import TensorDiff
-from steptrace_analyzer.json_ready import as_json, json_schema
+from steptrace_schema.json_ready import as_json, json_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,7 +22,8 @@ from steptrace_schema.names import STATISTICS, STEP
 from steptrace_schema.store.opening import read_attributes
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.capture.program import update_count
-from steptrace_tracer.planning.plan import Plan, PlannedTensors
+from steptrace_tracer.planning.document import PlannedTensors
+from steptrace_tracer.planning.plan import Plan
 from steptrace_tracer.session.tracer import Tracer
 
 if TYPE_CHECKING:

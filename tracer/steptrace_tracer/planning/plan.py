@@ -5,28 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from steptrace_schema.json_ready import as_json
+from steptrace_tracer.planning.document import PlanDocument
+
 if TYPE_CHECKING:
     from steptrace_schema.format.policy import Policy
-
-
-@dataclasses.dataclass(frozen=True)
-class PlannedTensors:
-    """What one layer takes in one kind.
-
-    Attributes
-    ----------
-    kind, layer
-        The kind, and the path of the layer; ``""`` for what belongs to no layer.
-    tensors
-        How many arrays.
-    step_bytes
-        Bytes that a recorded step takes, before encoding.
-    """
-
-    kind: str
-    layer: str
-    tensors: int
-    step_bytes: int
+    from steptrace_tracer.planning.document import PlannedTensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,21 +79,25 @@ class Plan:
         last = sum(row.step_bytes for row in self.tensors if row.kind == "weights")
         return recorded * self.bytes_of_a_step(policy) + last
 
+    def document(self) -> PlanDocument:
+        """Return what ``steptrace plan --json`` prints."""
+        return PlanDocument(
+            policy=self.policy,
+            tensors=self.rows(self.policy),
+            step_bytes=self.step_bytes,
+            steps=self.steps,
+            run_bytes=self.run_bytes,
+            untraced_seconds=self.untraced_seconds,
+            traced_seconds=self.traced_seconds,
+            slow_down=self.slow_down,
+            budget=self.budget,
+            fitting=None if self.fitting is None else tracer_line(self.fitting),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
-        fitting = None if self.fitting is None else tracer_line(self.fitting)
-        return {
-            "policy": self.policy.model_dump(mode="json"),
-            "tensors": [dataclasses.asdict(row) for row in self.rows(self.policy)],
-            "step_bytes": self.step_bytes,
-            "steps": self.steps,
-            "run_bytes": self.run_bytes,
-            "untraced_seconds": self.untraced_seconds,
-            "traced_seconds": self.traced_seconds,
-            "slow_down": self.slow_down,
-            "budget": self.budget,
-            "fitting": fitting,
-        }
+        fields: dict[str, Any] = as_json(self.document())
+        return fields
 
 
 def tracer_line(policy: Policy, path: str = "run.zarr") -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.policy import Policy
+from steptrace_schema.json_ready import as_json
 from steptrace_tracer.verification.state import State
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
-        return dataclasses.asdict(self)
+        fields: dict[str, Any] = as_json(self)
+        return fields
 
     def __str__(self) -> str:
         """Return the finding as one sentence."""

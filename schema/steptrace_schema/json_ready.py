@@ -34,13 +34,16 @@ def as_json(result: object) -> Any:
 def json_schema(kind: type) -> dict[str, Any]:
     """Return the JSON schema (draft 2020-12) of what :func:`as_json` makes of a result."""
     schema: dict[str, Any] = _adapter(kind).json_schema(
-        mode="serialization", schema_generator=_NumbersOrNull
+        mode="serialization", schema_generator=_Written
     )
     return {"$schema": GenerateJsonSchema.schema_dialect, **schema}
 
 
-class _NumbersOrNull(GenerateJsonSchema):
-    """Any float may be NaN or infinite, and is null then."""
+class _Written(GenerateJsonSchema):
+    """Describes what is written: every field, and null for a float that is NaN or infinite."""
+
+    def field_is_required(self, field: Any, total: bool) -> bool:
+        return True
 
     def float_schema(self, schema: Any) -> dict[str, Any]:
         return {**super().float_schema(schema), "type": ["number", "null"]}

@@ -1,0 +1,44 @@
+"""What ``steptrace plan --json`` prints."""
+
+# Annotations are evaluated: pydantic makes the JSON, and its schema, of them.
+
+import dataclasses
+
+from steptrace_schema.format.policy import Policy
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedTensors:
+    """What one layer takes in one kind.
+
+    Attributes
+    ----------
+    kind, layer
+        The kind, and the path of the layer; ``""`` for what belongs to no layer.
+    tensors
+        How many arrays.
+    step_bytes
+        Bytes that a recorded step takes, before encoding.
+    """
+
+    kind: str
+    layer: str
+    tensors: int
+    step_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanDocument:
+    """What a trace will cost; all bytes are before encoding, all times in seconds."""
+
+    policy: Policy
+    tensors: tuple[PlannedTensors, ...]
+    step_bytes: int
+    steps: int | None
+    run_bytes: int | None
+    untraced_seconds: float
+    traced_seconds: float
+    slow_down: float
+    budget: int | None
+    fitting: str | None
+    """The Python expression of a tracer that takes no more than the budget."""
