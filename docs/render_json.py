@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pydantic
+
 from steptrace_analyzer.cli._documents import DOCUMENTS
 from steptrace_schema.json_ready import json_schema
 from steptrace_tracer.planning.document import PlanDocument
@@ -22,7 +24,12 @@ def render() -> dict[str, str]:
     """Return the text of each schema, by the name of its file."""
     return {
         f"{command}.json": json.dumps(
-            {**json_schema(document), "title": f"steptrace {command} --json"}, indent=2
+            {
+                **json_schema(document),
+                "title": f"steptrace {command} --json",
+                "$comment": f"written by pydantic {pydantic.VERSION}",
+            },
+            indent=2,
         )
         + "\n"
         for command, document in _ALL.items()
