@@ -9,6 +9,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+def one_line(text: str, most: int = 1000) -> str:
+    r"""Return `text` on one line, cut to `most` characters, without control characters.
+
+    Examples
+    --------
+    >>> one_line("a\nb"), one_line("abcdef", 4)
+    ('a\\nb', 'abc…')
+    """
+    cut = text if len(text) <= most else f"{text[: most - 1]}…"
+    return printable(cut).replace("\n", "\\n")
+
+
 def printable(text: str) -> str:
     r"""Return `text` with control characters written as escapes; a trace may hold any string.
 

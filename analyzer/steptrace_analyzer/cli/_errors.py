@@ -7,13 +7,14 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Final
 
-from steptrace_analyzer.text import printable
+from steptrace_analyzer.text import one_line
 from steptrace_schema.errors import TraceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 TROUBLE: Final = 2
+_LONGEST: Final = 2000
 _INTERRUPTED: Final = 130  # 128 + SIGINT, as shells report it
 
 
@@ -46,5 +47,5 @@ def guarded(command: Callable[[], object], settings: Settings) -> int:
 def _report(message: str, settings: Settings) -> int:
     if settings.debug:
         traceback.print_exc(file=sys.stderr)
-    sys.stderr.write(f"error: {printable(' '.join(message.split()))}\n")
+    sys.stderr.write(f"error: {one_line(' '.join(message.split()), _LONGEST)}\n")
     return TROUBLE

@@ -13,13 +13,15 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from steptrace_analyzer.text import printable
+from steptrace_analyzer.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 _WIDE: Final = 240  # columns of a table that is not read on a terminal, so that none is cut
+_LONGEST_CELL: Final = 300
+_MOST_LINES: Final = 1000
 _BROKEN_PIPE: Final = 141  # 128 + SIGPIPE, as shells report it
 
 
@@ -52,12 +54,17 @@ def write(text: str) -> None:
 
 def write_line(text: str) -> None:
     """Write one line of text that may come from a trace."""
-    write(printable(text))
+    write(one_line(text))
+
+
+def write_text(text: str) -> None:
+    """Write several lines of text that may come from a trace."""
+    write("\n".join(map(one_line, text.split("\n")[:_MOST_LINES])))
 
 
 def hint(text: str) -> None:
     """Write a remark to stderr."""
-    sys.stderr.write(printable(text) + "\n")
+    sys.stderr.write(one_line(text) + "\n")
 
 
 def write_json(document: object) -> None:
@@ -79,7 +86,7 @@ def write_table(columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> 
         justify: Any = "right" if column.right else "left"
         table.add_column(Text(column.name), justify=justify, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(printable(cell_text(cell))) for cell in row))
+        table.add_row(*(Text(one_line(cell_text(cell), _LONGEST_CELL)) for cell in row))
     terminal = sys.stdout.isatty()
     page = io.StringIO()
     console = Console(file=page, force_terminal=terminal, width=None if terminal else _WIDE)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steptrace_analyzer.cli._options import Json, TracePath
-from steptrace_analyzer.cli._output import hint, write_json, write_line
+from steptrace_analyzer.cli._output import hint, write_json, write_line, write_text
 from steptrace_schema.errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _show(path: str, found: "Diagnosis") -> None:
     for place, story in enumerate(found.stories[:MOST_STORIES]):
         if place:
             write_line("")
-        write_line(story.text)
+        write_text(story.text)
     if len(found.stories) > MOST_STORIES:
         write_line("")
         write_line(f"{len(found.stories) - MOST_STORIES} more with --json")

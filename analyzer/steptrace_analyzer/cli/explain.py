@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from steptrace_analyzer.cli._options import Json, TracePath
-from steptrace_analyzer.cli._output import write_json, write_line
+from steptrace_analyzer.cli._output import write_json, write_line, write_text
 
 _MOST_TENSORS = 10
 
@@ -40,6 +40,6 @@ def explain(
         write_line(f"{finding.severity}: {finding.explanation}")
     write_line("")
     for update in found.updates[:_MOST_TENSORS]:
-        write_line(update.explain())
+        write_text(update.explain())
     if len(found.updates) > _MOST_TENSORS:
         write_line(f"{len(found.updates) - _MOST_TENSORS} more weights with --json")

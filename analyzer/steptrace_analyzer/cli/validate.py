@@ -53,5 +53,6 @@ def validate(
         columns = ["rule", "path", "expected", "found", "remedy"]
         cells = [(p.rule, p.path, p.expected, p.found, p.remedy) for p in problems]
         write_table([Column(name) for name in columns], cells)
-        hint(f"{trace}: {len(problems)} problem{'s' * (len(problems) > 1)}")
+        more = " or more" if len(problems) == rules.MOST_PROBLEMS else ""
+        hint(f"{trace}: {len(problems)}{more} problem{'s' * (len(problems) > 1)}")
     raise typer.Exit(1 if problems else 0)

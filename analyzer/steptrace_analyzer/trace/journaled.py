@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from dask.delayed import delayed
 
+from steptrace_schema.encoding.expansion import refuse_at_once
 from steptrace_schema.errors import DamagedTraceError
 from steptrace_schema.format.layout import ArraySpec, fill_value
 from steptrace_schema.journal.fitting import refuse_misfit
@@ -55,6 +56,7 @@ def static_rows(spec: ArraySpec, records: list[MappedRecord]) -> xr.Variable:
 def journal_rows(spec: ArraySpec, records: list[MappedRecord]) -> xr.Variable:
     """Return one lazily read row (step, ...) for each record."""
     row_bytes = max(1, math.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
+    refuse_at_once(row_bytes, max((record.nbytes for record in records), default=0))
     rows = max(1, _BLOCK_BYTES // row_bytes)
     read = delayed(_block, pure=False)
     blocks = [
@@ -82,7 +84,9 @@ def _padded(record: MappedRecord, spec: ArraySpec) -> npt.NDArray[Any]:
 
 def journal_statistics(specs: list[ArraySpec], records: list[MappedRecord]) -> xr.Variable:
     """Compute the statistics of every record, dims (step, tensor, statistic)."""
-    values = np.full((len(records), len(specs), len(STATISTIC_NAMES)), np.nan)
+    shape = (len(records), len(specs), len(STATISTIC_NAMES))
+    refuse_at_once(8 * math.prod(shape), sum(record.nbytes for record in records))
+    values = np.full(shape, np.nan)
     for row, record in enumerate(records):
         for column, spec in enumerate(specs):
             if spec.key in record.keys:

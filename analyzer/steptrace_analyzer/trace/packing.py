@@ -7,6 +7,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
@@ -19,6 +20,7 @@ from steptrace_schema.journal.reader import JournalReader
 from steptrace_schema.journal.where import journal_path
 from steptrace_schema.moving.reencode import reencode
 from steptrace_schema.storage.location import is_packed
+from steptrace_schema.storage.packed import Archive
 from steptrace_schema.store.opening import read_attributes
 
 if TYPE_CHECKING:
@@ -103,7 +105,7 @@ def pack(
 def _zip(path: Path, output: Path, progress: Progress) -> None:
     # Metadata first: a reader that streams the file learns what it holds before the data.
     files = sorted(
-        (file for file in path.rglob("*") if file.is_file()),
+        (file for file in _without_links(path) if file.is_file()),
         key=lambda file: (file.name != "zarr.json", file.relative_to(path).as_posix()),
     )
     total = sum(file.stat().st_size for file in files)
@@ -121,6 +123,15 @@ def _zip(path: Path, output: Path, progress: Progress) -> None:
                     target.write(block)
                     done += len(block)
                     progress(done, total)
+
+
+def _without_links(path: Path) -> Iterator[Path]:
+    """Yield what is in a folder; a link would put what it leads to into the file."""
+    for found in path.rglob("*"):
+        if found.is_symlink():
+            msg = f"{found} is a link, so the trace is not packed; replace it by what it leads to"
+            raise TraceError(msg)
+        yield found
 
 
 def unpack(
@@ -190,8 +201,8 @@ def _local(path: TraceOrPath) -> Path:
 
 
 def _extract(path: Path, folder: Path, progress: Progress) -> None:
-    with zipfile.ZipFile(path) as archive:
-        members = [member for member in archive.infolist() if not member.is_dir()]
+    with Archive(path) as archive:
+        members = archive.members
         _refuse_unsafe(path, members)
         total = sum(member.file_size for member in members)
         done = 0
@@ -204,7 +215,7 @@ def _extract(path: Path, folder: Path, progress: Progress) -> None:
                         file.write(block)
                         done += len(block)
                         progress(done, total)
-            except (zipfile.BadZipFile, EOFError) as error:
+            except (zipfile.BadZipFile, EOFError, zlib.error) as error:
                 msg = (
                     f"{path}: member '{member.filename}' is damaged ({error}); copy the file again"
                 )

@@ -8,7 +8,10 @@ by a multiple of what is stored, generous for equal numbers, which compress to a
 from __future__ import annotations
 
 import threading
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ONCE: Final = 256 * 2**20
 """Bytes that are made at once of however few."""
@@ -21,12 +24,31 @@ TOTAL_RATIO: Final = 300
 
 
 class Expansion:
-    """Counts what is made of stored bytes; any thread may use it."""
+    """Counts what is made of stored bytes; any thread may use it.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    once
+        Bytes that are made at once of however few.
+    """
+
+    def __init__(self, once: int = ONCE) -> None:
+        self._once = once
         self._made = 0
         self._stored = 0
         self._lock = threading.Lock()
+
+    def take_together(self, made: Sequence[int], stored: int) -> None:
+        """Count several things, of so many bytes, that the same `stored` bytes become.
+
+        Raises
+        ------
+        ValueError
+            If they may not.
+        """
+        for each in made:
+            refuse_at_once(each, stored, self._once)
+        self._count(sum(made), stored)
 
     def take(self, made: int, stored: int) -> None:
         """Count `made` bytes that `stored` ones become.
@@ -36,7 +58,10 @@ class Expansion:
         ValueError
             If that is more than they may, at once or with all before; then nothing must be made.
         """
-        refuse_at_once(made, stored)
+        refuse_at_once(made, stored, self._once)
+        self._count(made, stored)
+
+    def _count(self, made: int, stored: int) -> None:
         with self._lock:
             self._made += made
             self._stored += stored
@@ -48,17 +73,24 @@ class Expansion:
                 raise ValueError(msg)
 
 
-def refuse_at_once(made: int, stored: int) -> None:
+def refuse_at_once(made: int, stored: int, once: int = ONCE) -> None:
     """Make sure that `stored` bytes may become `made` ones, in memory at one time.
+
+    Parameters
+    ----------
+    made, stored
+        Bytes.
+    once
+        So many are made of however few.
 
     Raises
     ------
     ValueError
         If they may not.
     """
-    if made > ONCE + ONCE_RATIO * stored:
+    if made > once + ONCE_RATIO * stored:
         msg = (
-            f"{stored} stored bytes would become {made} at once, more than {ONCE} and "
+            f"{stored} stored bytes would become {made} at once, more than {once} and "
             f"{ONCE_RATIO} times as many"
         )
         raise ValueError(msg)

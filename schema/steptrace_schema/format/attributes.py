@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -20,6 +20,9 @@ class _Model(BaseModel):
     """Frozen; unknown fields of a later minor version are kept on reading."""
 
     model_config = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="null")
+
+
+Count: TypeAlias = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class Layer(_Model):
@@ -128,14 +131,14 @@ class TraceAttributes(_Model):
     """Where the tensors of each kind are computed; empty before format 1.3."""
     proofs: tuple[Proof, ...] = ()
     """When it was shown that the step is not changed."""
-    shard_steps: Annotated[int, Field(ge=1)] = 8
+    shard_steps: Annotated[int, Field(ge=1, le=65536)] = 8
     """How many steps one shard, and one commit, spans."""
-    steps_recorded: dict[Kind, int] = Field(default_factory=dict)
+    steps_recorded: dict[Kind, Count] = Field(default_factory=dict)
     """How many rows of each kind are written; rows beyond are not data."""
-    statistics_recorded: dict[Kind, int] = Field(default_factory=dict)
+    statistics_recorded: dict[Kind, Count] = Field(default_factory=dict)
     """Rows of the statistics of each kind that has more of them than of tensors, because not all
     steps keep their tensors."""
-    records: int = 0
+    records: Count = 0
     """How many records of the journal have been moved into the store."""
     checksum: str | None = None
     """Of the root's zarr.json; written by `sealing.sealed`, None before format 1.2."""

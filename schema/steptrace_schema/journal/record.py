@@ -39,6 +39,7 @@ class Record:
             descriptor = open_to_read(path)
             try:
                 metadata, self._arrays = read_header(descriptor)
+                self.nbytes = os.fstat(descriptor).st_size
             finally:
                 os.close(descriptor)  # many records may wait, and few files be open at a time
             self.step = int(metadata[STEP])
@@ -109,6 +110,7 @@ class MappedRecord:
         self.index = int(path.stem)
         try:
             file: Any = safe_open(path, framework="np")  # Any: the package has no types for it
+            self.nbytes = path.stat().st_size
             self.step = int(file.metadata()[STEP])
             self.keys: Set[str] = frozenset(file.keys())
         except (SafetensorError, FileNotFoundError, KeyError, TypeError, ValueError) as error:

@@ -21,7 +21,7 @@ from steptrace_schema.names import (
     STATISTICS_VALUES,
     STEP,
 )
-from steptrace_schema.store.writer import STATISTICS_CHUNK, STEP_CHUNK
+from steptrace_schema.store.writer import STEP_CHUNK, statistics_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -120,7 +120,7 @@ class Estimate:
         key = f"{STATISTICS}/{kind}/{STATISTICS_VALUES}"
         yield from self._metadata(key, sum(map(len, names)) + 16 * len(names))
         row = len(names) * len(STATISTIC_NAMES) * 8
-        for position, count in _chunks(start, rows, STATISTICS_CHUNK):
+        for position, count in _chunks(start, rows, statistics_chunk(len(names))):
             sizes = (self._stored(key, (position, i, 0)) for i in itertools.count())
             old = sum(itertools.takewhile(bool, sizes))
             yield Written(count * row + count * row // 32 + 16 * _CHUNK_OVERHEAD, old)

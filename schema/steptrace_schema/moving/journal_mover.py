@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from steptrace_schema.encoding.expansion import Expansion
     from steptrace_schema.format.attributes import TraceAttributes
     from steptrace_schema.format.layout import ArraySpec
     from steptrace_schema.names import Kind, Status
@@ -58,7 +59,13 @@ class JournalMover:
         Threads that move arrays. It may be changed between moves.
     """
 
-    def __init__(self, journal: Path, store: Location, workers: int = 1) -> None:
+    def __init__(
+        self,
+        journal: Path,
+        store: Location,
+        workers: int = 1,
+        expansion: Expansion | None = None,
+    ) -> None:
         self.workers = workers
         self._reader = JournalReader(journal)
         self._declaration = self._reader.declaration()
@@ -72,7 +79,7 @@ class JournalMover:
         if limit is not None and (room := self._writer.room) is not None:
             self._budget = Budget(limit, self._retain, self._writer, room, self._reader)
         self._thins = self._chooser is not None or limit is not None
-        self._rows = RowWriter(self._writer, self._reader, thins=self._thins)
+        self._rows = RowWriter(self._writer, self._reader, thins=self._thins, expansion=expansion)
         self._kept: set[int] = set()
         self._opened: dict[Path, Record] = {}
         self._left: list[Path] = []
@@ -313,7 +320,7 @@ class JournalMover:
         }
         found = [*((step, _THINNED) for step in sorted(lost)[:1]), *notes]
         if self._forgotten:
-            first = min(record.step for new in moved for record in new.records)
+            first = min((record.step for new in moved for record in new.records), default=0)
             found.append((first, _FORGOTTEN))
         known = {event.message for event in attributes.events}
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

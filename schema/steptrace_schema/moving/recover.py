@@ -6,8 +6,9 @@ import datetime
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from steptrace_schema.encoding.expansion import Expansion
 from steptrace_schema.errors import DiskLimitError, NotATraceError
 from steptrace_schema.format.disk_limit import DiskLimit
 from steptrace_schema.journal.reader import JournalReader
@@ -20,6 +21,9 @@ from steptrace_schema.store.writer import TraceWriter
 
 if TYPE_CHECKING:
     from steptrace_schema.format.attributes import TraceAttributes
+
+_ONCE: Final = 2**30
+"""Bytes of one array's rows of a shard, which few of the records may have."""
 
 
 def recover(store: Location) -> int:
@@ -47,7 +51,7 @@ def recover(store: Location) -> int:
         _close_without_journal(store)
         return 0
     with exclusive(journal):
-        mover = JournalMover(journal, store, all_cores())
+        mover = JournalMover(journal, store, all_cores(), Expansion(_ONCE))
         pending = mover.records_pending
         closing = reader.closing()
         if closing:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steptrace_schema.errors import DamagedTraceError
 from steptrace_schema.format.layout import split_key
 from steptrace_schema.format.retention import is_thinned
 from steptrace_schema.journal.fitting import refuse_misfit
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from steptrace_schema.encoding.expansion import Expansion
     from steptrace_schema.format.attributes import Missing
     from steptrace_schema.format.layout import ArraySpec
     from steptrace_schema.journal.reader import JournalReader
@@ -54,9 +56,20 @@ class RowWriter:
         The journal that the records come from.
     thins
         Whether only some steps keep their tensors.
+    expansion
+        Bounds what is made of records that a stranger may have written; None for the training's
+        own.
     """
 
-    def __init__(self, store: TraceWriter, journal: JournalReader, *, thins: bool) -> None:
+    def __init__(
+        self,
+        store: TraceWriter,
+        journal: JournalReader,
+        *,
+        thins: bool,
+        expansion: Expansion | None = None,
+    ) -> None:
+        self._expansion = expansion
         self._store = store
         self._journal = journal
         self._thins = thins
@@ -81,6 +94,7 @@ class RowWriter:
             for kind, new in kinds.items()
             for spec in self._write_static(new)
         ]
+        self._refuse_claims(moves)
         moved = {result.key: result for result in move_arrays(moves, workers)}
         for kind, new in kinds.items():
             results = [moved[spec.key] for spec in new.specs if spec.key in moved]
@@ -97,6 +111,20 @@ class RowWriter:
                 rows["updates"] = self._write_update_statistics(written, new, results)
         missing = [entry for move in moves for entry in moved[move.spec.key].missing]
         return WrittenRows(rows, described, missing)
+
+    def _refuse_claims(self, moves: list[ArrayMove]) -> None:
+        """Refuse rows that are declared far larger than what the records hold."""
+        if self._expansion is None:
+            return
+        records = {record.path: record.nbytes for move in moves for record in move.records}
+        try:
+            self._expansion.take_together([m.nbytes for m in moves], sum(records.values()))
+        except ValueError as error:
+            msg = (
+                f"{self._journal.directory}: what is declared does not fit the records ({error}); "
+                "do not trust this journal"
+            )
+            raise DamagedTraceError(msg) from error
 
     def _write_static(self, new: Rows) -> Iterator[ArraySpec]:
         """Write the arrays without a step dimension, and yield the others."""

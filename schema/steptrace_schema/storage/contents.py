@@ -97,6 +97,25 @@ def read_files(location: Location, names: Collection[str]) -> dict[str, bytes]:
     return {name: read_file(location, name) for name in names}
 
 
+def file_size(location: Path | Remote, name: str) -> int:
+    """Return the bytes of one file of a trace that is not packed.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    UnreachableError
+        If an object store does not answer.
+    """
+    inside(location, name)
+    if isinstance(location, Remote):
+        from obstore import head
+
+        with object_store_errors(location):
+            return int(head(location.objects, name)["size"])
+    return (location / name).stat().st_size
+
+
 def file_sizes(location: Location) -> dict[str, int]:
     """Return the stored bytes of every file of the trace at `location`, by name."""
     if isinstance(location, Remote):

@@ -10,7 +10,7 @@ import abc
 import os
 from typing import TYPE_CHECKING
 
-from steptrace_schema.storage.contents import read_part
+from steptrace_schema.storage.contents import file_size, read_part
 from steptrace_schema.storage.durability import Disk, make_folder
 from steptrace_schema.storage.names import Folders, inside, open_to_write
 from steptrace_schema.storage.object_store import Remote, write_object
@@ -47,6 +47,10 @@ class Files(abc.ABC):
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """Return a part of a file, as `location.read_part` does."""
         return read_part(self.location, name, start, stop)
+
+    def size(self, name: str) -> int:
+        """Return the bytes of a file, as `contents.file_size` does."""
+        return file_size(self.location, name)
 
 
 class LocalFiles(Files):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import zipfile
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from steptrace_schema.storage.names import open_to_read
 
@@ -81,6 +81,10 @@ class Archive:
     def sizes(self) -> dict[str, int]:
         """Stored bytes of every member, by name."""
         return {member.filename: member.compress_size for member in self._archive.infolist()}
+
+    def open(self, member: zipfile.ZipInfo) -> IO[bytes]:
+        """Open a member, to read it in parts by one thread."""
+        return self._archive.open(member)
 
     def read(self, name: str) -> bytes:
         """Return the content of a member.

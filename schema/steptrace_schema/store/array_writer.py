@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from steptrace_schema.encoding.codecs import Encoding
-from steptrace_schema.encoding.read_region import read_region
+from steptrace_schema.encoding.expansion import ONCE, refuse_at_once
+from steptrace_schema.encoding.read_region import overlaps, read_region
 from steptrace_schema.encoding.shards import objects
-from steptrace_schema.errors import DamagedTraceError
+from steptrace_schema.errors import DamagedTraceError, TraceError
 from steptrace_schema.format.layout import fill_value
 from steptrace_schema.store.node_metadata import object_name
 
@@ -26,6 +28,10 @@ _ROOM: Final = 4  # stored objects along the step axis that a new array has room
 
 
 _LARGEST_TAIL: Final = 4 * 2**20
+
+
+_MOST_FILLED: Final = 200_000
+"""Stored objects of an array that came late; a trace may claim any number of rows before it."""
 
 
 class ArrayWriter:
@@ -58,6 +64,22 @@ class ArrayWriter:
     def describe(self, attributes: dict[str, Any]) -> None:
         """Add `attributes` to those of the array."""
         self._nodes.update(self._key, attributes=self.attributes | attributes)
+
+    def refuse_other(self, dtype: str, rank: int) -> None:
+        """Make sure that the array is one of rows of this type and rank.
+
+        Raises
+        ------
+        TraceError
+            If it is not.
+        """
+        if self._dtype != np.dtype(dtype) or len(self._shape) != rank + 1:
+            msg = (
+                f"{self._files.location}: array '{self._key}' is {self._dtype} of "
+                f"{len(self._shape)} dimensions, where {dtype} of {rank + 1} is to be recorded; "
+                "record into another trace"
+            )
+            raise TraceError(msg)
 
     def make_room(self, rows: int, row_shape: tuple[int, ...], recorded: int) -> None:
         """Make the array large enough for `rows` rows of `row_shape`.
@@ -92,6 +114,13 @@ class ArrayWriter:
         with contextlib.suppress(FileNotFoundError):
             self._files.read(self._object_name(last), 0, 1)
             return
+        count = math.prod(place + 1 for place in last)
+        if count > _MOST_FILLED:
+            msg = (
+                f"{self._files.location}: array '{self._key}' comes after {rows} rows, and would "
+                f"get {count} files for these; record into another trace"
+            )
+            raise TraceError(msg)
         for begin in range(0, rows, unit[0]):
             count = min(unit[0], rows - begin)
             fill = np.full((count, *row_shape), self._fill, self._dtype)
@@ -146,7 +175,12 @@ class ArrayWriter:
             yield lambda ranges: (self._files.read(name, *part) for part in ranges)
 
         region = (slice(begin, end), *(slice(0, extent) for extent in self._shape[1:]))
+        claimed = math.prod(self._shape[1:]) * (end - begin) * self._dtype.itemsize
         try:
+            if claimed > ONCE:
+                places = (position for position, _, _ in overlaps(region, self._unit))
+                sizes = (self._files.size(self._object_name(place)) for place in places)
+                refuse_at_once(claimed, sum(sizes))
             return read_region(self._encoding, region, self._dtype, self._fill, opened)
         except (FileNotFoundError, ValueError) as error:
             msg = (

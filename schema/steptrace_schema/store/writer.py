@@ -40,7 +40,22 @@ if TYPE_CHECKING:
     from steptrace_schema.storage.location import Location
 
 STEP_CHUNK: Final = 1024
-STATISTICS_CHUNK: Final = 256
+_STATISTICS_CHUNK: Final = 256
+_STATISTICS_BYTES: Final = 64 * 2**20
+
+
+def statistics_chunk(tensors: int) -> int:
+    """Return how many rows a chunk of the statistics of so many tensors has.
+
+    Examples
+    --------
+    >>> statistics_chunk(100), statistics_chunk(10_000)
+    (256, 32)
+    """
+    rows, row = _STATISTICS_CHUNK, 8 * len(STATISTIC_NAMES) * max(1, tensors)
+    while rows > 1 and rows * row > _STATISTICS_BYTES:
+        rows //= 2
+    return rows
 
 
 class TraceWriter:
@@ -131,7 +146,7 @@ class TraceWriter:
             dims = (STEP, *spec.dims)
             return array_metadata(shape, spec.dtype, dims, coded, spec.attributes)
 
-        return self._prepare(spec.key, start, rows, spec.shape, metadata)
+        return self._prepare(spec.key, start, rows, spec.shape, spec.dtype, metadata)
 
     def write_steps(self, kind: Kind, start: int, steps: list[int]) -> None:
         """Write the step coordinate of a kind."""
@@ -151,14 +166,15 @@ class TraceWriter:
         row_shape = (len(tensors), len(STATISTIC_NAMES))
 
         def metadata() -> dict[str, Any]:
-            coded = coordinates((STATISTICS_CHUNK, max(1, len(tensors)), len(STATISTIC_NAMES)))
+            rows = statistics_chunk(len(tensors))
+            coded = coordinates((rows, max(1, len(tensors)), len(STATISTIC_NAMES)))
             attributes = {"tensors": list(tensors), "statistics": list(STATISTIC_NAMES)}
             dims = (STEP, TENSOR, STATISTIC)
-            shape = (STATISTICS_CHUNK, *row_shape)
+            shape = (rows, *row_shape)
             return array_metadata(shape, "float64", dims, coded, attributes)
 
-        array = self._prepare(key, start, len(steps), row_shape, metadata)
-        if list(tensors) != array.attributes["tensors"]:
+        array = self._prepare(key, start, len(steps), row_shape, "float64", metadata)
+        if list(tensors) != array.attributes.get("tensors"):
             array.describe({"tensors": list(tensors)})
         array.write(start, values)
         self._write_steps(group, start, steps)
@@ -171,7 +187,7 @@ class TraceWriter:
             attributes = {"long_name": "optimizer step, counted from 0"}
             return array_metadata((STEP_CHUNK,), "int64", (STEP,), coded, attributes)
 
-        array = self._prepare(key, start, len(steps), (), metadata)
+        array = self._prepare(key, start, len(steps), (), "int64", metadata)
         array.write(start, np.asarray(steps, dtype=np.int64))
 
     def _prepare(
@@ -180,6 +196,7 @@ class TraceWriter:
         start: int,
         rows: int,
         row_shape: tuple[int, ...],
+        dtype: str,
         metadata: Callable[[], dict[str, Any]],
     ) -> ArrayWriter:
         writer = self._arrays.get(key)
@@ -187,6 +204,7 @@ class TraceWriter:
             writer.make_room(start + rows, row_shape, start)
             return writer
         writer = self._made(key, metadata)
+        writer.refuse_other(dtype, len(row_shape))
         writer.make_room(start + rows, row_shape, start)
         if start:
             writer.fill_up(start)
