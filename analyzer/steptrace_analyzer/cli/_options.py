@@ -8,7 +8,9 @@ import typer
 if TYPE_CHECKING:
     from steptrace_schema.storage.location import Location as Place
 else:
-    Place = Path  # a type that typer knows, and names in the help
+    # Typer writes its name into the help. Of what a parser returns it makes a `Path`, where that is
+    # the type, in some versions: an address would be lost.
+    Place = type("path", (), {})
 
 
 def _locate(path: str) -> Any:
