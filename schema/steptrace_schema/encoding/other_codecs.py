@@ -1,6 +1,6 @@
 """Decoding arrays of other programs: chains of core codecs that no profile uses.
 
-By the same bounds as ours: each codec is told how much it may give, and gives no more.
+Within the same bounds as our own codecs: each one gets a limit, and returns no more than that.
 """
 
 from __future__ import annotations
