@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steptrace_analyzer.trace.described import described_tensors, statistics_table
 from steptrace_analyzer.trace.select import get_tensor, recorded_steps, tensor_paths
-from steptrace_schema.names import STATISTIC, STATISTICS, STATISTICS_VALUES, STEP, TENSOR, Kind
+from steptrace_schema.names import STATISTIC, STEP, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,16 +45,12 @@ class Series:
 
 def statistic(trace: xr.DataTree, kind: Kind, name: StatisticName) -> Series | None:
     """Return a statistic of every tensor of a kind, or None where the trace keeps none."""
-    group = trace.children.get(STATISTICS)
-    node = None if group is None else group.children.get(kind)
-    if node is None or STATISTICS_VALUES not in node.data_vars:
-        return None
-    values = node.dataset[STATISTICS_VALUES]
-    if name not in values.coords[STATISTIC]:
+    values = statistics_table(trace, kind)
+    if values is None or name not in values.coords[STATISTIC]:
         return None
     return Series(
         np.asarray(values.coords[STEP], dtype=np.int64),
-        tuple(str(path) for path in np.asarray(values.coords[TENSOR])),
+        tuple(described_tensors(values)),
         np.asarray(values.sel({STATISTIC: name}), dtype=np.float64),
     )
 

@@ -101,25 +101,10 @@ def activations_data(
 
     Parameters
     ----------
-    trace
-        A trace with a probe, or its path.
-    layer
-        A layer's path or its last segments; the first one with a pre-activation if not given.
-    steps
-        Recorded steps, negative ones from the end; four from first to last if not given.
+    trace, layer, steps
+        As in :func:`plot_activations`; so are the errors.
     most
         How many points per step at most, evenly taken.
-
-    Returns
-    -------
-    ActivationsData
-
-    Raises
-    ------
-    UnknownNameError
-        If the layer has no pre-activation; the message lists the layers that have one.
-    StepNotRecordedError
-        If a step is not recorded.
     """
     trace = opened(trace)
     path = _layer_with_preactivation(trace, layer)

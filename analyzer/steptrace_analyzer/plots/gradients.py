@@ -79,17 +79,7 @@ class GradientsData:
 def gradients_data(trace: TraceOrPath, anomalies: Iterable[Located] = ()) -> GradientsData:
     """Read the norms of the gradients of all layers at all steps.
 
-    Parameters
-    ----------
-    trace
-        A trace, or its path. Only its statistics are read.
-    anomalies
-        Whatever has a step that the figure shall mark.
-
-    Raises
-    ------
-    UnknownNameError
-        If the trace has no gradients.
+    Parameters and errors are those of :func:`plot_gradients`.
     """
     trace = opened(trace)
     return GradientsData(

@@ -109,21 +109,7 @@ class LossData:
 def loss_data(trace: TraceOrPath, anomalies: Iterable[Located] = ()) -> LossData:
     """Read loss, gradient norms, learning rate, epoch, validation and what was logged.
 
-    Parameters
-    ----------
-    trace
-        A trace, or its path.
-    anomalies
-        Whatever has a step that the figure shall mark.
-
-    Returns
-    -------
-    LossData
-
-    Raises
-    ------
-    UnknownNameError
-        If the trace has no loss.
+    Parameters and errors are those of :func:`plot_loss`.
     """
     trace = opened(trace)
     loss = get_tensor(trace, "scalars", LOSS)

@@ -94,27 +94,7 @@ def maps_data(
 ) -> MapsData:
     """Read a layer's activation of one sample of a batch, its gradient, and the input.
 
-    Parameters
-    ----------
-    trace
-        A trace, or its path.
-    layer
-        A layer's path or its last segments; the first one whose output is an image if not given.
-    step
-        A recorded step, negative ones from the end; the last one if not given.
-    sample
-        Row of the step's batch, counted from 0.
-
-    Returns
-    -------
-    MapsData
-
-    Raises
-    ------
-    UnknownNameError, StepNotRecordedError
-        If the trace has no such layer or step.
-    TraceError
-        If the step has no such sample.
+    Parameters and errors are those of :func:`plot_activation_maps`.
     """
     trace = opened(trace)
     path = _choose_layer(trace, layer)

@@ -93,23 +93,10 @@ def parameters_data(
 
     Parameters
     ----------
-    trace
-        A trace, or its path.
-    layer
-        A layer's path or its last segments; the first layer with updates if not given.
-    step
-        A step with an update, negative ones from the end; the last one if not given.
+    trace, layer, step
+        As in :func:`plot_parameters`; so are the errors.
     most
         How many points at most: half of them are the largest updates, the rest evenly spread.
-
-    Returns
-    -------
-    ParametersData
-
-    Raises
-    ------
-    UnknownNameError, StepNotRecordedError
-        If the trace has no such layer, or no update at that step.
     """
     trace = opened(trace)
     path = choose_layer(trace, "updates", layer, lambda _: True)

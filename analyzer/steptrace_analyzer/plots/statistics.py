@@ -68,21 +68,7 @@ class StatisticsData:
 def statistics_data(trace: TraceOrPath, layer: str) -> StatisticsData:
     """Read the recorded statistics of all tensors of a layer.
 
-    Parameters
-    ----------
-    trace
-        A trace, or its path. Only its statistics are read.
-    layer
-        A layer's path or its last segments.
-
-    Returns
-    -------
-    StatisticsData
-
-    Raises
-    ------
-    UnknownNameError
-        If there are no statistics of such a layer; the message lists the layers that have any.
+    Parameters and errors are those of :func:`plot_statistics`.
     """
     trace = opened(trace)
     tables = {kind: statistics_table(trace, kind) for kind in KINDS}

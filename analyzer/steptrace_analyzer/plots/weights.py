@@ -70,23 +70,7 @@ def weights_data(
 ) -> WeightsData:
     """Read a layer's weights and their update at one step.
 
-    Parameters
-    ----------
-    trace
-        A trace, or its path.
-    layer
-        A layer's path or its last segments; the first layer with a kernel if not given.
-    step
-        A recorded step, negative ones from the end; the last one with an update if not given.
-
-    Returns
-    -------
-    WeightsData
-
-    Raises
-    ------
-    UnknownNameError, StepNotRecordedError
-        If the trace has no such layer or step.
+    Parameters and errors are those of :func:`plot_weights`.
     """
     trace = opened(trace)
     path = choose_layer(
