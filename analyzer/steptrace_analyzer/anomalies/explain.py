@@ -12,12 +12,12 @@ from steptrace_analyzer.anomalies.finding import NotJudgedError
 from steptrace_analyzer.anomalies.optimizer.replay import Replay
 from steptrace_analyzer.anomalies.signals import Signals
 from steptrace_analyzer.anomalies.words import number, plural, times
+from steptrace_analyzer.trace.open import opened
 from steptrace_analyzer.trace.select import resolve_tensor
 
 if TYPE_CHECKING:
-    import xarray as xr
-
     from steptrace_analyzer.anomalies.optimizer.replay import Residual
+    from steptrace_analyzer.trace.open import TraceOrPath
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +112,7 @@ class UpdateExplanation:
         return fields | {"explanation": self.explain()}
 
 
-def explain_update(trace: xr.DataTree, step: int, path: str) -> UpdateExplanation:
+def explain_update(trace: TraceOrPath, step: int, path: str) -> UpdateExplanation:
     """Compare a recorded update with what the optimizer's formula makes of the recorded gradient.
 
     The formulas are those of Keras 3, in float32 and in Keras' order of operations. Where the trace
@@ -125,7 +125,7 @@ def explain_update(trace: xr.DataTree, step: int, path: str) -> UpdateExplanatio
     Parameters
     ----------
     trace
-        What :func:`steptrace_analyzer.open_trace` returns.
+        A trace, or its path.
     step
         The step whose update is to be explained.
     path
@@ -143,8 +143,9 @@ def explain_update(trace: xr.DataTree, step: int, path: str) -> UpdateExplanatio
 
     Examples
     --------
-    >>> print(explain_update(trace, 60, "conv_2/kernel").explain())  # doctest: +SKIP
+    >>> print(explain_update("run.zarr", 60, "conv_2/kernel").explain())  # doctest: +SKIP
     """
+    trace = opened(trace)
     path = resolve_tensor(trace, "weights", path)
     signals = Signals(trace)
     try:

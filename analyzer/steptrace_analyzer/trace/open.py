@@ -106,7 +106,7 @@ def open_trace(path: str | Location) -> xr.DataTree:
     with _in_one_sentence(path):
         datasets = _join(stored, records, arrays)
         tree = with_updates(xr.DataTree.from_dict({"/": root, **datasets}, name=path.name))
-    tree.encoding[_SOURCE] = str(path)
+    tree.encoding[_SOURCE] = str(path.absolute())  # found from any folder
     return tree
 
 

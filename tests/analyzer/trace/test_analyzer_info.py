@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -8,14 +9,13 @@ import pytest
 from plot_traces import small_trace
 from steptrace_analyzer.text import printable
 from steptrace_analyzer.trace.info import describe
-from steptrace_analyzer.trace.open import open_trace
+from steptrace_analyzer.trace.open import open_trace, trace_location
 from steptrace_analyzer.trace.packing import pack
 from steptrace_schema.errors import TraceError
 from steptrace_schema.human import human_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     import xarray as xr
 
@@ -132,6 +132,14 @@ def test_a_trace_is_described_by_its_path_alone(healthy: xr.DataTree, healthy_pa
         describe(healthy_path),
     ):
         assert found == expected
+
+
+def test_an_opened_trace_says_where_it_is_whatever_folder_is_the_current_one(
+    healthy_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(healthy_path.parent)
+    assert trace_location(open_trace(healthy_path.name)) == healthy_path
+    assert trace_location(healthy_path.name) == Path(healthy_path.name)
 
 
 def test_a_tree_that_was_never_a_store_needs_a_path() -> None:

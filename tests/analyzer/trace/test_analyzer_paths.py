@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "diagnose": steptrace_analyzer.diagnose,
+    "explain_update": lambda trace: steptrace_analyzer.explain_update(
+        trace, 3, "dense/kernel"
+    ).explain(),
     "find_anomalies": steptrace_analyzer.find_anomalies,
     "diff": lambda trace: steptrace_analyzer.diff(trace, trace, names=("a", "b")),
     "diff_steps": lambda trace: steptrace_analyzer.diff_steps(trace, 3, 4),
