@@ -7,53 +7,119 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from steptrace_analyzer.anomalies.baseline import trivial_loss
 from steptrace_analyzer.anomalies.finding import NotJudgedError
+from steptrace_analyzer.anomalies.trends import block_means, mann_kendall
 
 if TYPE_CHECKING:
     from steptrace_analyzer.anomalies.signals import Signals
 
-_TAIL: Final = 20  # steps that a run's end is judged by
+TAIL: Final = 20
+"""Steps that a run's end is judged by."""
+LEAST_STEPS: Final = 100
+"""Shorter runs may not have learned anything yet."""
+UNLEARNED: Final = 0.97
+"""Of the loss of the best constant prediction: above it nothing was learned."""
+SOLVED: Final = 0.05
+"""Of the same loss: below it the task is solved, and small gradients are as they should be."""
+
 _HEAD: Final = 5
+_REACHED: Final = 0.9  # of the loss of the best constant prediction: below it something was learned
 _WORSE: Final = 1.5  # of the least median: from here on a loss has got worse
-_UNCHANGED: Final = 0.97  # of the first loss: above it nothing was learned
+_HUGE: Final = 1e12  # stands for infinity in sums
+_CHANCE: Final = 0.05  # of a trend as clear where there is none
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """The loss of a run in three numbers."""
+    """The course of a loss in a few numbers."""
 
+    steps: int
     first: float
-    """Median of the first losses."""
+    """The loss before the first update."""
     best: float
     """Least median of 20 steps in a row."""
+    best_step: int
+    """Last step of those."""
     last: float
-    """Median of the last 20 losses; infinite where one of them is not finite."""
+    """Median of the last 20 losses; infinite where most of them are not finite."""
+    trivial: float | None
+    """Loss of the best constant prediction, where it is known."""
+    end: float
+    """Mean of the losses of the last tenth of the run, of 20 steps at least."""
+    reached: float
+    """Least mean of a fifth of the run, of 20 steps at least."""
+    falling: bool
+    """Whether the second half of the run has a downward trend."""
+
+    @property
+    def level(self) -> float:
+        """What a model that has learned anything is below: the trivial loss, or else the first."""
+        return self.first if self.trivial is None else self.trivial
 
     @property
     def got_worse(self) -> bool:
         """Whether the loss ends well above what it had reached."""
-        return self.last > _WORSE * self.best and self.last - self.best > 0.02 * abs(self.first)
+        rise = self.last - self.best
+        return not self.solved and self.last > _WORSE * self.best and rise > 0.02 * abs(self.level)
 
     @property
     def learned_nothing(self) -> bool:
-        """Whether the loss ends where it began."""
-        return self.last > _UNCHANGED * self.first
+        """Whether the loss ends no better than a constant prediction, nor ever was much better."""
+        above = self.end > UNLEARNED * self.level and self.reached > _REACHED * self.level
+        return self.steps >= LEAST_STEPS and above
+
+    @property
+    def solved(self) -> bool:
+        """Whether the loss ends near zero, measured by the trivial one."""
+        return self.last <= SOLVED * self.level
+
+    @property
+    def harmed(self) -> bool:
+        """Whether the run got worse, or learned nothing: the gate of what is an error."""
+        return self.got_worse or self.learned_nothing
 
 
 def outcome(signals: Signals) -> Outcome | None:
     """Return what came of a run, None where it is too short or has no one loss."""
+    return signals.once("outcome", lambda: _outcome(signals))
+
+
+def is_harmed(signals: Signals) -> bool:
+    """Whether the run got worse, or learned nothing."""
+    found = outcome(signals)
+    return found is not None and found.harmed
+
+
+def is_solved(signals: Signals) -> bool:
+    """Whether the run has solved its task."""
+    found = outcome(signals)
+    return found is not None and found.solved
+
+
+def _outcome(signals: Signals) -> Outcome | None:
     try:
         values = signals.loss.values[:, 0]
     except NotJudgedError:
         return None
-    if len(values) < 2 * _TAIL or signals.several_models:
+    if len(values) < 2 * TAIL or signals.several_models:
         return None
     clean = np.where(np.isfinite(values), values, np.inf)
-    medians = np.median(np.lib.stride_tricks.sliding_window_view(clean, _TAIL), axis=-1)
-    return Outcome(float(np.median(clean[:_HEAD])), float(medians.min()), float(medians[-1]))
-
-
-def is_harmed(signals: Signals) -> bool:
-    """Whether the run got worse, or learned nothing: gate of what is an error by its outcome."""
-    found = outcome(signals)
-    return found is not None and (found.got_worse or found.learned_nothing)
+    medians = np.median(np.lib.stride_tricks.sliding_window_view(clean, TAIL), axis=-1)
+    best = int(np.argmin(medians))
+    half = values[len(values) // 2 :]
+    tau, chance = mann_kendall(block_means(half, TAIL)) if np.isfinite(half).all() else (0.0, 1.0)
+    wide = max(TAIL, len(clean) // 5)
+    sums = np.cumsum(np.concatenate([[0.0], np.minimum(clean, _HUGE)]))
+    means = (sums[wide:] - sums[:-wide]) / wide
+    return Outcome(
+        steps=len(values),
+        first=float(values[0] if np.isfinite(values[0]) else np.nanmedian(values[:_HEAD])),
+        best=float(medians[best]),
+        best_step=int(signals.loss.steps[best + TAIL - 1]),
+        last=float(medians[-1]),
+        trivial=trivial_loss(signals),
+        end=float(clean[-max(TAIL, len(clean) // 10) :].mean()),
+        reached=float(means.min()),
+        falling=tau < 0 and chance < _CHANCE,
+    )

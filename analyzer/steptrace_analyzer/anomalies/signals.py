@@ -201,6 +201,9 @@ class Signals:
         return {}
 
 
+_OFFSETS = ("bias", "beta", "gamma")
+
+
 def layer_path(path: str) -> str:
     """Return the path of the layer that a tensor belongs to."""
     return path.rpartition("/")[0]
@@ -219,9 +222,11 @@ def require(condition: object, reason: str) -> None:
 
 
 def kernels(signals: Signals, paths: Sequence[str]) -> list[str]:
-    """Return the paths whose tensors have two dims or more, by the trace's weights."""
+    """Return the paths of weights with two dims or more that are no biases or scales."""
     return [
         path
         for path in paths
-        if signals.has("weights", path) and signals.tensor("weights", path).ndim > 2
+        if not path.endswith(_OFFSETS)
+        and signals.has("weights", path)
+        and signals.tensor("weights", path).ndim > 2
     ]

@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
 from steptrace_analyzer.anomalies.finding import SEVERITIES, Finding, Severity
+from steptrace_analyzer.anomalies.rules import BUILT_IN
 from steptrace_analyzer.trace.dataflow import Dataflow
 from steptrace_schema.names import KINDS, Kind
 
@@ -21,16 +22,11 @@ REACH: Final = 20
 
 SUDDEN: Final = frozenset({"non_finite", "update_jump", "gradient_jump", "bad_batch", "outside"})
 """Rules whose findings happen at a step."""
-_ORDER: Final = (
-    "outside",
-    "bad_batch",
-    "inputs",
-    "non_finite",
-    "gradient_jump",
-    "update_jump",
-)
+_ORDER: Final = tuple(BUILT_IN)
 """Which of several findings at the same step comes first: causes before their effects."""
-_FACTS: Final = frozenset({"suspect_samples"})
+_OUTCOMES: Final = frozenset({"diverging", "not_learning"})
+"""Rules that say what came of the run in the end."""
+_FACTS: Final = frozenset({"suspect_samples", "overfitting", "repeated_inputs"})
 """Rules whose findings are never effects of others."""
 
 
@@ -83,8 +79,9 @@ def tell(signals: Signals, findings: Sequence[Finding]) -> tuple[Story, ...]:
     """Fold findings into stories, the worst first.
 
     A finding is an effect of an earlier story whose head happened at a step, where it begins
-    within `REACH` steps after that; findings that hold from the start on are one story, the one
-    that the dataflow reaches first at its head.
+    within `REACH` steps after that. Findings that hold from the start on are one story, the
+    one first that comes first in the table of rules. What came of the run in the end is the last
+    effect of the story that can have led to it.
     """
     order = Dataflow.of(signals.trace)
 
@@ -95,8 +92,11 @@ def tell(signals: Signals, findings: Sequence[Finding]) -> tuple[Story, ...]:
         return finding.first_step, first, place
 
     chains: list[list[Finding]] = []
-    for finding in sorted(findings, key=moment):
-        chain = _cause(chains, finding)
+    outcomes = [finding for finding in findings if finding.rule in _OUTCOMES]
+    others = [finding for finding in findings if finding.rule not in _OUTCOMES]
+    for finding in [*sorted(others, key=moment), *sorted(outcomes, key=moment)]:
+        outcome = finding.rule in _OUTCOMES
+        chain = _led_to(chains, finding) if outcome else _cause(chains, finding)
         if chain is None:
             chains.append([finding])
         else:
@@ -119,6 +119,24 @@ def _cause(chains: list[list[Finding]], finding: Finding) -> list[Finding] | Non
         if head.rule not in SUDDEN and finding.rule not in SUDDEN and near:
             return chain
     return None
+
+
+def _led_to(chains: list[list[Finding]], finding: Finding) -> list[Finding] | None:
+    """Return the chain that led to what came of the run in the end.
+
+    What was lost was lost after the run's best steps; what was never learned was prevented by
+    something that holds from the start on, or happened early.
+    """
+    worth = [
+        chain
+        for chain in chains
+        if chain[0].rule not in _FACTS and any(f.severity != "info" for f in chain)
+    ]
+    if finding.rule == "diverging":
+        after = [c for c in worth if c[0].first_step >= finding.first_step - REACH]
+        return min(after, key=lambda c: c[0].first_step, default=None)
+    early = [c for c in worth if c[0].first_step <= finding.first_step + REACH]
+    return min(early, key=lambda c: c[0].first_step, default=None)
 
 
 def _starts_anew(head: Finding, finding: Finding) -> bool:

@@ -8,71 +8,27 @@ import numpy as np
 import pytest
 
 from plot_traces import make_trace
+from quiet_run import STEPS, find, quiet_layers, quiet_run
 from steptrace_analyzer.anomalies.diagnosis import diagnose
-from steptrace_schema.format.attributes import Layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import numpy.typing as npt
-
-    from steptrace_analyzer.anomalies.finding import Finding
-
-STEPS, BATCH = 120, 16
-
-
-def _layers(activation: str = "relu") -> tuple[Layer, ...]:
-    return tuple(
-        Layer(path=f"net/{name}", name=name, class_name="Dense", activation=act)
-        for name, act in (("first", activation), ("last", None))
-    )
-
-
-def _arrays(steps: int = STEPS, **changes: Any) -> dict[str, npt.NDArray[Any]]:
-    """Return a quiet run: a loss that falls, gradients and updates of steady size."""
-    rng = np.random.default_rng(3)
-
-    def draw(*shape: int) -> npt.NDArray[np.float32]:
-        return rng.normal(size=(steps, *shape)).astype(np.float32)
-
-    kernel, head = draw(6, 8), draw(8, 3)
-    arrays: dict[str, npt.NDArray[Any]] = {
-        "scalars/loss": (0.3 + np.exp(-np.arange(steps) / 40)).astype(np.float32),
-        "scalars/learning_rate": np.full(steps, 0.1, np.float32),
-        "scalars/batch_size": np.full(steps, BATCH),
-        "gradients/net/first/kernel": kernel,
-        "gradients/net/first/bias": draw(8),
-        "gradients/net/last/kernel": head,
-        "gradients/net/last/bias": draw(3),
-        "weights/net/first/kernel": np.cumsum(np.vstack([kernel[:1], -0.1 * kernel]), axis=0),
-        "weights/net/last/kernel": np.cumsum(np.vstack([head[:1], -0.1 * head]), axis=0),
-        "inputs/x": draw(4, 6),
-        "inputs/y": rng.integers(0, 3, (steps, 4)),
-        "inputs/sample_loss": rng.gamma(2.0, 0.2, (steps, BATCH)).astype(np.float32),
-        "inputs/sample_digest": np.stack(
-            [rng.permutation(64)[:BATCH] for _ in range(steps)]
-        ).astype(np.int64),
-    }
-    return arrays | {key.replace("__", "/"): value for key, value in changes.items()}
-
-
-def _find(rule: str, arrays: dict[str, npt.NDArray[Any]], **fields: Any) -> list[Finding]:
-    fields = {"layers": _layers(), "loss": "sparse_categorical_crossentropy", **fields}
-    return list(diagnose(make_trace(arrays, **fields), rules=[rule]).findings)
-
 
 def test_nothing_is_found_in_a_quiet_run() -> None:
-    found = diagnose(make_trace(_arrays(), layers=_layers(), loss="mse"))
+    found = diagnose(
+        make_trace(quiet_run(), layers=quiet_layers(), loss="sparse_categorical_crossentropy")
+    )
     assert found.findings == ()
     assert str(found) == "nothing unusual found"
 
 
 def test_a_loss_that_spikes_and_comes_back_is_worth_knowing_only() -> None:
-    arrays = _arrays()
+    arrays = quiet_run()
     usual = float(np.median(arrays["scalars/loss"][75:80]))
     arrays["scalars/loss"][80:83] = 5.0
-    (found,) = _find("loss_spike", arrays)
+    (found,) = find("loss_spike", arrays)
     assert (found.severity, found.first_step, found.last_step) == ("info", 80, 82)
     assert found.observed == 5.0
     assert found.usual == pytest.approx(usual)
@@ -80,35 +36,35 @@ def test_a_loss_that_spikes_and_comes_back_is_worth_knowing_only() -> None:
 
 
 def test_a_loss_that_does_not_come_back_is_an_error() -> None:
-    arrays = _arrays()
+    arrays = quiet_run()
     arrays["scalars/loss"][80:] = 2.5
-    (found,) = _find("loss_spike", arrays)
+    (found,) = find("loss_spike", arrays)
     assert (found.severity, found.first_step, found.last_step) == ("error", 80, STEPS - 1)
     assert "has not come back: it is 2.5 over the last steps, 39 steps later" in found.explanation
 
 
 def test_a_spike_is_compared_with_the_last_steps_of_a_loss_that_falls() -> None:
-    arrays = _arrays()
+    arrays = quiet_run()
     loss = 100 * np.exp(-np.arange(STEPS) / 10) + 0.01
     loss[60] = 5.0  # a hundredth of the losses of fifty steps before, but far above the last
-    (found,) = _find("loss_spike", arrays | {"scalars/loss": loss.astype(np.float32)})
+    (found,) = find("loss_spike", arrays | {"scalars/loss": loss.astype(np.float32)})
     assert found.first_step == 60
     assert found.usual == pytest.approx(float(np.median(loss[55:60])), rel=1e-6)
 
 
 def test_a_spike_that_hardly_matters_is_none() -> None:
-    arrays = _arrays()
+    arrays = quiet_run()
     loss = np.full(STEPS, 1e-4, np.float32)
     loss[:10] = 2.0
     loss[80] = 5e-3  # fifty times the usual, a four-hundredth of where the run began
-    assert _find("loss_spike", arrays | {"scalars/loss": loss}) == []
+    assert find("loss_spike", arrays | {"scalars/loss": loss}) == []
 
 
 def test_units_without_gradient_ever_since_a_step_are_dead() -> None:
-    arrays = _arrays()
+    arrays = quiet_run()
     dead = [0, 2, 3, 5, 7]
     arrays["gradients/net/first/kernel"][70:, :, dead] = 0
-    (found,) = _find("dead_units", arrays)
+    (found,) = find("dead_units", arrays)
     assert (found.severity, found.first_step, found.last_step) == ("warning", 70, STEPS - 1)
     assert found.tensor == "gradients/net/first/kernel"
     assert found.observed == len(dead) / 8
@@ -118,39 +74,41 @@ def test_units_without_gradient_ever_since_a_step_are_dead() -> None:
 
 
 def test_dead_units_of_a_loss_that_got_worse_are_an_error() -> None:
-    arrays = _arrays()
+    arrays = quiet_run()
     arrays["gradients/net/first/kernel"][70:, :, :6] = 0
     arrays["scalars/loss"][70:] = 2.0
-    assert [found.severity for found in _find("dead_units", arrays)] == ["error"]
+    assert [found.severity for found in find("dead_units", arrays)] == ["error"]
 
 
 def test_units_that_give_something_are_not_dead() -> None:
-    arrays = _arrays()
+    arrays = quiet_run()
     arrays["gradients/net/first/kernel"][70:, :, :6] = 0
     arrays["activations/net/first/output"] = np.ones((STEPS, 4, 8), np.float32)
-    assert _find("dead_units", arrays) == []
+    assert find("dead_units", arrays) == []
     arrays["activations/net/first/output"][-1, :, :6] = 0
-    assert len(_find("dead_units", arrays)) == 1
+    assert len(find("dead_units", arrays)) == 1
 
 
 def test_units_that_get_a_gradient_now_and_then_are_not_dead() -> None:
-    arrays = _arrays()
+    arrays = quiet_run()
     arrays["gradients/net/first/kernel"][70:, :, :6] = 0
     arrays["gradients/net/first/kernel"][100, 0, :6] = 1e-30
-    assert _find("dead_units", arrays) == []
+    assert find("dead_units", arrays) == []
 
 
 def test_a_task_that_is_solved_has_no_dead_units() -> None:
-    arrays = _arrays()
-    for path in ("first/kernel", "first/bias", "last/kernel", "last/bias"):
+    arrays = quiet_run()
+    for path in (
+        f"{name}/{kind}" for name in ("first", "middle", "last") for kind in ("kernel", "bias")
+    ):
         arrays[f"gradients/net/{path}"][70:] = 0
-    assert _find("dead_units", arrays) == []
+    assert find("dead_units", arrays) == []
 
 
 def test_a_batch_whose_labels_are_wrong_is_named_by_the_losses_of_its_samples() -> None:
-    arrays = _arrays()
+    arrays = quiet_run()
     arrays["inputs/sample_loss"][90] += 5.0
-    (found,) = _find("bad_batch", arrays)
+    (found,) = find("bad_batch", arrays)
     assert (found.first_step, found.last_step, found.cause_kind) == (90, 90, "labels")
     assert found.observed == pytest.approx(float(np.median(arrays["inputs/sample_loss"][90])))
     assert found.usual == pytest.approx(float(np.median(arrays["inputs/sample_loss"][70:90])))
@@ -166,24 +124,24 @@ def test_a_batch_whose_labels_are_wrong_is_named_by_the_losses_of_its_samples() 
 
 
 def test_a_batch_of_samples_that_were_never_seen_may_be_either() -> None:
-    arrays = _arrays()
+    arrays = quiet_run()
     arrays["inputs/sample_loss"][90] += 5.0
     arrays["inputs/sample_digest"][90] += 1000
-    (found,) = _find("bad_batch", arrays)
+    (found,) = find("bad_batch", arrays)
     assert found.cause_kind == "batch"
     assert "its labels, or rows that are not recorded" in found.cause
 
 
 def test_losses_that_stay_high_are_not_the_batch() -> None:
-    arrays = _arrays()
+    arrays = quiet_run()
     arrays["inputs/sample_loss"][90:] += 5.0
-    assert _find("bad_batch", arrays) == []
+    assert find("bad_batch", arrays) == []
 
 
 def test_a_batch_of_other_inputs_is_named_without_any_jump() -> None:
-    arrays = _arrays()
+    arrays = quiet_run()
     arrays["inputs/x"][90] *= 50
-    (found,) = _find("bad_batch", arrays)
+    (found,) = find("bad_batch", arrays)
     assert (found.first_step, found.tensor, found.cause_kind) == (90, "inputs/x", "batch")
     size = np.sqrt((arrays["inputs/x"][90].astype(np.float64) ** 2).mean())
     assert found.observed == pytest.approx(size, rel=1e-6)
@@ -191,67 +149,67 @@ def test_a_batch_of_other_inputs_is_named_without_any_jump() -> None:
 
 @pytest.mark.parametrize("kind", [np.int64, np.float32])
 def test_class_ids_are_not_magnitudes(kind: type[np.number[Any]]) -> None:
-    arrays = _arrays()
+    arrays = quiet_run()
     arrays["inputs/y"] = np.ones((STEPS, 4), kind)
     arrays["inputs/y"][90] = 900
-    assert _find("bad_batch", arrays) == []
+    assert find("bad_batch", arrays) == []
     if kind is np.float32:
         arrays["inputs/y"] = arrays["inputs/y"] + np.float32(0.25)
-        (found,) = _find("bad_batch", arrays, loss="mse")
+        (found,) = find("bad_batch", arrays, loss="mse")
         assert (found.first_step, found.cause_kind) == (90, "labels")
 
 
 def test_infinite_masks_do_no_harm() -> None:
-    arrays = _arrays()
+    arrays = quiet_run()
     arrays["activations/net/first/output"] = np.full((STEPS, 4, 8), -np.inf, np.float32)
-    assert _find("non_finite", arrays) == []
+    assert find("non_finite", arrays) == []
 
 
 def test_each_time_that_nan_appears_anew_is_a_finding() -> None:
-    arrays = _arrays()
+    arrays = quiet_run()
     arrays["inputs/x"][[30, 80], 2, 0] = np.nan
-    first, second = _find("non_finite", arrays)
+    first, second = find("non_finite", arrays)
     assert [first.first_step, second.first_step] == [30, 80]
     assert first.cause == "the data itself is not finite in row 2 of the batch"
     assert first.cause_kind == "data"
 
 
 def test_a_loss_that_overflows_after_its_gradients_grew_is_not_the_data() -> None:
-    arrays = _arrays()
+    arrays = quiet_run()
     arrays["gradients/net/first/kernel"][25:30] *= 1e4
     arrays["scalars/loss"][30:] = np.inf
     arrays["inputs/sample_loss"][30:] = np.inf
-    (found,) = _find("non_finite", arrays)
+    (found,) = find("non_finite", arrays)
     assert (found.first_step, found.cause_kind) == (30, "overflow")
     assert "the loss overflowed: the gradient of net/first/kernel had grown to" in found.cause
 
 
 def test_the_row_whose_loss_alone_is_nan_is_named() -> None:
-    arrays = _arrays()
+    arrays = quiet_run()
     arrays["scalars/loss"][30] = np.nan
     arrays["inputs/sample_loss"][30, 11] = np.nan
-    (found,) = _find("non_finite", arrays)
+    (found,) = find("non_finite", arrays)
     assert found.evidence["rows"] == [11]
     assert "a target outside what the loss is defined for" in found.cause
 
 
 def test_a_row_that_is_not_recorded_is_inferred_from_kernel_and_bias() -> None:
-    arrays = _arrays()
+    arrays = quiet_run()
     arrays["gradients/net/first/kernel"][30] = np.nan
-    (found,) = _find("non_finite", arrays)
+    (found,) = find("non_finite", arrays)
     assert found.cause_kind == "data"
     assert "in a row that is not recorded" in found.cause
 
 
 def test_skipped_steps_of_mixed_precision_are_told_when_there_are_many() -> None:
-    arrays = _arrays()
+    arrays = quiet_run()
     arrays["scalars/loss_scale"] = np.full(STEPS, 1024.0, np.float32)
     arrays["gradients/net/first/kernel"][:3] = np.inf
     del arrays["weights/net/first/kernel"]
-    assert _find("non_finite", arrays) == []
+    assert find("non_finite", arrays) == []
     arrays["gradients/net/first/kernel"][:18] = np.inf
     arrays["scalars/loss_scale"][:18] = 2.0 ** (15 - np.arange(18))
-    (found,) = _find("non_finite", arrays)
+    (found,) = find("non_finite", arrays)
     assert (found.severity, found.first_step, found.last_step) == ("warning", 0, 17)
     assert "18 steps in a row, 0 to 17, were skipped" in found.explanation
 

@@ -27,6 +27,7 @@ ULP: Final = 4
 ROUNDINGS: Final = 16
 """Besides, parts in 2^23 of what an update was computed from that it may be off by."""
 _CLIPS: Final = ("clipnorm", "clipvalue", "global_clipnorm")
+_SPARSE: Final = 16  # times as many where the rows of an embedding are added one by one
 _CLIPPED: Final = 4  # times as much where a norm, a long sum, was divided by
 _EPS: Final = float(np.finfo(np.float32).eps)
 
@@ -74,10 +75,12 @@ class Replay:
     def __init__(self, signals: Signals, path: str) -> None:
         self._signals, self._path = signals, path
         self._setting = signals.once("optimizer", lambda: Setting.of(signals))
+        self._sparse = False
         self._weights = signals.tensor("weights", path)
         self._gradients = signals.tensor("gradients", path)
         layer = signals.layers.get(layer_path(path))
-        sparse = layer is not None and "Embedding" in layer.class_name
+        # Keras adds the rows that were looked up one by one, and rounds as often.
+        self._sparse = sparse = layer is not None and "Embedding" in layer.class_name
         clips = any(self._setting.clip(name) is not None for name in _CLIPS)
         require(
             not sparse or (self._setting.name in LINEAR and not clips),
@@ -195,10 +198,11 @@ class Replay:
             decay = -(weight * self._setting.decay * rate) if self._setting.decay else None
             decayed = weight + decay if decay is not None and self._decays else weight
             change = formula.step(clipped, decayed, rate, count)
-            found = _residual(step, weight, decayed, after, change, factor)
+            allowed = ULP * (_SPARSE if self._sparse else 1)
+            found = _residual(step, weight, decayed, after, change, factor, allowed)
             if decay is not None and found.beyond.any() and count == 1:
                 # An optimizer may be told to leave weights undecayed; the trace does not say which.
-                other = _residual(step, weight, weight, after, change, factor)
+                other = _residual(step, weight, weight, after, change, factor, allowed)
                 if not other.beyond.any():
                     self._decays, found = False, other
         return found
@@ -251,15 +255,21 @@ class Replay:
 
 
 def _residual(
-    step: int, weight: Array, decayed: Array, after: Array, change: Any, factor: float
+    step: int,
+    weight: Array,
+    decayed: Array,
+    after: Array,
+    change: Any,
+    factor: float,
+    allowed: int,
 ) -> Residual:
     expected = (decayed + change.delta).astype(np.float32)
     error = np.abs(expected.astype(np.float64) - after)
     largest = np.maximum(np.maximum(np.abs(weight), np.abs(after)), np.finfo(np.float32).tiny)
     unit = np.spacing(largest).astype(np.float64)
     roundings = ROUNDINGS * (_CLIPPED if factor < 1 else 1) * _EPS
-    bound = ULP * unit + roundings * change.size.astype(np.float64)
-    beyond = ~(error <= bound) & np.isfinite(weight)
+    bound = allowed * unit + roundings * change.size.astype(np.float64)
+    beyond = ~(error <= bound) & np.isfinite(weight) & (np.isfinite(expected) | np.isfinite(after))
     worst = int(np.argmax(np.where(np.isfinite(error), error / bound, -1)))
     ulps = error / unit
     return Residual(

@@ -10,11 +10,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from steptrace_analyzer.anomalies.rules.bad_batch import bad_batch
+from steptrace_analyzer.anomalies.rules.data import (
+    repeated_inputs,
+    sorted_labels,
+    unscaled_inputs,
+)
 from steptrace_analyzer.anomalies.rules.dead_units import dead_units
+from steptrace_analyzer.anomalies.rules.flow import exploding, vanishing
 from steptrace_analyzer.anomalies.rules.jumps import gradient_jump, update_jump
 from steptrace_analyzer.anomalies.rules.loss_spike import loss_spike
 from steptrace_analyzer.anomalies.rules.non_finite import non_finite
+from steptrace_analyzer.anomalies.rules.not_learning import diverging, not_learning
+from steptrace_analyzer.anomalies.rules.output_mismatch import output_mismatch
 from steptrace_analyzer.anomalies.rules.outside import outside
+from steptrace_analyzer.anomalies.rules.rates import rate_too_high, rate_too_low, uphill
+from steptrace_analyzer.anomalies.rules.saturation import saturation
+from steptrace_analyzer.anomalies.rules.start import identical_units, poor_start
+from steptrace_analyzer.anomalies.rules.unchanged import unchanged
+from steptrace_analyzer.anomalies.rules.validation import (
+    overfitting,
+    regulariser,
+    suspect_samples,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,7 +45,25 @@ _ALL: Final[tuple[Callable[..., Iterable[Finding]], ...]] = (
     update_jump,
     gradient_jump,
     loss_spike,
+    output_mismatch,
+    uphill,
+    unscaled_inputs,
+    sorted_labels,
+    repeated_inputs,
+    poor_start,
+    identical_units,
+    rate_too_high,
+    rate_too_low,
+    regulariser,
     dead_units,
+    saturation,
+    vanishing,
+    exploding,
+    unchanged,
+    diverging,
+    not_learning,
+    overfitting,
+    suspect_samples,
 )
 BUILT_IN: Final[dict[str, Callable[..., Iterable[Finding]]]] = {
     rule.__name__: rule for rule in _ALL

@@ -42,10 +42,10 @@ def bad_batch(
     their recorded rows against the 50 steps before; class ids and token ids are not magnitudes.
     Losses are those of all samples of the batch: the batch is unlike the 20 before it where so
     many of its losses are above nine tenths of theirs that chance gives it once in 10^8, where
-    the median's logarithm is `losses` spreads above theirs, where no update jumped in the steps
-    before, and where the next batch's median is lower again: weights that have gone wrong raise
-    the losses of the batches after them as well. Where the same inputs, by their digests, had far
-    smaller losses before, it is the labels.
+    the median's logarithm is `losses` spreads above theirs and higher than any of them, where no
+    update jumped in the steps before, and where the next batch's median is lower again: weights
+    that have gone wrong raise the losses of the batches after them as well. Where the same inputs,
+    by their digests, had far smaller losses before, it is the labels.
 
     Thresholds
         z: spreads of the logarithm of a size. ratio: size over usual size, and its inverse.
@@ -115,7 +115,9 @@ def _from_losses(
         step = int(steps[row])
         falls = row + 1 == len(steps) or medians[row + 1] < 0.75 * medians[row]
         recent = np.fmax.reduce(medians[max(0, row - 3) : row])
-        if row < HISTORY or step in after_jump or not falls or medians[row] < 1.5 * recent:
+        highest = np.fmax.reduce(medians[max(0, row - HISTORY) : row])
+        rises = medians[row] >= max(1.5 * recent, 1.2 * highest)
+        if row < HISTORY or step in after_jump or not falls or not rises:
             continue
         change = loss_change(signals, step)
         if change is None or _chance(change.high, change.samples) > _CHANCE:

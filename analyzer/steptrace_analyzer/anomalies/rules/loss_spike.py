@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 RECENT: Final = 5
 """Steps that a loss is compared with: few, since a loss usually has a trend."""
 _RELATIVE: Final = 0.1  # least spread of a logarithm
+_NOTHING: Final = 1e-9  # of the first losses: stands for a usual loss of zero
 _SMALL: Final = 0.02  # of the first losses: a smaller rise does not matter
 _SOLVED: Final = 0.05  # of the first losses: below it a loss is back, however small it was
 _CALM: Final = 3  # usual losses in a row that end a spike
@@ -62,6 +63,7 @@ def loss_spike(
     require(len(values) > history, f"the run has no more than {history:.0f} steps")
     usual = recent_median(values, RECENT)
     start = float(np.median(values[:RECENT]))
+    usual = np.maximum(usual, _NOTHING * abs(start))
     with np.errstate(invalid="ignore", divide="ignore"):
         rises = np.log(np.where(values > 0, values, np.nan) / usual)
         spread = np.maximum(trailing_spread(rises, 128), _RELATIVE)
@@ -108,9 +110,11 @@ def _finding(
     if back is None and since < patience:
         consequence = f"the run ends {plural(since, 'step')} later, before the loss is back"
     elif back is None:
-        late = float(np.nanmedian(values[max(row, len(values) - 20) :]))
+        late = values[max(row, len(values) - 20) :]
+        late = late[np.isfinite(late)]
+        ending = f"it is {number(float(np.median(late)))}" if len(late) else "it is not finite"
         consequence = (
-            f"the loss has not come back: it is {number(late)} over the last steps, "
+            f"the loss has not come back: {ending} over the last steps, "
             f"{plural(since, 'step')} later"
         )
     else:

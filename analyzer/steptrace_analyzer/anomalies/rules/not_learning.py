@@ -1,0 +1,139 @@
+"""Runs that learn nothing, or unlearn what they had learned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from steptrace_analyzer.anomalies.finding import Finding
+from steptrace_analyzer.anomalies.outcome import LEAST_STEPS, TAIL, UNLEARNED, outcome
+from steptrace_analyzer.anomalies.signals import require
+from steptrace_analyzer.anomalies.trends import mann_kendall
+from steptrace_analyzer.anomalies.words import number, plural, times
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from steptrace_analyzer.anomalies.outcome import Outcome
+    from steptrace_analyzer.anomalies.signals import Signals
+
+
+def not_learning(signals: Signals, *, share: float = UNLEARNED) -> Iterator[Finding]:
+    """Find runs whose loss ends no better than that of the best constant prediction.
+
+    The best constant prediction is computed from the recorded targets: entropy of the classes,
+    variance, mean absolute deviation. Where the loss has another form, the loss before the first
+    update stands for it. Judged is the mean of the last tenth of the run, in runs of 100 steps or
+    more which never came below nine tenths of that loss for a fifth of the run. It is an error,
+    unless the second half of the run has a downward trend (Mann-Kendall over 20 means, p < 0.05):
+    then it is a warning, since the run is only slow.
+
+    Thresholds
+        share: loss at the end over that of the constant prediction
+    Unit
+        of the loss
+    Needs
+        scalars/loss; inputs/y for the constant prediction
+    Source
+        trivial predictor: UMLAUT, TheDeepChecker; Mann, Econometrica 13, 1945
+    """
+    found = _judged(signals)
+    if not found.learned_nothing or not found.end > share * found.level:
+        return
+    what = (
+        f"the {number(found.trivial)} of the best constant prediction"
+        if found.trivial is not None
+        else f"the {number(found.first)} before the first update"
+    )
+    ending = "is not finite" if not np.isfinite(found.end) else f"is {number(found.end)}"
+    trend = "; it still falls" if found.falling else ""
+    steps = signals.loss.steps
+    yield Finding(
+        rule="not_learning",
+        severity="warning" if found.falling else "error",
+        first_step=int(steps[0]),
+        last_step=int(steps[-1]),
+        explanation=(
+            f"nothing was learned in {plural(found.steps, 'step')}: the loss of the last "
+            f"steps {ending}, no better than {what}{trend}."
+        ),
+        tensor="scalars/loss",
+        observed=found.end,
+        usual=found.level,
+        threshold=share * found.level,
+        consequence="the model predicts no better than a constant",
+        remedy=(
+            "look at the other findings first; then check that inputs and labels belong together, "
+            "and that a batch of 16 samples can be learned by heart (TheDeepChecker)"
+        ),
+        evidence={"trivial_loss": found.trivial, "first_loss": found.first},
+    )
+
+
+def diverging(signals: Signals, *, ratio: float = 2.0, steps: float = 50) -> Iterator[Finding]:
+    """Find runs whose loss leaves what it had reached and stays above it.
+
+    The median of 20 steps has been `ratio` times its minimum or more for the last `steps` steps,
+    and the rise is more than a tenth of the loss of the best constant prediction. It is an error
+    where the loss also rises from its minimum to the end (Mann-Kendall over 20 means, p < 0.001) or
+    ends above half the loss of the constant prediction, else a warning.
+
+    Thresholds
+        ratio: median loss over its minimum. steps: recorded steps.
+    Unit
+        of the loss
+    Needs
+        scalars/loss
+    Source
+        diverging loss: TheDeepChecker (twice the minimum)
+    """
+    found = _judged(signals)
+    values = signals.loss.values[:, 0]
+    clean = np.where(np.isfinite(values), values, np.inf)
+    medians = np.median(np.lib.stride_tricks.sliding_window_view(clean, TAIL), axis=-1)
+    best = int(np.argmin(medians))
+    late = medians[-int(steps) :]
+    if found.solved or len(medians) - best <= steps or late.min() < ratio * found.best:
+        return
+    if found.last - found.best < 0.1 * abs(found.level) or found.best < 0:
+        return
+    since = clean[best + TAIL - 1 :]
+    rising = True
+    if np.isfinite(since).all():
+        length = len(since) // TAIL
+        means = (
+            since[len(since) - length * TAIL :].reshape(TAIL, -1).mean(axis=1) if length else since
+        )
+        tau, chance = mann_kendall(means)
+        rising = tau > 0 and chance < 1e-3
+    bad = rising or found.last > 0.5 * found.level
+    course = "and still rises" if rising else "and stays there"
+    yield Finding(
+        rule="diverging",
+        severity="error" if bad else "warning",
+        first_step=found.best_step,
+        last_step=int(signals.loss.steps[-1]),
+        explanation=(
+            f"the loss had come down to {number(found.best)} by step {found.best_step}; it is "
+            f"{times(found.last / found.best) if found.best else 'far'} that at the end "
+            f"({number(found.last)}), {course}."
+        ),
+        tensor="scalars/loss",
+        observed=found.last,
+        usual=found.best,
+        threshold=ratio * found.best,
+        consequence="what was learned is lost",
+        remedy="lower the learning rate, clip gradients, and take weights from before the rise",
+    )
+
+
+def _judged(signals: Signals) -> Outcome:
+    require(not signals.several_models, "the trace is of several models, whose losses are opposed")
+    found = outcome(signals)
+    require(
+        found is not None and found.steps >= LEAST_STEPS,
+        f"the run has fewer than {LEAST_STEPS} steps",
+    )
+    assert found is not None
+    return found

@@ -1,0 +1,236 @@
+"""Outputs that do not fit the loss or the targets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from steptrace_analyzer.anomalies.finding import Finding, Severity
+from steptrace_analyzer.anomalies.outcome import outcome
+from steptrace_analyzer.anomalies.signals import layer_path, require
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    from steptrace_analyzer.anomalies.signals import Signals
+    from steptrace_schema.format.attributes import Layer
+
+    Floats = npt.NDArray[np.float64]
+
+_BOUNDS: Final = {
+    "sigmoid": (0.0, 1.0),
+    "softmax": (0.0, 1.0),
+    "tanh": (-1.0, 1.0),
+    "relu": (0.0, np.inf),
+    "softplus": (0.0, np.inf),
+}
+"""What the outputs of an activation function lie between."""
+_EPSILON: Final = 1e-7  # of Keras
+_ROWS: Final = 200  # samples whose losses are computed again
+
+
+def output_mismatch(signals: Signals, *, share: float = 0.02) -> Iterator[Finding]:
+    """Find last layers that cannot give what the loss asks for.
+
+    A softmax over one unit gives 1 whatever goes in. A cross entropy is computed again for the
+    recorded samples, once from probabilities and once from logits: where it was computed from
+    outputs that are no probabilities as if they were, or from probabilities as if they were logits,
+    the loss says so itself. Of other losses, `share` of the targets lie outside what the
+    last activation function can give.
+
+    Thresholds
+        share: targets outside the range of the outputs, over all
+    Unit
+        share of the targets
+    Needs
+        the model's layers; activations of the last layer, inputs/y and inputs/sample_loss
+    Source
+        softmax and from_logits: UMLAUT; range of the last activation: DeepDiagnosis
+    """
+    paths = signals.paths("activations")
+    require(paths, "the trace holds no outputs of the last layer")
+    several = sum(path.startswith("y") for path in signals.paths("inputs"))
+    require(several == 1, "the trace does not hold one array of targets")
+    layer = _last_layer(signals)
+    require(layer is not None, "the trace does not say which layer is the last")
+    assert layer is not None
+    path = f"{layer.path}/output"
+    require(signals.has("activations", path), "the outputs of the last layer are not recorded")
+    units = signals.tensor("activations", path).shape[-1]
+    loss = (signals.attributes.loss or "").lower()
+    activation = (layer.activation or "linear").lower()
+    if activation == "softmax" and units == 1:
+        yield _finding(
+            signals,
+            layer,
+            "error",
+            f"{layer.path} is a softmax over one unit, which gives 1 whatever goes in",
+            "every prediction is the same",
+            "use sigmoid for one unit, or a softmax over two",
+            1.0,
+        )
+        return
+    outputs, labels, losses = _rows(signals, path)
+    if "entropy" in loss:
+        yield from _of_entropy(signals, layer, outputs, labels, losses)
+    elif activation in _BOUNDS and len(labels):
+        low, high = _BOUNDS[activation]
+        outside = float(((labels < low - 1e-6) | (labels > high + 1e-6)).mean())
+        if outside > share:
+            found = outcome(signals)
+            bad = found is not None and (found.harmed or found.last > 0.5 * found.level)
+            yield _finding(
+                signals,
+                layer,
+                "error" if bad else "warning",
+                f"{outside:.0%} of the targets lie outside what the {activation} of {layer.path} "
+                "can give",
+                "these targets are never reached",
+                "use a linear last layer, or scale the targets into its range",
+                outside,
+            )
+
+
+def _of_entropy(
+    signals: Signals, layer: Layer, outputs: Floats, labels: Floats, losses: Floats
+) -> Iterator[Finding]:
+    """Compute a cross entropy anew in both ways, and see which one was used."""
+    require(len(losses) >= 8, "fewer than 8 samples have both outputs and losses recorded")
+    binary = outputs.shape[-1] == 1 or "binary" in (signals.attributes.loss or "").lower()
+    formula = _binary if binary else _categorical
+    of_probabilities = [formula(outputs, labels)]
+    if not binary:  # Keras clips before it normalises where classes are given by their ids
+        clipped = np.clip(outputs, _EPSILON, 1 - _EPSILON)
+        of_probabilities.append(_categorical(clipped, labels, least=1e-30))
+    of_logits = [formula(_sigmoid(outputs) if binary else _softmax(outputs), labels)]
+    sums = outputs.sum(axis=-1)
+    in_range = (outputs >= 0).all() and (outputs <= 1 + 1e-5).all()
+    probable = in_range and (binary or np.allclose(sums, 1, atol=1e-3))
+    activation = (layer.activation or "linear").lower()
+    if probable and activation in ("softmax", "sigmoid") and _fits(of_logits, losses):
+        if not _fits(of_probabilities, losses):
+            yield _finding(
+                signals,
+                layer,
+                _mild(signals),
+                f"the loss takes the outputs of {layer.path} for logits, but they are "
+                f"probabilities already: {activation} is applied twice",
+                "gradients are small, and the loss cannot come near zero",
+                "use from_logits=False, or a linear last layer",
+                1.0,
+            )
+    elif not probable and _fits(of_probabilities, losses) and not _fits(of_logits, losses):
+        yield _finding(
+            signals,
+            layer,
+            "error",
+            f"the loss takes the outputs of {layer.path} ({activation}) for probabilities, which "
+            f"they are not: they reach {outputs.min():.3g} to {outputs.max():.3g}",
+            "the loss is clipped where they leave 0 to 1, and gives no gradient there",
+            "use from_logits=True with a linear last layer, or a softmax or sigmoid",
+            1.0,
+        )
+
+
+def _rows(signals: Signals, path: str) -> tuple[Floats, Floats, Floats]:
+    """Return outputs, targets and losses of recorded samples, spread over the run."""
+    steps = np.intersect1d(signals.steps("activations"), signals.steps("inputs"))
+    chosen = steps[np.unique(np.linspace(0, len(steps) - 1, _ROWS // 4).astype(int))]
+    outputs = np.asarray(signals.tensor("activations", path).sel(step=chosen), np.float64)
+    labels = np.asarray(signals.tensor("inputs", "y").sel(step=chosen), np.float64)
+    count = min(outputs.shape[1], labels.shape[1])
+    known = signals.has("inputs", "sample_loss")
+    losses = (
+        np.asarray(signals.tensor("inputs", "sample_loss").sel(step=chosen), np.float64)[:, :count]
+        if known
+        else np.zeros((len(chosen), 0))
+    )
+    count = min(count, losses.shape[1]) if known else count
+    outputs, labels = (each[:, :count].reshape(-1, *each.shape[2:]) for each in (outputs, labels))
+    losses = losses.reshape(-1) if known else np.full(len(labels), np.nan)
+    good = np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)
+    good &= np.isfinite(labels.reshape(len(labels), -1)).all(axis=1)
+    good &= np.isfinite(losses) | (not known)
+    return outputs[good], labels[good], losses[good] if known else np.zeros(0)
+
+
+def _categorical(outputs: Floats, labels: Floats, least: float = _EPSILON) -> Floats | None:
+    """Return the cross entropy of each sample, outputs taken for probabilities."""
+    if outputs.ndim != 2:
+        return None
+    with np.errstate(all="ignore"):
+        share = np.clip(outputs / outputs.sum(axis=-1, keepdims=True), least, 1 - least)
+        if labels.ndim == 2 and labels.shape == outputs.shape:
+            return np.asarray(-(labels * np.log(share)).sum(axis=-1))
+        ids = labels.reshape(len(labels), -1)
+        if ids.shape[1] != 1 or ids.max() >= outputs.shape[1] or ids.min() < 0:
+            return None
+        return np.asarray(-np.log(share[np.arange(len(ids)), ids[:, 0].astype(int)]))
+
+
+def _binary(outputs: Floats, labels: Floats) -> Floats | None:
+    """Return the binary cross entropy of each sample, outputs taken for probabilities."""
+    flat, wanted = outputs.reshape(len(outputs), -1), labels.reshape(len(labels), -1)
+    if flat.shape != wanted.shape:
+        return None
+    share = np.clip(flat, 1e-7, 1 - 1e-7)
+    each = -(wanted * np.log(share) + (1 - wanted) * np.log(1 - share))
+    return np.asarray(each.mean(axis=1))
+
+
+def _softmax(outputs: Floats) -> Floats:
+    exponents = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
+    return np.asarray(exponents / exponents.sum(axis=-1, keepdims=True))
+
+
+def _sigmoid(outputs: Floats) -> Floats:
+    return np.asarray(1 / (1 + np.exp(-np.clip(outputs, -500, 500))))
+
+
+def _fits(computed: list[Floats | None], recorded: Floats) -> bool:
+    """Whether a formula gives the recorded losses; a few may be clipped otherwise."""
+    return any(
+        float(np.isclose(each, recorded, rtol=2e-2, atol=1e-4).mean()) > 0.9
+        for each in computed
+        if each is not None
+    )
+
+
+def _last_layer(signals: Signals) -> Layer | None:
+    """Return the last layer with outputs and, where it is only an activation, that layer."""
+    last = layer_path(signals.paths("activations")[-1])
+    return signals.layers.get(last)
+
+
+def _mild(signals: Signals) -> Severity:
+    found = outcome(signals)
+    return "error" if found is not None and found.last > 0.5 * found.level else "warning"
+
+
+def _finding(
+    signals: Signals,
+    layer: Layer,
+    severity: Severity,
+    text: str,
+    consequence: str,
+    remedy: str,
+    observed: float,
+) -> Finding:
+    steps = signals.steps("activations")
+    return Finding(
+        rule="output_mismatch",
+        severity=severity,
+        first_step=int(steps[0]),
+        last_step=int(steps[-1]),
+        explanation=f"{text}.",
+        tensor=f"activations/{layer.path}/output",
+        observed=observed,
+        cause="the last layer and the loss do not fit each other",
+        cause_kind="set-up",
+        consequence=consequence,
+        remedy=remedy,
+        evidence={"activation": layer.activation, "loss": signals.attributes.loss},
+    )

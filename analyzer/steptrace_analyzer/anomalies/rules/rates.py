@@ -1,0 +1,220 @@
+"""Learning rates by what they do: too small to move anything, too large to get anywhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from steptrace_analyzer.anomalies.finding import Finding
+from steptrace_analyzer.anomalies.geometry import geometries
+from steptrace_analyzer.anomalies.outcome import LEAST_STEPS, outcome
+from steptrace_analyzer.anomalies.signals import kernels, require
+from steptrace_analyzer.anomalies.words import listed, number, times
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    from steptrace_analyzer.anomalies.outcome import Outcome
+    from steptrace_analyzer.anomalies.signals import Signals
+
+_START: Final = 20  # steps whose ratios say more about the start than about the rate
+_EARLY: Final = 50  # steps in which a rate that is too high shows
+
+
+def rate_too_low(
+    signals: Signals, *, ratio: float = 1e-5, moved: float = 0.01
+) -> Iterator[Finding]:
+    """Find runs whose weights hardly move, and which learn nothing.
+
+    Judged is what the optimizer does, never the learning rate's value, which means something else
+    for each optimizer. The median of the update's norm over the weight's, after the first 20 steps,
+    is below `ratio` for every kernel that gets a gradient, all updates together are shorter than
+    `moved` times the first weights, and the loss ends above half the loss of the best constant
+    prediction.
+
+    Thresholds
+        ratio: update over weight. moved: sum of updates over first weight.
+    Unit
+        L2 norm of update over L2 norm of weight
+    Needs
+        statistics of weights, gradients and updates
+    Source
+        1e-5: torchmortem; 1e-4: MindInsight; gate: own
+    """
+    found = _judged(signals)
+    ratios, sums = _ratios(signals)
+    if not ratios or found.last <= 0.5 * found.level:
+        return
+    top = max(ratios, key=lambda path: ratios[path])
+    if ratios[top] >= ratio or max(sums.values()) >= moved:
+        return
+    rate = float(np.median(signals.learning_rate.values))
+    yield Finding(
+        rule="rate_too_low",
+        severity="error" if found.learned_nothing else "warning",
+        first_step=int(signals.loss.steps[0]),
+        last_step=int(signals.loss.steps[-1]),
+        explanation=(
+            f"the weights hardly moved: in a usual step the update is {number(ratios[top])} of the "
+            f"weight at most ({top}), and all updates together are {number(max(sums.values()))} "
+            f"of it; the learning rate was {number(rate)}."
+        ),
+        tensor=f"updates/{top}",
+        observed=ratios[top],
+        threshold=ratio,
+        cause="the learning rate is too low for this optimizer",
+        cause_kind="set-up",
+        consequence="the training takes too long to learn anything",
+        remedy="raise the learning rate tenfold at a time, until updates are near 1e-3 of weights",
+        evidence={"moved": max(sums.values()), "learning_rate": rate},
+    )
+
+
+def rate_too_high(signals: Signals, *, worse: float = 2.0, ratio: float = 0.1) -> Iterator[Finding]:
+    """Find runs whose updates are so large that the loss does not come down.
+
+    Either the first updates made things worse: among the first 50 steps the median of 3 losses
+    reaches `worse` times the loss before the first update. Or the median of the update's norm over
+    the weight's, after the first 20 steps, is above `ratio` for some kernel. Both count only where
+    the loss ends above half that of the best constant prediction, or well above its minimum; a
+    start that is already far worse than that prediction is another fault.
+
+    Thresholds
+        worse: loss over first loss. ratio: update over weight.
+    Unit
+        loss over first loss; L2 norm of update over L2 norm of weight
+    Needs
+        scalars/loss; statistics of weights, gradients and updates
+    Source
+        0.1: torchmortem, MindInsight; rise of the first steps: own
+    """
+    found = _judged(signals)
+    bad = found.harmed or found.last > 0.5 * found.level
+    if not bad or found.first > 3 * found.level:
+        return
+    values = signals.loss.values[: _EARLY + 2, 0]
+    clean = np.where(np.isfinite(values), values, np.inf)
+    peaks = np.median(np.lib.stride_tricks.sliding_window_view(clean, 3), axis=-1)
+    peak = int(np.argmax(peaks))
+    ratios, _ = _ratios(signals)
+    top = max(ratios, key=lambda path: ratios[path]) if ratios else None
+    rose = peaks[peak] > worse * found.first and _first_updates_jump(clean, worse)
+    large = top is not None and ratios[top] > ratio
+    if not rose and not large:
+        return
+    rate = float(signals.learning_rate.values[0, 0])
+    parts = []
+    if rose:
+        parts.append(
+            f"the first updates made the loss {times(float(peaks[peak]) / found.first)} as large "
+            f"({number(found.first)} before them, {number(float(peaks[peak]))} by step "
+            f"{int(signals.loss.steps[peak + 1])})"
+        )
+    if large and top is not None:
+        parts.append(f"in a usual step {top} moves by {number(ratios[top])} of its size")
+    yield Finding(
+        rule="rate_too_high",
+        severity="error" if found.harmed or found.last > 0.6 * found.level else "warning",
+        first_step=int(signals.loss.steps[0]),
+        last_step=int(signals.loss.steps[-1]),
+        explanation=f"the updates are too large: {' and '.join(parts)}; the learning rate was "
+        f"{number(rate)}.",
+        tensor=f"updates/{top}" if top is not None else "scalars/loss",
+        observed=float(peaks[peak]) / found.first if rose else ratios[top] if top else None,
+        threshold=worse if rose else ratio,
+        cause="the learning rate is too high for this network and optimizer",
+        cause_kind="set-up",
+        consequence="steps overshoot, and units behind a ReLU die or others saturate",
+        remedy="lower the learning rate tenfold at a time, warm it up, or clip gradients",
+        evidence={"update_ratio": ratios[top] if top else None, "learning_rate": rate},
+    )
+
+
+def uphill(signals: Signals, *, cosine: float = 0.2) -> Iterator[Finding]:
+    """Find optimizers that follow the gradient upwards.
+
+    The median, over all steps, of the cosine between a kernel's gradient and the update that
+    followed is above `cosine`, for more than half of the kernels. Downhill it is negative, with
+    every optimizer and with momentum.
+
+    Thresholds
+        cosine: without unit
+    Unit
+        cosine
+    Needs
+        gradients and weights with their values
+    Source
+        own
+    """
+    require(not signals.several_models, "the trace is of several models, whose losses are opposed")
+    medians = {}
+    for path, each in geometries(signals).items():
+        known = each.with_update[np.isfinite(each.with_update)]
+        if len(known) >= _START:
+            medians[path] = float(np.median(known))
+    require(medians, f"fewer than {_START} steps have both a gradient and an update")
+    wrong = [path for path, value in medians.items() if value > cosine]
+    if len(wrong) <= len(medians) / 2:
+        return
+    top = max(wrong, key=lambda path: medians[path])
+    steps = signals.steps("gradients")
+    yield Finding(
+        rule="uphill",
+        severity="error",
+        first_step=int(steps[0]),
+        last_step=int(steps[-1]),
+        explanation=(
+            f"the updates follow the gradient upwards: their cosine is {number(medians[top])} for "
+            f"{top}, and positive for {listed([p for p in wrong if p != top]) or 'no other'}."
+        ),
+        tensor=f"updates/{top}",
+        observed=medians[top],
+        threshold=cosine,
+        cause="the sign of the gradient or of the loss is wrong where it is applied",
+        cause_kind="set-up",
+        consequence="every step makes the loss larger",
+        remedy="check the sign in the loss, in a custom train_step and in a custom optimizer",
+        evidence={"cosines": medians},
+    )
+
+
+def _first_updates_jump(losses: npt.NDArray[np.float64], worse: float) -> bool:
+    """Whether the rise is steep: it takes few steps, as a steady ascent does not."""
+    over = np.flatnonzero(losses > worse * losses[0])
+    return bool(len(over)) and int(over[0]) <= _START
+
+
+def _ratios(signals: Signals) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the median update ratio, and the sum of updates, of kernels that get a gradient."""
+    weights, updates = signals.norms("weights"), signals.norms("updates")
+    gradients = signals.norms("gradients")
+    ratios: dict[str, float] = {}
+    sums: dict[str, float] = {}
+    for path in kernels(signals, gradients.paths):
+        weight, update, gradient = (s.of(path) for s in (weights, updates, gradients))
+        if weight is None or update is None or gradient is None:
+            continue
+        usual = float(np.nanmedian(weight.values)) if np.isfinite(weight.values).any() else 0.0
+        late = update.values[_START:, 0]
+        if not usual or not len(late) or not np.nanmedian(gradient.values[_START:, 0]) > 0:
+            continue
+        at = np.searchsorted(weight.steps, update.steps[_START:])
+        size = np.maximum(weight.values[np.minimum(at, len(weight.values) - 1), 0], usual)
+        start = max(float(weight.values[0, 0]), 1e-30)
+        ratios[path] = float(np.nanmedian(late / size))
+        sums[path] = float(np.nansum(update.values)) / start
+    return ratios, sums
+
+
+def _judged(signals: Signals) -> Outcome:
+    require(not signals.several_models, "the trace is of several models, whose losses are opposed")
+    found = outcome(signals)
+    require(
+        found is not None and found.steps >= LEAST_STEPS,
+        f"the run has fewer than {LEAST_STEPS} steps",
+    )
+    assert found is not None
+    return found

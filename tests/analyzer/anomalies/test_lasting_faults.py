@@ -1,0 +1,348 @@
+"""Rules on faults that hold from the start, or grow slowly, and on what looks like them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from plot_traces import make_trace
+from quiet_run import BATCH, CLASSES, STEPS, find, follow_gradients, quiet_layers, quiet_run
+from steptrace_analyzer.anomalies.diagnosis import diagnose
+from steptrace_analyzer.anomalies.finding import Finding
+from steptrace_analyzer.anomalies.registry import _registered, register
+from steptrace_schema.errors import UnknownNameError
+from steptrace_schema.format.attributes import Optimizer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from steptrace_analyzer.anomalies.signals import Signals
+
+
+def _entropy(arrays: dict[str, Any]) -> float:
+    share = np.bincount(arrays["inputs/y"].ravel()) / arrays["inputs/y"].size
+    return float(-(share * np.log(share)).sum())
+
+
+def _unlearned(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Give the run a loss that stays where a constant prediction is."""
+    noise = np.random.default_rng(9).normal(0, 0.01, STEPS)
+    arrays["scalars/loss"] = (1.02 * _entropy(arrays) + noise).astype(np.float32)
+    return arrays
+
+
+def test_a_loss_no_better_than_a_constant_is_no_learning() -> None:
+    arrays = _unlearned(quiet_run())
+    (found,) = find("not_learning", arrays)
+    assert found.severity == "error"
+    assert found.usual == pytest.approx(_entropy(arrays))
+    assert found.observed == pytest.approx(float(arrays["scalars/loss"][-20:].mean()))
+
+
+@pytest.mark.parametrize("loss", ["mse", "mean_absolute_error"])
+def test_a_regression_is_compared_with_the_spread_of_its_targets(loss: str) -> None:
+    arrays = quiet_run()
+    targets = np.random.default_rng(4).normal(3.3, 2.0, (STEPS, 4, 1)).astype(np.float32)
+    usual = targets.var() if loss == "mse" else np.abs(targets - np.median(targets)).mean()
+    arrays |= {"inputs/y": targets, "scalars/loss": np.full(STEPS, usual, np.float32)}
+    (found,) = find("not_learning", arrays, loss=loss)
+    assert found.usual == pytest.approx(float(usual), rel=1e-6)
+    arrays["scalars/loss"] = np.linspace(usual, usual / 3, STEPS).astype(np.float32)
+    assert find("not_learning", arrays, loss=loss) == []
+
+
+def test_a_loss_that_only_is_slow_is_a_warning() -> None:
+    arrays = quiet_run()
+    level = _entropy(arrays)
+    arrays["scalars/loss"] = np.linspace(1.5 * level, level, STEPS).astype(np.float32)
+    assert [found.severity for found in find("not_learning", arrays)] == ["warning"]
+
+
+def test_what_was_learned_and_lost_is_diverging() -> None:
+    arrays = quiet_run()
+    arrays["scalars/loss"][40:] = np.linspace(2.0, 4.0, STEPS - 40)
+    assert find("not_learning", arrays) == []
+    (found,) = find("diverging", arrays)
+    assert found.severity == "error"
+    assert 35 <= found.first_step <= 50
+    assert "still rises" in found.explanation
+
+
+def test_weights_that_hardly_move_have_a_rate_that_is_too_low() -> None:
+    arrays = _unlearned(quiet_run())
+    follow_gradients(arrays, 1e-7)
+    (found,) = find("rate_too_low", arrays)
+    assert (found.severity, found.cause_kind) == ("error", "set-up")
+    weights = arrays["weights/net/first/kernel"].astype(np.float64)
+    assert found.observed is not None
+    sizes = np.linalg.norm(np.diff(weights, axis=0).reshape(STEPS, -1), axis=1)
+    ratio = float(np.median(sizes[20:])) / float(np.linalg.norm(weights[0]))
+    assert found.observed == pytest.approx(ratio, rel=0.7)
+    assert find("rate_too_low", arrays | {"scalars/loss": quiet_run()["scalars/loss"]}) == []
+
+
+def test_first_updates_that_make_the_loss_far_worse_are_too_large() -> None:
+    arrays = quiet_run()
+    level = _entropy(arrays)
+    loss = np.full(STEPS, 0.9 * level)
+    loss[:6] = level, 3 * level, 9 * level, 8 * level, 6 * level, 2 * level
+    (found,) = find("rate_too_high", arrays | {"scalars/loss": loss.astype(np.float32)})
+    assert found.severity == "error"
+    assert found.observed == pytest.approx(8.0, rel=1e-5)  # the median of 9, 8 and 6 times
+    loss[60:] = 0.1
+    assert find("rate_too_high", arrays | {"scalars/loss": loss.astype(np.float32)}) == []
+
+
+def test_updates_along_the_gradient_go_uphill() -> None:
+    arrays = quiet_run()
+    assert find("uphill", arrays) == []
+    follow_gradients(arrays, -0.1)
+    (found,) = find("uphill", arrays)
+    assert found.severity == "error"
+    assert found.observed == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_first_loss_far_above_a_constant_prediction_is_a_poor_start() -> None:
+    arrays = quiet_run()
+    arrays["scalars/loss"] *= np.float32(0.3)
+    arrays["scalars/loss"][0] = 40.0
+    assert [found.severity for found in find("poor_start", arrays)] == ["info"]
+    arrays["scalars/loss"][1:] = 1.0
+    (found,) = find("poor_start", arrays)
+    assert (found.severity, found.observed) == ("error", 40.0)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.05])
+def test_units_that_are_all_the_same_are_named(value: float) -> None:
+    arrays = quiet_run()
+    assert find("identical_units", arrays) == []
+    kernel = np.random.default_rng(1).normal(size=(STEPS + 1, 8, 1)) * value
+    arrays["weights/net/middle/kernel"] = np.repeat(kernel, 8, axis=2).astype(np.float32)
+    (found,) = find("identical_units", arrays)
+    assert found.tensor == "weights/net/middle/kernel"
+
+
+def test_inputs_off_scale_count_by_what_came_of_the_run() -> None:
+    arrays = quiet_run()
+    arrays["inputs/x"] = arrays["inputs/x"] * 100 + 300
+    (found,) = find("unscaled_inputs", arrays)
+    assert (found.severity, found.tensor) == ("info", "inputs/x")
+    assert found.evidence["mean"] == pytest.approx(300, rel=0.1)
+    (found,) = find("unscaled_inputs", _unlearned(arrays))
+    assert found.severity == "error"
+    layers = quiet_layers()
+    layers = (layers[0].model_copy(update={"class_name": "Normalization"}), *layers[1:])
+    assert find("unscaled_inputs", arrays, layers=layers) == []
+
+
+def test_targets_that_are_fitted_need_no_scaling() -> None:
+    arrays = quiet_run()
+    arrays["inputs/y"] = np.random.default_rng(2).normal(900, 300, (STEPS, 4, 1)).astype(np.float32)
+    arrays["scalars/loss"] = (9e4 * np.exp(-np.arange(STEPS) / 20)).astype(np.float32)
+    assert find("unscaled_inputs", arrays, loss="mse") == []
+    arrays["scalars/loss"] = np.full(STEPS, 9e5, np.float32)
+    assert [f.tensor for f in find("unscaled_inputs", arrays, loss="mse")] == ["inputs/y"]
+
+
+def test_labels_in_order_are_told_from_mixed_ones() -> None:
+    arrays = quiet_run()
+    assert find("sorted_labels", arrays) == []
+    ordered = np.sort(arrays["inputs/y"].ravel()).reshape(STEPS, 4)
+    (found,) = find("sorted_labels", arrays | {"inputs/y": ordered})
+    share = (ordered == ordered[:, :1]).all(axis=1).mean()
+    assert found.observed == pytest.approx(float(share))
+
+
+def test_one_batch_for_ever_is_told_from_copies_within_a_batch() -> None:
+    arrays = quiet_run()
+    assert find("repeated_inputs", arrays) == []
+    same = np.tile(np.arange(BATCH, dtype=np.int64), (STEPS, 1))
+    (found,) = find("repeated_inputs", arrays | {"inputs/sample_digest": same})
+    assert (found.severity, "the same 16 samples" in found.explanation) == ("info", True)
+    copies = arrays["inputs/sample_digest"].copy()
+    copies[:, BATCH // 2 :] = copies[:, : BATCH // 2]
+    (found,) = find("repeated_inputs", arrays | {"inputs/sample_digest": copies})
+    assert (found.severity, found.observed) == ("warning", 0.5)
+
+
+def _outputs(arrays: dict[str, Any], values: Any) -> dict[str, Any]:
+    return arrays | {"activations/net/last/output": np.asarray(values, np.float32)}
+
+
+def _entropies(share: Any, labels: Any) -> Any:
+    picked = np.take_along_axis(share, labels[..., np.newaxis], axis=-1)[..., 0]
+    return -np.log(np.clip(picked, 1e-7, 1 - 1e-7))
+
+
+def test_a_softmax_over_one_unit_is_an_error() -> None:
+    arrays = _outputs(quiet_run(), np.ones((STEPS, 4, 1)))
+    layers = quiet_layers(last="softmax")
+    (found,) = find("output_mismatch", arrays, layers=layers, loss="binary_crossentropy")
+    assert (found.severity, "one unit" in found.explanation) == ("error", True)
+
+
+def test_a_cross_entropy_says_itself_what_it_took_the_outputs_for() -> None:
+    arrays = quiet_run()
+    labels = arrays["inputs/y"]
+    raw = np.random.default_rng(8).normal(size=(STEPS, 4, CLASSES))
+    share = np.exp(raw) / np.exp(raw).sum(axis=-1, keepdims=True)
+    twice = np.exp(share) / np.exp(share).sum(axis=-1, keepdims=True)
+    positive = np.maximum(raw, 0)
+    clipped = np.clip(positive, 1e-7, 1 - 1e-7)
+    losses = arrays["inputs/sample_loss"]
+
+    def judge(outputs: Any, of: Any, last: str | None) -> list[str]:
+        seen = losses.copy()
+        seen[:, :4] = _entropies(of, labels)
+        made = _outputs(arrays | {"inputs/sample_loss": seen}, outputs)
+        found = find("output_mismatch", made, layers=quiet_layers(last=last))
+        return [each.explanation for each in found]
+
+    assert judge(raw, share, None) == []  # logits, and a loss that knows
+    assert judge(share, share, "softmax") == []
+    (text,) = judge(share, twice, "softmax")
+    assert "softmax is applied twice" in text
+    (text,) = judge(positive, clipped / clipped.sum(axis=-1, keepdims=True), "relu")
+    assert "for probabilities, which they are not" in text
+
+
+def test_targets_beyond_the_last_activation_are_named() -> None:
+    arrays = _outputs(quiet_run(), np.full((STEPS, 4, 1), 0.5))
+    arrays["inputs/y"] = np.random.default_rng(2).normal(2, 1, (STEPS, 4, 1)).astype(np.float32)
+    layers = quiet_layers(last="sigmoid")
+    (found,) = find("output_mismatch", arrays, layers=layers, loss="mse")
+    outside = (arrays["inputs/y"] < 0) | (arrays["inputs/y"] > 1)
+    assert found.observed == pytest.approx(float(outside.mean()), abs=0.05)
+    assert find("output_mismatch", arrays, layers=quiet_layers(), loss="mse") == []
+
+
+def test_a_gradient_that_does_not_reach_the_first_layer_vanishes() -> None:
+    arrays = _unlearned(quiet_run())
+    assert find("vanishing", arrays) == []
+    arrays["gradients/net/first/kernel"] *= np.float32(1e-5)
+    follow_gradients(arrays)
+    (found,) = find("vanishing", arrays)
+    assert (found.severity, found.tensor) == ("error", "gradients/net/first/kernel")
+    assert found.observed == pytest.approx(1e-5, rel=0.2)
+    assert find("vanishing", arrays | {"scalars/loss": quiet_run()["scalars/loss"]}) == []
+
+
+def test_a_gradient_that_grows_without_end_explodes() -> None:
+    arrays = _unlearned(quiet_run())
+    growth = np.exp(np.arange(STEPS) / 10).astype(np.float32)[:, np.newaxis, np.newaxis]
+    arrays["gradients/net/middle/kernel"] *= growth
+    (found,) = find("exploding", arrays)
+    assert found.tensor == "gradients/net/middle/kernel"
+    assert found.observed is not None
+    assert found.usual is not None
+    assert found.observed > 100 * found.usual
+
+
+def test_saturated_units_matter_where_nothing_is_learned() -> None:
+    arrays = _unlearned(quiet_run())
+    arrays["probe/net/first/preactivation"] = np.full((STEPS, 4, 8), 9.0, np.float32)
+    arrays["probe/net/last/preactivation"] = np.zeros((STEPS, 4, 3), np.float32)
+    layers = quiet_layers("tanh")
+    (found,) = find("saturation", arrays, layers=layers)
+    assert (found.severity, found.observed) == ("error", 1.0)
+    learned = arrays | {"scalars/loss": quiet_run()["scalars/loss"]}
+    assert find("saturation", learned, layers=layers) == []
+    assert find("saturation", arrays, layers=quiet_layers("relu")) == []
+
+
+def test_a_weight_with_a_gradient_that_does_not_move_is_named() -> None:
+    arrays = quiet_run()
+    assert find("unchanged", arrays) == []
+    kernel = arrays["weights/net/middle/kernel"]
+    kernel[70:] = kernel[70]
+    (found,) = find("unchanged", arrays)
+    assert (found.tensor, found.first_step) == ("updates/net/middle/kernel", 70)
+    assert found.observed == STEPS - 70
+
+
+def test_a_validation_loss_that_rises_while_training_goes_on_is_overfitting() -> None:
+    arrays = quiet_run()
+    arrays["validation/loss"] = np.array([1.0, 0.6, 0.5, 0.7, 0.8, 0.9])
+    steps = {"validation": [0, 20, 40, 60, 80, 100]}
+    trace = make_trace(arrays, steps=steps, layers=quiet_layers())
+    (found,) = diagnose(trace, rules=["overfitting"]).findings
+    assert (found.severity, found.first_step, found.usual) == ("warning", 40, 0.5)
+
+
+def test_samples_that_stay_wrong_are_listed() -> None:
+    arrays = quiet_run()
+    wrong = 7
+    arrays["inputs/sample_loss"][arrays["inputs/sample_digest"] == wrong] = 6.0
+    (found,) = find("suspect_samples", arrays)
+    assert found.severity == "info"
+    assert [sample["digest"] for sample in found.evidence["samples"]] == [wrong]
+
+
+def test_a_loss_that_is_mostly_penalty_is_named() -> None:
+    arrays = quiet_run()
+    arrays["inputs/sample_loss"] = np.full((STEPS, BATCH), _entropy(arrays), np.float32)
+    arrays["scalars/loss"] = np.full(STEPS, 5.0, np.float32)
+    (found,) = find("regulariser", arrays)
+    assert found.observed == pytest.approx(1 - _entropy(arrays) / 5.0, rel=1e-5)
+
+
+def test_what_came_of_a_run_stands_last_in_the_story_of_its_cause() -> None:
+    arrays = _unlearned(quiet_run())
+    follow_gradients(arrays, 1e-7)
+    (story,) = diagnose(
+        make_trace(arrays, layers=quiet_layers(), loss="sparse_categorical_crossentropy"),
+        rules=["rate_too_low", "not_learning"],
+    ).stories
+    assert [found.rule for found in story.findings] == ["rate_too_low", "not_learning"]
+    assert story.severity == "error"
+    first, second, last = story.text.splitlines()
+    assert first.startswith("error, steps 0 to 119: the weights hardly moved")
+    assert second.startswith("  -> nothing was learned in 120 steps")
+    assert last.startswith("  what to do: raise the learning rate")
+
+
+def test_a_rule_of_ones_own_is_run_with_its_threshold() -> None:
+    def loud(signals: Signals, *, most: float = 10.0) -> Iterator[Finding]:
+        """Find losses above `most`."""
+        for step, loss in zip(signals.loss.steps, signals.loss.values[:, 0], strict=True):
+            if loss > most:
+                yield Finding("loud", "warning", int(step), int(step), f"the loss is {loss:.3g}.")
+
+    register(loud)
+    try:
+        trace = make_trace(quiet_run(), layers=quiet_layers())
+        assert diagnose(trace, rules=["loud"]).findings == ()
+        found = diagnose(trace, rules=["loud"], settings={"loud.most": 1.2}).findings
+        assert [each.first_step for each in found] == list(range(len(found)))
+        assert len(found) == int((quiet_run()["scalars/loss"] > 1.2).sum())
+    finally:
+        del _registered["loud"]
+    with pytest.raises(UnknownNameError, match="no rule 'loud'"):
+        diagnose(trace, rules=["loud"])
+
+
+def test_rules_say_what_they_miss() -> None:
+    arrays = {"scalars/loss": quiet_run()["scalars/loss"]}
+    found = diagnose(make_trace(arrays))
+    reasons = {each.rule: each.reason for each in found.not_judged}
+    assert found.findings == ()
+    assert reasons["dead_units"] == "the trace holds no values of gradients of kernels"
+    assert reasons["bad_batch"] == "the trace holds no statistics of inputs"
+    assert reasons["overfitting"] == "the training does not validate"
+    assert "loss_spike" not in reasons
+
+
+def test_findings_become_rows_of_a_table() -> None:
+    arrays = _unlearned(quiet_run())
+    table = diagnose(
+        make_trace(
+            arrays,
+            layers=quiet_layers(),
+            optimizer=Optimizer(class_name="SGD", config={"momentum": 0.0, "nesterov": False}),
+            loss="sparse_categorical_crossentropy",
+        )
+    ).to_dataframe()
+    assert table["rule"].tolist() == ["not_learning"]
+    assert table["severity"].tolist() == ["error"]
