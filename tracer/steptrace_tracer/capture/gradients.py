@@ -14,6 +14,8 @@ from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.capture.names import Names, walk_layers
 from steptrace_tracer.capture.taps import NO_GRADIENT, Taps
 from steptrace_tracer.capture.unfused_rows import first_rows
+from steptrace_tracer.keras_private import missing_logits
+from steptrace_tracer.private_names import MissingNameError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence, Set
@@ -169,14 +171,17 @@ class GradientAttribution:
                 continue
             candidates = [b for b in self._backward if b.found.get((kind, path)) is not None]
             if not candidates:
-                reason = _FROM_LOGITS if self._logits.get(path) in taken else NO_GRADIENT
+                reason = _FROM_LOGITS if self._logits.get(path) in taken else _no_gradient(kind)
                 self._taps.explain_missing(kind, path, reason)
                 continue
             layer = layers.get((kind, path))
             if kind != "gradients":  # those of weights are of every loss that asks for them
                 nearest = min(backward.distance(layer) for backward in candidates)
                 candidates = [b for b in candidates if b.distance(layer) == nearest]
-            self._taps.add(kind, path, self._summed(kind, path, candidates))
+            try:
+                self._taps.add(kind, path, self._summed(kind, path, candidates))
+            except MissingNameError as error:
+                self._taps.explain_missing(kind, path, str(error))
         for source in self._sources:
             if (source.kind, source.path) not in keys and source.path not in self._logits.values():
                 self._taps.explain_missing(source.kind, source.path, NO_GRADIENT)
@@ -236,6 +241,13 @@ def _trained_models(models: tuple[Any, ...]) -> list[_TrainedModel]:
         for model in (*models, *nested)
     ]
     return sorted(trained_models, key=lambda model: len(model.layers))
+
+
+def _no_gradient(kind: Kind) -> str:
+    """Return why there is no gradient of a tensor, which may have been taken by its logits."""
+    if kind == "activation_gradients" and (missing := missing_logits()) is not None:
+        return f"{NO_GRADIENT}, or on its logits alone: {missing}"
+    return NO_GRADIENT
 
 
 def _unscaled(gradient: Any, scale: Any) -> Any:

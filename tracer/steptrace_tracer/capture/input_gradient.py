@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from steptrace_schema.names import OUTPUT, X_GRADIENT
 from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.keras_private import calls, is_keras_own, sublayers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +65,7 @@ class InputGradientShortcut:
         is_plain = (
             len(program.models) == 1
             and program.strategy is None
-            and type(model).__module__.startswith("keras.")
+            and is_keras_own(type(model))
             and getattr(program.body, "__func__", None) is keras.Model.train_step
         )
         if not is_plain or not tf.is_tensor(x) or x.dtype != tf.float32:
@@ -113,9 +114,9 @@ def _first_layer(model: Any) -> Any:
         return None
     uses: list[Any] = [
         layer
-        for layer in model._flatten_layers(include_self=False, recursive=False)
-        for node in layer._inbound_nodes
-        for tensor in node.input_tensors
+        for layer in sublayers(model)
+        for call in calls(layer)
+        for tensor in call
         if tensor is inputs[0]
     ]
-    return uses[0] if len(uses) == 1 and len(uses[0]._inbound_nodes) == 1 else None
+    return uses[0] if len(uses) == 1 and len(calls(uses[0])) == 1 else None

@@ -10,6 +10,7 @@ from steptrace_schema.errors import TraceError
 from steptrace_schema.format.paths import safe_path, unique_paths
 from steptrace_schema.names import STEP, X
 from steptrace_tracer._tensorflow import keras
+from steptrace_tracer.keras_private import own_variables, sublayers
 
 if TYPE_CHECKING:
     from steptrace_schema.format.attributes import Layer
@@ -43,7 +44,7 @@ class Names:
         owners = {
             id(variable): (layer.path, path)
             for layer, path in zip(layers, layer_paths, strict=True)
-            for variable in (*layer._trainable_variables, *layer._non_trainable_variables)
+            for variable in own_variables(layer)
         }
         weight_paths = unique_paths(
             [*_TAKEN, *(_weight_path(v, *owners.get(id(v), (None, ""))) for v in variables)]
@@ -81,9 +82,16 @@ class Names:
         paths, weights = dict(self.layers), dict(self.weights)
         for layer, known in zip(own, layers, strict=True):
             paths[id(layer)] = known.path
-            variables = (*layer._trainable_variables, *layer._non_trainable_variables)
-            named = [v for v in variables if id(v) in weights]
-            for variable, path in zip(named, known.variables, strict=False):
+            named = [v for v in own_variables(layer) if id(v) in weights]
+            # An earlier version listed a weight that two layers share at both of them.
+            inner = {
+                path
+                for other in layers
+                if other.path.startswith(f"{known.path}/")
+                for path in other.variables
+            }
+            own_paths = [path for path in known.variables if path not in inner]
+            for variable, path in zip(named, own_paths, strict=False):
                 weights[id(variable)] = path
         return Names(paths, weights)
 
@@ -122,7 +130,7 @@ def inside_recurrent(model: Any) -> frozenset[int]:
 
 
 def _children(parent: Any, seen: set[int]) -> Iterator[tuple[Any, str]]:
-    children = list(parent._flatten_layers(include_self=False, recursive=False))
+    children = sublayers(parent)
     prefix = f"{parent.path}/" if parent.path else ""
     nested = any(child.path and child.path.startswith(prefix) for child in children)
     for child in children:

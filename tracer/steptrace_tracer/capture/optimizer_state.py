@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from steptrace_schema.format.paths import safe_path, unique_paths
 from steptrace_schema.names import LEARNING_RATE, LEARNING_RATES
 from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.keras_private import optimizer_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -73,12 +74,17 @@ def optimizer_slots(optimizer: Any, names: Names) -> Iterator[tuple[str, Any]]:
         A Keras optimizer; before its first step it has no slots.
     names
         The paths of the weights.
+
+    Raises
+    ------
+    MissingNameError
+        If it is unknown which weights the optimizer has slots for.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     if not inner.built:
         return
     weights: dict[str, list[Any]] = {}
-    for weight in inner._trainable_variables:
+    for weight in optimizer_weights(inner):
         weights.setdefault(f"{str(weight.path).replace('/', '_')}_", []).append(weight)
     seen: Counter[str] = Counter()
     for variable in inner.variables:

@@ -8,6 +8,7 @@ the last bits of the training.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -124,7 +125,7 @@ class Probe:
             if self._wants_gradients:
                 stack.enter_context(tape)
                 tape.watch([t for t in tf.nest.flatten(x) if t.dtype.is_floating])
-            if self._model._call_has_training_arg:
+            if "training" in inspect.signature(self._model.call).parameters:
                 self._model(x, training=False)
             else:
                 self._model(x)

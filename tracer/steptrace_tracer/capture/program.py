@@ -7,6 +7,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.keras_private import strategy_of, update_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,8 +122,8 @@ def fit_program(model: Any, spec: Any) -> Program:
 
 def replica_strategy(model: Any) -> Any:
     """Return the strategy that spreads `model` over replicas, None where there is only one."""
-    strategy = model.distribute_strategy
-    return strategy if strategy.num_replicas_in_sync > 1 else None
+    found = strategy_of(model)
+    return found if found.num_replicas_in_sync > 1 else None
 
 
 def batch_of_data(data: Any) -> Batch:
@@ -130,9 +131,3 @@ def batch_of_data(data: Any) -> Batch:
     if not isinstance(data, tuple):
         return Batch(data)
     return Batch(*data[:2])
-
-
-def update_count(optimizer: Any) -> int:
-    """Return how many steps the optimizer has done; those that only accumulate count as well."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    return int(inner._iterations.numpy())

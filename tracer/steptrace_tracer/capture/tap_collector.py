@@ -22,6 +22,8 @@ from steptrace_tracer.capture.taps import (
     storable,
 )
 from steptrace_tracer.capture.unfused_rows import first_rows, row_count
+from steptrace_tracer.keras_private import logits_of, loss_weights
+from steptrace_tracer.private_names import MissingNameError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Set
@@ -101,8 +103,7 @@ class TapCollector:
                 self._gradients.request_gradient("activation_gradients", place, tensor, layer)
             else:
                 self.taps.explain_missing("activation_gradients", place, NO_GRADIENT)
-            logits = getattr(tensor, "_keras_logits", None)
-            if logits is not None:
+            if (logits := logits_of(tensor)) is not None:
                 own = f"{path}/{prefix}{_LOGITS}"
                 self._gradients.request_logits_gradient(place, own, logits, layer)
 
@@ -181,8 +182,12 @@ class TapCollector:
         """Keep the outputs, now that the graph has everything that uses them."""
         for place, tensor in self._outputs.items():
             self.taps.rows[place] = row_count(tensor)
-            if self._policy.covers("activations", place):
+            if not self._policy.covers("activations", place):
+                continue
+            try:
                 self.taps.add("activations", place, first_rows(tensor, self._policy.rows))
+            except MissingNameError as error:
+                self.taps.explain_missing("activations", place, str(error))
 
     def _keep_sample_weight(self) -> None:
         """Keep the weight of each sample, where all losses take the same one."""
@@ -202,9 +207,11 @@ class TapCollector:
 
     def _keep_sample_loss(self) -> None:
         """Keep the loss of each sample: the sum over outputs, the mean over a sequence."""
-        compiled = getattr(self._program.models[0], "_compile_loss", None)
-        flat = getattr(compiled, "_flat_losses", None) or ()
-        factors = [factor for _, loss, factor, _ in flat if loss is not None] or [None]
+        try:
+            factors = loss_weights(self._program.models[0]) or [None]
+        except MissingNameError as error:
+            self.taps.explain_missing("inputs", SAMPLE_LOSS, str(error))
+            return
         if len(factors) != len(self._losses):
             self.taps.explain_missing("inputs", SAMPLE_LOSS, _NO_SAMPLE_LOSS)
             return

@@ -23,6 +23,8 @@ from steptrace_tracer.capture.rebinding import tapped
 from steptrace_tracer.capture.replicas import first_replica, on_every_replica, run_on_replicas
 from steptrace_tracer.capture.tap_collector import TapCollector
 from steptrace_tracer.capture.taps import NO_GRADIENT, Taps, storable
+from steptrace_tracer.keras_private import missing_logits, random_operations, strategy_of
+from steptrace_tracer.private_names import MissingNameError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Set
@@ -118,6 +120,8 @@ class TracedStep:
             self._prepare_probe(args, kwargs)
             self._prepare_slots()
             self._prepare_shortcut(args, kwargs)
+            if "activation_gradients" in self._policy.kinds:
+                missing_logits()  # before the graph, which is no place to find out
             self._function = self._compile()
         wall_time, start = time.time(), time.perf_counter()
         result, tensors = self._function(*args, **kwargs)
@@ -160,7 +164,7 @@ class TracedStep:
         models = self.program.models
         unbuilt = [optimizer for optimizer in self.program.optimizers if not optimizer.built]
         if len(models) == 1 and unbuilt == [self.program.optimizers[0]]:
-            with models[0].distribute_strategy.scope():
+            with strategy_of(models[0]).scope():
                 unbuilt.pop().build(models[0].trainable_variables)
         self._slots_missing = tuple(
             Missing(kind="optimizer", path=optimizer.name, reason=_UNBUILT) for optimizer in unbuilt
@@ -194,7 +198,7 @@ class TracedStep:
         optimizers = self.program.optimizers
         rates = learning_rates(optimizers)
         before = self._weights("weights", "updates")
-        slots = slot_taps(optimizers, self.names, self._policy)
+        slots = self._slots()
         shortcut_weights = self._shortcut.weights() if self._shortcut is not None else []
         result, tensors = step(*args, **kwargs)
         tensors = tensors | probed | rates
@@ -266,6 +270,16 @@ class TracedStep:
             tensors[f"scalars/{METRICS}/{safe_path(name)}"] = tf.cast(metric, tf.float32)
         return result, tensors
 
+    def _slots(self) -> dict[str, Any]:
+        try:
+            return slot_taps(self.program.optimizers, self.names, self._policy)
+        except MissingNameError as error:
+            self._slots_missing = tuple(
+                Missing(kind="optimizer", path=optimizer.name, reason=str(error))
+                for optimizer in self.program.optimizers
+            )
+            return {}
+
     def _weights(self, *kinds: Kind) -> dict[str, Any]:
         """Return the models' present weights that any of `kinds` is recorded of, by path."""
         return {
@@ -315,5 +329,4 @@ def _finished(collector: TapCollector, layers: list[Any], in_loops: Set[int]) ->
 def _draws_random_numbers() -> bool:
     if tf.executing_eagerly():
         return False
-    operations = tf.compat.v1.get_default_graph().get_operations()
-    return any(op.op_def.is_stateful and "Random" in op.type for op in operations)
+    return any(True for _ in random_operations(tf.compat.v1.get_default_graph()))

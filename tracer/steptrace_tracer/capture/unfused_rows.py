@@ -8,18 +8,11 @@ for the few rows that are wanted, from what the same operations begin with.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from steptrace_tracer._tensorflow import tf
-
-_CONTRACTIONS: Final = ("MatMul", "Conv2D", "Conv3D", "DepthwiseConv2dNative")
-_FUSED: Final = (*_CONTRACTIONS, "BiasAdd", "Add", "AddV2")
-"""Operations that what follows them may be fused with; rows of their results are independent."""
-_FOLLOWING: Final = (
-    *("BiasAdd", "Add", "AddV2", "AddN"),
-    *("Relu", "Relu6", "LeakyRelu", "Elu", "Selu", "Tanh", "Sigmoid", "Softplus"),
-    *("Mul", "Erf", "Pow", "Square", "RealDiv"),  # the first operations of GELU, SiLU and Mish
-)
+from steptrace_tracer.keras_private import is_used_by_any, raw_operation
+from steptrace_tracer.private_names import CONTRACTIONS, FUSED, FUSED_WITH
 
 
 def first_rows(tensor: Any, rows: int | None) -> Any:
@@ -31,6 +24,11 @@ def first_rows(tensor: Any, rows: int | None) -> Any:
         Dims (row, ...), eager or of a graph in which all is there that uses it.
     rows
         How many.
+
+    Raises
+    ------
+    MissingNameError
+        If TensorFlow cannot compute one of its operations again.
     """
     if not tensor.shape.rank:
         return tensor
@@ -52,20 +50,20 @@ def row_count(tensor: Any) -> Any:
 
 
 def _may_be_fused(tensor: Any) -> bool:
-    if tf.executing_eagerly() or tensor.op.type not in _FUSED:
+    if tf.executing_eagerly() or tensor.op.type not in FUSED:
         return False
-    if tensor.op.type not in _CONTRACTIONS and not _comes_from_contraction(tensor.op):
+    if tensor.op.type not in CONTRACTIONS and not _comes_from_contraction(tensor.op):
         return False
     if tensor.op.type == "MatMul" and tensor.op.get_attr("transpose_a"):
         return False  # its rows are no rows of what it begins with
-    return any(use.type in _FOLLOWING for use in tensor.consumers())
+    return is_used_by_any(tensor, FUSED_WITH)
 
 
 def _comes_from_contraction(operation: Any) -> bool:
     """Whether the operation adds to a contraction, with a bias or without."""
     return any(
-        value.op.type in _CONTRACTIONS
-        or (value.op.type == "BiasAdd" and value.op.inputs[0].op.type in _CONTRACTIONS)
+        value.op.type in CONTRACTIONS
+        or (value.op.type == "BiasAdd" and value.op.inputs[0].op.type in CONTRACTIONS)
         for value in operation.inputs
     )
 
@@ -87,5 +85,4 @@ def _recompute(operation: Any, inputs: list[Any]) -> Any:
         for attribute in definition.attr
         if attribute.name not in inferred
     }
-    compute = getattr(tf.raw_ops, operation.type)
-    return compute(**dict(zip(names, inputs, strict=True)), **settings)
+    return raw_operation(operation.type)(**dict(zip(names, inputs, strict=True)), **settings)

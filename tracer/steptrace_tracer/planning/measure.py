@@ -21,9 +21,10 @@ from steptrace_schema.format.policy import Policy
 from steptrace_schema.names import STATISTICS, STEP
 from steptrace_schema.store.opening import read_attributes
 from steptrace_tracer._tensorflow import keras, tf
-from steptrace_tracer.capture.program import update_count
+from steptrace_tracer.keras_private import build, update_count
 from steptrace_tracer.planning.document import PlannedTensors
 from steptrace_tracer.planning.plan import Plan
+from steptrace_tracer.private_names import MissingNameError
 from steptrace_tracer.session.tracer import Tracer
 
 if TYPE_CHECKING:
@@ -168,7 +169,11 @@ def _train(model: Any, batch: Any, policy: Policy, path: Path) -> tuple[float, f
 def _put_back(model: Any, batch: Any) -> Iterator[None]:
     """Build `model`, and give all of its state back afterwards."""
     if not (model.built and all(layer.built for layer in model.layers)):
-        model._symbolic_build(data_batch=batch)
+        try:
+            build(model, batch)
+        except MissingNameError as error:
+            msg = f"the model '{model.name}' is not built, so call it before it is planned: {error}"
+            raise TraceError(msg) from error
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     variables = [*model.variables, *model.metrics_variables, *model.optimizer.variables]

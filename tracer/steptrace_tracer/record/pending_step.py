@@ -17,10 +17,21 @@ Arrays = dict[str, "npt.NDArray[Any]"]
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-    """One step's arrays, ``kind/path`` to value, and what it has no data for, with reasons."""
+    """One step's arrays, and what is to be said of it.
+
+    Attributes
+    ----------
+    arrays
+        ``kind/path`` to value.
+    missing
+        What it has no data for, with reasons.
+    notes
+        Sentences for the events of the trace; each is kept once.
+    """
 
     arrays: Arrays
     missing: tuple[Missing, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

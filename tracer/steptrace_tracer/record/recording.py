@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from steptrace_schema.format.layout import ArraySpec
     from steptrace_schema.names import Status
     from steptrace_schema.storage.location import Location
-    from steptrace_tracer.record.pending_step import Arrays, PendingStep
+    from steptrace_tracer.record.pending_step import Collected, PendingStep
 
 _JOURNAL_POLL_SECONDS = 0.05
 _CLOSE_POLL_SECONDS = 0.1
@@ -201,7 +201,7 @@ class Recording:
         size = 0 if self._room is None else JournalWriter.size(pending.step, arrays)
         if self._journal is not None:
             self._hold_back(self._journal, pending.step, size)
-        declaration = self._declaration(arrays, collected.missing)
+        declaration = self._declaration(pending.step, collected)
         is_new = (
             declaration.arrays is not self._arrays or declaration.attributes != self._attributes
         )
@@ -239,16 +239,18 @@ class Recording:
         if self._journal is not None:
             self._wait_while(lambda journal: room.is_full(journal, size), self._journal)
 
-    def _declaration(self, arrays: Arrays, missing: tuple[Missing, ...]) -> Declaration:
+    def _declaration(self, step: int, collected: Collected) -> Declaration:
+        arrays, missing = collected.arrays, collected.missing
+        attributes = self._with_events(step, collected.notes)
         shapes = {key: (values.shape, values.dtype) for key, values in arrays.items()}
         # Most steps are like the one before; to compare them with the table takes far longer.
         specs = self._arrays
         if shapes != self._shapes:
-            specs = specify(arrays, self._attributes.policy, self._arrays)
+            specs = specify(arrays, attributes.policy, self._arrays)
             self._shapes = shapes
-        if specs is self._arrays and all(entry in self._attributes.missing for entry in missing):
-            return Declaration(self._attributes, specs)
-        known = {(entry.kind, entry.path): entry for entry in (*self._attributes.missing, *missing)}
+        if specs is self._arrays and all(entry in attributes.missing for entry in missing):
+            return Declaration(attributes, specs)
+        known = {(entry.kind, entry.path): entry for entry in (*attributes.missing, *missing)}
         recorded = {spec.key for spec in specs if not spec.statistics_only}
         known |= {(entry.kind, entry.path): entry for entry in only_described(specs)}
         update: dict[str, Any] = {
@@ -257,9 +259,19 @@ class Recording:
         if not self._arrays:
             step_bytes = max(self.record_bytes, sum(a.nbytes for a in arrays.values()))
             update["shard_steps"] = self._shard_steps(step_bytes)
-        attributes = self._attributes.model_copy(update=update)
+        attributes = attributes.model_copy(update=update)
         declared = declared_paths([spec.key for spec in specs], attributes.missing)
         return Declaration(attributes.model_copy(update={"declared": declared}), specs)
+
+    def _with_events(self, step: int, messages: tuple[str, ...]) -> TraceAttributes:
+        """Return the attributes with an event for each message that they do not have yet."""
+        known = {event.message for event in self._attributes.events} if messages else set()
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        new = [Event(time=now, message=m, step=step) for m in messages if m not in known]
+        if not new:
+            return self._attributes
+        events = (*self._attributes.events, *new)
+        return self._attributes.model_copy(update={"events": events})
 
     def _shard_steps(self, step_bytes: int) -> int:
         """Return how many steps to move at once, so that the journal has room for two moves."""
@@ -272,12 +284,8 @@ class Recording:
         if not self._is_full(journal, size):
             return
         if not any(event.message.startswith(_HELD) for event in self._attributes.events):
-            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             message = f"{_HELD} {human_bytes(self._journal_limit)}"
-            event = Event(time=now, message=message, step=step)
-            self._attributes = self._attributes.model_copy(
-                update={"events": (*self._attributes.events, event)}
-            )
+            self._attributes = self._with_events(step, (message,))
             journal.declare(Declaration(self._attributes, self._arrays))
         try:
             self._wait_while(lambda journal: self._is_full_for_now(journal, size), journal)

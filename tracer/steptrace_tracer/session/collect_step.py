@@ -53,6 +53,7 @@ def collect_step(
     missing: tuple[Missing, ...],
     ids: Any,
     policy: Policy,
+    notes: tuple[str, ...] = (),
 ) -> Collected:
     """Return what one step records.
 
@@ -72,6 +73,8 @@ def collect_step(
         An integer for each sample of the batch; None where there are none.
     policy
         What is recorded.
+    notes
+        What is to be said of the recording.
 
     Raises
     ------
@@ -101,10 +104,10 @@ def collect_step(
         "scalars/step_duration": scalar(result.duration, np.float64),
     }
     if policy.step_bytes is None:
-        return Collected(arrays, (*missing, *as_missing(not_samples)))
+        return Collected(arrays, (*missing, *as_missing(not_samples)), notes)
     left_out = beyond_budget(arrays, policy.step_bytes)
     arrays = {key: values for key, values in arrays.items() if key not in left_out}
-    return Collected(arrays, (*missing, *as_missing(not_samples), *left_out.values()))
+    return Collected(arrays, (*missing, *as_missing(not_samples), *left_out.values()), notes)
 
 
 def with_precision(collected: Collected, policy: Policy) -> Collected:
@@ -116,7 +119,7 @@ def with_precision(collected: Collected, policy: Policy) -> Collected:
         kind = split_key(key)[0]
         keep_bits = None if policy.only_describes(kind) else policy.keep_bits(kind)
         arrays[key] = values if keep_bits is None else rounded(values, keep_bits)
-    return Collected(arrays, collected.missing)
+    return dataclasses.replace(collected, arrays=arrays)
 
 
 def to_arrays(tensors: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:

@@ -17,6 +17,7 @@ from steptrace_schema.version import PACKAGE_VERSION
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.capture.names import Names, walk_layers
 from steptrace_tracer.capture.probe import activation_name
+from steptrace_tracer.keras_private import own_variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -80,9 +81,7 @@ def describe_layers(models: tuple[Any, ...], names: Names) -> tuple[Layer, ...]:
             parameters=_count(layer.weights),
             trainable=bool(layer.trainable),
             variables=tuple(
-                names.weights[id(v)]
-                for v in (*layer._trainable_variables, *layer._non_trainable_variables)
-                if id(v) in names.weights
+                names.weights[id(v)] for v in own_variables(layer) if id(v) in names.weights
             ),
         )
         for layer in _distinct(layer for model in models for layer, _ in walk_layers(model))

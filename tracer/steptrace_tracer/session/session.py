@@ -19,6 +19,7 @@ from steptrace_schema.format.paths import safe_path
 from steptrace_schema.human import human_bytes
 from steptrace_schema.moving.resume import reopen
 from steptrace_schema.names import X
+from steptrace_tracer import private_names
 from steptrace_tracer.capture.batch_taps import BATCH_INPUT
 from steptrace_tracer.capture.names import Names
 from steptrace_tracer.capture.traced_step import TracedStep
@@ -66,6 +67,8 @@ class Session:
         self._before: Continuation | None = None
         self._last_weights: dict[str, Any] = {}
         self._began = False
+        self._notes: tuple[str, ...] = ()
+        private_names.forget()
         self._logged: dict[str, npt.NDArray[Any]] = {}
         self._logged_at: int | None = None
         self._logged_names = LoggedNames()
@@ -151,6 +154,7 @@ class Session:
             self.end("incomplete", f"the training was interrupted ({type(error).__name__})")
             raise
         try:
+            self.note_missing_names()
             if traced.taps.error is not None:
                 raise traced.taps.error
             if self._recording is not None and not self._recording.record_bytes:
@@ -165,6 +169,13 @@ class Session:
         self._step_seconds += result.duration
         self._handing_over += time.perf_counter() - begin - result.duration
         return result.result
+
+    def note_missing_names(self) -> None:
+        """Warn of names that this version of Keras or TensorFlow does not have, each once."""
+        for name in private_names.noted():
+            if (note := str(name)) not in self._notes:
+                self._notes = (*self._notes, note)
+                warnings.warn(f"{self.settings.path}: {note}", RuntimeWarning, stacklevel=3)
 
     def keep_weights(self) -> None:
         """Take the present weights for the last ones, unless later ones are taken.
@@ -261,9 +272,10 @@ class Session:
             tensors |= traced.probe.inputs()
         self._began = True
         taps, missing, policy = traced.taps, traced.missing(), self.settings.policy
+        notes = self._notes
 
         def collect() -> Collected:
-            return collect_step(tensors, result, position, taps, missing, ids, policy)
+            return collect_step(tensors, result, position, taps, missing, ids, policy, notes)
 
         self._put(position.step, collect)
 

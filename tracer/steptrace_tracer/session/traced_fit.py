@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from steptrace_schema.errors import TraceError
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.names import walk_layers
-from steptrace_tracer.capture.program import fit_program, update_count
+from steptrace_tracer.capture.program import fit_program
+from steptrace_tracer.keras_private import build, train_on, update_count
+from steptrace_tracer.private_names import TRAIN_FUNCTION, MissingNameError
 from steptrace_tracer.session.collect_step import StepPosition
 from steptrace_tracer.session.failure import one_line
 
@@ -71,6 +73,17 @@ class TracedFit:
         self._model, self._original = model, model.train_function
         model.train_function = self._train_function
 
+    def check(self) -> None:
+        """Raise if steps were done, but not by the model's train function.
+
+        Raises
+        ------
+        TraceError
+            If this version of Keras does its steps in another way.
+        """
+        if self._original is not None and self.batch is not None:
+            raise TraceError(str(TRAIN_FUNCTION))
+
     def give_back(self) -> None:
         """Give the train function back."""
         original, self._original = self._original, None
@@ -119,28 +132,36 @@ class TracedFit:
         original = self._original
 
         def without_tracer() -> Any:
-            return original(iter([data]))
+            return train_on(original, data)
 
         if not session.active:
             return without_tracer()
         step, self.next_step = self.next_step, self.next_step + 1
         try:
             if session.traced is None:
-                self._build(data)
+                if not self._build(data):
+                    session.note_missing_names()
+                    return without_tracer()  # which builds the model; the next step is the first
                 session.begin(fit_program(self._model, spec), step)
         except Exception as error:
             session.fail(error)
             return without_tracer()
         return session.run((data,), {}, StepPosition(step, self._epoch(), batch), without_tracer)
 
-    def _build(self, data: Any) -> None:
-        """Build a model that has not seen data yet, as Keras does before the first step."""
+    def _build(self, data: Any) -> bool:
+        """Build a model that has not seen data yet, as Keras does before the first step.
+
+        Returns whether it is built.
+        """
         model = self._model
         children = [layer for layer, _ in walk_layers(model)]
         if not all(layer.built for layer in (model, *children)):
             try:
-                model._symbolic_build(data_batch=data)
+                build(model, data)
+            except MissingNameError:
+                return False
             except Exception:
                 # A model with its own train_step need not be callable itself.
                 if not children or not all(layer.built for layer in children):
                     raise
+        return True

@@ -294,9 +294,16 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Record the last weights, give the train function back, and finish the trace."""
-        self._fit.give_back()
-        if self._session is not None:
-            self._session.complete(self._fit.next_step)
+        session = self._session
+        try:
+            self._fit.check()
+        except TraceError as error:
+            if session is not None and session.active:
+                session.fail(error)
+        finally:
+            self._fit.give_back()
+        if session is not None:
+            session.complete(self._fit.next_step)
 
     def _begin_session(self) -> Session:
         earlier = self._session

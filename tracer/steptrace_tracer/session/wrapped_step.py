@@ -14,8 +14,8 @@ from steptrace_tracer.capture.program import (
     Compiled,
     Program,
     replica_strategy,
-    update_count,
 )
+from steptrace_tracer.keras_private import function_settings, method_owner, update_count
 from steptrace_tracer.session.collect_step import StepPosition
 
 if TYPE_CHECKING:
@@ -200,14 +200,13 @@ def _plain(train_step: Any) -> tuple[Any, Any]:
     """Return the Python function inside a step, and the object that it is a method of, if any."""
     function = inspect.unwrap(getattr(train_step, "python_function", train_step))
     owner = getattr(function, "__self__", None)
-    # TensorFlow binds the methods that it compiles to a stand-in for their object.
-    owner = getattr(owner, "target", owner)
-    return getattr(function, "__func__", function), owner
+    return getattr(function, "__func__", function), method_owner(owner)
 
 
 def _body(train_step: Any) -> Callable[..., Any]:
     function, owner = _plain(train_step)
-    if getattr(train_step, "_autograph", False) and _has_source(function):
+    is_compiled = hasattr(train_step, "python_function")
+    if is_compiled and function_settings(train_step).autograph and _has_source(function):
         function = tf.autograph.to_graph(function)
     body: Callable[..., Any] = function if owner is None else functools.partial(function, owner)
     return body
@@ -225,17 +224,18 @@ def _has_source(function: Any) -> bool:
 def _compiled(train_step: Any) -> Compiled:
     if not hasattr(train_step, "python_function"):
         return Compiled(lambda step: step, lambda around: around)
+    settings = function_settings(train_step)
     return Compiled(
         functools.partial(
             tf.function,
-            jit_compile=train_step._jit_compile,
-            reduce_retracing=train_step._reduce_retracing,
+            jit_compile=settings.jit_compile,
+            reduce_retracing=settings.reduce_retracing,
             autograph=False,
         ),
         functools.partial(
             tf.function,
             input_signature=train_step.input_signature,
-            reduce_retracing=train_step._reduce_retracing,
+            reduce_retracing=settings.reduce_retracing,
             autograph=False,
         ),
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from steptrace_tracer._tensorflow import keras
-from steptrace_tracer.capture.program import update_count
+from steptrace_tracer.keras_private import update_count
 from steptrace_tracer.verification.state import State
 
 if TYPE_CHECKING:

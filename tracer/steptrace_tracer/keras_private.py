@@ -1,0 +1,239 @@
+"""The one shield in front of names of Keras and TensorFlow that are not documented.
+
+What the tracer needs and the two libraries do not promise is reached by a function here, and
+nowhere else. Each name (:mod:`steptrace_tracer.private_names`) is looked for whenever it is used.
+Where a version does not have it, the function does what can be done without it, and notes the name:
+the recording warns of it and says it in the trace, and the training goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any, Final
+
+from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.private_names import (
+    AUTOGRAPH,
+    BUILD,
+    CALLS,
+    COMPILED_LOSS,
+    CONSUMERS,
+    ITERATION,
+    JIT_COMPILE,
+    LOGITS,
+    LOSSES,
+    METHOD_OWNER,
+    OPTIMIZER_WEIGHTS,
+    RAW_OPS,
+    REDUCE_RETRACING,
+    STRATEGY,
+    SUBLAYERS,
+    MissingNameError,
+    PrivateName,
+    note,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+_ABSENT: Final = object()
+
+
+def _read(name: PrivateName, holder: Any, otherwise: Any = None) -> Any:
+    found = getattr(holder, name.name, _ABSENT)
+    if found is not _ABSENT:
+        return found
+    note(name)
+    return otherwise
+
+
+def sublayers(layer: Any) -> list[Any]:
+    """Return the layers that `layer` has itself; without the name, those of a model."""
+    flatten = _read(SUBLAYERS, layer)
+    if flatten is None:
+        return list(getattr(layer, "layers", ()))
+    return list(flatten(include_self=False, recursive=False))
+
+
+def own_variables(layer: Any) -> list[Any]:
+    """Return the weights of `layer` that are not of a layer inside it."""
+    inner = {id(weight) for child in sublayers(layer) for weight in child.weights}
+    return [weight for weight in layer.weights if id(weight) not in inner]
+
+
+def calls(layer: Any) -> list[list[Any]]:
+    """Return the tensors that `layer` is called with, call by call; none where they are unknown."""
+    return [list(node.input_tensors) for node in _read(CALLS, layer, ())]
+
+
+def build(model: Any, batch: Any) -> None:
+    """Build a model with its losses and metrics, as Keras does before the first step.
+
+    Raises
+    ------
+    MissingNameError
+        If that is not possible.
+    """
+    symbolic_build = _read(BUILD, model)
+    if symbolic_build is None:
+        raise MissingNameError(str(BUILD))
+    symbolic_build(data_batch=batch)
+
+
+def loss_weights(model: Any) -> list[Any]:
+    """Return the weight of each loss that `model` was compiled with, None for a loss without.
+
+    Raises
+    ------
+    MissingNameError
+        If they are unknown.
+    """
+    compiled = _read(COMPILED_LOSS, model, _ABSENT)
+    if compiled is _ABSENT:
+        raise MissingNameError(str(COMPILED_LOSS))
+    flat = () if compiled is None else _read(LOSSES, compiled, _ABSENT)
+    if flat is _ABSENT or any(len(entry) != 4 for entry in flat or ()):
+        note(LOSSES)
+        raise MissingNameError(str(LOSSES))
+    return [weight for _, loss, weight, _ in flat or () if loss is not None]
+
+
+def logits_of(output: Any) -> Any:
+    """Return the logits that an output of softmax or sigmoid is computed from, None without."""
+    return getattr(output, LOGITS.name, None)
+
+
+@functools.cache
+def _has_logits(name: str) -> bool:
+    with tf.init_scope():
+        return hasattr(keras.activations.softmax(tf.zeros((1, 2))), name)
+
+
+def missing_logits() -> str | None:
+    """Return why no output leads to its logits, which no single tensor shows; None if they do."""
+    if _has_logits(LOGITS.name):
+        return None
+    note(LOGITS)
+    return str(LOGITS)
+
+
+def strategy_of(model: Any) -> Any:
+    """Return the ``tf.distribute.Strategy`` that `model` was made in."""
+    found = _read(STRATEGY, model)
+    return tf.distribute.get_strategy() if found is None else found
+
+
+def update_count(optimizer: Any) -> int:
+    """Return how many steps the optimizer has done; those that only accumulate count as well."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if inner.gradient_accumulation_steps:
+        counter = ITERATION.name.split("'")[1]
+        for variable in inner.variables:
+            if variable.name == counter:
+                return int(variable.numpy())
+        note(ITERATION)
+    return int(inner.iterations.numpy())
+
+
+def optimizer_weights(optimizer: Any) -> list[Any]:
+    """Return the weights that a built optimizer has slots for, in its own order.
+
+    Raises
+    ------
+    MissingNameError
+        If they are unknown.
+    """
+    found = _read(OPTIMIZER_WEIGHTS, optimizer)
+    if found is None:
+        raise MissingNameError(str(OPTIMIZER_WEIGHTS))
+    return list(found)
+
+
+def train_on(train_function: Any, data: Any) -> Any:
+    """Have Keras' own train function do one step on `data`; return its logs.
+
+    It is undocumented what it takes beside an iterator of a data set. A Python function takes any
+    iterator; where a version has a compiled one, it takes nothing else.
+    """
+    if hasattr(train_function, "python_function"):
+        return train_function(iter(tf.data.Dataset.from_tensors(data)))
+    return train_function(iter([data]))
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionSettings:
+    """How a ``tf.function`` is compiled: the arguments that it was made with."""
+
+    jit_compile: bool | None
+    reduce_retracing: bool
+    autograph: bool
+
+
+def function_settings(function: Any) -> FunctionSettings:
+    """Return how `function`, a ``tf.function``, is compiled.
+
+    Raises
+    ------
+    MissingNameError
+        If it is unknown whether XLA compiles it: in another way its results would differ.
+    """
+    jit_compile = _read(JIT_COMPILE, function, _ABSENT)
+    if jit_compile is _ABSENT:
+        raise MissingNameError(str(JIT_COMPILE))
+    return FunctionSettings(
+        jit_compile,
+        bool(_read(REDUCE_RETRACING, function, otherwise=False)),
+        bool(_read(AUTOGRAPH, function, otherwise=True)),
+    )
+
+
+def method_owner(owner: Any) -> Any:
+    """Return the object of a method: TensorFlow binds compiled ones to a stand-in for it.
+
+    Raises
+    ------
+    MissingNameError
+        If it is unknown.
+    """
+    if type(owner).__module__.partition(".")[0] != "tensorflow" or isinstance(owner, tf.Module):
+        return owner
+    found = _read(METHOD_OWNER, owner)
+    if found is None:
+        raise MissingNameError(str(METHOD_OWNER))
+    return found
+
+
+def is_keras_own(kind: type) -> bool:
+    """Whether a class is one of Keras itself, whose ``call`` does what it documents."""
+    return kind.__module__.partition(".")[0] == "keras"
+
+
+def is_used_by_any(tensor: Any, types: tuple[str, ...]) -> bool:
+    """Whether an operation of one of `types` uses a tensor of a graph; unknown counts as yes."""
+    consumers = _read(CONSUMERS, tensor)
+    return consumers is None or any(use.type in types for use in consumers())
+
+
+def raw_operation(kind: str) -> Any:
+    """Return the function of ``tf.raw_ops`` that computes operations of a type.
+
+    Raises
+    ------
+    MissingNameError
+        If there is none.
+    """
+    found = getattr(tf.raw_ops, kind, None)
+    if found is None:
+        missing = dataclasses.replace(RAW_OPS, name=kind)
+        note(missing)
+        raise MissingNameError(str(missing))
+    return found
+
+
+def random_operations(graph: Any) -> Iterator[Any]:
+    """Yield the operations of a graph that draw random numbers from a state of their own."""
+    for operation in graph.get_operations():
+        if operation.op_def.is_stateful and "Random" in operation.type:
+            yield operation
