@@ -20,9 +20,11 @@ from keras import layers
 import steptrace_tracer
 from keras_models import weights_of
 from steptrace_schema.errors import TraceError
+from steptrace_schema.format.attributes import Layer
 from steptrace_schema.store.opening import read_attributes
 from steptrace_tracer import Policy, Tracer, keras_private, plan, private_names
 from steptrace_tracer._tensorflow import refuse_other_backend
+from steptrace_tracer.capture.names import Names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -201,6 +203,41 @@ def test_without_the_list_of_sublayers_the_outer_layer_is_recorded(
     assert arrays_of(group, "weights") == arrays_of(whole, "weights")
     for key in arrays_of(group, "weights"):
         assert (array(group, key) == array(whole, key)).all()
+
+
+class Tied(layers.Layer):  # type: ignore[misc]
+    """A layer with a weight of its own, and one that it shares with the layer inside it."""
+
+    def __init__(self) -> None:
+        super().__init__(name="tied")
+        self.inner = layers.Dense(3, name="inner")
+
+    def build(self, shape: Any) -> None:
+        self.inner.build(shape)
+        self.shared = self.inner.kernel
+        self.own = self.add_weight(shape=(3,), name="own")
+
+    def call(self, x: Any) -> Any:
+        return self.inner(x) @ tf.transpose(self.shared) + self.own
+
+
+def test_a_trace_that_lists_a_shared_weight_at_both_layers_gives_each_weight_its_own_path() -> None:
+    model = keras.Sequential([keras.Input((3,)), Tied()], name="net")
+    tied = model.layers[0]
+    assert keras_private.own_variables(tied) == [tied.own]
+    names = Names.of(model)
+    paths = {name: f"old/tied/{name}" for name in ("inner/kernel", "inner/bias", "own")}
+    outer, inner = (
+        Layer(path=path, name=name, class_name=kind, variables=variables)
+        for path, name, kind, variables in (
+            ("old/tied", "tied", "Tied", (paths["inner/kernel"], paths["own"])),
+            ("old/tied/inner", "inner", "Dense", (paths["inner/kernel"], paths["inner/bias"])),
+        )
+    )
+    found = names.as_in((outer, inner), (model,)).weights
+    assert found[id(tied.own)] == paths["own"]
+    assert found[id(tied.inner.kernel)] == paths["inner/kernel"]
+    assert found[id(tied.inner.bias)] == paths["inner/bias"]
 
 
 def test_without_the_calls_of_layers_the_gradient_of_the_input_is_recorded(
