@@ -117,7 +117,9 @@ def _refuse_bombs(members: list[zipfile.ZipInfo], size: int) -> None:
     for member in members:
         name, bytes_in, bytes_out = member.filename, member.compress_size, member.file_size
         msg = ""
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        if not name:
+            msg = "a member has no name"
+        elif member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             msg = f"member {name!r:.200} is neither stored nor deflated"
         elif member.flag_bits & _ENCRYPTED:
             msg = f"member {name!r:.200} is encrypted"
