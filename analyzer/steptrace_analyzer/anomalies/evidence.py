@@ -49,12 +49,17 @@ class Surroundings:
     """The inputs and targets whose numbers are magnitudes."""
 
     @classmethod
-    def of(cls, trace: xr.DataTree) -> Surroundings:
-        """Read the series of a trace."""
+    def of(
+        cls,
+        trace: xr.DataTree,
+        updates: Series | None = None,
+        gradients: Series | None = None,
+    ) -> Surroundings:
+        """Read the series of a trace, but for the norms that have been read already."""
         return cls(
             trace=trace,
-            updates=norms(trace, "updates"),
-            gradients=norms(trace, "gradients"),
+            updates=norms(trace, "updates") if updates is None else updates,
+            gradients=norms(trace, "gradients") if gradients is None else gradients,
             learning_rate=scalar(trace, LEARNING_RATE),
             loss=scalar(trace, LOSS),
             batch_size=scalar(trace, BATCH_SIZE),

@@ -9,7 +9,7 @@ import numpy as np
 
 from steptrace_analyzer.anomalies.evidence import Surroundings, cause_of_jump, cause_of_spike
 from steptrace_analyzer.anomalies.findings import Jump, JumpedTensor, MovedUnit
-from steptrace_analyzer.anomalies.scores import Scores, log_sizes, trailing_scores
+from steptrace_analyzer.anomalies.scores import Scores, high_scores, log_sizes
 from steptrace_analyzer.trace.select import get_tensor, recorded_steps, tensor_paths
 from steptrace_schema.names import STEP
 
@@ -54,7 +54,12 @@ class _Measured:
     scores: Scores
 
 
-def find_jumps(trace: xr.DataTree, threshold: float) -> list[Jump]:
+def find_jumps(
+    trace: xr.DataTree,
+    threshold: float,
+    updates: Series | None = None,
+    gradients: Series | None = None,
+) -> list[Jump]:
     """Find the steps at which parameters, or gradients, went much further than before.
 
     The score is the robust z of the logarithm of each L2 norm. A smaller batch has a noisier
@@ -68,8 +73,10 @@ def find_jumps(trace: xr.DataTree, threshold: float) -> list[Jump]:
         An opened trace.
     threshold
         Score from which on an update or gradient is a jump.
+    updates, gradients
+        Their norms, where they have been read already.
     """
-    around = Surroundings.of(trace)
+    around = Surroundings.of(trace, updates, gradients)
     found = [series for series in (around.updates, around.gradients) if series is not None]
     if not found:
         return []
@@ -80,7 +87,7 @@ def find_jumps(trace: xr.DataTree, threshold: float) -> list[Jump]:
         *(_Column("gradients", p) for p in (around.gradients.paths if around.gradients else ())),
     ]
     sizes = log_sizes(values) - _small_batch(steps, around.batch_size)[:, np.newaxis]
-    measured = _Measured(steps, tuple(columns), values, trailing_scores(sizes))
+    measured = _Measured(steps, tuple(columns), values, high_scores(sizes, threshold / 2))
 
     def from_outside(row: int) -> bool:
         return around.changed_from_outside(int(steps[row]))

@@ -55,6 +55,23 @@ def statistic(trace: xr.DataTree, kind: Kind, name: StatisticName) -> Series | N
     )
 
 
+def statistics(
+    trace: xr.DataTree, kind: Kind, names: Sequence[StatisticName]
+) -> dict[StatisticName, Series]:
+    """Return several statistics of a kind, read in one go; none where the trace keeps none."""
+    table = statistics_table(trace, kind)
+    if table is None:
+        return {}
+    known = [name for name in names if name in table.coords[STATISTIC]]
+    steps = np.asarray(table.coords[STEP], dtype=np.int64)
+    paths = tuple(described_tensors(table))
+    values = np.asarray(table.sel({STATISTIC: known}), dtype=np.float64)
+    # A copy of each: a view of one would keep all of them in memory.
+    return {
+        name: Series(steps, paths, values[:, :, place].copy()) for place, name in enumerate(known)
+    }
+
+
 def norms(trace: xr.DataTree, kind: Kind) -> Series | None:
     """Return the L2 norm of every tensor of a kind, from its statistics or else its values."""
     kept = statistic(trace, kind, "l2")

@@ -23,6 +23,7 @@ LOG_FLOOR: Final = 0.2
 """Least spread of a logarithm: however quiet the history, a z of 8 means at least 5 times."""
 
 _MAD_TO_STD: Final = 1.4826  # of a normal distribution
+_STRIDE: Final = 8  # rows that one bound on the median serves
 _BLOCK: Final = 2**22  # window elements sorted at a time
 
 
@@ -58,15 +59,64 @@ def trailing_scores(values: npt.NDArray[np.float64], floor: float = LOG_FLOOR) -
     count = max(1, _BLOCK // max(1, series * WINDOW))
     for start in range(0, steps, count):
         block = slice(start, min(start + count, steps))
-        history = windows[block]
-        median, known = _median(history)
-        deviation, _ = _median(np.abs(history - median[..., np.newaxis]))
-        scale = np.maximum(_MAD_TO_STD * deviation, floor)
-        enough = known >= MIN_HISTORY
-        result.median[block] = np.where(enough, median, np.nan)
-        result.scale[block] = np.where(enough, scale, np.nan)
+        result.median[block], result.scale[block] = _median_and_scale(windows[block], floor)
     result.z[:] = (values - result.median) / result.scale
     return result
+
+
+def high_scores(values: npt.NDArray[np.float64], least: float) -> Scores:
+    """Score the values that may score `least` or more; the others are NaN.
+
+    Most values of a long run are nothing unusual, which a bound on the median shows: within a few
+    rows of a window no more than that many of its values have changed.
+
+    Parameters
+    ----------
+    values
+        (step, series) logarithms, as :func:`trailing_scores` takes them with its own floor.
+    least
+        Score of interest.
+    """
+    with np.errstate(invalid="ignore"):
+        possible = values - _median_bounds(values) >= least * LOG_FLOOR
+    rows, columns = np.nonzero(possible)
+    shape = values.shape
+    result = Scores(np.full(shape, np.nan), np.full(shape, np.nan), np.full(shape, np.nan))
+    count = max(1, _BLOCK // WINDOW)
+    for start in range(0, len(rows), count):
+        row, column = rows[start : start + count], columns[start : start + count]
+        before = row[:, np.newaxis] + np.arange(-WINDOW, 0)
+        history = values[np.maximum(before, 0), column[:, np.newaxis]]
+        median, scale = _median_and_scale(np.where(before >= 0, history, np.nan), LOG_FLOOR)
+        result.median[row, column], result.scale[row, column] = median, scale
+    result.z[:] = (values - result.median) / result.scale
+    return result
+
+
+def _median_bounds(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return what the median of the window before each value is not below, (step, series)."""
+    steps = len(values)
+    bounds = np.full(values.shape, -np.inf)
+    for start in range(0, steps, _STRIDE):
+        ordered = np.sort(values[max(0, start - WINDOW) : start], axis=0)  # NaN last
+        known = np.sum(~np.isnan(ordered), axis=0)
+        place = (known - _STRIDE - 1) // 2 - _STRIDE
+        if not len(ordered) or not (place >= 0).any():
+            continue
+        bound = np.take_along_axis(ordered, np.maximum(place, 0)[np.newaxis], axis=0)[0]
+        bounds[start : start + _STRIDE] = np.where(place >= 0, bound, -np.inf)
+    return bounds
+
+
+def _median_and_scale(
+    history: npt.NDArray[np.float64], floor: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return median and robust spread over the last axis; NaN where the history is too short."""
+    median, known = _median(history)
+    deviation, _ = _median(np.abs(history - median[..., np.newaxis]))
+    enough = known >= MIN_HISTORY
+    scale = np.maximum(_MAD_TO_STD * deviation, floor)
+    return np.where(enough, median, np.nan), np.where(enough, scale, np.nan)
 
 
 def log_sizes(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

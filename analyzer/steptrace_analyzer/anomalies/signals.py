@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import numpy as np
 
 from steptrace_analyzer.anomalies.finding import NotJudgedError
-from steptrace_analyzer.anomalies.measurements import Series, norms, scalar, statistic
+from steptrace_analyzer.anomalies.measurements import Series, norms, scalar, statistics
 from steptrace_analyzer.trace.open import trace_attributes
 from steptrace_analyzer.trace.select import recorded_steps, tensor_paths
 from steptrace_schema.names import (
@@ -154,15 +154,19 @@ class Signals:
     def statistic(self, kind: Kind, name: StatisticName) -> Series:
         """Return a statistic of every tensor of a kind, (step, tensor)."""
         if (kind, name) not in self._statistics:
-            found = statistic(self.trace, kind, name)
-            if found is None or not len(found.steps):
-                msg = f"the trace holds no statistics of {kind}"
-                raise NotJudgedError(msg)
-            self._statistics[kind, name] = found
-        return self._statistics[kind, name]
+            wanted = _TOGETHER if name in _TOGETHER else (name,)
+            found = statistics(self.trace, kind, wanted)
+            self._statistics |= {(kind, each): series for each, series in found.items()}
+        series = self._statistics.get((kind, name))
+        if series is None or not len(series.steps):
+            msg = f"the trace holds no statistics of {kind}"
+            raise NotJudgedError(msg)
+        return series
 
     def norms(self, kind: Kind) -> Series:
         """Return the L2 norm of every tensor of a kind, (step, tensor)."""
+        if self.has_statistics(kind):
+            return self.statistic(kind, "l2")
         if kind not in self._norms:
             found = norms(self.trace, kind)
             if found is None or not len(found.steps):
@@ -201,7 +205,9 @@ class Signals:
         return {}
 
 
-_OFFSETS = ("bias", "beta", "gamma")
+_TOGETHER: Final[tuple[StatisticName, ...]] = ("l2", "nan", "inf")
+"""Statistics that nearly every rule needs, and that are read at once."""
+_OFFSETS: Final = ("bias", "beta", "gamma")
 
 
 def layer_path(path: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 from steptrace_analyzer.anomalies import Jump, NonFinite, find_anomalies
 from steptrace_analyzer.anomalies.jumps import find_episodes
 from steptrace_analyzer.anomalies.measurements import norms
-from steptrace_analyzer.anomalies.scores import LOG_FLOOR, log_sizes, trailing_scores
+from steptrace_analyzer.anomalies.scores import LOG_FLOOR, high_scores, log_sizes, trailing_scores
 from steptrace_analyzer.trace.open import open_trace
 from steptrace_analyzer.trace.select import get_tensor
 from steptrace_schema.errors import UnknownNameError
@@ -226,6 +226,23 @@ def test_scores_equal_a_computation_by_hand() -> None:
         mad = np.median(np.abs(history - median))
         assert scores.median[row, 0] == pytest.approx(median)
         assert scores.z[row, 0] == pytest.approx((values[row] - median) / (1.4826 * mad))
+
+
+@pytest.mark.parametrize("least", [1.0, 4.0])
+def test_high_scores_are_those_of_all_scores(least: float) -> None:
+    rng = np.random.default_rng(2)
+    values = rng.normal(0, 0.3, size=(400, 7)) + rng.normal(0, 1, 7)
+    values += np.where(rng.random((400, 7)) < 0.02, 3.0, 0.0)
+    values[rng.random((400, 7)) < 0.05] = np.nan
+    values[200:, 3] += 2.0
+    all_scores, high = trailing_scores(values), high_scores(values, least)
+    wanted = np.nan_to_num(all_scores.z, nan=-np.inf) >= least
+    assert wanted.sum() > 20
+    for one, other in ((all_scores.z, high.z), (all_scores.scale, high.scale)):
+        np.testing.assert_array_equal(one[wanted], other[wanted])
+    known = ~np.isnan(high.z)
+    np.testing.assert_array_equal(all_scores.z[known], high.z[known])
+    assert known.mean() < (0.6 if least == 1.0 else 0.3)
 
 
 def test_there_is_no_score_before_ten_values() -> None:

@@ -15,7 +15,7 @@ from steptrace_analyzer.anomalies.batches import (
 )
 from steptrace_analyzer.anomalies.causes import CHECK_BATCH, CHECK_LABELS, cause_of_all_high
 from steptrace_analyzer.anomalies.finding import Finding, NotJudgedError
-from steptrace_analyzer.anomalies.jumps import find_jumps
+from steptrace_analyzer.anomalies.jumps_of import jumps_of
 from steptrace_analyzer.anomalies.scores import log_sizes, trailing_scores
 from steptrace_analyzer.anomalies.words import number, plural
 from steptrace_analyzer.trace.batch import is_target
@@ -107,7 +107,7 @@ def _from_losses(
     with np.errstate(all="ignore"):
         medians = np.array([_median(row) for row in table])
     scores = trailing_scores(log_sizes(medians[:, np.newaxis]))
-    jumped = signals.once("jumps 8.0", lambda: find_jumps(signals.trace, 8.0))
+    jumped = jumps_of(signals, 8.0)
     after_jump = {j.step + n for j in jumped if j.kind == "jump" for n in range(1, _AFTER + 1)}
     with np.errstate(invalid="ignore"):
         candidates = np.flatnonzero(scores.z[:, 0] > threshold)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from steptrace_analyzer.anomalies.causes import cause_of_jump
 from steptrace_analyzer.anomalies.finding import Finding
-from steptrace_analyzer.anomalies.jumps import find_jumps
+from steptrace_analyzer.anomalies.jumps_of import jumps_of
 from steptrace_analyzer.anomalies.outcome import is_harmed
 from steptrace_analyzer.anomalies.words import number, plural, times
 
@@ -39,7 +39,7 @@ def update_jump(signals: Signals, *, z: float = 8.0) -> Iterator[Finding]:
     """
     yield from (
         _finding(signals, jump, "update_jump", z)
-        for jump in _jumps(signals, z)
+        for jump in jumps_of(signals, z)
         if jump.kind == "jump"
     )
 
@@ -62,21 +62,15 @@ def gradient_jump(signals: Signals, *, z: float = 8.0) -> Iterator[Finding]:
     """
     yield from (
         _finding(signals, jump, "gradient_jump", z)
-        for jump in _jumps(signals, z)
+        for jump in jumps_of(signals, z)
         if jump.kind == "gradient"
     )
-
-
-def _jumps(signals: Signals, z: float) -> list[Jump]:
-    if not signals.has_statistics("updates"):
-        signals.norms("gradients" if not signals.paths("updates") else "updates")
-    return signals.once(f"jumps {z}", lambda: find_jumps(signals.trace, z))
 
 
 def _finding(signals: Signals, jump: Jump, rule: str, z: float) -> Finding:
     top, *rest = jump.tensors
     kind: Kind = "updates" if jump.kind == "jump" else "gradients"
-    earlier = [j for j in _jumps(signals, z) if j.kind == "jump" and j.step < jump.step]
+    earlier = [j for j in jumps_of(signals, z) if j.kind == "jump" and j.step < jump.step]
     cause = cause_of_jump(signals, jump, earlier)
     noun = "update" if jump.kind == "jump" else "gradient"
     text = (
