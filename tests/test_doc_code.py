@@ -142,6 +142,14 @@ def _analyzer(names: dict[str, Any]) -> None:
     assert names["trace"]["scalars"].sizes["step"] == STEPS
 
 
+def _diagnosis(names: dict[str, Any]) -> None:
+    from steptrace_analyzer.anomalies.registry import _registered
+
+    del _registered["loud_loss"]
+    assert 16 in {finding.first_step for finding in names["found"].findings}
+    assert 6 in [finding.first_step for finding in names["loud"].findings]
+
+
 WITHOUT_TRACE = frozenset({"README.md", "tracer/README.md"})
 """Documents that record ``run.zarr`` themselves; the others find it there."""
 
@@ -149,6 +157,7 @@ CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {
     "README.md": _readme,
     "tracer/README.md": _tracer,
     "analyzer/README.md": _analyzer,
+    "docs/diagnosis.md": _diagnosis,
 }
 """What a document's code must have done; every document with code has one."""
 

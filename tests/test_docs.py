@@ -44,6 +44,17 @@ def test_the_page_on_capture_is_the_one_that_the_tests_give() -> None:
         assert set(row.lacks) <= set(COLUMNS), row
 
 
+def test_the_page_on_diagnosis_says_what_the_rules_say() -> None:
+    page = _module("docs/render_diagnosis.py")
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.render(text) == text
+    for name, rule in page.BUILT_IN.items():
+        assert f"\n### {name}\n" in text
+        assert {"Unit", "Needs"} <= set(re.findall(r"^    (\w+)$", rule.__doc__, re.MULTILINE)), (
+            name
+        )
+
+
 def test_the_specification_has_the_version_that_is_written() -> None:
     text = (ROOT / "schema" / "SPEC.md").read_text(encoding="utf-8")
     assert f"Version **{FORMAT_VERSION}**" in text

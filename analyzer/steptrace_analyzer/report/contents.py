@@ -96,6 +96,10 @@ class Told:
     step: int
     control: str | None
     """Id of the control that shows the figures of its step; None where the page has none."""
+    effects: tuple[str, ...] = ()
+    """What it led to, in the order of time."""
+    remedy: str = ""
+    """What to do."""
 
 
 @dataclasses.dataclass(frozen=True)

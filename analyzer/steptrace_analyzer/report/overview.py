@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from steptrace_analyzer.anomalies import Anomaly
+    from steptrace_analyzer.anomalies.stories import Story
     from steptrace_analyzer.trace.info import TraceInfo
     from steptrace_schema.format.attributes import TraceAttributes
     from steptrace_schema.format.policy import Policy
@@ -107,6 +108,33 @@ def findings(anomalies: Sequence[Anomaly], choices: StepChoices) -> tuple[Told, 
         )
         for anomaly in by_size(anomalies)
     )
+
+
+def stories(told: Sequence[Story], choices: StepChoices) -> tuple[Told, ...]:
+    """Tell every story, the worst first: a cause, its effects, and what to do.
+
+    Parameters
+    ----------
+    told
+        What a diagnosis found.
+    choices
+        The steps at which the page has figures.
+    """
+    return tuple(
+        Told(
+            heading=f"Step {story.step} ({story.severity}):",
+            text=_sentence(story.head.explanation),
+            step=story.step,
+            control=choices.control(story.step) if story.step in choices.steps else None,
+            effects=tuple(_sentence(effect.explanation) for effect in story.findings[1:]),
+            remedy=story.head.remedy,
+        )
+        for story in told
+    )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def layers(attributes: TraceAttributes, anchors: Mapping[str, str]) -> Table | None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from steptrace_analyzer.anomalies import NonFinite, find_anomalies
+from steptrace_analyzer.anomalies.diagnosis import diagnose
+from steptrace_analyzer.anomalies.stories import MOST_STORIES
 from steptrace_analyzer.plots.gradients import plot_gradients
 from steptrace_analyzer.plots.loss import plot_loss
 from steptrace_analyzer.plots.steps import by_size, key_steps
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from steptrace_analyzer.anomalies import Anomaly
+    from steptrace_analyzer.anomalies.stories import Story
     from steptrace_analyzer.progress import Progress
     from steptrace_analyzer.trace.open import TraceOrPath
 
@@ -71,8 +74,8 @@ def write_report(
         Path of the trace, to show how many bytes it takes. By default, the path that it was opened
         from. If that is not known, the page shows no bytes.
     anomalies
-        What :func:`steptrace_analyzer.anomalies.find_anomalies` found.
-        By default they are searched for.
+        What :func:`steptrace_analyzer.anomalies.find_anomalies` found, to tell of nothing else. By
+        default the page tells what all rules found, as ``steptrace anomalies`` does.
     workers
         Processes that draw, each of which opens the trace again. More than one needs a program that
         may be imported again, as :mod:`multiprocessing` asks for.
@@ -99,6 +102,7 @@ def write_report(
     trace = opened(trace)
     attributes = trace_attributes(trace)
     found = find_anomalies(trace) if anomalies is None else anomalies
+    stories = diagnose(trace).stories[:MOST_STORIES] if anomalies is None else None
     info = describe(trace, where) if where is not None else None
     layers = drawn_layers(trace)
     choices = _step_choices(trace, found)
@@ -119,11 +123,13 @@ def write_report(
     optimizer = attributes.optimizer
     page = Page(
         title=f"{model_name(trace)}: training report",
-        lead=_lead(trace, found),
+        lead=_lead(trace, found, stories),
         choices=choices,
         summary=overview.summary(trace, attributes, info),
         kinds=overview.kinds(info) if info is not None else None,
-        findings=overview.findings(found, choices),
+        findings=overview.findings(found, choices)
+        if stories is None
+        else overview.stories(stories, choices),
         loss=loss,
         gradients=gradients,
         layers=overview.layers(attributes, anchors),
@@ -182,15 +188,19 @@ def _drawing_command(trace: str, layer: str) -> str:
     return shlex.join(["steptrace", "plot", "weights", trace, "--layer", layer])
 
 
-def _lead(trace: xr.DataTree, found: Sequence[Anomaly]) -> str:
+def _lead(trace: xr.DataTree, found: Sequence[Anomaly], stories: Sequence[Story] | None) -> str:
     steps = format_steps(recorded_steps(trace.children["scalars"])) if "scalars" in trace else ""
     where = f"{trace.name or 'trace'}, steps {steps or 'none'}"
-    if not found:
+    if stories:
+        worst = stories[0]
+        count = f"{len(stories)} findings" if len(stories) > 1 else "1 finding"
+        return f"{where}. {count}; the worst is of severity {worst.severity}, at step {worst.step}."
+    if not found or stories is not None:
         return f"{where}. Nothing unusual was found."
-    worst = by_size(found)[0]
-    what = "values that are not finite" if isinstance(worst, NonFinite) else "a sudden jump"
+    biggest = by_size(found)[0]
+    what = "values that are not finite" if isinstance(biggest, NonFinite) else "a sudden jump"
     count = f"{len(found)} anomalies" if len(found) > 1 else "1 anomaly"
-    return f"{where}. {count}; the biggest is {what} at step {worst.step}."
+    return f"{where}. {count}; the biggest is {what} at step {biggest.step}."
 
 
 def _replace(output: Path, page: str) -> Path:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from plot_traces import make_trace, small_layers, small_network
 from steptrace_analyzer.anomalies import find_anomalies
+from steptrace_analyzer.anomalies.diagnosis import diagnose
 from steptrace_analyzer.cli.app import run
 from steptrace_analyzer.report import write, write_report
 from steptrace_analyzer.report.contents import Fact, Link, Picture, StepChoices, Table
@@ -105,7 +106,12 @@ def test_the_page_explains_what_was_found_and_shows_that_step_first(
 ) -> None:
     found = find_anomalies(open_trace(spiked))
     assert [anomaly.step for anomaly in found] == [37]
-    assert found[0].explain() in page.text
+    (story, *_) = diagnose(open_trace(spiked)).stories
+    assert (story.step, len(story.findings)) == (37, 3)
+    assert f"Step 37 ({story.severity}):" in page.text
+    for finding in story.findings:
+        assert finding.explanation[1:] in page.text
+    assert f"What to do: {story.head.remedy}." in page.text
     controls = page.attributes("input")
     assert [c["aria-label"] for c in controls] == [
         "Show figures at step 0",
