@@ -14,11 +14,11 @@ import numpy as np
 
 from steptrace_schema.encoding.scratch import Scratch
 from steptrace_schema.storage.contents import file_sizes
-from steptrace_schema.storage.exact_io import read_bytes
 from steptrace_schema.storage.location import is_packed
 from steptrace_schema.storage.names import inside, open_to_read
 from steptrace_schema.storage.object_store import Remote, object_store_errors
 from steptrace_schema.storage.packed import Archive
+from steptrace_schema.storage.posix import read_exactly
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +85,7 @@ class FolderSource(Source):
                     size = os.fstat(descriptor).st_size
                     if part == WHOLE:
                         memory = lent.enter_context(_SCRATCH.array((size,), np.uint8))
-                        read_bytes(descriptor, 0, memory.data)
+                        read_exactly(descriptor, 0, memory.data)
                         yield memory.data
                     else:
                         begin = max(0, size + start) if start < 0 else min(start, size)

@@ -16,8 +16,8 @@ from steptrace_schema.journal.record_file import (
     read_header,
 )
 from steptrace_schema.names import STEP
-from steptrace_schema.storage.exact_io import read_bytes
 from steptrace_schema.storage.names import open_to_read
+from steptrace_schema.storage.posix import IS_POSIX, read_exactly
 
 if TYPE_CHECKING:
     from collections.abc import Set
@@ -88,7 +88,14 @@ class Record:
 
     def _read_bytes(self, begin: int, target: memoryview) -> None:
         try:
-            read_bytes(self._descriptor, begin, target)
+            if IS_POSIX:
+                read_exactly(self._descriptor, begin, target)
+                return
+            descriptor = open_to_read(self.path)  # an open file could not be deleted
+            try:
+                read_exactly(descriptor, begin, target)
+            finally:
+                os.close(descriptor)
         except (FileNotFoundError, ValueError) as error:
             raise _unreadable(self.path, error) from error
 

@@ -20,7 +20,8 @@ import numpy as np
 
 from steptrace_schema.format.declared import checked_shape
 from steptrace_schema.format.json_text import parse_json
-from steptrace_schema.storage.exact_io import write_all
+from steptrace_schema.storage.names import open_to_write
+from steptrace_schema.storage.posix import read_exactly, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,7 +84,7 @@ def write_record_file(
     4
     """
     head, buffers = _parts(arrays, metadata)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    descriptor = open_to_write(path)
     try:
         write_all(descriptor, [head, *buffers])
     finally:
@@ -158,6 +159,12 @@ class StoredArray:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+def _part(descriptor: int, begin: int, length: int) -> bytes:
+    content = bytearray(length)
+    read_exactly(descriptor, begin, memoryview(content))
+    return bytes(content)
+
+
 def read_header(descriptor: int) -> tuple[dict[str, str], dict[str, StoredArray]]:
     """Read the metadata of a safetensors file, and where its arrays are.
 
@@ -172,14 +179,14 @@ def read_header(descriptor: int) -> tuple[dict[str, str], dict[str, StoredArray]
         If it is no whole safetensors file, with numbers that NumPy has a type for.
     """
     size = os.fstat(descriptor).st_size
-    length = int.from_bytes(os.pread(descriptor, _LENGTH_BYTES, 0), "little")
+    length = int.from_bytes(_part(descriptor, 0, min(size, _LENGTH_BYTES)), "little")
     start = _LENGTH_BYTES + length
     if size < _LENGTH_BYTES or size < start:
         msg = f"it has {size} bytes, fewer than its header says"
         raise ValueError(msg)
     arrays = {}
     try:
-        header = parse_json(os.pread(descriptor, length, _LENGTH_BYTES))
+        header = parse_json(_part(descriptor, _LENGTH_BYTES, length))
         metadata = {str(k): str(v) for k, v in header.pop(_METADATA, {}).items()}
         for key, entry in header.items():
             begin, end = entry["data_offsets"]

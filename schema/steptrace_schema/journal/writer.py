@@ -24,6 +24,7 @@ from steptrace_schema.journal.record_file import (
 from steptrace_schema.names import STEP, Status
 from steptrace_schema.storage.durability import make_folder, persistence
 from steptrace_schema.storage.locks import hold_as_writer
+from steptrace_schema.storage.posix import require_recording
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,7 +73,10 @@ class JournalWriter:
         ------
         TraceExistsError
             If the folder exists.
+        TraceError
+            If this system cannot record.
         """
+        require_recording()
         try:
             grown = make_folder(directory)
         except FileExistsError as error:

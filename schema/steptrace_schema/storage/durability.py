@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
-import os
 from typing import TYPE_CHECKING, Final, final
+
+from steptrace_schema.storage.posix import wait_for_disk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,11 +42,11 @@ class Disk(Persistence):
 
     def file(self, path: Path) -> None:
         """Wait for the content of a file."""
-        _sync(path)
+        wait_for_disk(path)
 
     def names(self, folder: Path) -> None:
         """Wait for the names in a folder."""
-        _sync(folder)
+        wait_for_disk(folder)
 
 
 _PERSISTENCE: Final[dict[Durability, type[Persistence]]] = {"process": PageCache, "fsync": Disk}
@@ -78,11 +79,3 @@ def make_folder(folder: Path, *, exist_ok: bool = False) -> list[Path]:
     new = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=exist_ok)
     return [each.parent for each in new]
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,7 +6,6 @@ however it ends, so the lock of a dead process stops no other process.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import time
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from steptrace_schema.errors import TraceError
 from steptrace_schema.storage.names import open_to_write
+from steptrace_schema.storage.posix import is_running, try_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +61,7 @@ def hold_as_writer(journal: Path) -> int:
     TraceError
         If another process is writing this journal.
     """
-    lock = os.open(journal / WRITER, os.O_RDWR | os.O_CREAT, 0o644)
+    lock = open_to_write(journal / WRITER, emptied=False)
     if not _take(lock):
         os.close(lock)
         msg = f"{journal} is being written by another training; choose another path for this one"
@@ -88,39 +88,21 @@ def live_writer(journal: Path) -> int | None:
         return None
     # A process that the training forked may outlive it with the lock.
     writer = writer_of(journal)
-    return writer if writer is not None and _is_running(writer) else None
+    return writer if writer is not None and is_running(writer) else None
 
 
 def _take(lock: int) -> bool:
     """Take a lock, which one who looks whether it is taken may hold for an instant."""
     for _ in range(_ATTEMPTS):
-        if _try(lock, fcntl.LOCK_EX):
+        if try_lock(lock):
             return True
         time.sleep(_SECONDS_BETWEEN)
     return False
 
 
-def _try(lock: int, operation: int) -> bool:
-    try:
-        fcntl.flock(lock, operation | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _is_locked(path: Path) -> bool:
     try:
         with path.open("rb") as lock:
-            return not _try(lock.fileno(), fcntl.LOCK_SH)  # others may look at the same time
+            return not try_lock(lock.fileno(), shared=True)  # others may look at the same time
     except FileNotFoundError:
         return False
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

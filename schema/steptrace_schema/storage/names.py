@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-import stat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from steptrace_schema.errors import DamagedTraceError
+from steptrace_schema.storage.posix import (
+    BINARY,
+    CLOSED_BY_CHILD,
+    NO_LINK,
+    NO_WAIT,
+    is_regular,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-_NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0)
-_NO_WAIT: Final = getattr(os, "O_NONBLOCK", 0)  # a pipe would be waited for
-_CLOSED_BY_CHILD: Final = getattr(os, "O_CLOEXEC", 0)
-_BINARY: Final = getattr(os, "O_BINARY", 0)
 
 
 def inside(location: object, name: str) -> str:
@@ -59,26 +60,33 @@ def open_to_read(path: str | Path) -> int:
     OSError
         If it cannot be opened.
     """
-    descriptor = os.open(path, os.O_RDONLY | _CLOSED_BY_CHILD | _NO_WAIT | _BINARY)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+    descriptor = os.open(path, os.O_RDONLY | CLOSED_BY_CHILD | NO_WAIT | BINARY)
+    if is_regular(descriptor):
         return descriptor
     os.close(descriptor)
     msg = "it is no regular file"
     raise ValueError(msg)
 
 
-def open_to_write(path: str | Path) -> int:
-    """Make or empty a file and return its descriptor; a link under its name is not followed.
+def open_to_write(path: str | Path, *, emptied: bool = True) -> int:
+    """Make a file, or open one, and return its descriptor; a link under its name is not followed.
 
     A link could lead anywhere.
+
+    Parameters
+    ----------
+    path
+        The file.
+    emptied
+        Whether one that is there loses its content.
 
     Raises
     ------
     OSError
         If it cannot be written, or is a link.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    return os.open(path, flags | _CLOSED_BY_CHILD | _NO_LINK | _NO_WAIT | _BINARY, 0o666)
+    flags = os.O_RDWR | os.O_CREAT | (os.O_TRUNC if emptied else 0)
+    return os.open(path, flags | CLOSED_BY_CHILD | NO_LINK | NO_WAIT | BINARY, 0o666)
 
 
 class Folders:
