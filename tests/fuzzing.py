@@ -242,7 +242,12 @@ def _command(*arguments: str) -> None:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = run([*arguments])
     said = err.getvalue()
-    if code not in (0, 1, 2) or "unexpected" in said or "Traceback" in said or "\x1b" in said:
+    if (
+        code not in (0, 1, 2)
+        or "error: unexpected " in said
+        or "Traceback" in said
+        or "\x1b" in said
+    ):
         msg = f"steptrace {' '.join(arguments)}: exit status {code}: {said[:2000]}"
         raise Unexpected(msg)
     if "\x1b" in out.getvalue():

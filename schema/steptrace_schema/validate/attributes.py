@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -69,12 +70,23 @@ def root_is_sealed(root: bytes) -> Iterator[Problem]:
         yield Problem("/", "R19", expected, found, RESTORE)
 
 
+def minor_of(version: object) -> int:
+    """Return the minor version of ``major.minor``, 0 where it is none.
+
+    Examples
+    --------
+    >>> minor_of("1.3"), minor_of("1.x")
+    (3, 0)
+    """
+    minor = str(version).partition(".")[2]
+    return int(minor) if re.fullmatch(r"\d{1,9}", minor, re.ASCII) else 0
+
+
 def _checksum_of(root: Any) -> tuple[bool, bool]:
     """Return whether the root has a checksum, and whether its version asks for one."""
     try:
         attributes = root["attributes"][ATTRIBUTES_KEY]
-        minor = str(attributes["version"]).partition(".")[2]
-        return CHECKSUM_KEY in attributes, minor.isdecimal() and int(minor) >= _SEALED_SINCE
+        return CHECKSUM_KEY in attributes, minor_of(attributes["version"]) >= _SEALED_SINCE
     except (KeyError, TypeError):
         return False, False
 

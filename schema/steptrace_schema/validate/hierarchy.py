@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from steptrace_schema.format.json_text import parse_json
 from steptrace_schema.format.layout import fill_value
-from steptrace_schema.format.paths import is_safe_path
+from steptrace_schema.format.paths import LONGEST_SEGMENT, is_portable_path, is_safe_path
 from steptrace_schema.names import (
     KINDS,
     METADATA_FILE,
@@ -23,6 +23,7 @@ from steptrace_schema.names import (
 )
 from steptrace_schema.store.opening import checked_nodes
 from steptrace_schema.store.stored_array import read_arrays
+from steptrace_schema.validate.attributes import minor_of
 from steptrace_schema.validate.rules import COPY, REWRITE, Problem
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
     from steptrace_schema.format.attributes import TraceAttributes
     from steptrace_schema.storage.location import Location
+
+
+_PORTABLE_SINCE: Final = 3  # the minor version that brought names that every system can have
 
 
 class Hierarchy:
@@ -96,10 +100,14 @@ def _dims_are_named(trace: Hierarchy) -> Iterator[Problem]:
 
 
 def _names_are_safe(trace: Hierarchy) -> Iterator[Problem]:
+    portable = minor_of(trace.attributes.version) >= _PORTABLE_SINCE
     for name in trace.names:
         last = name.rpartition("/")[2]
         if not is_safe_path(last):
             yield Problem(name, "R7", "letters, digits and _ . + -", repr(last), REWRITE)
+        elif portable and not is_portable_path(last):
+            expected = f"a name that every system can have, of at most {LONGEST_SEGMENT} characters"
+            yield Problem(name, "R7", expected, repr(last), REWRITE)
 
 
 def _steps_have_coordinates(trace: Hierarchy) -> Iterator[Problem]:

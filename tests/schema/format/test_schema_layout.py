@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -81,3 +84,40 @@ def test_a_key_must_begin_with_a_kind() -> None:
     assert split_key("weights/a/b") == ("weights", "a/b")
     with pytest.raises(TraceError, match="does not begin with a kind"):
         split_key("height/a")
+
+
+WINDOWS: Final = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Names that are devices there, as Microsoft lists them under "Naming files, paths"."""
+
+
+@given(
+    st.lists(
+        st.sampled_from(["con", "CON.x", "a:b", "a.", "a\\b", "n" * 300, "m" * 300, "lpt1", "Nul"])
+        | st.text(max_size=12),
+        min_size=1,
+    )
+)
+def test_no_name_is_one_that_windows_cannot_have_or_two_are_one_folder_there(
+    names: list[str],
+) -> None:
+    paths = unique_paths(["/".join(names), *names])
+    for path in paths:
+        assert is_safe_path(path)
+        for segment in path.split("/"):
+            assert not WINDOWS.fullmatch(segment)
+            assert not segment.endswith((".", " "))
+            assert not set(segment) & set('<>:"\\|?*')
+            assert len(segment) <= 80
+    assert len({path.lower() for path in paths}) == len(paths)
+
+
+def test_long_names_that_begin_alike_stay_apart() -> None:
+    first, second = safe_path("x" * 200 + "a"), safe_path("x" * 200 + "b")
+    assert first != second
+    assert len(first) == len(second) == 80
+
+
+@pytest.mark.parametrize("path", ["con/kernel", "a./b", "x" * 200])
+def test_names_of_traces_before_1_3_are_still_read(path: str) -> None:
+    fields = ArraySpec("weights", path, (), (), "float32").to_dict()
+    assert ArraySpec.from_dict(fields).path == path
