@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from steptrace_analyzer.anomalies.signals import Signals
 
 _LEAST_ROWS: Final = 50
+_PADDING: Final = 0.3  # of all labels
 _SQUARED: Final = ("mse", "mean_squared_error", "meansquarederror")
 _ABSOLUTE: Final = ("mae", "mean_absolute_error", "meanabsoluteerror")
 
@@ -46,19 +47,27 @@ def _trivial(signals: Signals) -> float | None:
     known = targets(signals)
     if known is None or len(known) < _LEAST_ROWS:
         return None
-    if "sparse_categorical" in name or "sparsecategorical" in name:
-        _, counts = np.unique(known, return_counts=True)
-        return _entropy(counts / counts.sum())
     flat = known.reshape(len(known), -1)
-    if "binary" in name and "entropy" in name and (flat.min() >= 0 and flat.max() <= 1):
-        share = flat.mean(axis=0)
-        return float(np.mean([_entropy(np.array([p, 1 - p])) for p in share]))
-    if "categorical" in name and flat.ndim == 2 and np.allclose(flat.sum(axis=1), 1, atol=1e-3):
-        return _entropy(flat.mean(axis=0))
+    if "entropy" in name and "focal" not in name:
+        return _of_entropy(name, flat)
     if name in _SQUARED:
         return float(flat.var(axis=0).mean())
     if name in _ABSOLUTE:
         return float(np.abs(flat - np.median(flat, axis=0)).mean())
+    return None
+
+
+def _of_entropy(name: str, flat: npt.NDArray[np.float64]) -> float | None:
+    """Return the cross entropy of the classes' shares, (row, label or class)."""
+    if "sparse" in name:
+        _, counts = np.unique(flat[flat >= 0], return_counts=True)
+        share = counts / max(1, counts.sum())
+        # Of sequences the most frequent label is often padding, which a mask may leave out.
+        return None if flat.shape[1] > 1 and share.max(initial=1) > _PADDING else _entropy(share)
+    if "binary" in name and flat.min() >= 0 and flat.max() <= 1:
+        return float(np.mean([_entropy(np.array([p, 1 - p])) for p in flat.mean(axis=0)]))
+    if "categorical" in name and np.allclose(flat.sum(axis=1), 1, atol=1e-3):
+        return _entropy(flat.mean(axis=0))
     return None
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from steptrace_analyzer.anomalies.finding import NotJudgedError
 from steptrace_analyzer.anomalies.scores import WINDOW, log_sizes, trailing_scores
+from steptrace_analyzer.anomalies.trends import known_median
 from steptrace_analyzer.anomalies.words import number, times
 from steptrace_analyzer.trace.batch import is_target, measured_arrays
 
@@ -153,7 +154,7 @@ def input_change(signals: Signals, step: int) -> InputChange | None:
         if mean is None or std is None:
             continue
         size = np.hypot(mean, std)
-        usual = float(np.nanmedian(size[:-1])) if len(size) > 1 else 0.0
+        usual = float(np.nan_to_num(known_median(size[:-1])))
         found += _sized(path, "size", size)
         found += _sized(path, "spread", std)
         scores = trailing_scores(mean[:, np.newaxis], floor=max(_MEAN_FLOOR * usual, 1e-30))

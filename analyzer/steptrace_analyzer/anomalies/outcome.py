@@ -12,6 +12,8 @@ from steptrace_analyzer.anomalies.finding import NotJudgedError
 from steptrace_analyzer.anomalies.trends import block_means, mann_kendall
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from steptrace_analyzer.anomalies.signals import Signals
 
 TAIL: Final = 20
@@ -23,7 +25,6 @@ UNLEARNED: Final = 0.97
 SOLVED: Final = 0.05
 """Of the same loss: below it the task is solved, and small gradients are as they should be."""
 
-_HEAD: Final = 5
 _REACHED: Final = 0.9  # of the loss of the best constant prediction: below it something was learned
 _WORSE: Final = 1.5  # of the least median: from here on a loss has got worse
 _HUGE: Final = 1e12  # stands for infinity in sums
@@ -97,9 +98,39 @@ def is_solved(signals: Signals) -> bool:
     return found is not None and found.solved
 
 
+def task_losses(
+    signals: Signals,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return the steps and what the task itself costs at each: the loss without penalties.
+
+    It is the mean of the samples' losses where they are recorded at every step of the loss, else
+    the loss.
+
+    Raises
+    ------
+    NotJudgedError
+        If the trace holds no loss.
+    """
+    loss = signals.loss
+    try:
+        steps, losses = signals.sample_losses
+    except NotJudgedError:
+        return loss.steps, loss.values[:, 0]
+    if not np.array_equal(steps, loss.steps):
+        return loss.steps, loss.values[:, 0]
+    sizes = np.isin(signals.batch_size.steps, steps)
+    counts = signals.batch_size.values[sizes, 0]
+    real = np.arange(losses.shape[1]) < (
+        counts[:, np.newaxis] if len(counts) == len(steps) else losses.shape[1]
+    )
+    with np.errstate(invalid="ignore", over="ignore"):
+        sums = np.where(real, losses, 0.0).sum(axis=1)
+    return steps, sums / np.maximum(real.sum(axis=1), 1)
+
+
 def _outcome(signals: Signals) -> Outcome | None:
     try:
-        values = signals.loss.values[:, 0]
+        steps, values = task_losses(signals)
     except NotJudgedError:
         return None
     if len(values) < 2 * TAIL or signals.several_models:
@@ -114,9 +145,9 @@ def _outcome(signals: Signals) -> Outcome | None:
     means = (sums[wide:] - sums[:-wide]) / wide
     return Outcome(
         steps=len(values),
-        first=float(values[0] if np.isfinite(values[0]) else np.nanmedian(values[:_HEAD])),
+        first=float(next(iter(values[np.isfinite(values)]), np.inf)),
         best=float(medians[best]),
-        best_step=int(signals.loss.steps[best + TAIL - 1]),
+        best_step=int(steps[best + TAIL - 1]),
         last=float(medians[-1]),
         trivial=trivial_loss(signals),
         end=float(clean[-max(TAIL, len(clean) // 10) :].mean()),

@@ -12,7 +12,7 @@ from steptrace_analyzer.anomalies.diagnosis import diagnose
 from steptrace_analyzer.anomalies.explain import explain_update
 from steptrace_analyzer.anomalies.finding import NotJudgedError
 from steptrace_analyzer.anomalies.signals import Signals
-from steptrace_analyzer.anomalies.trends import recent_median
+from steptrace_analyzer.anomalies.trends import known_median, recent_median
 from steptrace_analyzer.anomalies.words import number, times
 from steptrace_analyzer.trace.select import resolve_step, resolve_tensor
 
@@ -89,7 +89,7 @@ def _largest_first(signals: Signals, step: int) -> list[str]:
     row = norms.row(step)
     if row is None:
         return paths
-    usual = np.nanmedian(norms.values, axis=0)
+    usual = np.array([known_median(column) for column in norms.values.T])
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = dict(zip(norms.paths, np.nan_to_num(norms.values[row] / usual), strict=True))
     return sorted(paths, key=lambda path: -ratio.get(path, 0.0))

@@ -28,6 +28,18 @@ def recent_median(values: npt.NDArray[np.float64], count: int) -> npt.NDArray[np
     return result
 
 
+def known_median(values: npt.NDArray[np.float64]) -> float:
+    """Return the median of what is finite; NaN where nothing is.
+
+    Examples
+    --------
+    >>> known_median(np.array([np.nan, 1.0, 2.0, np.inf, 6.0])), known_median(np.array([np.nan]))
+    (2.0, nan)
+    """
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if known.size else float("nan")
+
+
 def trailing_spread(residuals: npt.NDArray[np.float64], window: int) -> npt.NDArray[np.float64]:
     """Return the robust spread of the residuals before each one; NaN where there are none.
 

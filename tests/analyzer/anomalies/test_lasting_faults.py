@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from steptrace_analyzer.anomalies.signals import Signals
 
 
+def _run() -> dict[str, Any]:
+    """Return a quiet run in which the loss alone says how the training goes."""
+    arrays = quiet_run()
+    del arrays["inputs/sample_loss"]
+    return arrays
+
+
 def _entropy(arrays: dict[str, Any]) -> float:
     share = np.bincount(arrays["inputs/y"].ravel()) / arrays["inputs/y"].size
     return float(-(share * np.log(share)).sum())
@@ -34,7 +41,7 @@ def _unlearned(arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_loss_no_better_than_a_constant_is_no_learning() -> None:
-    arrays = _unlearned(quiet_run())
+    arrays = _unlearned(_run())
     (found,) = find("not_learning", arrays)
     assert found.severity == "error"
     assert found.usual == pytest.approx(_entropy(arrays))
@@ -43,7 +50,7 @@ def test_a_loss_no_better_than_a_constant_is_no_learning() -> None:
 
 @pytest.mark.parametrize("loss", ["mse", "mean_absolute_error"])
 def test_a_regression_is_compared_with_the_spread_of_its_targets(loss: str) -> None:
-    arrays = quiet_run()
+    arrays = _run()
     targets = np.random.default_rng(4).normal(3.3, 2.0, (STEPS, 4, 1)).astype(np.float32)
     usual = targets.var() if loss == "mse" else np.abs(targets - np.median(targets)).mean()
     arrays |= {"inputs/y": targets, "scalars/loss": np.full(STEPS, usual, np.float32)}
@@ -54,14 +61,24 @@ def test_a_regression_is_compared_with_the_spread_of_its_targets(loss: str) -> N
 
 
 def test_a_loss_that_only_is_slow_is_a_warning() -> None:
-    arrays = quiet_run()
+    arrays = _run()
     level = _entropy(arrays)
     arrays["scalars/loss"] = np.linspace(1.5 * level, level, STEPS).astype(np.float32)
     assert [found.severity for found in find("not_learning", arrays)] == ["warning"]
 
 
-def test_what_was_learned_and_lost_is_diverging() -> None:
+def test_a_penalty_does_not_count_as_a_task_that_is_not_learned() -> None:
     arrays = quiet_run()
+    task = (0.9 * np.exp(-np.arange(STEPS) / 30)).astype(np.float32)
+    arrays["inputs/sample_loss"] = np.repeat(task[:, np.newaxis], BATCH, axis=1)
+    arrays["scalars/loss"] = task + np.float32(3.0)
+    assert find("not_learning", arrays) == []
+    del arrays["inputs/sample_loss"]
+    assert len(find("not_learning", arrays)) == 1
+
+
+def test_what_was_learned_and_lost_is_diverging() -> None:
+    arrays = _run()
     arrays["scalars/loss"][40:] = np.linspace(2.0, 4.0, STEPS - 40)
     assert find("not_learning", arrays) == []
     (found,) = find("diverging", arrays)
@@ -71,7 +88,7 @@ def test_what_was_learned_and_lost_is_diverging() -> None:
 
 
 def test_weights_that_hardly_move_have_a_rate_that_is_too_low() -> None:
-    arrays = _unlearned(quiet_run())
+    arrays = _unlearned(_run())
     follow_gradients(arrays, 1e-7)
     (found,) = find("rate_too_low", arrays)
     assert (found.severity, found.cause_kind) == ("error", "set-up")
@@ -80,11 +97,11 @@ def test_weights_that_hardly_move_have_a_rate_that_is_too_low() -> None:
     sizes = np.linalg.norm(np.diff(weights, axis=0).reshape(STEPS, -1), axis=1)
     ratio = float(np.median(sizes[20:])) / float(np.linalg.norm(weights[0]))
     assert found.observed == pytest.approx(ratio, rel=0.7)
-    assert find("rate_too_low", arrays | {"scalars/loss": quiet_run()["scalars/loss"]}) == []
+    assert find("rate_too_low", arrays | {"scalars/loss": _run()["scalars/loss"]}) == []
 
 
 def test_first_updates_that_make_the_loss_far_worse_are_too_large() -> None:
-    arrays = quiet_run()
+    arrays = _run()
     level = _entropy(arrays)
     loss = np.full(STEPS, 0.9 * level)
     loss[:6] = level, 3 * level, 9 * level, 8 * level, 6 * level, 2 * level
@@ -96,7 +113,7 @@ def test_first_updates_that_make_the_loss_far_worse_are_too_large() -> None:
 
 
 def test_updates_along_the_gradient_go_uphill() -> None:
-    arrays = quiet_run()
+    arrays = _run()
     assert find("uphill", arrays) == []
     follow_gradients(arrays, -0.1)
     (found,) = find("uphill", arrays)
@@ -105,7 +122,7 @@ def test_updates_along_the_gradient_go_uphill() -> None:
 
 
 def test_a_first_loss_far_above_a_constant_prediction_is_a_poor_start() -> None:
-    arrays = quiet_run()
+    arrays = _run()
     arrays["scalars/loss"] *= np.float32(0.3)
     arrays["scalars/loss"][0] = 40.0
     assert [found.severity for found in find("poor_start", arrays)] == ["info"]
@@ -116,7 +133,7 @@ def test_a_first_loss_far_above_a_constant_prediction_is_a_poor_start() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 0.05])
 def test_units_that_are_all_the_same_are_named(value: float) -> None:
-    arrays = quiet_run()
+    arrays = _run()
     assert find("identical_units", arrays) == []
     kernel = np.random.default_rng(1).normal(size=(STEPS + 1, 8, 1)) * value
     arrays["weights/net/middle/kernel"] = np.repeat(kernel, 8, axis=2).astype(np.float32)
@@ -125,7 +142,7 @@ def test_units_that_are_all_the_same_are_named(value: float) -> None:
 
 
 def test_inputs_off_scale_count_by_what_came_of_the_run() -> None:
-    arrays = quiet_run()
+    arrays = _run()
     arrays["inputs/x"] = arrays["inputs/x"] * 100 + 300
     (found,) = find("unscaled_inputs", arrays)
     assert (found.severity, found.tensor) == ("info", "inputs/x")
@@ -138,7 +155,7 @@ def test_inputs_off_scale_count_by_what_came_of_the_run() -> None:
 
 
 def test_targets_that_are_fitted_need_no_scaling() -> None:
-    arrays = quiet_run()
+    arrays = _run()
     arrays["inputs/y"] = np.random.default_rng(2).normal(900, 300, (STEPS, 4, 1)).astype(np.float32)
     arrays["scalars/loss"] = (9e4 * np.exp(-np.arange(STEPS) / 20)).astype(np.float32)
     assert find("unscaled_inputs", arrays, loss="mse") == []
@@ -147,7 +164,7 @@ def test_targets_that_are_fitted_need_no_scaling() -> None:
 
 
 def test_labels_in_order_are_told_from_mixed_ones() -> None:
-    arrays = quiet_run()
+    arrays = _run()
     assert find("sorted_labels", arrays) == []
     ordered = np.sort(arrays["inputs/y"].ravel()).reshape(STEPS, 4)
     (found,) = find("sorted_labels", arrays | {"inputs/y": ordered})
@@ -156,7 +173,7 @@ def test_labels_in_order_are_told_from_mixed_ones() -> None:
 
 
 def test_one_batch_for_ever_is_told_from_copies_within_a_batch() -> None:
-    arrays = quiet_run()
+    arrays = _run()
     assert find("repeated_inputs", arrays) == []
     same = np.tile(np.arange(BATCH, dtype=np.int64), (STEPS, 1))
     (found,) = find("repeated_inputs", arrays | {"inputs/sample_digest": same})
@@ -177,7 +194,7 @@ def _entropies(share: Any, labels: Any) -> Any:
 
 
 def test_a_softmax_over_one_unit_is_an_error() -> None:
-    arrays = _outputs(quiet_run(), np.ones((STEPS, 4, 1)))
+    arrays = _outputs(_run(), np.ones((STEPS, 4, 1)))
     layers = quiet_layers(last="softmax")
     (found,) = find("output_mismatch", arrays, layers=layers, loss="binary_crossentropy")
     assert (found.severity, "one unit" in found.explanation) == ("error", True)
@@ -209,7 +226,7 @@ def test_a_cross_entropy_says_itself_what_it_took_the_outputs_for() -> None:
 
 
 def test_targets_beyond_the_last_activation_are_named() -> None:
-    arrays = _outputs(quiet_run(), np.full((STEPS, 4, 1), 0.5))
+    arrays = _outputs(_run(), np.full((STEPS, 4, 1), 0.5))
     arrays["inputs/y"] = np.random.default_rng(2).normal(2, 1, (STEPS, 4, 1)).astype(np.float32)
     layers = quiet_layers(last="sigmoid")
     (found,) = find("output_mismatch", arrays, layers=layers, loss="mse")
@@ -219,18 +236,18 @@ def test_targets_beyond_the_last_activation_are_named() -> None:
 
 
 def test_a_gradient_that_does_not_reach_the_first_layer_vanishes() -> None:
-    arrays = _unlearned(quiet_run())
+    arrays = _unlearned(_run())
     assert find("vanishing", arrays) == []
     arrays["gradients/net/first/kernel"] *= np.float32(1e-5)
     follow_gradients(arrays)
     (found,) = find("vanishing", arrays)
     assert (found.severity, found.tensor) == ("error", "gradients/net/first/kernel")
     assert found.observed == pytest.approx(1e-5, rel=0.2)
-    assert find("vanishing", arrays | {"scalars/loss": quiet_run()["scalars/loss"]}) == []
+    assert find("vanishing", arrays | {"scalars/loss": _run()["scalars/loss"]}) == []
 
 
 def test_a_gradient_that_grows_without_end_explodes() -> None:
-    arrays = _unlearned(quiet_run())
+    arrays = _unlearned(_run())
     growth = np.exp(np.arange(STEPS) / 10).astype(np.float32)[:, np.newaxis, np.newaxis]
     arrays["gradients/net/middle/kernel"] *= growth
     (found,) = find("exploding", arrays)
@@ -241,19 +258,19 @@ def test_a_gradient_that_grows_without_end_explodes() -> None:
 
 
 def test_saturated_units_matter_where_nothing_is_learned() -> None:
-    arrays = _unlearned(quiet_run())
+    arrays = _unlearned(_run())
     arrays["probe/net/first/preactivation"] = np.full((STEPS, 4, 8), 9.0, np.float32)
     arrays["probe/net/last/preactivation"] = np.zeros((STEPS, 4, 3), np.float32)
     layers = quiet_layers("tanh")
     (found,) = find("saturation", arrays, layers=layers)
     assert (found.severity, found.observed) == ("error", 1.0)
-    learned = arrays | {"scalars/loss": quiet_run()["scalars/loss"]}
+    learned = arrays | {"scalars/loss": _run()["scalars/loss"]}
     assert find("saturation", learned, layers=layers) == []
     assert find("saturation", arrays, layers=quiet_layers("relu")) == []
 
 
 def test_a_weight_with_a_gradient_that_does_not_move_is_named() -> None:
-    arrays = quiet_run()
+    arrays = _run()
     assert find("unchanged", arrays) == []
     kernel = arrays["weights/net/middle/kernel"]
     kernel[70:] = kernel[70]
@@ -263,7 +280,7 @@ def test_a_weight_with_a_gradient_that_does_not_move_is_named() -> None:
 
 
 def test_a_validation_loss_that_rises_while_training_goes_on_is_overfitting() -> None:
-    arrays = quiet_run()
+    arrays = _run()
     arrays["validation/loss"] = np.array([1.0, 0.6, 0.5, 0.7, 0.8, 0.9])
     steps = {"validation": [0, 20, 40, 60, 80, 100]}
     trace = make_trace(arrays, steps=steps, layers=quiet_layers())
@@ -289,7 +306,7 @@ def test_a_loss_that_is_mostly_penalty_is_named() -> None:
 
 
 def test_what_came_of_a_run_stands_last_in_the_story_of_its_cause() -> None:
-    arrays = _unlearned(quiet_run())
+    arrays = _unlearned(_run())
     follow_gradients(arrays, 1e-7)
     (story,) = diagnose(
         make_trace(arrays, layers=quiet_layers(), loss="sparse_categorical_crossentropy"),
@@ -312,11 +329,11 @@ def test_a_rule_of_ones_own_is_run_with_its_threshold() -> None:
 
     register(loud)
     try:
-        trace = make_trace(quiet_run(), layers=quiet_layers())
+        trace = make_trace(_run(), layers=quiet_layers())
         assert diagnose(trace, rules=["loud"]).findings == ()
         found = diagnose(trace, rules=["loud"], settings={"loud.most": 1.2}).findings
         assert [each.first_step for each in found] == list(range(len(found)))
-        assert len(found) == int((quiet_run()["scalars/loss"] > 1.2).sum())
+        assert len(found) == int((_run()["scalars/loss"] > 1.2).sum())
     finally:
         del _registered["loud"]
     with pytest.raises(UnknownNameError, match="no rule 'loud'"):
@@ -324,7 +341,7 @@ def test_a_rule_of_ones_own_is_run_with_its_threshold() -> None:
 
 
 def test_rules_say_what_they_miss() -> None:
-    arrays = {"scalars/loss": quiet_run()["scalars/loss"]}
+    arrays = {"scalars/loss": _run()["scalars/loss"]}
     found = diagnose(make_trace(arrays))
     reasons = {each.rule: each.reason for each in found.not_judged}
     assert found.findings == ()
@@ -335,7 +352,7 @@ def test_rules_say_what_they_miss() -> None:
 
 
 def test_findings_become_rows_of_a_table() -> None:
-    arrays = _unlearned(quiet_run())
+    arrays = _unlearned(_run())
     table = diagnose(
         make_trace(
             arrays,

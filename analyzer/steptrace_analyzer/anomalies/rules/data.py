@@ -10,6 +10,7 @@ from steptrace_analyzer.anomalies.batches import numeric_inputs
 from steptrace_analyzer.anomalies.finding import Finding, Severity
 from steptrace_analyzer.anomalies.outcome import outcome
 from steptrace_analyzer.anomalies.signals import require
+from steptrace_analyzer.anomalies.trends import known_median
 from steptrace_analyzer.anomalies.words import number, plural
 from steptrace_analyzer.trace.batch import is_target
 
@@ -58,7 +59,7 @@ def unscaled_inputs(
         if any(column is None for column in columns):
             continue
         mean, std, low, high = (
-            float(np.nanmedian(column.values)) for column in columns if column is not None
+            known_median(column.values) for column in columns if column is not None
         )
         magnitude = max(abs(low), abs(high))
         shifted = abs(mean) > offset * std and abs(mean) > 1

@@ -9,6 +9,7 @@ import numpy as np
 from steptrace_analyzer.anomalies.finding import Finding
 from steptrace_analyzer.anomalies.outcome import outcome
 from steptrace_analyzer.anomalies.signals import kernels, require
+from steptrace_analyzer.anomalies.trends import known_median
 from steptrace_analyzer.anomalies.words import number, times
 
 if TYPE_CHECKING:
@@ -141,7 +142,6 @@ def _sizes(signals: Signals) -> dict[str, float]:
     sizes: dict[str, float] = {}
     for path in paths:
         values: npt.NDArray[np.float64] = norms.values[_START:, norms.paths.index(path)]
-        known = values[np.isfinite(values)]
         count = float(np.prod(signals.tensor("gradients", path).shape[1:]))
-        sizes[path] = float(np.median(known) / np.sqrt(count)) if len(known) else 0.0
+        sizes[path] = float(np.nan_to_num(known_median(values))) / float(np.sqrt(count))
     return sizes

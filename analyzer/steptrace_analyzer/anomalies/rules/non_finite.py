@@ -10,6 +10,7 @@ import numpy as np
 from steptrace_analyzer.anomalies.finding import CauseKind, Finding, NotJudgedError
 from steptrace_analyzer.anomalies.rules.non_finite_beside import non_finite_beside
 from steptrace_analyzer.anomalies.signals import layer_path
+from steptrace_analyzer.anomalies.trends import known_median
 from steptrace_analyzer.anomalies.words import listed, number, plural, times
 from steptrace_analyzer.trace.batch import is_input_gradient
 from steptrace_analyzer.trace.dataflow import Dataflow
@@ -270,7 +271,8 @@ def _growth(signals: Signals, step: int) -> str | None:
         )
         if len(before) < 2:
             continue
-        start = np.nanmedian(before[: max(1, min(5, len(before) - 1))], axis=0)
+        early = before[: max(1, min(5, len(before) - 1))]
+        start = np.array([known_median(column) for column in early.T])
         with np.errstate(invalid="ignore", divide="ignore"):
             ratio = np.where(start > 0, before[-1] / start, 0.0)
         top = int(np.nanargmax(ratio)) if np.isfinite(ratio).any() else 0
@@ -280,7 +282,7 @@ def _growth(signals: Signals, step: int) -> str | None:
                 f"first size ({number(float(before[-1, top]))})"
             )
         large = before[-1] if kind == "gradients" else np.zeros(1)
-        if np.nanmax(large) > 1e3:
+        if np.fmax.reduce(large) > 1e3:
             top = int(np.nanargmax(large))
             return f"the gradient of {norms.paths[top]} had a norm of {number(float(large[top]))}"
     return None

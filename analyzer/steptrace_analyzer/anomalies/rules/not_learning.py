@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from steptrace_analyzer.anomalies.finding import Finding
-from steptrace_analyzer.anomalies.outcome import LEAST_STEPS, TAIL, UNLEARNED, outcome
+from steptrace_analyzer.anomalies.outcome import LEAST_STEPS, TAIL, UNLEARNED, outcome, task_losses
 from steptrace_analyzer.anomalies.signals import require
 from steptrace_analyzer.anomalies.trends import mann_kendall
 from steptrace_analyzer.anomalies.words import number, plural, times
@@ -24,7 +24,8 @@ def not_learning(signals: Signals, *, share: float = UNLEARNED) -> Iterator[Find
 
     The best constant prediction is computed from the recorded targets: entropy of the classes,
     variance, mean absolute deviation. Where the loss has another form, the loss before the first
-    update stands for it. Judged is the mean of the last tenth of the run, in runs of 100 steps or
+    update stands for it. Penalties are left out where the losses of single samples are recorded.
+    Judged is the mean of the last tenth of the run, in runs of 100 steps or
     more which never came below nine tenths of that loss for a fifth of the run. It is an error,
     unless the second half of the run has a downward trend (Mann-Kendall over 20 means, p < 0.05):
     then it is a warning, since the run is only slow.
@@ -48,7 +49,7 @@ def not_learning(signals: Signals, *, share: float = UNLEARNED) -> Iterator[Find
     )
     ending = "is not finite" if not np.isfinite(found.end) else f"is {number(found.end)}"
     trend = "; it still falls" if found.falling else ""
-    steps = signals.loss.steps
+    steps, _ = task_losses(signals)
     yield Finding(
         rule="not_learning",
         severity="warning" if found.falling else "error",
@@ -89,7 +90,7 @@ def diverging(signals: Signals, *, ratio: float = 2.0, steps: float = 50) -> Ite
         diverging loss: TheDeepChecker (twice the minimum)
     """
     found = _judged(signals)
-    values = signals.loss.values[:, 0]
+    steps_of_loss, values = task_losses(signals)
     clean = np.where(np.isfinite(values), values, np.inf)
     medians = np.median(np.lib.stride_tricks.sliding_window_view(clean, TAIL), axis=-1)
     best = int(np.argmin(medians))
@@ -113,7 +114,7 @@ def diverging(signals: Signals, *, ratio: float = 2.0, steps: float = 50) -> Ite
         rule="diverging",
         severity="error" if bad else "warning",
         first_step=found.best_step,
-        last_step=int(signals.loss.steps[-1]),
+        last_step=int(steps_of_loss[-1]),
         explanation=(
             f"the loss had come down to {number(found.best)} by step {found.best_step}; it is "
             f"{times(found.last / found.best) if found.best else 'far'} that at the end "

@@ -29,6 +29,7 @@ _BOUNDS: Final = {
 }
 """What the outputs of an activation function lie between."""
 _EPSILON: Final = 1e-7  # of Keras
+_NEARLY: Final = 0.01
 _ROWS: Final = 200  # samples whose losses are computed again
 
 
@@ -107,8 +108,9 @@ def _of_entropy(
         of_probabilities.append(_categorical(clipped, labels, least=1e-30))
     of_logits = [formula(_sigmoid(outputs) if binary else _softmax(outputs), labels)]
     sums = outputs.sum(axis=-1)
-    in_range = (outputs >= 0).all() and (outputs <= 1 + 1e-5).all()
-    probable = in_range and (binary or np.allclose(sums, 1, atol=1e-3))
+    # Loose, because recorded numbers may have been rounded.
+    in_range = ((outputs >= -_NEARLY) & (outputs <= 1 + _NEARLY)).all()
+    probable = in_range and (binary or float((np.abs(sums - 1) < 5 * _NEARLY).mean()) > 0.95)
     activation = (layer.activation or "linear").lower()
     if probable and activation in ("softmax", "sigmoid") and _fits(of_logits, losses):
         if not _fits(of_probabilities, losses):
@@ -122,7 +124,12 @@ def _of_entropy(
                 "use from_logits=False, or a linear last layer",
                 1.0,
             )
-    elif not probable and _fits(of_probabilities, losses) and not _fits(of_logits, losses):
+    elif (
+        not probable
+        and activation not in ("softmax", "sigmoid")
+        and _fits(of_probabilities, losses)
+        and not _fits(of_logits, losses)
+    ):
         yield _finding(
             signals,
             layer,

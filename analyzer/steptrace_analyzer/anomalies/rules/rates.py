@@ -8,8 +8,9 @@ import numpy as np
 
 from steptrace_analyzer.anomalies.finding import Finding
 from steptrace_analyzer.anomalies.geometry import geometries
-from steptrace_analyzer.anomalies.outcome import LEAST_STEPS, outcome
+from steptrace_analyzer.anomalies.outcome import LEAST_STEPS, outcome, task_losses
 from steptrace_analyzer.anomalies.signals import kernels, require
+from steptrace_analyzer.anomalies.trends import known_median
 from steptrace_analyzer.anomalies.words import listed, number, times
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ def rate_too_high(signals: Signals, *, worse: float = 2.0, ratio: float = 0.1) -
     bad = found.harmed or found.last > 0.5 * found.level
     if not bad or found.first > 3 * found.level:
         return
-    values = signals.loss.values[: _EARLY + 2, 0]
+    steps, values = task_losses(signals)
+    values = values[: _EARLY + 2]
     clean = np.where(np.isfinite(values), values, np.inf)
     peaks = np.median(np.lib.stride_tricks.sliding_window_view(clean, 3), axis=-1)
     peak = int(np.argmax(peaks))
@@ -111,7 +113,7 @@ def rate_too_high(signals: Signals, *, worse: float = 2.0, ratio: float = 0.1) -
         parts.append(
             f"the first updates made the loss {times(float(peaks[peak]) / found.first)} as large "
             f"({number(found.first)} before them, {number(float(peaks[peak]))} by step "
-            f"{int(signals.loss.steps[peak + 1])})"
+            f"{int(steps[peak + 1])})"
         )
     if large and top is not None:
         parts.append(f"in a usual step {top} moves by {number(ratios[top])} of its size")
@@ -197,14 +199,14 @@ def _ratios(signals: Signals) -> tuple[dict[str, float], dict[str, float]]:
         weight, update, gradient = (s.of(path) for s in (weights, updates, gradients))
         if weight is None or update is None or gradient is None:
             continue
-        usual = float(np.nanmedian(weight.values)) if np.isfinite(weight.values).any() else 0.0
+        usual = known_median(weight.values)
         late = update.values[_START:, 0]
-        if not usual or not len(late) or not np.nanmedian(gradient.values[_START:, 0]) > 0:
+        if not usual > 0 or not known_median(gradient.values[_START:]) > 0:
             continue
         at = np.searchsorted(weight.steps, update.steps[_START:])
         size = np.maximum(weight.values[np.minimum(at, len(weight.values) - 1), 0], usual)
         start = max(float(weight.values[0, 0]), 1e-30)
-        ratios[path] = float(np.nanmedian(late / size))
+        ratios[path] = known_median(late / size)
         sums[path] = float(np.nansum(update.values)) / start
     return ratios, sums
 

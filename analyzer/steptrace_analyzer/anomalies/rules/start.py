@@ -8,7 +8,7 @@ import numpy as np
 
 from steptrace_analyzer.anomalies.baseline import trivial_loss
 from steptrace_analyzer.anomalies.finding import Finding
-from steptrace_analyzer.anomalies.outcome import outcome
+from steptrace_analyzer.anomalies.outcome import outcome, task_losses
 from steptrace_analyzer.anomalies.signals import kernels, layer_path, require
 from steptrace_analyzer.anomalies.words import listed, number, times
 
@@ -40,9 +40,10 @@ def poor_start(signals: Signals, *, ratio: float = 3.0, large: float = 10.0) -> 
     trivial = trivial_loss(signals)
     require(trivial, "the loss of the best constant prediction is not known for this loss")
     assert trivial is not None
-    require(int(signals.loss.steps[0]) == 0, "the trace does not begin with the first step")
+    steps, losses = task_losses(signals)
+    require(int(steps[0]) == 0, "the trace does not begin with the first step")
     found = outcome(signals)
-    first = float(signals.loss.values[0, 0])
+    first = float(losses[0])
     if not first > ratio * trivial or found is None:
         return
     far = first > large * trivial and found.last > 0.2 * trivial
