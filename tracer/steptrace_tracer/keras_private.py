@@ -68,6 +68,14 @@ def calls(layer: Any) -> list[list[Any]]:
     return [list(node.input_tensors) for node in _read(CALLS, layer, ())]
 
 
+def results(operation: Any) -> list[tuple[list[Any], list[Any]]]:
+    """Return the tensors that an operation is called with and those it returns, call by call."""
+    return [
+        (list(node.input_tensors), list(node.output_tensors))
+        for node in _read(CALLS, operation, ())
+    ]
+
+
 def build(model: Any, batch: Any) -> None:
     """Build a model with its losses and metrics, as Keras does before the first step.
 

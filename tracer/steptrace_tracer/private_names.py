@@ -57,7 +57,8 @@ CALLS: Final = PrivateName(
     "Layer",
     "_inbound_nodes",
     "lists the calls of a layer",
-    "the gradient with respect to the input takes a longer backward pass",
+    "the inputs of each layer are not listed, and the gradient with respect to the input takes a "
+    "longer backward pass",
 )
 BUILD: Final = PrivateName(
     "Keras",

@@ -40,6 +40,10 @@ class Layer(_Model):
     trainable: bool = True
     variables: tuple[str, ...] = ()
     """Paths of the layer's own weights inside ``weights``."""
+    inputs: tuple[str, ...] | None = None
+    """Paths of the layers whose outputs the layer takes; None where that is unknown."""
+    data: tuple[str, ...] | None = None
+    """Names in the kind ``inputs`` of the data that it takes; None where that is unknown."""
 
 
 class Model(_Model):

@@ -18,6 +18,7 @@ from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.capture.names import Names, walk_layers
 from steptrace_tracer.capture.probe import activation_name
 from steptrace_tracer.keras_private import own_variables
+from steptrace_tracer.session.layer_graph import taken_by_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -71,6 +72,7 @@ def describe_models(models: tuple[Any, ...]) -> Model:
 
 def describe_layers(models: tuple[Any, ...], names: Names) -> tuple[Layer, ...]:
     """Describe every layer, in the order of the models."""
+    taken = taken_by_layers(models, names)
     return tuple(
         Layer(
             path=names.layers[id(layer)],
@@ -83,6 +85,8 @@ def describe_layers(models: tuple[Any, ...], names: Names) -> tuple[Layer, ...]:
             variables=tuple(
                 names.weights[id(v)] for v in own_variables(layer) if id(v) in names.weights
             ),
+            inputs=taken[id(layer)].layers if id(layer) in taken else None,
+            data=taken[id(layer)].data if id(layer) in taken else None,
         )
         for layer in _distinct(layer for model in models for layer, _ in walk_layers(model))
     )
