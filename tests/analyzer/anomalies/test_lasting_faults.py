@@ -13,7 +13,7 @@ from steptrace_analyzer.anomalies.diagnosis import diagnose
 from steptrace_analyzer.anomalies.finding import Finding
 from steptrace_analyzer.anomalies.registry import _registered, register
 from steptrace_schema.errors import UnknownNameError
-from steptrace_schema.format.attributes import Optimizer
+from steptrace_schema.format.attributes import Missing, Optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -277,6 +277,21 @@ def test_a_weight_with_a_gradient_that_does_not_move_is_named() -> None:
     (found,) = find("unchanged", arrays)
     assert (found.tensor, found.first_step) == ("updates/net/middle/kernel", 70)
     assert found.observed == STEPS - 70
+
+
+def test_frozen_layers_are_told_from_weights_that_no_loss_depends_on() -> None:
+    first, *rest = quiet_layers()
+    variables = ("net/first/kernel", "net/first/bias")
+    still = first.model_copy(update={"trainable": False, "variables": variables, "parameters": 56})
+    (found,) = find("frozen", _run(), layers=(still, *rest))
+    assert (found.severity, found.observed) == ("info", 56.0)
+    reason = "the loss does not depend on this tensor"
+    missing = (Missing(kind="gradients", path="net/middle/bias", reason=reason),)
+    (found,) = find("frozen", _run(), missing=missing)
+    assert (found.severity, found.tensor) == ("warning", "weights/net/middle/bias")
+    (found,) = find("frozen", _unlearned(_run()), missing=missing)
+    assert found.severity == "error"
+    assert find("frozen", _run()) == []
 
 
 def test_a_validation_loss_that_rises_while_training_goes_on_is_overfitting() -> None:

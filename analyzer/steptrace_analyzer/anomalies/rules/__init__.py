@@ -17,6 +17,7 @@ from steptrace_analyzer.anomalies.rules.data import (
 )
 from steptrace_analyzer.anomalies.rules.dead_units import dead_units
 from steptrace_analyzer.anomalies.rules.flow import exploding, vanishing
+from steptrace_analyzer.anomalies.rules.frozen import frozen
 from steptrace_analyzer.anomalies.rules.jumps import gradient_jump, update_jump
 from steptrace_analyzer.anomalies.rules.loss_spike import loss_spike
 from steptrace_analyzer.anomalies.rules.non_finite import non_finite
@@ -56,6 +57,7 @@ _ALL: Final[tuple[Callable[..., Iterable[Finding]], ...]] = (
     rate_too_low,
     regulariser,
     dead_units,
+    frozen,
     saturation,
     vanishing,
     exploding,

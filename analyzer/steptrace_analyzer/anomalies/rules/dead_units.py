@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from steptrace_analyzer.anomalies.finding import Finding
-from steptrace_analyzer.anomalies.outcome import is_harmed
+from steptrace_analyzer.anomalies.finding import Finding, Severity
+from steptrace_analyzer.anomalies.outcome import is_harmed, outcome
 from steptrace_analyzer.anomalies.signals import kernels, layer_path, require
 from steptrace_analyzer.anomalies.words import plural
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from steptrace_analyzer.anomalies.signals import Signals
 
+_ENOUGH: Final = 0.25  # of the loss of the best constant prediction
 _GATED: Final = ("LSTM", "GRU", "Embedding")  # their last axis is not that of units with a ReLU
 
 
@@ -30,7 +31,8 @@ def dead_units(
     of the last `steps` recorded steps or longer, and its recorded outputs are zero. A column of a
     gradient covers the whole batch, so that this is proof: behind a ReLU the unit gives zero for
     all samples. A layer is reported from a share of `told` dead units on, as a warning from
-    `share` on, and as an error if the loss is harmed too. If the last layer gets no
+    `share` on if the loss is above a quarter of that of the best constant prediction, and as an
+    error if the loss is harmed too. If the last layer gets no
     gradient either, no unit learns, and this rule reports nothing.
 
     Thresholds
@@ -71,6 +73,12 @@ def _learning(signals: Signals, recorded: npt.NDArray[np.int64]) -> npt.NDArray[
     columns = [norms.paths.index(path) for path in last]
     known = (norms.values[:, columns] > 0).any(axis=1)
     return np.asarray(np.isin(recorded, norms.steps[known]))
+
+
+def _fits_well(signals: Signals) -> bool:
+    """Whether the layer's remaining units are enough for the task."""
+    found = outcome(signals)
+    return found is not None and found.last <= _ENOUGH * found.level
 
 
 def _is_gated(signals: Signals, layer: str) -> bool:
@@ -119,10 +127,14 @@ def _finding(
     when = "from the first step on" if began == 0 else f"ever since step {step}"
     known = signals.layers.get(layer)
     what = "give zero and get" if known and known.activation not in (None, "linear") else "get"
-    severity = "info" if found < share else "error" if is_harmed(signals) else "warning"
+    severity: Severity = "info"
+    if found >= share and is_harmed(signals):
+        severity = "error"
+    elif found >= share and not _fits_well(signals):
+        severity = "warning"
     return Finding(
         rule="dead_units",
-        severity=severity,  # type: ignore[arg-type]
+        severity=severity,
         first_step=step,
         last_step=int(recorded[-1]),
         explanation=f"{count} {what} no gradient {when}, for any sample of any batch.",

@@ -78,7 +78,8 @@ def rate_too_high(signals: Signals, *, worse: float = 2.0, ratio: float = 0.1) -
     """Find runs whose updates are so large that the loss does not come down.
 
     Either the first updates made things worse: among the first 50 steps the median of 3 losses
-    reaches `worse` times the loss before the first update. Or the median of the update's norm over
+    reaches `worse` times the loss before the first update, and that of the best constant
+    prediction. Or the median of the update's norm over
     the weight's, after the first 20 steps, is above `ratio` for some kernel. Both count only where
     the loss ends above half that of the best constant prediction, or well above its minimum; a
     start that is already far worse than that prediction is another fault.
@@ -103,7 +104,8 @@ def rate_too_high(signals: Signals, *, worse: float = 2.0, ratio: float = 0.1) -
     peak = int(np.argmax(peaks))
     ratios, _ = _ratios(signals)
     top = max(ratios, key=lambda path: ratios[path]) if ratios else None
-    rose = peaks[peak] > worse * found.first and _first_updates_jump(clean, worse)
+    usual = max(found.first, found.level)
+    rose = peaks[peak] > worse * usual and _first_updates_jump(clean, worse * usual)
     large = top is not None and ratios[top] > ratio
     if not rose and not large:
         return
@@ -183,9 +185,9 @@ def uphill(signals: Signals, *, cosine: float = 0.2) -> Iterator[Finding]:
     )
 
 
-def _first_updates_jump(losses: npt.NDArray[np.float64], worse: float) -> bool:
-    """Whether the rise is steep: it takes few steps, as a steady ascent does not."""
-    over = np.flatnonzero(losses > worse * losses[0])
+def _first_updates_jump(losses: npt.NDArray[np.float64], level: float) -> bool:
+    """Whether the rise to a level is steep: it takes few steps, as a steady ascent does not."""
+    over = np.flatnonzero(losses > level)
     return bool(len(over)) and int(over[0]) <= _START
 
 
