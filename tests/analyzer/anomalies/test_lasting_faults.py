@@ -220,7 +220,11 @@ def test_a_cross_entropy_says_itself_what_it_took_the_outputs_for() -> None:
     assert judge(raw, share, None) == []  # logits, and a loss that knows
     assert judge(share, share, "softmax") == []
     (text,) = judge(share, twice, "softmax")
-    assert "softmax is applied twice" in text
+    assert "softmax or sigmoid is applied twice" in text
+    arrays["activations/net/middle/output"] = share.astype(np.float32)
+    (text,) = judge(twice, twice, "softmax")
+    assert "is a softmax of what is a softmax already" in text
+    del arrays["activations/net/middle/output"]
     (text,) = judge(positive, clipped / clipped.sum(axis=-1, keepdims=True), "relu")
     assert "for probabilities, which they are not" in text
 

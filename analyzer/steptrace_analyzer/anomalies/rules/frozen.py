@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def frozen(signals: Signals) -> Iterator[Finding]:
     """List layers with weights that are set not to learn, and weights that no loss depends on.
 
-    A layer with ``trainable=False`` is worth knowing only: a base that is fine-tuned is meant to be.
-    A trainable weight of which the trace says that the loss does not depend on it is a warning, and
-    an error where the run is harmed: its layer is not connected, or a gradient is cut.
+    A layer with ``trainable=False`` is worth knowing only: the base of a fine-tuned model is meant
+    to be so. A trainable weight of which the trace says that the loss does not depend on it is a
+    warning, and an error where the run is harmed: its layer is not connected, or a gradient is cut.
 
     Thresholds
         none

@@ -39,8 +39,8 @@ def output_mismatch(signals: Signals, *, share: float = 0.02) -> Iterator[Findin
     A softmax over one unit gives 1 whatever goes in. A cross entropy is computed again for the
     recorded samples, once from probabilities and once from logits: where it was computed from
     outputs that are no probabilities as if they were, or from probabilities as if they were logits,
-    the loss says so itself. Of other losses, `share` of the targets lie outside what the
-    last activation function can give.
+    the loss says so itself; and so does a softmax of what sums to one already. Of other losses,
+    `share` of the targets lie outside what the last activation function can give.
 
     Thresholds
         share: targets outside the range of the outputs, over all
@@ -112,14 +112,25 @@ def _of_entropy(
     in_range = ((outputs >= -_NEARLY) & (outputs <= 1 + _NEARLY)).all()
     probable = in_range and (binary or float((np.abs(sums - 1) < 5 * _NEARLY).mean()) > 0.95)
     activation = (layer.activation or "linear").lower()
-    if probable and activation in ("softmax", "sigmoid") and _fits(of_logits, losses):
+    if probable and _is_softmax_of_probabilities(signals, outputs):
+        yield _finding(
+            signals,
+            layer,
+            _mild(signals),
+            f"{layer.path} is a softmax of what is a softmax already: no output exceeds "
+            f"{outputs.max():.2g}",
+            "the loss cannot come near zero, and gradients are small",
+            "leave out one of the two",
+            1.0,
+        )
+    elif probable and _fits(of_logits, losses):
         if not _fits(of_probabilities, losses):
             yield _finding(
                 signals,
                 layer,
                 _mild(signals),
                 f"the loss takes the outputs of {layer.path} for logits, but they are "
-                f"probabilities already: {activation} is applied twice",
+                "probabilities already: softmax or sigmoid is applied twice",
                 "gradients are small, and the loss cannot come near zero",
                 "use from_logits=False, or a linear last layer",
                 1.0,
@@ -140,6 +151,23 @@ def _of_entropy(
             "use from_logits=True with a linear last layer, or a softmax or sigmoid",
             1.0,
         )
+
+
+def _is_softmax_of_probabilities(signals: Signals, outputs: Floats) -> bool:
+    """Whether the layer before the last gives probabilities too, and the last their softmax."""
+    paths = signals.paths("activations")
+    if len(paths) < 2 or outputs.ndim != 2 or outputs.shape[-1] < 2:
+        return False
+    before, last = (signals.tensor("activations", path) for path in paths[-2:])
+    if before.shape != last.shape:
+        return False
+    row = signals.steps("activations")[-1]
+    given, made = (np.asarray(each.sel(step=row), np.float64) for each in (before, last))
+    given, made = given[np.isfinite(given).all(axis=1)], made[np.isfinite(made).all(axis=1)]
+    if not len(given) or given.shape != made.shape or (given < 0).any():
+        return False
+    sums = np.abs(given.sum(axis=-1) - 1) < 5 * _NEARLY
+    return bool(sums.all()) and bool(np.allclose(_softmax(given), made, atol=_NEARLY))
 
 
 def _rows(signals: Signals, path: str) -> tuple[Floats, Floats, Floats]:
