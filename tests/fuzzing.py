@@ -108,7 +108,8 @@ def mutate(random: Random, tree: Any) -> None:
             del node[key]
         elif act == 1:
             other, at = random.choice(found)
-            node[key] = copy.deepcopy(other[at])
+            with contextlib.suppress(RecursionError):  # deep already
+                node[key] = copy.deepcopy(other[at])
         elif act == 2 and isinstance(node, dict):
             node[random.choice(TEXTS)] = node.pop(key)
         elif act == 3 and isinstance(node, list):
@@ -248,7 +249,7 @@ def _command(*arguments: str) -> None:
         or "Traceback" in said
         or "\x1b" in said
     ):
-        msg = f"steptrace {' '.join(arguments)}: exit status {code}: {said[:2000]}"
+        msg = f"steptrace {' '.join(arguments)}: exit status {code}: {said[-4000:]}"
         raise Unexpected(msg)
     if "\x1b" in out.getvalue():
         msg = f"steptrace {' '.join(arguments)} wrote control characters"

@@ -16,7 +16,11 @@ from steptrace_schema.encoding import chunk_shapes
 if TYPE_CHECKING:
     from pathlib import Path
 
-CORPUS: Final = (("zips", 0, 4),)
+CORPUS: Final = (
+    ("zips", 0, 4),
+    ("journals", 1, 8839),
+    ("metadata", 1, 1919),
+)
 """Target, seed and number of every input that has ever ended in another way than it may."""
 
 

@@ -235,9 +235,19 @@ def _dataset(group: str, members: dict[str, xr.Variable]) -> xr.Dataset:
         coords[STEP] = members.pop(STEP).load()
     if group.startswith(f"{STATISTICS}/") and STATISTICS_VALUES in members:
         attrs = members[STATISTICS_VALUES].attrs
-        coords[TENSOR] = list(attrs.get("tensors", ()))
-        coords[STATISTIC] = list(attrs.get("statistics", ()))
+        coords[TENSOR] = _names(group, attrs.get("tensors", []))
+        coords[STATISTIC] = _names(group, attrs.get("statistics", []))
     return xr.Dataset(dict(members), coords=coords)
+
+
+def _names(group: str, names: object) -> list[str]:
+    """Return names of tensors or statistics if they are such, each once."""
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        found = [str(name) for name in names]
+        if len({*found}) == len(found):
+            return found
+    msg = f"'{group}' has {names!r:.80} in place of different names"
+    raise ValueError(msg)
 
 
 def _extend(variables: dict[str, xr.Variable], key: str, rows: xr.Variable) -> None:

@@ -174,6 +174,9 @@ def _read_shard(
         raise ValueError(msg)
     wanted = [*overlaps(region, encoding.chunks)]  # no more than the index has entries
     index = np.frombuffer(table[:-_INDEX_CHECKSUM], "<u8").reshape(*counts, 2)
+    if _overlap(index.reshape(-1, 2)):
+        msg = "chunks of the shard share bytes"
+        raise ValueError(msg)
     places = [index[chunk].tolist() for chunk, _, _ in wanted]
     if any(max(place) > _LAST_BYTE for place in places if place[0] != _ABSENT):
         msg = "the index of the shard names bytes that no file has"
@@ -189,6 +192,13 @@ def _read_shard(
     chunks = zip(wanted, stored, strict=True)
     for _, row in itertools.groupby(chunks, key=lambda chunk: chunk[0][0][:-1]):
         _decode_row(encoding, [*row], fill, out, expansion)
+
+
+def _overlap(entries: npt.NDArray[np.uint64]) -> bool:
+    """Whether two chunks are in the same bytes, so that few could become any number of chunks."""
+    there = entries[entries[:, 0] != _ABSENT]
+    begins, sizes = there[np.argsort(there[:, 0])].T
+    return bool((begins[:-1] + sizes[:-1] > begins[1:]).any())
 
 
 def _decode_row(

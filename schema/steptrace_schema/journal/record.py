@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ class Record:
                 self.nbytes = os.fstat(descriptor).st_size
             finally:
                 os.close(descriptor)  # many records may wait, and few files be open at a time
-            self.step = int(metadata[STEP])
+            self.step = _step(metadata[STEP])
         except (FileNotFoundError, KeyError, ValueError) as error:
             raise _unreadable(path, error) from error
         self.keys: Set[str] = self._arrays.keys()
@@ -118,7 +119,7 @@ class MappedRecord:
         try:
             file: Any = safe_open(path, framework="np")  # Any: the package has no types for it
             self.nbytes = path.stat().st_size
-            self.step = int(file.metadata()[STEP])
+            self.step = _step(file.metadata()[STEP])
             self.keys: Set[str] = frozenset(file.keys())
         except (SafetensorError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
             raise _unreadable(path, error) from error
@@ -131,6 +132,13 @@ class MappedRecord:
         except (SafetensorError, TypeError, KeyError, AttributeError) as error:
             raise _unreadable(self.path, error) from error
         return array
+
+
+def _step(text: str) -> int:
+    if re.fullmatch(r"\d{1,18}", text, re.ASCII):
+        return int(text)
+    msg = f"{text!r:.80} is no number of a step"
+    raise ValueError(msg)
 
 
 def _unreadable(path: Path, error: Exception) -> DamagedTraceError:
