@@ -25,6 +25,8 @@ UNUSUAL: Final = 5.0
 """Score from which on a property of a batch is unusual at a step at which something else is."""
 LEAST_SAMPLES: Final = 8
 """Losses of fewer samples are not compared."""
+SMALL: Final = 0.01
+"""Of the usual size: from here on the rows of a batch are too small to be chance."""
 HISTORY: Final = 20
 """Batches that the losses of one are compared with."""
 
@@ -225,7 +227,11 @@ def _sized(
     usual, scale = float(np.exp(scores.median[-1, 0])), float(scores.scale[-1, 0])
     if not np.isfinite(usual) or not np.isfinite(values[-1]):
         return []
-    z = float(np.log(max(values[-1] / usual, _SIZE_FLOOR)) / scale)
+    ratio = float(values[-1]) / usual
+    z = float(np.log(max(ratio, _SIZE_FLOOR)) / scale)
+    # Few rows are small, or alike, together now and then.
+    if name == "spread" or ratio > SMALL:
+        z = max(z, -UNUSUAL)
     return [InputChange(path, name, float(values[-1]), usual, z)]
 
 

@@ -121,7 +121,8 @@ class Jump:
         """Say in a sentence or two what moved, how far, and why."""
         top = self.tensors[0]
         if self.kind == "jump":
-            text = f"At step {self.step} {top.path} moved {_times(top.ratio)} its usual size"
+            text = f"At step {self.step} the update of {top.path} was {_times(top.ratio)} its"
+            text += " usual size"
         else:
             text = f"At step {self.step} the gradient of {top.path} was {_times(top.ratio)} its"
             text += " usual size"

@@ -85,7 +85,7 @@ def test_the_evidence_names_the_batch_and_what_did_not_change(
     assert not evidence.learning_rate_changed
     assert evidence.repeated == 0
     text = jump.explain()
-    assert text.startswith("At step 40 sequential/dense/kernel moved ")
+    assert text.startswith("At step 40 the update of sequential/dense/kernel was ")
     assert "the batch's inputs were 38x as large as usual" in text
     assert "the gradient jumped with it" in text
     assert "the learning rate did not change" in text

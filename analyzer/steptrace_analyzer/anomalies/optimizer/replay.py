@@ -27,6 +27,7 @@ ULP: Final = 4
 ROUNDINGS: Final = 16
 """Besides, parts in 2^23 of what an update was computed from that it may be off by."""
 _CLIPS: Final = ("clipnorm", "clipvalue", "global_clipnorm")
+_FLUSHED: Final = 1e-28  # processors may take numbers near 1e-38 for zero, and divide by 1e-7
 _SPARSE: Final = 16  # times as many where the rows of an embedding are added one by one
 _CLIPPED: Final = 4  # times as much where a norm, a long sum, was divided by
 _EPS: Final = float(np.finfo(np.float32).eps)
@@ -268,7 +269,7 @@ def _residual(
     largest = np.maximum(np.maximum(np.abs(weight), np.abs(after)), np.finfo(np.float32).tiny)
     unit = np.spacing(largest).astype(np.float64)
     roundings = ROUNDINGS * (_CLIPPED if factor < 1 else 1) * _EPS
-    bound = allowed * unit + roundings * change.size.astype(np.float64)
+    bound = allowed * unit + roundings * change.size.astype(np.float64) + _FLUSHED
     beyond = ~(error <= bound) & np.isfinite(weight) & (np.isfinite(expected) | np.isfinite(after))
     worst = int(np.argmax(np.where(np.isfinite(error), error / bound, -1)))
     ulps = error / unit

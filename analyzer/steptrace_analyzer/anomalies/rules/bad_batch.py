@@ -9,6 +9,7 @@ import numpy as np
 
 from steptrace_analyzer.anomalies.batches import (
     HISTORY,
+    SMALL,
     input_scores,
     loss_change,
     same_inputs,
@@ -48,7 +49,8 @@ def bad_batch(
     by their digests, had far smaller losses before, it is the labels.
 
     Thresholds
-        z: spreads of the logarithm of a size. ratio: size over usual size, and its inverse.
+        z: spreads of the logarithm of a size. ratio: size over usual size; a hundredth of
+        it counts too.
         losses: spreads of the logarithm of a batch's median loss.
     Unit
         root mean square of inputs or targets; loss
@@ -59,7 +61,8 @@ def bad_batch(
     judged = False
     for step, change in input_scores(signals):
         judged = True
-        if abs(change.z) > z and not 1 / ratio < change.value / change.usual < ratio:
+        # Few rows of a skewed distribution are small together now and then.
+        if abs(change.z) > z and not SMALL < change.value / change.usual < ratio:
             found.add(step)
             yield _from_inputs(step, change, z)
     try:
