@@ -26,7 +26,9 @@ _ORDER: Final = tuple(BUILT_IN)
 """Which of several findings at the same step comes first: causes before their effects."""
 _OUTCOMES: Final = frozenset({"diverging", "not_learning"})
 """Rules that say what came of the run in the end."""
-_FACTS: Final = frozenset({"suspect_samples", "overfitting", "repeated_inputs", "frozen"})
+_FACTS: Final = frozenset(
+    {"suspect_samples", "overfitting", "repeated_inputs", "frozen", "broken_off"}
+)
 """Rules whose findings are never effects of others."""
 
 

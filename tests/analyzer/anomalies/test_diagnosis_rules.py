@@ -208,6 +208,8 @@ def test_skipped_steps_of_mixed_precision_are_told_when_there_are_many() -> None
     del arrays["weights/net/first/kernel"]
     assert find("non_finite", arrays) == []
     arrays["gradients/net/first/kernel"][:18] = np.inf
+    arrays["inputs/x_gradient"] = arrays["inputs/x"].copy()
+    arrays["inputs/x_gradient"][:18] = np.inf
     arrays["scalars/loss_scale"][:18] = 2.0 ** (15 - np.arange(18))
     (found,) = find("non_finite", arrays)
     assert (found.severity, found.first_step, found.last_step) == ("warning", 0, 17)

@@ -339,6 +339,17 @@ def test_what_came_of_a_run_stands_last_in_the_story_of_its_cause() -> None:
     assert last.startswith("  what to do: raise the learning rate")
 
 
+@pytest.mark.parametrize(
+    ("reason", "severity"),
+    [("the training step raised ValueError: no", "error"), ("the process ended", "info")],
+)
+def test_a_run_that_broke_off_says_why(reason: str, severity: str) -> None:
+    (found,) = find("broken_off", _run(), status="incomplete", status_reason=reason)
+    assert (found.severity, found.first_step) == (severity, STEPS - 1)
+    assert reason in found.explanation
+    assert find("broken_off", _run()) == []
+
+
 def test_a_rule_of_ones_own_is_run_with_its_threshold() -> None:
     def loud(signals: Signals, *, most: float = 10.0) -> Iterator[Finding]:
         """Find losses above `most`."""

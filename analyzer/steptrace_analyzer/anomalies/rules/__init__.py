@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from steptrace_analyzer.anomalies.rules.bad_batch import bad_batch
+from steptrace_analyzer.anomalies.rules.broken_off import broken_off
 from steptrace_analyzer.anomalies.rules.data import (
     repeated_inputs,
     sorted_labels,
@@ -65,6 +66,7 @@ _ALL: Final[tuple[Callable[..., Iterable[Finding]], ...]] = (
     diverging,
     not_learning,
     overfitting,
+    broken_off,
     suspect_samples,
 )
 BUILT_IN: Final[dict[str, Callable[..., Iterable[Finding]]]] = {

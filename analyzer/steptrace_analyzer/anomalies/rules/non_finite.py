@@ -92,7 +92,7 @@ def non_finite(signals: Signals) -> Iterator[Finding]:
         bad = at[step]
         if _is_harmless(bad):
             continue
-        if scaled and not any(b.kind in _HARMED or b.path == LOSS for b in bad):
+        if scaled and not any(_harms(b) for b in bad):
             skipped.append(step)
             continue
         from_before = any(b.kind == "weights" for b in bad)
@@ -107,6 +107,13 @@ def non_finite(signals: Signals) -> Iterator[Finding]:
         yield dataclasses.replace(finding, last_step=spread[-1])
     yield from _skips(signals, skipped)
     yield from non_finite_beside(signals)
+
+
+def _harms(bad: _Bad) -> bool:
+    """Whether a step was not skipped, because more than its gradients is not finite."""
+    if is_input_gradient(bad.path):
+        return False
+    return bad.kind in _HARMED or bad.path == LOSS
 
 
 def _persists(bad: list[_Bad], at: dict[int, list[_Bad]], step: int) -> bool:
@@ -269,7 +276,7 @@ def _growth(signals: Signals, step: int) -> str | None:
             if kind == "gradients"
             else norms.values[norms.steps <= step]
         )
-        if len(before) < 2:
+        if not len(before):
             continue
         early = before[: max(1, min(5, len(before) - 1))]
         start = np.array([known_median(column) for column in early.T])

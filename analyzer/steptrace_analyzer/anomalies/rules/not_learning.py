@@ -95,6 +95,8 @@ def diverging(signals: Signals, *, ratio: float = 2.0, steps: float = 50) -> Ite
     medians = np.median(np.lib.stride_tricks.sliding_window_view(clean, TAIL), axis=-1)
     best = int(np.argmin(medians))
     late = medians[-int(steps) :]
+    if not np.isfinite(found.best):
+        return
     if found.solved or len(medians) - best <= steps or late.min() < ratio * found.best:
         return
     if found.last - found.best < 0.1 * abs(found.level) or found.best < 0:
