@@ -28,6 +28,11 @@ class Row:
 
 
 _LOOPS = "capture/test_tracer_custom_loops.py::test_a_custom_step_is_recorded_and_not_changed"
+_PASSES = (
+    "capture/test_tracer_passes.py::"
+    "test_gradients_are_those_that_are_applied_however_they_are_asked_for"
+)
+_JACOBIAN = "the loss of each sample is differentiated by itself, for the weights alone"
 _NO_SLOTS = "plain gradient descent remembers nothing"
 
 ROWS: Final[tuple[Row, ...]] = (
@@ -61,6 +66,19 @@ ROWS: Final[tuple[Row, ...]] = (
     Row(
         "custom loop: a persistent tape, two losses",
         "capture/test_tracer_own_tapes.py::test_a_persistent_tape_gives_the_sum_of_its_gradients",
+        {"optimizer": _NO_SLOTS},
+    ),
+    *(
+        Row(f"custom loop: {name}", _PASSES, {"optimizer": _NO_SLOTS, **lacks})
+        for name, lacks in (
+            ("gradients of `v.value`, of `tape.watched_variables()`", {}),
+            ("two passes, sharpness-aware minimisation", {}),
+            ("`tape.jacobian`, a loss for each sample", {"activation_gradients": _JACOBIAN}),
+        )
+    ),
+    Row(
+        "custom loop: a batch that is a mapping",
+        "capture/test_tracer_passes.py::test_the_label_of_a_mapping_is_y",
         {"optimizer": _NO_SLOTS},
     ),
     Row(

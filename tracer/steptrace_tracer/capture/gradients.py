@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.format.paths import unique_paths
 from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.capture.applied import AppliedGradients
 from steptrace_tracer.capture.names import Names, walk_layers
 from steptrace_tracer.capture.taps import NO_GRADIENT, Taps
 from steptrace_tracer.capture.unfused_rows import first_rows
@@ -18,6 +19,7 @@ from steptrace_tracer.keras_private import missing_logits
 from steptrace_tracer.private_names import MissingNameError
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable, Sequence, Set
 
     from steptrace_schema.format.policy import Policy
@@ -29,6 +31,9 @@ _FROM_LOGITS = (
 )
 _JOINT = "joint"
 """Name of a loss that is differentiated for the weights of several models at once."""
+_SPARSE_LIMIT = 2**24
+"""Elements from which on a sparse gradient stays sparse: a dense one takes longer than the step."""
+_SPARSE = "it is the gradient of a few rows of a very large weight, which is not made dense"
 _NOT_DIFFERENTIATED = "the step differentiates no loss with respect to this weight"
 
 
@@ -48,7 +53,7 @@ class _TrainedModel:
     """A model, or a model inside a model, whose weights may be trained by themselves."""
 
     name: str
-    weights: Set[int]
+    weights: Set[str]
     layers: Set[int]
 
 
@@ -61,6 +66,8 @@ class _Backward:
     model: _TrainedModel | None
     """The smallest model with all these weights; None where they are of several."""
     found: dict[tuple[Kind, str], Any]
+    moves: Counter[str]
+    """How often each weight had been assigned to in the step before, by path."""
 
     def distance(self, layer: int | None) -> float:
         """Return how far this loss is from being the layer's own: the size of its model."""
@@ -94,7 +101,16 @@ class GradientAttribution:
         """Path of an output to that of the logits that it is computed from."""
         self._scaled: list[tuple[Any, Any]] = []
         self._backward: list[_Backward] = []
-        self._trained_models = _trained_models(models)
+        self._trained_models = _trained_models(models, names)
+        self._paths = dict(names.weights)
+        for variable in {id(v): v for model in models for v in model.weights}.values():
+            if id(variable) in names.weights:
+                # A tape gives the variables that it has watched as TensorFlow's own.
+                own = variable.value
+                for part in (own, *getattr(own, "values", ())):
+                    self._paths[id(part)] = names.weights[id(variable)]
+        self.applied = AppliedGradients(self._paths)
+        self._of_samples: list[Any] = []
 
     def request_gradient(self, kind: Kind, path: str, tensor: Any, layer: Any = None) -> None:
         """Ask for the gradient of `tensor`, an output of `layer`, or an input of the model."""
@@ -127,7 +143,7 @@ class GradientAttribution:
             What the step asks it for.
         """
         flat = tf.nest.flatten(sources)
-        paths = [self._names.weights.get(id(source)) for source in flat]
+        paths = [self._paths.get(id(source)) for source in flat]
         if all(path is None for path in paths):
             return gradient(target, sources, **keywords)
         wanted = list(self._sources)
@@ -140,9 +156,10 @@ class GradientAttribution:
                 found["gradients", path] = value
         for source, value in zip(wanted, gradients[len(flat) :], strict=True):
             found[source.kind, source.path] = value
-        weights = {id(v) for v, path in zip(flat, paths, strict=True) if path is not None}
+        weights = {path for path in paths if path is not None}
         model = next((model for model in self._trained_models if weights <= model.weights), None)
-        self._backward.append(_Backward(target, self._scale_of(target), model, found))
+        moves = self.applied.moves.copy()
+        self._backward.append(_Backward(target, self._scale_of(target), model, found, moves))
         return tf.nest.pack_sequence_as(sources, own)
 
     def finish(self) -> None:
@@ -166,6 +183,7 @@ class GradientAttribution:
         layers = {(source.kind, source.path): source.layer for source in self._sources}
         keys = dict.fromkeys(key for backward in self._backward for key in backward.found)
         taken = self._logits_that_are_taken()
+        later: dict[int, _Backward] = {}
         for kind, path in keys:
             if path in self._logits.values() and path not in taken:
                 continue
@@ -175,9 +193,14 @@ class GradientAttribution:
                 self._taps.explain_missing(kind, path, reason)
                 continue
             layer = layers.get((kind, path))
-            if kind != "gradients":  # those of weights are of every loss that asks for them
+            if kind == "gradients":  # of every loss that asks for them, as far as they are applied
+                candidates = self._applied(path, candidates, later)
+            else:
                 nearest = min(backward.distance(layer) for backward in candidates)
                 candidates = [b for b in candidates if b.distance(layer) == nearest]
+            if any(_is_too_sparse(backward.found[kind, path]) for backward in candidates):
+                self._taps.explain_missing(kind, path, _SPARSE)
+                continue
             try:
                 self._taps.add(kind, path, self._summed(kind, path, candidates))
             except MissingNameError as error:
@@ -185,12 +208,61 @@ class GradientAttribution:
         for source in self._sources:
             if (source.kind, source.path) not in keys and source.path not in self._logits.values():
                 self._taps.explain_missing(source.kind, source.path, NO_GRADIENT)
+        self._keep_applied_only()
+        if not self._backward and self.applied.given:
+            for target in self._of_samples:
+                own = unique_paths([*self._taps.losses, _JOINT])[-1]
+                self._taps.losses[own] = tf.reduce_mean(tf.cast(target, tf.float32))
         for backward in self._backward:
             name = backward.model.name if backward.model is not None else _JOINT
-            loss = tf.cast(tf.reduce_sum(backward.target), tf.float32)
+            parts = tf.nest.flatten(backward.target)
+            loss = tf.add_n([tf.cast(tf.reduce_sum(part), tf.float32) for part in parts])
             if backward.scale is not None:
                 loss = loss / backward.scale
-            self._taps.losses[unique_paths([*self._taps.losses, name])[-1]] = loss
+            own = unique_paths([*self._taps.losses, name])[-1]
+            self._taps.losses[own] = loss
+            if id(backward) in later:
+                self._taps.later_losses.add(own)
+
+    def _applied(
+        self, path: str, candidates: list[_Backward], later: dict[int, _Backward]
+    ) -> list[_Backward]:
+        """Return the gradients of a weight that count; note the passes that others follow on.
+
+        What is left out was differentiated in the same step, and at other weights.
+        """
+        if len(candidates) < 2:
+            return candidates
+        key: tuple[Kind, str] = ("gradients", path)
+        gradients = [backward.found[key] for backward in candidates]
+        chosen = self.applied.chosen(path, gradients, [b.moves[path] for b in candidates])
+        if chosen is None:
+            return candidates
+        later |= {id(backward): backward for backward in candidates[1:]}
+        scales = {id(g): b.scale for g, b in zip(gradients, candidates, strict=True)}
+        last = candidates[-1]
+        return [
+            dataclasses.replace(last, found={key: g}, scale=scales.get(id(g), last.scale))
+            for g in chosen
+        ]
+
+    def _keep_applied_only(self) -> None:
+        """Keep what an optimizer was given for weights that no loss was differentiated for."""
+        known = self._taps.tensors.keys() | {f"{k}/{p}" for k, p in self._taps.missing}
+        for path, given in self.applied.given.items():
+            if f"gradients/{path}" in known or not self._policy.covers("gradients", path):
+                continue
+            if not any(
+                backward.found.get(("gradients", path)) is not None for backward in self._backward
+            ):
+                dense = [tf.convert_to_tensor(gradient) for gradient in given]
+                summed = dense[0] if len(dense) == 1 else tf.add_n(dense)
+                self._taps.add("gradients", path, _unscaled(summed, self._taps.scale))
+
+    def note_jacobian(self, target: Any, sources: Any) -> None:
+        """Note losses of samples that are differentiated one by one."""
+        if any(id(source) in self._paths for source in tf.nest.flatten(sources)):
+            self._of_samples.append(target)
 
     def _summed(self, kind: Kind, path: str, backwards: Sequence[_Backward]) -> Any:
         gradients = []
@@ -229,13 +301,13 @@ class GradientAttribution:
                     self._taps.explain_missing("gradients", path, _NOT_DIFFERENTIATED)
 
 
-def _trained_models(models: tuple[Any, ...]) -> list[_TrainedModel]:
+def _trained_models(models: tuple[Any, ...], names: Names) -> list[_TrainedModel]:
     """Return every model that may be trained by itself, the smallest first."""
     nested = (m for model in models for m, _ in walk_layers(model) if isinstance(m, keras.Model))
     trained_models = [
         _TrainedModel(
             str(model.name),
-            {id(variable) for variable in model.weights},
+            {names.weights[id(v)] for v in model.weights if id(v) in names.weights},
             {id(layer) for layer, _ in walk_layers(model)},
         )
         for model in (*models, *nested)
@@ -248,6 +320,14 @@ def _no_gradient(kind: Kind) -> str:
     if kind == "activation_gradients" and (missing := missing_logits()) is not None:
         return f"{NO_GRADIENT}, or on its logits alone: {missing}"
     return NO_GRADIENT
+
+
+def _is_too_sparse(gradient: Any) -> bool:
+    """Whether it is the gradient of a few rows of a weight with a great many."""
+    if not isinstance(gradient, tf.IndexedSlices) or gradient.dense_shape is None:
+        return False
+    shape = tf.get_static_value(gradient.dense_shape)
+    return shape is not None and math.prod(int(extent) for extent in shape) > _SPARSE_LIMIT
 
 
 def _unscaled(gradient: Any, scale: Any) -> Any:

@@ -1,18 +1,20 @@
 """Rebinding names while a training step is traced, so that its tensors can be seen.
 
 Only names are rebound, for as long as one step is traced (or, eagerly, runs): each layer's
-``call``, the models' ``call``, what losses compute of each sample, ``scale_loss`` of the
-optimizers, and methods of ``tf.GradientTape``. Everything is put back.
+``call``, the models' ``call``, what losses compute of each sample, ``scale_loss`` and ``apply`` of
+the optimizers, and methods of ``tf.GradientTape`` and of variables. Everything is put back.
 """
 
 from __future__ import annotations
 
+import functools
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.names import SAMPLE_LOSS, SAMPLE_WEIGHT, X_GRADIENT
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.capture.taps import OUTPUT_KINDS
+from steptrace_tracer.keras_private import optimizer_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence, Set
@@ -79,10 +81,15 @@ def tapped(
                 if id(model) not in in_loops:
                     stack.enter_context(rebound(model, "call", _see_input(model, current)))
         stack.enter_context(rebound(tf.GradientTape, "gradient", _see_gradient(current)))
+        stack.enter_context(rebound(tf.GradientTape, "jacobian", _see_jacobian(current)))
         if policy.covers("inputs", SAMPLE_LOSS) or policy.covers("inputs", SAMPLE_WEIGHT):
             stack.enter_context(rebound(keras.losses.Loss, "__call__", _see_loss(current)))
         for optimizer in program.optimizers:
             stack.enter_context(rebound(optimizer, "scale_loss", _see_scale(current)))
+            stack.enter_context(rebound(optimizer, "apply", _see_apply(optimizer, current)))
+        for kind in {type(weight.value) for model in program.models for weight in model.weights}:
+            for name in ("assign", "assign_add", "assign_sub"):
+                stack.enter_context(rebound(kind, name, _see_assign(current)))
         yield
 
 
@@ -153,6 +160,19 @@ def _see_gradient(current: CurrentCollector) -> Callable[[Any], Any]:
     return wrap
 
 
+def _see_jacobian(current: CurrentCollector) -> Callable[[Any], Any]:
+    def wrap(jacobian: Any) -> Any:
+        def seen(tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
+            compute = functools.partial(jacobian, tape, target, sources, *args, **kwargs)
+            if (collector := current()) is None:
+                return compute()
+            return collector.jacobian(compute, target, sources)
+
+        return seen
+
+    return wrap
+
+
 def _see_loss(current: CurrentCollector) -> Callable[[Any], Any]:
     def wrap(compute: Any) -> Any:
         def seen(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
@@ -170,6 +190,37 @@ def _see_loss(current: CurrentCollector) -> Callable[[Any], Any]:
 
             with rebound(loss, "call", keeping):
                 return compute(loss, y_true, y_pred, sample_weight)
+
+        return seen
+
+    return wrap
+
+
+def _see_apply(optimizer: Any, current: CurrentCollector) -> Callable[[Any], Any]:
+    def wrap(apply: Any) -> Any:
+        def seen(grads: Any, trainable_variables: Any = None) -> Any:
+            if (collector := current()) is not None:
+                grads = list(grads)  # may be a generator, which gives each gradient once
+                variables = trainable_variables
+                inner = getattr(optimizer, "inner_optimizer", optimizer)
+                if variables is None:
+                    variables = optimizer_weights(inner) if inner.built else ()
+                else:
+                    variables = trainable_variables = list(variables)
+                collector.apply(grads, variables)
+            return apply(grads, trainable_variables)
+
+        return seen
+
+    return wrap
+
+
+def _see_assign(current: CurrentCollector) -> Callable[[Any], Any]:
+    def wrap(assign: Any) -> Any:
+        def seen(variable: Any, *args: Any, **kwargs: Any) -> Any:
+            if (collector := current()) is not None:
+                collector.assign(variable)
+            return assign(variable, *args, **kwargs)
 
         return seen
 

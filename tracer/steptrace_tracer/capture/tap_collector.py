@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from steptrace_tracer.capture.program import Batch, Program
 
 _LOGITS = "logits"
+_NOWHERE = object()
+"""Stands for a graph that no tensor is of."""
 
 _WEIGHTS_OF_LOSSES = "the losses of the step have different sample weights"
 _WEIGHTS_OF_PARTS = "the weights differ within a sample"
@@ -167,6 +169,25 @@ class TapCollector:
         if current_graph() is not self._scope:
             return gradient(target, sources, **keywords)
         return self._gradients.differentiate(gradient, target, sources, keywords)
+
+    def jacobian(self, compute: Callable[[], Any], target: Any, sources: Any) -> Any:
+        """Note what losses of samples are differentiated for; what that takes is no pass itself."""
+        if current_graph() is self._scope:
+            self._gradients.note_jacobian(target, sources)
+        scope, self._scope = self._scope, _NOWHERE
+        try:
+            return compute()
+        finally:
+            self._scope = scope
+
+    def assign(self, variable: Any) -> None:
+        """Note that a variable is assigned to."""
+        self._gradients.applied.assign(variable)
+
+    def apply(self, gradients: Any, variables: Any) -> None:
+        """Note what an optimizer is given for which variables."""
+        if current_graph() is self._scope:
+            self._gradients.applied.apply(gradients, variables)
 
     def finish(self, layers: list[Any], in_loops: Set[int]) -> None:
         """Keep the gradients, and say why what is missing is missing, when the step is through."""

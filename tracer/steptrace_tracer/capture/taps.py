@@ -30,6 +30,8 @@ class Taps:
     """Path of each output to its extent along the first dimension, over the whole batch."""
     losses: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Name of a model to the loss that its weights were differentiated for, unscaled float32."""
+    later_losses: set[str] = dataclasses.field(default_factory=set)
+    """Those of a pass that follows on another one's gradient, at weights of its own."""
     scale: Any = None
     """What an optimizer multiplied the loss by, float32; None where it did not."""
     error: Exception | None = None

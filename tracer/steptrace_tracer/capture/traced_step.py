@@ -311,11 +311,14 @@ def _finished(collector: TapCollector, layers: list[Any], in_loops: Set[int]) ->
         collector.finish(layers, in_loops)
         if not taps.losses:
             msg = (
-                "the training step differentiates no loss with respect to the weights by "
-                "tf.GradientTape.gradient, so there are no gradients to record"
+                "the training step differentiates no loss with respect to weights of these models "
+                "by tf.GradientTape, and gives their optimizers no gradients, so there is no step "
+                "to record; name what it trains: tracer.wrap(train_step, models=[...], "
+                "optimizers=[...])"
             )
             raise TraceError(msg)
-        taps.add("scalars", LOSS, tf.add_n(list(taps.losses.values())))
+        first = [loss for name, loss in taps.losses.items() if name not in taps.later_losses]
+        taps.add("scalars", LOSS, tf.add_n(first))
         if len(taps.losses) > 1:
             for name, loss in taps.losses.items():
                 taps.add("scalars", f"{LOSSES}/{name}", loss)

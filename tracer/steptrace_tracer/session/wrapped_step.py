@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from steptrace_schema.errors import TraceError
 from steptrace_tracer._tensorflow import keras, tf
@@ -19,7 +21,7 @@ from steptrace_tracer.keras_private import function_settings, method_owner, upda
 from steptrace_tracer.session.collect_step import StepPosition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from steptrace_tracer.session.session import Session
 
@@ -124,7 +126,7 @@ class WrappedStep:
             body=_body(self._original),
             models=models,
             optimizers=optimizers,
-            batch=batch_of_arguments,
+            batch=functools.partial(_batch_for, models),
             eager=not hasattr(self._original, "python_function"),
             compiled=_compiled(self._original),
             logs=_named_scalars,
@@ -133,15 +135,21 @@ class WrappedStep:
         )
 
 
-def batch_of_arguments(*args: Any, **kwargs: Any) -> Batch:
+def batch_of_arguments(
+    *args: Any, input_names: Collection[str | None] = (), **kwargs: Any
+) -> Batch:
     """Return the batch among the arguments of a step.
 
     The first argument that holds tensors is ``x``, or ``(x, y)`` where it is a tuple or list of
-    two or more; otherwise the second one is ``y``.
+    two or more; otherwise the second one is ``y``. Of one mapping, what is called as the model's
+    inputs are is ``x`` and the rest ``y``; or else what is called ``label``, ``target`` or ``y``
+    is ``y``.
 
     Examples
     --------
     >>> batch_of_arguments(np.zeros(3), np.ones(3)).y
+    array([1., 1., 1.])
+    >>> batch_of_arguments({"image": np.zeros(3), "label": np.ones(3)}).y
     array([1., 1., 1.])
     """
     data = [value for value in (*args, *kwargs.values()) if _holds_tensors(value)]
@@ -149,7 +157,31 @@ def batch_of_arguments(*args: Any, **kwargs: Any) -> Batch:
         return Batch()
     if isinstance(data[0], (tuple, list)) and len(data[0]) > 1:
         return Batch(*data[0][:2])
+    if len(data) == 1 and isinstance(data[0], Mapping):
+        return _batch_of_mapping(data[0], input_names)
     return Batch(*data[:2])
+
+
+_TARGETS: Final = re.compile(r"y|y_true|(.*_)?(labels?|targets?)")
+"""Names of targets in a mapping."""
+
+
+def _batch_of_mapping(data: Mapping[str, Any], input_names: Collection[str | None]) -> Batch:
+    """Tell inputs from targets by the names of the model's inputs, or else by usual names."""
+    if set(input_names) < data.keys():
+        inputs = set(input_names)
+    else:
+        inputs = {name for name in data if not _TARGETS.fullmatch(str(name).lower())}
+    x = {name: value for name, value in data.items() if name in inputs}
+    y = {name: value for name, value in data.items() if name not in inputs}
+    if not x or not y:
+        return Batch(data)
+    return Batch(*(next(iter(part.values())) if len(part) == 1 else part for part in (x, y)))
+
+
+def _batch_for(models: tuple[Any, ...], *args: Any, **kwargs: Any) -> Batch:
+    names = {getattr(tensor, "name", None) for tensor in getattr(models[0], "inputs", None) or ()}
+    return batch_of_arguments(*args, input_names=names, **kwargs)
 
 
 def _holds_tensors(value: Any) -> bool:
