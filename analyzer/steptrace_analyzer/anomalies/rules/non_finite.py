@@ -252,15 +252,15 @@ def _has_finite_bias(signals: Signals, step: int, path: str) -> bool:
 
 def _loss_cause(signals: Signals, step: int, rows: list[int], where: str) -> tuple[CauseKind, str]:
     """Say why a loss is not finite although inputs, weights and recorded activations are."""
-    grown = _growth(signals, step)
-    if grown is not None:
-        return "overflow", f"the loss overflowed{where}: {grown}"
     if rows:
         return "data", (
             f"the loss of {plural(len(rows), 'sample')} is not finite{where}, while the recorded "
             "inputs, weights and outputs are: a target outside what the loss is defined for, an "
             "output at the edge of it, or an input of a row that is not recorded"
         )
+    grown = _growth(signals, step)
+    if grown is not None:
+        return "overflow", f"the loss overflowed: {grown}"
     return "overflow", "the loss overflowed: it was computed from finite inputs and weights"
 
 
@@ -276,8 +276,10 @@ def _growth(signals: Signals, step: int) -> str | None:
             if kind == "gradients"
             else norms.values[norms.steps <= step]
         )
-        if not len(before):
+        columns = [i for i, p in enumerate(norms.paths) if kind == "gradients" or _is_kernel(p)]
+        if not len(before) or not columns:
             continue
+        before, paths = before[:, columns], [norms.paths[i] for i in columns]
         early = before[: max(1, min(5, len(before) - 1))]
         start = np.array([known_median(column) for column in early.T])
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -285,14 +287,19 @@ def _growth(signals: Signals, step: int) -> str | None:
         top = int(np.nanargmax(ratio)) if np.isfinite(ratio).any() else 0
         if ratio[top] > _GROWN:
             return (
-                f"the {noun} of {norms.paths[top]} had grown to {times(float(ratio[top]))} its "
+                f"the {noun} of {paths[top]} had grown to {times(float(ratio[top]))} its "
                 f"first size ({number(float(before[-1, top]))})"
             )
         large = before[-1] if kind == "gradients" else np.zeros(1)
         if np.fmax.reduce(large) > 1e3:
             top = int(np.nanargmax(large))
-            return f"the gradient of {norms.paths[top]} had a norm of {number(float(large[top]))}"
+            return f"the gradient of {paths[top]} had a norm of {number(float(large[top]))}"
     return None
+
+
+def _is_kernel(path: str) -> bool:
+    """Whether a weight is no bias or offset, which begin at zero and grow without harm."""
+    return not path.endswith(("bias", "beta", "gamma"))
 
 
 def _rows(signals: Signals, step: int, first: _Bad) -> list[int]:

@@ -111,16 +111,18 @@ def diverging(signals: Signals, *, ratio: float = 2.0, steps: float = 50) -> Ite
         tau, chance = mann_kendall(means)
         rising = tau > 0 and chance < 1e-3
     bad = rising or found.last > 0.5 * found.level
-    course = "and still rises" if rising else "and stays there"
+    ending = "at the end it is not finite"
+    if np.isfinite(found.last):
+        course = "and still rises" if rising else "and stays there"
+        factor = f"{times(found.last / found.best)} that" if found.best else "more"
+        ending = f"it is {factor} at the end ({number(found.last)}), {course}"
     yield Finding(
         rule="diverging",
         severity="error" if bad else "warning",
         first_step=found.best_step,
         last_step=int(steps_of_loss[-1]),
         explanation=(
-            f"the loss had come down to {number(found.best)} by step {found.best_step}; it is "
-            f"{times(found.last / found.best) if found.best else 'far'} that at the end "
-            f"({number(found.last)}), {course}."
+            f"the loss had come down to {number(found.best)} by step {found.best_step}; {ending}."
         ),
         tensor="scalars/loss",
         observed=found.last,
