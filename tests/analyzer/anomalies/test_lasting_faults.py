@@ -13,7 +13,7 @@ from steptrace_analyzer.anomalies.diagnosis import diagnose
 from steptrace_analyzer.anomalies.finding import Finding
 from steptrace_analyzer.anomalies.registry import _registered, register
 from steptrace_schema.errors import UnknownNameError
-from steptrace_schema.format.attributes import Missing, Optimizer
+from steptrace_schema.format.attributes import Event, Missing, Optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -348,6 +348,21 @@ def test_a_run_that_broke_off_says_why(reason: str, severity: str) -> None:
     assert (found.severity, found.first_step) == (severity, STEPS - 1)
     assert reason in found.explanation
     assert find("broken_off", _run()) == []
+
+
+def test_updates_of_a_quiet_run_are_explained_and_of_a_resumed_one_not_judged() -> None:
+    arrays = _run()
+    sgd = Optimizer(class_name="SGD", config={"momentum": 0.0, "nesterov": False})
+    assert find("outside", arrays, optimizer=sgd) == []
+    arrays["weights/net/middle/kernel"][61:, 2, 3] += np.float32(0.01)
+    (found,) = find("outside", arrays, optimizer=sgd)
+    assert (found.first_step, found.tensor) == (60, "updates/net/middle/kernel")
+    assert found.evidence["element"] == [2, 3]
+    assert found.observed == pytest.approx(0.01, rel=1e-3)
+    event = Event(time="2026-01-01T00:00:00+00:00", message="recording was resumed here", step=60)
+    trace = make_trace(arrays, optimizer=sgd, events=(event,))
+    (reason,) = diagnose(trace, rules=["outside"]).not_judged
+    assert "the run was resumed" in reason.reason
 
 
 def test_a_rule_of_ones_own_is_run_with_its_threshold() -> None:

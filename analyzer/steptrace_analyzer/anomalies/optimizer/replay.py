@@ -110,6 +110,11 @@ class Replay:
         """
         steps = self._signals.steps("gradients")
         before = self._signals.steps("weights")
+        resumed = next((e for e in self._signals.attributes.events if "resumed" in e.message), None)
+        require(
+            resumed is None,
+            "the run was resumed, and what the optimizer remembered then is not recorded",
+        )
         require(len(steps) and int(steps[0]) == 0, "the trace does not begin with the first step")
         limit = int(steps[-1]) if last is None else last
         formula: Formula | None = None
