@@ -201,6 +201,19 @@ def test_a_row_that_is_not_recorded_is_inferred_from_kernel_and_bias() -> None:
     assert "in a row that is not recorded" in found.cause
 
 
+def test_an_update_from_a_weight_that_was_not_there_yet_is_no_nan_of_the_optimizer() -> None:
+    arrays = quiet_run()
+    arrays["updates/net/middle/kernel"] = np.diff(arrays["weights/net/middle/kernel"], axis=0)
+    arrays["updates/net/middle/kernel"][49] = np.nan
+    trace = make_trace(arrays, layers=quiet_layers())
+    (found,) = diagnose(trace, rules=["non_finite"]).findings
+    assert (found.first_step, found.tensor) == (49, "updates/net/middle/kernel")
+    table = trace["statistics/weights/values"].copy()
+    table.loc[{"step": slice(0, 49), "tensor": "net/middle/kernel"}] = np.nan
+    trace["statistics/weights"] = trace["statistics/weights"].assign(values=table)
+    assert diagnose(trace, rules=["non_finite"]).findings == ()
+
+
 def test_skipped_steps_of_mixed_precision_are_told_when_there_are_many() -> None:
     arrays = quiet_run()
     arrays["scalars/loss_scale"] = np.full(STEPS, 1024.0, np.float32)

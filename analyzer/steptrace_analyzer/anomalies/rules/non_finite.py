@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from steptrace_analyzer.anomalies.measurements import Series
     from steptrace_analyzer.anomalies.signals import Signals
 
 _KINDS: Final[tuple[Kind, ...]] = (
@@ -147,9 +148,27 @@ def _tensors(signals: Signals, kind: Kind) -> Iterator[tuple[int, _Bad]]:
     except NotJudgedError:
         return
     counts = np.nan_to_num(nan.values) + np.nan_to_num(inf.values)  # NaN: not recorded then
+    if kind == "updates":
+        counts[_without_weights(signals, nan)] = 0
     for row, column in np.argwhere(counts > 0).tolist():
         number_of = (int(np.nan_to_num(s.values[row, column])) for s in (nan, inf))
         yield int(nan.steps[row]), _Bad(kind, nan.paths[column], *number_of)
+
+
+def _without_weights(signals: Signals, updates: Series) -> npt.NDArray[np.bool_]:
+    """Return where an update begins with a weight that is not recorded yet, (step, tensor)."""
+    lost = np.zeros(updates.values.shape, dtype=bool)
+    try:
+        weights = signals.statistic("weights", "nan")
+    except NotJudgedError:
+        return lost
+    rows = np.searchsorted(weights.steps, updates.steps)
+    known = rows < len(weights.steps)
+    for column, path in enumerate(updates.paths):
+        if path in weights.paths:
+            absent = np.isnan(weights.values[:, weights.paths.index(path)])
+            lost[known, column] = absent[rows[known]]
+    return lost
 
 
 def _scalars(signals: Signals) -> Iterator[tuple[int, _Bad]]:
