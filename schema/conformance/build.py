@@ -143,7 +143,7 @@ def _bare_nan(trace: Path) -> None:
 
 
 def _flip_bit(trace: Path) -> None:
-    chunk = trace / "gradients/dense/kernel/c/0/0/0"
+    chunk = trace / "gradients/dense/kernel/c.0.0.0"
     damaged = bytearray(chunk.read_bytes())
     damaged[3] ^= 1
     chunk.write_bytes(bytes(damaged))
@@ -159,6 +159,14 @@ def _repeat_step(trace: Path) -> None:
 
     _edit("zarr.json", lambda _: None)(trace)
     zarr.open_array(trace / "gradients/step", mode="r+")[2] = 1
+
+
+def _other_digest(trace: Path) -> None:
+    import zarr
+
+    _edit("zarr.json", lambda _: None)(trace)
+    digests = zarr.open_array(trace / "statistics/gradients/digests", mode="r+")
+    digests[1, 0] = 1
 
 
 def _drop(name: str) -> Callable[[Path], None]:
@@ -206,10 +214,15 @@ INVALID: dict[str, Callable[[Path], None]] = {
     "R14": _edit_root(lambda root: root.update(missing=[])),
     "R15": _repeat_step,
     "R16": _three_weight_rows,
-    "R17": _drop("gradients/dense/kernel/c/0/0/0"),
+    "R17": _drop("gradients/dense/kernel/c.0.0.0"),
     "R18": _flip_bit,
     "R19": _flip_in("zarr.json", '"producer": "c', 1),
     "R20": _flip_in("weights/dense/kernel/zarr.json", '"clevel": 1', 1),
+    "R21": _edit(
+        "statistics/weights/digests/zarr.json",
+        lambda m: m.update(dimension_names=["step", "digest"]),
+    ),
+    "R22": _other_digest,
 }
 """For each rule, how a valid trace is changed to violate it."""
 
@@ -234,6 +247,8 @@ def build(target: Path) -> None:
         for name in VALID:
             pack(valid, target / "valid" / name)
         for rule, violate in INVALID.items():
+            if (target / "invalid" / rule / "trace.zarr.zip").exists():
+                continue
             trace = Path(folder) / f"{rule}.zarr"
             shutil.copytree(valid, trace)
             violate(trace)

@@ -35,6 +35,9 @@ STATISTICS_VALUES: Final = "values"
 ATTRIBUTES_KEY: Final = "steptrace"
 """The key of the root group's attributes under which everything about the trace stands."""
 
+DIGESTS: Final = "digests"
+"""The array beside it with a digest of each tensor that the statistics describe."""
+
 # Dimensions
 STEP: Final = "step"
 SAMPLE: Final = "sample"

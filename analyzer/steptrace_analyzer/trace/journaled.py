@@ -17,6 +17,7 @@ from steptrace_schema.journal.fitting import refuse_misfit
 from steptrace_schema.journal.record import MappedRecord
 from steptrace_schema.names import STATISTIC, STATISTIC_NAMES, STEP, TENSOR
 from steptrace_schema.statistics.describe import compute_statistics
+from steptrace_schema.statistics.digests import UNKNOWN_DIGEST, row_digests
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -93,6 +94,16 @@ def journal_statistics(specs: list[ArraySpec], records: list[MappedRecord]) -> x
                 found = record.read(spec.key)
                 values[row, column] = found if spec.statistics_only else compute_statistics(found)
     return statistics_variable(values, [spec.path for spec in specs])
+
+
+def journal_digests(specs: list[ArraySpec], records: list[MappedRecord]) -> xr.Variable:
+    """Compute the digests of every record, dims (step, tensor)."""
+    digests = np.full((len(records), len(specs)), UNKNOWN_DIGEST, np.int64)
+    for row, record in enumerate(records):
+        for column, spec in enumerate(specs):
+            if spec.key in record.keys and not spec.statistics_only:
+                (digests[row, column],) = row_digests(record.read(spec.key)[np.newaxis])
+    return xr.Variable((STEP, TENSOR), digests)
 
 
 def statistics_variable(values: npt.NDArray[np.float64], tensors: list[str]) -> xr.Variable:

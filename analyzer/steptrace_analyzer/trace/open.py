@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from steptrace_analyzer.trace.journaled import (
+    journal_digests,
     journal_rows,
     journal_statistics,
     read_journal,
@@ -28,6 +29,7 @@ from steptrace_schema.moving.journal_mover import NO_JOURNAL, NOT_CLOSED
 from steptrace_schema.moving.recover import is_left_recording
 from steptrace_schema.names import (
     ATTRIBUTES_KEY,
+    DIGESTS,
     STATISTIC,
     STATISTIC_NAMES,
     STATISTICS,
@@ -215,6 +217,8 @@ def _join(
         if described:
             group = f"{STATISTICS}/{kind}"
             values = journal_statistics(described, present)
+            if f"{group}/{DIGESTS}" in variables or f"{group}/{STEP}" not in variables:
+                _extend(variables, f"{group}/{DIGESTS}", journal_digests(described, present))
             _extend(variables, f"{group}/{STATISTICS_VALUES}", values)
             _extend(variables, f"{group}/{STEP}", steps)
     if records and not any(spec.kind == "updates" for spec in arrays):

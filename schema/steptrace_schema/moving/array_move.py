@@ -21,6 +21,7 @@ from steptrace_schema.statistics.describe import (
     compute_statistics,
     has_statistics,
 )
+from steptrace_schema.statistics.digests import UNKNOWN_DIGEST, row_digests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,6 +52,9 @@ class MovedArray:
         The steps that have no value.
     statistics
         Dims (step, statistic); None where none are kept of the array.
+    digests
+        Dims (step,), int64, where there are statistics; -1 where there is no value, or only its
+        statistics.
     updates
         Statistics of each row minus the one before, dims (step, statistic); NaN where one of them
         has no value; None where they were not asked for.
@@ -61,6 +65,7 @@ class MovedArray:
     key: str
     missing: tuple[Missing, ...]
     statistics: npt.NDArray[np.float64] | None
+    digests: npt.NDArray[np.int64]
     updates: npt.NDArray[np.float64] | None
     last: npt.NDArray[Any] | None
 
@@ -134,6 +139,7 @@ class ArrayMove:
             spec.key,
             (missing,) if absent and spec.kind != "logged" else (),
             _describe(rows, smaller, absent) if has_statistics(spec) else None,
+            _digests(rows, absent) if has_statistics(spec) else _no_digests(len(rows)),
             self._describe_updates(rows, {*smaller, *absent}) if self.updates else None,
             rows[-1, ...].copy() if self.updates and len(rows) - 1 not in absent else None,
         )
@@ -148,7 +154,7 @@ class ArrayMove:
                 found = record.read(self.spec.key)
                 refuse_misfit(record.path, described, found.shape, found.dtype)
                 values[row] = found
-        return MovedArray(self.spec.key, (), values, None, None)
+        return MovedArray(self.spec.key, (), values, _no_digests(len(values)), None, None)
 
     def _describe_updates(
         self, rows: npt.NDArray[Any], without: set[int]
@@ -170,6 +176,16 @@ def _describe(
     for row, values in smaller.items():
         result[row] = compute_statistics(values)
     return result
+
+
+def _digests(rows: npt.NDArray[Any], absent: Sequence[int]) -> npt.NDArray[np.int64]:
+    result = row_digests(rows)
+    result[list(absent)] = UNKNOWN_DIGEST
+    return result
+
+
+def _no_digests(rows: int) -> npt.NDArray[np.int64]:
+    return np.full(rows, UNKNOWN_DIGEST, np.int64)
 
 
 @dataclasses.dataclass(frozen=True)

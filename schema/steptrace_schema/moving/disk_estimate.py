@@ -15,6 +15,7 @@ import numpy as np
 
 from steptrace_schema.encoding.profiles import encoding
 from steptrace_schema.names import (
+    DIGESTS,
     METADATA_FILE,
     STATISTIC_NAMES,
     STATISTICS,
@@ -124,6 +125,11 @@ class Estimate:
             sizes = (self._stored(key, (position, i, 0)) for i in itertools.count())
             old = sum(itertools.takewhile(bool, sizes))
             yield Written(count * row + count * row // 32 + 16 * _CHUNK_OVERHEAD, old)
+        digests = f"{STATISTICS}/{kind}/{DIGESTS}"
+        yield from self._metadata(digests)
+        for position, count in _chunks(start, rows, statistics_chunk(len(names))):
+            old = self._stored(digests, (position, 0))
+            yield Written(8 * count * len(names) + _CHUNK_OVERHEAD, old)
         yield from self.steps(f"{STATISTICS}/{kind}", start, rows)
 
     def steps(self, group: str, start: int, rows: int) -> Iterator[Written]:

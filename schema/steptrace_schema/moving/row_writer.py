@@ -165,10 +165,12 @@ class RowWriter:
     ) -> None:
         tensors = [split_key(r.key)[1] for r in results if r.statistics is not None]
         values = [r.statistics for r in results if r.statistics is not None]
+        digests = [r.digests for r in results if r.statistics is not None]
         if values:
             self._store.write_statistics(
                 kind, tuple(tensors), start, steps, np.stack(values, axis=1)
             )
+            self._store.write_digests(kind, start, np.stack(digests, axis=1))
 
     def _write_update_statistics(self, written: int, new: Rows, results: list[MovedArray]) -> int:
         """Keep statistics of the updates between consecutive weights; return their new count."""

@@ -14,6 +14,7 @@ from steptrace_schema.format.json_text import parse_json
 from steptrace_schema.format.root_checksum import sealed
 from steptrace_schema.names import (
     ATTRIBUTES_KEY,
+    DIGESTS,
     METADATA_FILE,
     STATISTIC,
     STATISTIC_NAMES,
@@ -178,6 +179,19 @@ class TraceWriter:
             array.describe({"tensors": list(tensors)})
         array.write(start, values)
         self._write_steps(group, start, steps)
+
+    def write_digests(self, kind: Kind, start: int, digests: npt.NDArray[np.int64]) -> None:
+        """Write rows of the digests beside a kind's statistics, dims (step, tensor)."""
+        rows, tensors = digests.shape
+
+        def metadata() -> dict[str, Any]:
+            chunk = statistics_chunk(tensors)
+            coded = coordinates((chunk, max(1, tensors)))
+            attributes = {"long_name": "xxh3-64 of each tensor, read as a signed integer"}
+            return array_metadata((chunk, tensors), "int64", (STEP, TENSOR), coded, attributes)
+
+        key = f"{STATISTICS}/{kind}/{DIGESTS}"
+        self._prepare(key, start, rows, (tensors,), "int64", metadata).write(start, digests)
 
     def _write_steps(self, group: str, start: int, steps: list[int]) -> None:
         key = f"{group}/{STEP}"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from steptrace_schema.encoding.read_region import overlaps
-from steptrace_schema.names import STEP
+from steptrace_schema.names import DIGESTS, STATISTICS, STATISTICS_VALUES, STEP
+from steptrace_schema.statistics.digests import UNKNOWN_DIGEST, row_digests
 from steptrace_schema.validate.hierarchy import Hierarchy, group_of_steps
 from steptrace_schema.validate.rules import COPY, MOST_PROBLEMS, REWRITE, Problem
 
@@ -127,6 +128,50 @@ def _failure(trace: Hierarchy, stored: _Object, part: _Part) -> str | None:
     return None
 
 
+def _digests_match(trace: Hierarchy) -> Iterator[Problem]:
+    for key in trace.arrays:
+        if key.startswith(f"{STATISTICS}/") and key.endswith(f"/{DIGESTS}"):
+            yield from _other_digests(trace, key.split("/")[1])
+
+
+def _other_digests(trace: Hierarchy, kind: str) -> Iterator[Problem]:
+    """Yield the digests of a kind that are not those of the tensors in the store."""
+    group = f"{STATISTICS}/{kind}"
+    described, steps = trace.steps(group), trace.steps(kind)
+    values = trace.arrays.get(f"{group}/{STATISTICS_VALUES}")
+    tensors = values.attributes.get("tensors") if values is not None else None
+    if described is None or steps is None or not isinstance(tensors, list):
+        return  # a violation of R8 or R13
+    try:
+        digests = trace.arrays[f"{group}/{DIGESTS}"].read_rows(trace.rows(f"{group}/{DIGESTS}"))
+    except Exception:  # a violation of R18
+        return
+    if digests.shape != (len(described), len(tensors)) or digests.dtype != np.int64:
+        return  # a violation of R9 or R21
+    _, rows, columns = np.intersect1d(steps, described, return_indices=True)
+    for number, path in enumerate(tensors):
+        key = f"{kind}/{path}"
+        if key not in trace.arrays or not len(rows):
+            continue
+        array = trace.arrays[key]
+        unit = array.metadata.encoding.chunks[0]
+        for start in range(0, len(steps), unit):
+            part = slice(start, min(start + unit, len(steps)))
+            inside = (rows >= part.start) & (rows < part.stop)
+            try:
+                found = row_digests(array.read((part, *(slice(0, n) for n in array.shape[1:]))))
+            except Exception:  # a violation of R17 or R18
+                continue
+            stated = digests[columns[inside], number]
+            computed = found[rows[inside] - part.start]
+            (wrong,) = np.nonzero((stated != computed) & (stated != UNKNOWN_DIGEST))
+            if len(wrong):
+                step = steps[rows[inside][wrong[0]]]
+                expected = f"digest {stated[wrong[0]]} at step {step}"
+                yield Problem(key, "R22", expected, str(computed[wrong[0]]), COPY)
+                break
+
+
 def _where(trace: Hierarchy, key: str, part: _Part) -> str:
     dims, shape = trace.dims(key), trace.arrays[key].shape
     found = [
@@ -146,5 +191,11 @@ def _rows(trace: Hierarchy, key: str, rows: slice) -> str:
     return f"steps {steps[rows.start]} to {steps[rows.stop - 1]}"
 
 
-DATA_CHECKS = (_steps_increase, _weights_end_after_last_step, _chunks_are_stored, _chunks_decode)
+DATA_CHECKS = (
+    _steps_increase,
+    _weights_end_after_last_step,
+    _chunks_are_stored,
+    _chunks_decode,
+    _digests_match,
+)
 """One function per rule, in the order of the rules."""

@@ -11,6 +11,7 @@ from steptrace_schema.format.json_text import parse_json
 from steptrace_schema.format.layout import fill_value
 from steptrace_schema.format.paths import LONGEST_SEGMENT, is_portable_path, is_safe_path
 from steptrace_schema.names import (
+    DIGESTS,
     KINDS,
     METADATA_FILE,
     REQUIRED_SCALARS,
@@ -188,6 +189,20 @@ def _statistics_are_described(trace: Hierarchy) -> Iterator[Problem]:
             )
 
 
+def _digests_are_of_statistics(trace: Hierarchy) -> Iterator[Problem]:
+    for key, array in trace.arrays.items():
+        if not (key.startswith(f"{STATISTICS}/") and key.endswith(f"/{DIGESTS}")):
+            continue
+        values = trace.arrays.get(f"{key.rpartition('/')[0]}/{STATISTICS_VALUES}")
+        if trace.dims(key) != (STEP, TENSOR) or array.dtype != np.int64:
+            found = f"{array.dtype} {trace.dims(key)}"
+            yield Problem(key, "R21", "int64 (step, tensor)", found, REWRITE)
+        elif values is None or values.ndim < 2 or values.shape[1] != array.shape[1]:
+            tensors = "none" if values is None else str(values.shape[1:2])
+            found = f"{array.shape[1]}, beside statistics of {tensors}"
+            yield Problem(key, "R21", "as many tensors as statistics", found, REWRITE)
+
+
 def _declared_is_recorded(trace: Hierarchy) -> Iterator[Problem]:
     if trace.attributes.status == "recording":
         return  # it may still be in the journal
@@ -212,5 +227,6 @@ HIERARCHY_CHECKS = (
     _fill_values,
     _statistics_are_described,
     _declared_is_recorded,
+    _digests_are_of_statistics,
 )
 """One function per rule, in the order of the rules."""

@@ -35,6 +35,10 @@ RULES: Final[dict[str, str]] = {
     "R19": "From version 1.2 on, the root's zarr.json MUST have the checksum that it states.",
     "R20": "From version 1.2 on, every zarr.json MUST be, as JSON, what the consolidated metadata "
     "in the root say, where there are any.",
+    "R21": "Digests, where there are any, MUST be int64 (step, tensor), one for each tensor of the "
+    "statistics beside them.",
+    "R22": "Every digest that is not -1 MUST be that of the recorded tensor, where the tensor is "
+    "recorded.",
 }
 """Every rule of the specification that a program can check, by number."""
 
