@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from steptrace_schema.names import STEP
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from steptrace_analyzer.anomalies.signals import Signals
 
+_MOST_VALUES: Final = 8e6
+_LEAST_STEPS: Final = 20
 _LEAST_ROWS: Final = 50
 _PADDING: Final = 0.3  # of all labels
 _SQUARED: Final = ("mse", "mean_squared_error", "meansquarederror")
@@ -31,12 +35,18 @@ def targets(signals: Signals) -> npt.NDArray[np.float64] | None:
     """Return all recorded targets, (row, ...), without padding; None unless there is one array."""
     if not signals.has("inputs", "y"):
         return None
-    values = np.asarray(signals.tensor("inputs", "y"), dtype=np.float64)
-    if values.ndim < 2:
+    array = signals.tensor("inputs", "y")
+    if array.ndim < 2 or not array.size:
         return None
+    steps = signals.steps("inputs")
+    most = max(_LEAST_STEPS, int(_MOST_VALUES // max(1, array[0].size)))
+    if len(steps) > most:  # masks and pictures: a part of the steps says as much
+        steps = steps[np.linspace(0, len(steps) - 1, most).astype(int)]
+        array = array.sel({STEP: steps})
+    values = np.asarray(array, dtype=np.float64)
     sizes = signals.batch_size
     samples = np.arange(values.shape[1])
-    rows = [sizes.row(int(step)) for step in signals.steps("inputs")]
+    rows = [sizes.row(int(step)) for step in steps]
     real = [samples < (sizes.values[row, 0] if row is not None else len(samples)) for row in rows]
     known = values[np.array(real).reshape(values.shape[:2])]
     return known[np.isfinite(known.reshape(len(known), -1)).all(axis=1)] if len(known) else None
