@@ -10,7 +10,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from steptrace_analyzer.plots.limits import log_norm
+from steptrace_analyzer.plots.limits import log_axis_range, log_norm, set_log_ticks
 from steptrace_analyzer.plots.norms import layer_norms
 from steptrace_analyzer.plots.style import (
     BLUE,
@@ -122,6 +122,7 @@ def draw_gradients(data: GradientsData) -> Figure:
         heat.set_title("norm by layer and step")
         _draw_profile(side, data)
         bar = figure.colorbar(image, ax=heat, location="right", pad=0.02, fraction=0.05)
+        set_log_ticks(bar.ax.yaxis, float(colours.vmin or 0.0), float(colours.vmax or 0.0))
         bar.set_label("gradient norm (L2)")
         patches = [
             Patch(
@@ -216,9 +217,10 @@ def _draw_profile(axes: Axes, data: GradientsData) -> None:
     )
     axes.plot(middle[known], rows[known], "o-", color=BLUE, markersize=4, linewidth=1)
     if known.any():
-        drawn = np.log10(np.concatenate([np.fmin(low, middle), high])[np.tile(known, 2)])
+        drawn = np.concatenate([np.fmin(low, middle), high])[np.tile(known, 2)]
         axes.set_xscale("log")
-        axes.set_xlim(10 ** np.floor(drawn.min() - 0.05), 10 ** np.ceil(drawn.max() + 0.05))
+        axes.set_xlim(*log_axis_range(drawn))
+        set_log_ticks(axes.xaxis, *log_axis_range(drawn))
     axes.set_xlabel("gradient norm (L2)")
     axes.set_title("median and 10-90 % range")
     axes.grid(axis="x")

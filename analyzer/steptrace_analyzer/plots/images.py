@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import AsinhNorm, ListedColormap
 
-from steptrace_analyzer.plots.style import DIVERGING, NON_FINITE, counted, label
+from steptrace_analyzer.plots.limits import finite
+from steptrace_analyzer.plots.style import DIVERGING, NON_FINITE, SEQUENTIAL, counted, label
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from steptrace_analyzer.plots.tiles import Tiling
 
-_MOST_STRETCHED = 6.0
+Extend = Literal["neither", "min", "max", "both"]
 
 
 def draw_tiling(
@@ -25,8 +27,9 @@ def draw_tiling(
     tiling: Tiling,
     norm: Normalize,
     *,
-    colours: str = DIVERGING,
+    colours: str | None = None,
     interpolation: str = "nearest",
+    most_ticks: int = 9,
 ) -> AxesImage:
     """Draw a tiling; gaps stay empty and values that are not finite get their own colour.
 
@@ -39,24 +42,26 @@ def draw_tiling(
     norm
         Colour range of the finite values.
     colours
-        Name of the colour map.
+        Name of the colour map; by default one for signed values, or for magnitudes.
     interpolation
         How pixels are drawn, as matplotlib calls it; ``"auto"`` smooths what is drawn smaller.
+    most_ticks
+        How many ticks an axis has at most.
 
     Returns
     -------
     AxesImage
         Its array is the tiling's image, gaps masked.
     """
-    rows, columns = tiling.image.shape
     has_gaps = bool(tiling.gap.any())
-    stretched = max(rows / columns, columns / rows) > _MOST_STRETCHED
+    if colours is None:
+        colours = DIVERGING if tiling.signed else SEQUENTIAL
     image = axes.imshow(
         np.ma.masked_array(tiling.image, mask=tiling.gap),
         cmap=colours,
         norm=norm,
         interpolation=interpolation,
-        aspect="auto" if stretched and not has_gaps else "equal",
+        aspect="equal" if tiling.square else "auto",
     )
     bad = ~np.isfinite(tiling.image) & ~tiling.gap
     if bad.any():
@@ -67,18 +72,37 @@ def draw_tiling(
         )
     axes.set_xlabel(tiling.x_label)
     axes.set_ylabel(tiling.y_label)
-    axes.set_xticks([p for p, _ in tiling.x_ticks], [label(t) for _, t in tiling.x_ticks])
-    axes.set_yticks([p for p, _ in tiling.y_ticks], [label(t) for _, t in tiling.y_ticks])
+    for axis, given in ((axes.xaxis, tiling.x_ticks), (axes.yaxis, tiling.y_ticks)):
+        ticks = given[:: max(1, -(-len(given) // most_ticks))]
+        axis.set_ticks([place for place, _ in ticks], [label(text) for _, text in ticks])
     if has_gaps:
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
     return image
 
 
-def add_colour_bar(axes: Axes, image: ScalarMappable, text: str, *, clipped: bool = False) -> None:
-    """Add a colour bar as tall as the image; pointed ends say that some values lie beyond."""
+def extend_of(values: npt.NDArray[Any], norm: Normalize) -> Extend:
+    """Return which ends of a colour bar have values beyond them."""
+    known = finite(values)
+    low = bool(known.size and norm.vmin is not None and known.min() < norm.vmin)
+    high = bool(known.size and norm.vmax is not None and known.max() > norm.vmax)
+    if low and high:
+        return "both"
+    return "min" if low else "max" if high else "neither"
+
+
+def add_colour_bar(
+    axes: Axes, image: ScalarMappable, text: str, *, extend: Extend = "neither"
+) -> None:
+    """Add a colour bar as tall as the image; a pointed end says that values lie beyond it."""
     inside = axes.inset_axes((1.03, 0.0, 0.045, 1.0))
-    bar = axes.figure.colorbar(image, cax=inside, extend="both" if clipped else "neither")
+    bar = axes.figure.colorbar(image, cax=inside, extend=extend)
+    norm = image.norm
+    if isinstance(norm, AsinhNorm):  # its own ticks overprint each other around 0
+        usual, most = 2 * norm.linear_width, float(norm.vmax or 1.0)
+        ticks = [-most, -usual, 0.0, usual, most] if (norm.vmin or 0.0) < 0 else [0.0, usual, most]
+        bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
+        bar.ax.minorticks_off()
     bar.set_label(label(text))
     inside.spines[:].set_visible(False)
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
-import matplotlib
 import numpy as np
 
 from steptrace_analyzer.plots.limits import finite, is_wide, padded_range
-from steptrace_analyzer.plots.lines import draw_line, set_step_axis
+from steptrace_analyzer.plots.lines import draw_line, draw_smoothed, set_step_axis, smoothing
 from steptrace_analyzer.plots.norms import LayerNorms, layer_norms
 from steptrace_analyzer.plots.style import (
     BLACK,
     BLUE,
+    CATEGORIES,
     GREY,
     ORANGE,
-    SEQUENTIAL,
+    SILVER,
     VERMILION,
     counted,
     label,
@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from steptrace_schema.names import Kind
 
 _MOST_NAMED_LAYERS: Final = 8
-_MOST_EPOCH_LINES: Final = 60
+_HUES: Final = 6  # beyond so many lines, dashes tell them apart
+_MOST_EPOCH_LINES: Final = 12
 _MOST_LOGGED: Final = 4
 _LOW: Final = 1.1  # inches of a panel with one line
 
@@ -99,6 +100,12 @@ class LossData:
     def epoch_starts(self) -> npt.NDArray[np.int64]:
         """Recorded steps at which another epoch than before begins."""
         return np.asarray(self.steps[1:][np.diff(self.epoch) != 0])
+
+    @property
+    def drawn_epoch_starts(self) -> npt.NDArray[np.int64]:
+        """Some of them, evenly taken, so that their lines stay apart."""
+        starts = self.epoch_starts
+        return starts[:: max(1, -(-starts.size // _MOST_EPOCH_LINES))]
 
     @property
     def non_finite_steps(self) -> npt.NDArray[np.int64]:
@@ -173,7 +180,7 @@ def draw_loss(data: LossData) -> Figure:
             axes.set_ylim(*padded_range(series.values, 0.2))
         for axes in panels:
             axes.grid(axis="y")
-            for step in data.epoch_starts[:_MOST_EPOCH_LINES]:
+            for step in data.drawn_epoch_starts:
                 axes.axvline(step - 0.5, color=GREY, linewidth=0.8, linestyle=":", zorder=0)
             for step in data.anomaly_steps:
                 axes.axvline(step, color=ORANGE, linewidth=5, alpha=0.25, zorder=0)
@@ -218,7 +225,7 @@ def plot_loss(trace: TraceOrPath, anomalies: Iterable[Located] = ()) -> Figure:
 def _draw_loss(axes: Axes, data: LossData) -> None:
     validation = data.validation
     both = data.loss
-    draw_line(axes, data.steps, data.loss, color=BLACK, label="loss of the step's batch")
+    draw_smoothed(axes, data.steps, data.loss, color=BLACK, label="loss of the step's batch")
     if validation is not None:
         both = np.concatenate([data.loss, validation.values])
         axes.plot(
@@ -229,7 +236,7 @@ def _draw_loss(axes: Axes, data: LossData) -> None:
             markersize=4,
             label="validation loss of the step's weights",
         )
-    axes.set_ylabel(label(f"loss\n({data.loss_name})"))
+    axes.set_ylabel(label(f"loss\n({data.loss_name})" if data.loss_name != "loss" else "loss"))
     if is_wide(both):
         axes.set_yscale("log")
     else:
@@ -247,26 +254,57 @@ def _draw_loss(axes: Axes, data: LossData) -> None:
 
 
 def _draw_norms(axes: Axes, norms: LayerNorms) -> None:
-    colours = matplotlib.colormaps[SEQUENTIAL](np.linspace(0, 0.92, max(len(norms.layers), 1)))
-    named = len(norms.layers) <= _MOST_NAMED_LAYERS
     total = _positive(norms.total)
-    for index, (layer, colour) in enumerate(zip(norms.layers, colours, strict=True)):
-        ends = {0: f"{layer} (first)", len(norms.layers) - 1: f"{layer} (last)"}
-        name = layer if named else ends.get(index)
-        draw_line(
+    values = _positive(norms.values)
+    named = _named_layers(norms)
+    if len(norms.layers) > _MOST_NAMED_LAYERS:
+        with np.errstate(invalid="ignore"):
+            known = np.isfinite(values)
+            low = np.where(known, values, np.inf).min(axis=0)
+            high = np.where(known, values, -np.inf).max(axis=0)
+        some = known.any(axis=0)
+        axes.fill_between(
+            norms.steps,
+            np.where(some, low, np.nan),
+            np.where(some, high, np.nan),
+            color=SILVER,
+            alpha=0.5,
+            linewidth=0,
+            label=f"each of {len(norms.layers)} layers",
+        )
+    for place, (index, name) in enumerate(named.items()):
+        draw_smoothed(
             axes,
             norms.steps,
-            _positive(norms.values[index]),
-            color=colour,
-            alpha=0.75,
-            linewidth=0.9,
-            label=None if name is None else label(name),
+            values[index],
+            color=CATEGORIES[place % _HUES],
+            linestyle="-" if place < _HUES else "--",
+            linewidth=1.0,
+            label=label(name),
         )
-    draw_line(axes, norms.steps, total, color=BLACK, label="all layers")
+    draw_smoothed(axes, norms.steps, total, color=BLACK, label="all layers")
     if finite(total).size:
         axes.set_yscale("log")
     axes.set_ylabel("gradient norm\n(L2, d loss / d weight)")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.0)
+
+
+def _named_layers(norms: LayerNorms) -> dict[int, str]:
+    """Return the layers that have a line, by their place: all, or the ends and the extremes."""
+    count = len(norms.layers)
+    if count <= _MOST_NAMED_LAYERS:
+        return dict(enumerate(norms.layers))
+    usual = np.full(count, np.nan)
+    for layer, row in enumerate(_positive(norms.values)):
+        known = finite(row)
+        usual[layer] = np.median(known) if known.size else np.nan
+    why: dict[int, list[str]] = {}
+    why.setdefault(0, []).append("first")
+    why.setdefault(count - 1, []).append("last")
+    if np.isfinite(usual).any():
+        why.setdefault(int(np.nanargmax(usual)), []).append("largest")
+        why.setdefault(int(np.nanargmin(usual)), []).append("smallest")
+    return {at: f"{norms.layers[at]} ({', '.join(words)})" for at, words in why.items()}
 
 
 def _positive(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -279,11 +317,14 @@ def _notes(data: LossData) -> list[str]:
         notes.append(
             f"Only the first {_MOST_LOGGED} of {len(data.logged)} logged numbers are drawn"
         )
-    starts = data.epoch_starts.size
+    starts, drawn = data.epoch_starts.size, data.drawn_epoch_starts.size
     if starts:
         notes.append("Dotted lines: a new epoch begins")
-    if starts > _MOST_EPOCH_LINES:
-        notes.append(f"Only the first {_MOST_EPOCH_LINES} of {starts} are drawn")
+    if starts > drawn:
+        notes.append(f"Every {-(-starts // _MOST_EPOCH_LINES)}th of {starts} is drawn")
+    window = smoothing(data.loss.size)
+    if window > 1:
+        notes.append(f"Lines: mean of {window} steps. Bands: all values")
     if data.norms is not None and data.norms.layers:
         total = data.norms.total
         recorded = data.norms.recorded.all(axis=0)

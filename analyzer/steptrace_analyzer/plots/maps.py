@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from steptrace_analyzer.plots.images import add_colour_bar, draw_tiling, non_finite_note
+from steptrace_analyzer.plots.images import (
+    add_colour_bar,
+    draw_tiling,
+    extend_of,
+    non_finite_note,
+)
 from steptrace_analyzer.plots.limits import finite, symmetric_norm
 from steptrace_analyzer.plots.model_inputs import (
     MOST_INPUTS,
@@ -244,8 +249,7 @@ def _draw_features(
     norm = symmetric_norm(drawn) if signed else positive_norm(drawn)
     colours = DIVERGING if signed else SEQUENTIAL
     image = draw_tiling(axes, tiling, norm, colours=colours, interpolation="auto")
-    clipped = bool((np.abs(finite(drawn)) > (norm.vmax or 0.0)).any())
-    add_colour_bar(axes, image, name, clipped=clipped)
+    add_colour_bar(axes, image, name, extend=extend_of(drawn, norm))
     if tiling.note:
         notes.append(tiling.note)
     bad = int(np.count_nonzero(~np.isfinite(values)))
@@ -275,6 +279,7 @@ def _channel_tiles(values: npt.NDArray[np.float64], channels: npt.NDArray[np.int
             for i in range(rows)
         ),
         note=note,
+        square=True,
     )
 
 

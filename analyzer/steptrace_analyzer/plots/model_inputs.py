@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from matplotlib.colors import Normalize
+from matplotlib.ticker import MaxNLocator
 
 from steptrace_analyzer.plots.images import add_colour_bar, draw_tiling, non_finite_note
 from steptrace_analyzer.plots.limits import finite, padded_range, symmetric_norm
@@ -117,7 +118,12 @@ def draw_input(axes: Axes, given: ModelInput, title: str, step: int, notes: list
         say(axes, f"{_noun(given)} is not recorded at step {step}")
         return
     if given.values.ndim < 2:
-        draw_units(axes, given.values.reshape(-1), "feature", given.name)
+        numbers = given.values.reshape(-1)
+        whole = numbers.size and np.isfinite(numbers).all() and not (numbers % 1).any()
+        if whole and numbers.min(initial=0) >= 0 and numbers.max(initial=0) > 1:
+            draw_units(axes, numbers, "position", f"{given.name} (whole numbers, such as tokens)")
+        else:
+            draw_units(axes, numbers, "feature", given.name)
         return
     picture = _picture(given.values)
     known = finite(picture)
@@ -146,7 +152,8 @@ def draw_saliency(axes: Axes, given: ModelInput, step: int, notes: list[str]) ->
     values = saliency(given.gradient)
     values = values if values.ndim == 2 else values.max(axis=0)
     gap = np.zeros(values.shape, dtype=bool)
-    tiling = Tiling(values, gap, "width (pixel)", "height (pixel)", (), ())
+    words = ("width (pixel)", "height (pixel)") if given.gradient.ndim > 2 else ("feature", "time")
+    tiling = Tiling(values, gap, *words, (), (), square=given.gradient.ndim > 2)
     image = draw_tiling(
         axes, tiling, positive_norm(values), colours=SEQUENTIAL, interpolation="auto"
     )
@@ -169,6 +176,7 @@ def draw_units(axes: Axes, values: npt.NDArray[np.float64], unit: str, name: str
         xlim=(-0.5 - 0.01 * values.size, values.size * 1.01 - 0.5),
         ylim=padded_range(np.append(values, 0.0), 0.08),
     )
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def positive_norm(values: npt.NDArray[np.float64]) -> Normalize:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
-import matplotlib
 import numpy as np
 from matplotlib.collections import LineCollection
-from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, Normalize
+from matplotlib.colors import to_rgba
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from steptrace_analyzer.plots.limits import padded_range
 from steptrace_analyzer.plots.reduce import keep_largest
 from steptrace_analyzer.plots.style import (
     CATEGORIES,
     GREY,
-    SEQUENTIAL,
-    category_colours,
+    SILVER,
     label,
     new_figure,
     set_title,
@@ -43,6 +43,7 @@ MOST_POINTS: Final = 4000
 """More parameters than these are thinned out; the largest updates are always kept."""
 
 _MOST_FORCES: Final = 300
+_MOST_HUES: Final = 6
 _SIZES: Final = (6.0, 90.0)  # square points
 
 
@@ -135,35 +136,36 @@ def parameters_data(
 def draw_parameters(data: ParametersData) -> Figure:
     """Draw value against update, the force on each parameter by its index, and both in 3-D."""
     with style():
-        figure = new_figure(12.0, 7.6)
+        figure = new_figure(13.0, 7.6)
         grid = figure.add_gridspec(2, 2, width_ratios=(1.0, 1.25))
-        colours, norm = _unit_colours(data.unit)
+        colours, handles = _unit_colours(data)
         points: dict[str, Any] = {
-            "c": data.unit,
-            "cmap": colours,
-            "norm": norm,
+            "c": colours,
             "s": point_sizes(data.update),
             "linewidths": 0,
         }
         _draw_plane(figure.add_subplot(grid[0, 0]), data, points)
-        _draw_forces(figure.add_subplot(grid[1, 0]), data, points)
+        _draw_forces(figure.add_subplot(grid[1, 0]), data, colours)
         space: Any = figure.add_subplot(grid[:, 1], projection="3d")
-        scatter = space.scatter(data.index, data.value, data.update, alpha=0.7, **points)
+        space.scatter(data.index, data.value, data.update, alpha=0.7, **points)
         space.set(
-            xlabel=_index_label(data),
-            ylabel="value",
             xlim=padded_range(data.index),
             ylim=padded_range(data.value),
             zlim=padded_range(data.update),
             title="index, value and update",
         )
-        space.set_zlabel("update of the step", labelpad=8)
-        space.set_box_aspect((1, 1, 1), zoom=0.95)
-        bar = figure.colorbar(scatter, ax=space, shrink=0.6, pad=0.14, location="right")
-        bar.set_label("output unit (out)")
-        if isinstance(norm, BoundaryNorm):
-            bar.set_ticks(range(int(norm.vmax or 0.5) + 1))
-            bar.ax.minorticks_off()
+        space.set_xlabel("index within the unit", labelpad=6)
+        space.set_ylabel("value", labelpad=10)
+        space.set_zlabel("update of the step", labelpad=14)
+        space.zaxis.set_tick_params(pad=8)
+        for axis in (space.xaxis, space.yaxis, space.zaxis):
+            axis.set_major_locator(MaxNLocator(5, integer=axis is space.xaxis))
+        space.set_box_aspect((1, 1, 1), zoom=0.82)
+        figure.legend(
+            handles=handles,
+            title="output unit (out)",
+            loc="outside right upper",
+        )
         shown = data.value.size
         notes = ["Each point is one parameter; its size shows |update|"]
         if shown + data.non_finite < data.total:
@@ -185,7 +187,8 @@ def plot_parameters(
     """Draw each parameter of a layer as a point, with its update as the force that training exerts.
 
     Three panels: value against update; value by index with an arrow-like line for the update,
-    magnified as its title says; and index, value and update in 3-D. Colour is the output unit.
+    magnified as its title says; and index, value and update in 3-D. Colour is the output unit; of
+    more than six, the six that move most are coloured.
 
     Parameters
     ----------
@@ -254,17 +257,23 @@ def _draw_plane(axes: Axes, data: ParametersData, points: dict[str, Any]) -> Non
     )
 
 
-def _draw_forces(axes: Axes, data: ParametersData, points: dict[str, Any]) -> None:
+def _draw_forces(axes: Axes, data: ParametersData, colours: npt.NDArray[np.float64]) -> None:
     scale = magnification(data.value, data.update)
     largest = np.argsort(-np.abs(data.update), kind="stable")[:_MOST_FORCES]
     index, value = data.index[largest], data.value[largest]
     tips = value + scale * data.update[largest]
     ends = np.stack([value, tips], axis=1)
     lines = np.stack([np.broadcast_to(index[:, None], ends.shape), ends], axis=2)
-    colours = points["cmap"](points["norm"](data.unit[largest]))
-    axes.add_collection(LineCollection(list(lines), colors=colours, linewidths=1.0, alpha=0.8))
-    axes.scatter(index, value, s=9, color=colours, linewidths=0)
-    factor = "drawn to scale" if scale == 1 else f"drawn {scale:,.10g} times as long"
+    axes.add_collection(
+        LineCollection(list(lines), colors=colours[largest], linewidths=1.0, alpha=0.8)
+    )
+    axes.scatter(index, value, s=9, color=colours[largest], linewidths=0)
+    if scale == 1:
+        factor = "drawn to scale"
+    elif scale < 1:
+        factor = f"shortened to {scale:.10g} of their length"
+    else:
+        factor = f"drawn {scale:,.10g} times as long"
     axes.set(
         xlabel=_index_label(data),
         ylabel="value",
@@ -272,6 +281,7 @@ def _draw_forces(axes: Axes, data: ParametersData, points: dict[str, Any]) -> No
         ylim=padded_range(np.concatenate([data.value, tips])),
         title=f"the {largest.size} largest updates, {factor}",
     )
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
 
 
 def _index_label(data: ParametersData) -> str:
@@ -279,10 +289,31 @@ def _index_label(data: ParametersData) -> str:
     return f"index within the unit ({starts})"
 
 
-def _unit_colours(unit: npt.NDArray[np.intp]) -> tuple[Colormap, Normalize]:
-    count = int(unit.max(initial=0)) + 1
-    if count <= len(CATEGORIES):
-        return ListedColormap(category_colours(count)), BoundaryNorm(
-            np.arange(count + 1) - 0.5, count
-        )
-    return matplotlib.colormaps[SEQUENTIAL], Normalize(0, count - 1)
+def _unit_colours(data: ParametersData) -> tuple[npt.NDArray[np.float64], list[Line2D]]:
+    """Colour the units, or the few that move most; the rest is grey.
+
+    Returns
+    -------
+    colours
+        RGBA, dims (point, 4).
+    handles
+        Of the legend.
+    """
+    count = int(data.unit.max(initial=-1)) + 1
+    moved = np.zeros(max(count, 1))
+    np.add.at(moved, data.unit, np.abs(data.update))
+    if count <= _MOST_HUES:
+        chosen = list(range(count))
+    else:
+        chosen = sorted(np.argsort(-moved, kind="stable")[:_MOST_HUES].tolist())
+    palette = np.tile(to_rgba(SILVER), (max(count, 1), 1))
+    for hue, unit in zip(CATEGORIES, chosen, strict=False):
+        palette[unit] = to_rgba(hue)
+    handles = [
+        Line2D([], [], linestyle="none", marker="o", color=hue, label=str(unit))
+        for hue, unit in zip(CATEGORIES, chosen, strict=False)
+    ]
+    if count > len(chosen):
+        rest = f"the other {count - len(chosen)},\nwhich moved less"
+        handles.append(Line2D([], [], linestyle="none", marker="o", color=SILVER, label=rest))
+    return palette[data.unit], handles

@@ -48,6 +48,13 @@ def layer_class(trace: xr.DataTree, layer: str) -> str:
     return described.class_name if described is not None else ""
 
 
+def layer_classes(trace: xr.DataTree, layer: str) -> tuple[str, ...]:
+    """Return the classes of a layer and of the layers around it, the innermost first."""
+    pieces = layer.split("/")
+    paths = ("/".join(pieces[:count]) for count in range(len(pieces), 0, -1))
+    return tuple(layer_class(trace, path) for path in paths)
+
+
 def layer_tensors(trace: xr.DataTree, kind: Kind, layer: str) -> list[str]:
     """Return the paths of a layer's own tensors of a kind, in the order of the trace."""
     return [path for path in tensor_paths(trace, kind) if layer_of(path) == layer]

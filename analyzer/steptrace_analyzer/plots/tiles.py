@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from steptrace_analyzer.plots.reduce import largest_magnitude, reduce_matrix
+from steptrace_analyzer.plots.parts import Parts, parts
+from steptrace_analyzer.plots.reduce import reduce_matrix
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
     Ticks = tuple[tuple[float, str], ...]
@@ -20,6 +23,8 @@ _MOST_STRIP_COLUMNS: Final = 1024
 _MOST_TILES: Final = 1024
 _STACKED_ROWS: Final = 32
 """Input channels are stacked in one tile as long as the tile has no more rows than this."""
+_ASPECT: Final = 1.2
+_FEW_PARTS: Final = 8
 _FEW_CHANNELS: Final = 4
 """So few input or output channels are all shown, however tall their kernels."""
 
@@ -49,22 +54,29 @@ class Tiling:
     x_ticks: Ticks
     y_ticks: Ticks
     note: str = ""
+    signed: bool = True
+    """False where pixels are magnitudes, which have no sign."""
+    square: bool = False
+    """True where a pixel is a place in an image, so that width and height compare."""
 
 
-def lay_out(values: npt.NDArray[Any], class_name: str = "") -> Tiling:
+def lay_out(values: npt.NDArray[Any], classes: Sequence[str] = (), variable: str = "") -> Tiling:
     """Lay out a layer's variable: dims (out,), (in, out) or (kd, kh, kw, in, out).
 
     A matrix is drawn with inputs as rows and outputs as columns; a large one is reduced to blocks
-    that show their largest magnitude. A convolution's kernel has one tile per filter. Its input
-    channels are stacked in the tile where they are few; where they are many, each pixel is the
-    weight of the largest magnitude over the input channels.
+    that show their largest magnitude. An attention's variable has one tile per head, and that of an
+    LSTM or GRU one per gate. A convolution's kernel has one tile per filter. Its input channels are
+    stacked in the tile where they are few; where they are many, each pixel is the norm (L2) over
+    the input channels, since one weight of so many would be noise.
 
     Parameters
     ----------
     values
         The variable at one step. Two arrays of one shape are laid out alike.
-    class_name
-        Class of the layer; tells a one-dimensional convolution from other kernels of rank 3.
+    classes
+        Classes of the layer and of the layers around it, the innermost first.
+    variable
+        Path of the variable, ``"attention/query/kernel"``.
 
     Returns
     -------
@@ -77,13 +89,22 @@ def lay_out(values: npt.NDArray[Any], class_name: str = "") -> Tiling:
     """
     values = np.asarray(values, dtype=np.float64)
     spatial = values.shape[:-2]
-    is_kernel = values.ndim in (4, 5) or (values.ndim == 3 and "conv" in class_name.lower())
+    own = classes[0].lower() if classes else ""
+    is_kernel = values.ndim in (4, 5) or (values.ndim == 3 and "conv" in own)
     if is_kernel and max(spatial) > 1:
         return _kernel(values)
+    divided = parts(values, classes, variable) if values.size else None
+    if divided is not None:
+        return _parts_tiling(divided)
     if values.ndim <= 1:
         return matrix_tiling(values.reshape(1, -1), "output unit (out)", "", _MOST_STRIP_COLUMNS)
+    rows = "input (in)"
+    if "embedding" in own:
+        rows = "entry"
+    elif variable.rpartition("/")[2] == "bias":
+        rows = "head" if any("attention" in name.lower() for name in classes) else "axis 0"
     matrix = values.reshape(-1, values.shape[-1])
-    return matrix_tiling(matrix, "output unit (out)", "input (in)")
+    return matrix_tiling(matrix, "output unit (out)", rows)
 
 
 def matrix_tiling(
@@ -107,6 +128,49 @@ def matrix_tiling(
         x_ticks=_index_ticks(matrix.shape[1], block[1]),
         y_ticks=_index_ticks(matrix.shape[0], block[0]) if y_label else (),
         note=note,
+    )
+
+
+def _parts_tiling(divided: Parts) -> Tiling:
+    """Put the parts beside each other, in one row where they are few and narrow."""
+    count, height, width = divided.values.shape
+    columns = count if count <= _FEW_PARTS else grid_columns(count, height, width, 2.0)
+    rows = -(-count // columns)
+    block = (1, 1)
+    reduced = []
+    for plane in divided.values:
+        small, block = reduce_matrix(
+            plane, max(4, _MOST_ROWS // rows), max(4, 2 * _MOST_COLUMNS // columns)
+        )
+        reduced.append(small)
+    tiles = np.stack(reduced)
+    space = max(1, round(0.02 * columns * tiles.shape[2]))
+    image, gap = grid(tiles, columns, space)
+    notes = []
+    if block != (1, 1):
+        notes.append(
+            f"{divided.noun}s of {height} x {width} values: each pixel is the one of the largest "
+            f"magnitude of a block of {block[0]} x {block[1]}"
+        )
+    one_row = rows == 1
+    x_ticks = tuple(
+        (
+            column * (tiles.shape[2] + space) + (tiles.shape[2] - 1) / 2,
+            divided.names[column] if one_row else str(column),
+        )
+        for column in range(columns)
+    )
+    notes.append(f"Rows of a tile: {divided.rows or 'one'}; columns: {divided.columns}")
+    return Tiling(
+        image=image,
+        gap=gap,
+        x_label=divided.noun if one_row else f"{divided.noun}, counted from the row's first",
+        y_label=divided.rows if one_row else f"{divided.noun}, first of the row",
+        x_ticks=x_ticks,
+        y_ticks=(_index_ticks(height, block[0]) if divided.rows else ())
+        if one_row
+        else _tile_ticks(rows, tiles.shape[1], space, columns),
+        note=". ".join(notes),
     )
 
 
@@ -161,7 +225,7 @@ def _kernel(values: npt.NDArray[np.float64]) -> Tiling:
     stack = values.reshape(depth, *values.shape[-4:])  # (kd, kh, kw, in, out)
     _, height, _, inputs, outputs = stack.shape
     kernels = stack.transpose(4, 3, 0, 1, 2)  # (out, in, kd, kh, kw)
-    noun, notes = "filter", []
+    noun, notes, signed = "filter", list[str](), True
     if inputs <= _FEW_CHANNELS or inputs * depth * height <= _STACKED_ROWS:
         if inputs > 1:
             notes.append(f"In each tile, top to bottom: input channels 0 to {inputs - 1}")
@@ -171,10 +235,10 @@ def _kernel(values: npt.NDArray[np.float64]) -> Tiling:
         if outputs > 1:
             notes.append(f"In each tile, top to bottom: outputs 0 to {outputs - 1}")
     else:
-        kernels = largest_magnitude(kernels, axis=1)[:, None]
-        notes.append(
-            f"Each pixel is the weight of the largest magnitude over {inputs} input channels"
-        )
+        with np.errstate(over="ignore"):  # infinite is then the answer
+            kernels = np.sqrt((kernels**2).sum(axis=1))[:, None]
+        signed = False
+        notes.append(f"Each pixel is the norm (L2) over {inputs} input channels")
     count = kernels.shape[0]
     if count > _MOST_TILES:
         notes.append(f"The first {_MOST_TILES} of {count} {noun}s")
@@ -182,7 +246,7 @@ def _kernel(values: npt.NDArray[np.float64]) -> Tiling:
     planes = kernels.reshape(kernels.shape[0], -1, *kernels.shape[3:])
     space = 1 if planes.shape[1] == 1 else 2  # wider than the lines inside of a tile
     tiles = np.stack([grid(tile, 1)[0] for tile in planes])
-    columns = grid_columns(*tiles.shape)
+    columns = grid_columns(len(tiles), tiles.shape[1], tiles.shape[2], _ASPECT)
     image, gap = grid(tiles, columns, space)
     lines = np.broadcast_to(grid(planes[0], 1)[1], tiles.shape)
     gap |= grid(lines, columns, space)[0] > 0
@@ -195,6 +259,8 @@ def _kernel(values: npt.NDArray[np.float64]) -> Tiling:
         x_ticks=_tile_ticks(columns, tiles.shape[2], space, 1),
         y_ticks=_tile_ticks(rows, tiles.shape[1], space, columns),
         note=". ".join(notes),
+        signed=signed,
+        square=True,
     )
 
 

@@ -60,7 +60,7 @@ def layer_figures(trace: xr.DataTree, layer: str, choices: StepChoices) -> tuple
             _at_each(
                 "Weights and their update",
                 choices,
-                lambda step: plot_weights(trace, layer, step),
+                lambda step: plot_weights(trace, layer, step, compare=choices.steps),
                 lambda step: f"Weights of {layer} at step {step} beside the update of that step",
             )
         )

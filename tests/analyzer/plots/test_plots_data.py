@@ -23,10 +23,24 @@ def test_the_weights_of_a_step_stand_beside_what_the_step_added_to_them() -> Non
     arrays = small_network()
     data = weights_data(small_trace(), "dense", step=2)
     kernel = arrays["weights/net/dense/kernel"]
-    assert (data.layer, data.step, data.class_name) == ("net/dense", 2, "Dense")
+    assert (data.layer, data.step, data.classes[0]) == ("net/dense", 2, "Dense")
     assert_array_equal(data.variables[0].value, kernel[2])
     assert data.variables[0].update is not None
     assert_array_equal(data.variables[0].update, kernel[3] - kernel[2])
+    assert data.variables[0].gradient is not None
+    assert_array_equal(data.variables[0].gradient, arrays["gradients/net/dense/kernel"][2])
+
+
+def test_compared_steps_share_one_colour_range() -> None:
+    arrays = small_network()
+    trace = small_trace()
+    shared = [weights_data(trace, "dense", step, compare=range(5)) for step in (0, 4)]
+    kernel = arrays["weights/net/dense/kernel"].astype(float)
+    for data in shared:
+        norm = data.ranges["weights", "net/dense/kernel"]
+        assert (norm.vmin, norm.vmax) == (-np.abs(kernel[:5]).max(), np.abs(kernel[:5]).max())
+    alone = weights_data(trace, "dense", 0).ranges["weights", "net/dense/kernel"]
+    assert alone.vmax == np.abs(kernel[0]).max()
 
 
 def test_weights_default_to_the_first_kernel_at_the_last_step_with_an_update() -> None:

@@ -141,7 +141,11 @@ def test_every_view_draws_the_hardest_traces_without_a_warning(view: str, change
 LABELS = {
     "loss": {"training step (optimizer updates)", "loss\n(mse)", "learning\nrate"},
     "weights": {"filter, counted from the row's first", "kernel", "update of kernel"},
-    "parameters": {"value", "update of the step", "output unit (out)"},
+    "parameters": {
+        "value",
+        "update of the step",
+        "index within the unit (kernel from 0, bias from 18)",
+    },
     "activations": {"pre-activation (input)", "output of relu", "probe sample, in input order"},
     "gradients": {"training step (optimizer updates)", "gradient norm (L2)"},
     "maps": {"width (pixel)", "|d loss / d x|", "output", "d loss / d output"},
@@ -218,6 +222,7 @@ def test_each_parameter_is_drawn_in_the_plane_and_in_space() -> None:
     assert_allclose(update, expected[:, 1], rtol=1e-5)
     assert len(forces.collections[0].get_paths()) == 60
     assert "60 of 60 parameters are shown" in figure.get_supxlabel()
+    assert figure.legends[0].get_title().get_text() == "output unit (out)"
 
 
 def test_the_parameters_figure_says_how_many_of_how_many_are_shown() -> None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
-from steptrace_analyzer.plots.limits import log_norm, padded_range, symmetric_norm
+from steptrace_analyzer.plots.limits import log_norm, padded_range, shared_norm, symmetric_norm
+from steptrace_analyzer.plots.lines import moving_mean, smoothing
 from steptrace_analyzer.plots.reduce import (
     envelope,
     keep_largest,
@@ -12,6 +15,9 @@ from steptrace_analyzer.plots.reduce import (
     reduce_matrix,
 )
 from steptrace_analyzer.plots.tiles import grid, grid_columns, lay_out
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def test_a_reduced_matrix_shows_the_largest_magnitude_of_each_block() -> None:
@@ -79,14 +85,12 @@ def test_few_input_channels_are_stacked_in_the_filter_s_tile() -> None:
     assert "input channels 0 to 2" in tiling.note
 
 
-def test_many_input_channels_are_reduced_to_the_weight_of_the_largest_magnitude() -> None:
+def test_many_input_channels_are_reduced_to_their_norm() -> None:
     kernel = np.random.default_rng(5).normal(size=(3, 3, 64, 9))
     tiling = lay_out(kernel)
-    first = np.take_along_axis(
-        kernel[..., 0], np.abs(kernel[..., 0]).argmax(axis=2, keepdims=True), axis=2
-    )[..., 0]
-    assert_array_equal(tiling.image[:3, :3], first)
-    assert "over 64 input channels" in tiling.note
+    assert_allclose(tiling.image[:3, :3], np.linalg.norm(kernel[..., 0], axis=2))
+    assert not tiling.signed
+    assert "norm (L2) over 64 input channels" in tiling.note
 
 
 def test_a_depthwise_kernel_has_one_tile_per_input_channel() -> None:
@@ -102,12 +106,71 @@ def test_a_kernel_of_one_pixel_is_drawn_as_the_matrix_it_is() -> None:
     assert_array_equal(lay_out(kernel).image, kernel[0, 0])
 
 
-def test_rank_three_is_a_kernel_in_a_convolution_layer_and_a_matrix_elsewhere() -> None:
+def test_rank_three_is_a_kernel_in_a_convolution_layer_and_planes_elsewhere() -> None:
     values = np.random.default_rng(8).normal(size=(3, 2, 4))
-    tiles = lay_out(values, "Conv1D").image
+    tiles = lay_out(values, ("Conv1D",)).image
     assert_array_equal(tiles[0, :3], values[:, 0, 0])
     assert_array_equal(tiles[2, :3], values[:, 1, 0])
-    assert_array_equal(lay_out(values, "EinsumDense").image, values.reshape(6, 4))
+    planes = lay_out(values, ("EinsumDense",))
+    assert planes.x_label == "axis 0"
+    assert_array_equal(planes.image[:, 5:9], values[1])
+
+
+@pytest.mark.parametrize(
+    ("variable", "head", "rows"),
+    [
+        ("query/kernel", lambda v, n: v[:, n, :], "input (in)"),
+        ("attention_output/kernel", lambda v, n: v[n], "unit of the head"),
+    ],
+)
+def test_an_attention_has_a_tile_per_head(
+    variable: str, head: Callable[[Any, int], Any], rows: str
+) -> None:
+    values = np.random.default_rng(9).normal(size=(4, 4, 3))
+    tiling = lay_out(values, ("EinsumDense", "MultiHeadAttention"), variable)
+    assert (tiling.x_label, tiling.y_label) == ("head", rows)
+    for n, (place, name) in enumerate(tiling.x_ticks):
+        assert name == str(n)
+        left = int(place - 1)
+        assert_array_equal(tiling.image[:, left : left + 3], head(values, n))
+
+
+def test_the_rows_of_an_attention_s_bias_are_its_heads() -> None:
+    tiling = lay_out(np.zeros((4, 16)), ("EinsumDense", "MultiHeadAttention"), "query/bias")
+    assert tiling.y_label == "head"
+
+
+@pytest.mark.parametrize(
+    ("class_name", "gates"),
+    [
+        ("LSTM", ["input", "forget", "cell", "output"]),
+        ("GRUCell", ["update", "reset", "candidate"]),
+    ],
+)
+def test_a_recurrent_kernel_has_a_tile_per_gate(class_name: str, gates: list[str]) -> None:
+    values = np.random.default_rng(10).normal(size=(5, 3 * len(gates)))
+    tiling = lay_out(values, (class_name, "Bidirectional"), "kernel")
+    assert [name for _, name in tiling.x_ticks] == gates
+    for n, (place, _) in enumerate(tiling.x_ticks):
+        left = int(place - 1)
+        assert_array_equal(tiling.image[:, left : left + 3], values[:, 3 * n : 3 * n + 3])
+
+
+def test_a_line_of_many_steps_is_the_mean_of_those_around_and_keeps_what_is_not_finite() -> None:
+    values = np.random.default_rng(11).normal(size=50)
+    values[20] = np.nan
+    mean = moving_mean(values, 5)
+    assert_allclose(mean[10], values[8:13].mean())
+    assert_allclose(mean[19], np.nanmean(values[17:22]))
+    assert np.isnan(mean[20])
+    assert (smoothing(600), smoothing(3000)) == (1, 30)
+
+
+def test_steps_of_unlike_size_share_colours_that_show_both() -> None:
+    norm = shared_norm([1.0, 1.0, 500.0])
+    assert (norm.vmin, norm.vmax) == (-500.0, 500.0)
+    assert float(norm(1.0)) > 0.58
+    assert float(shared_norm([1.0, 4.0])(2.0)) == 0.75
 
 
 def test_a_vector_is_one_row_and_a_scalar_one_pixel() -> None:
