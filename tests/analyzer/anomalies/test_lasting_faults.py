@@ -261,6 +261,32 @@ def test_a_gradient_that_grows_without_end_explodes() -> None:
     assert found.observed > 100 * found.usual
 
 
+def test_a_gradient_that_grew_slowly_before_the_loss_did_is_dated() -> None:
+    arrays = _run()
+    arrays["scalars/loss"][80:] = np.linspace(0.6, 3.0, STEPS - 80)
+    assert find("drift", arrays) == []
+    growth = np.ones(STEPS, np.float32)
+    growth[70:] = 1.06 ** np.arange(STEPS - 70)
+    arrays["gradients/net/middle/kernel"] *= growth[:, np.newaxis, np.newaxis]
+    (found,) = find("drift", arrays)
+    assert (found.tensor, found.severity) == ("gradients/net/middle/kernel", "warning")
+    assert 70 <= found.first_step <= 80
+    learned = arrays | {"scalars/loss": _run()["scalars/loss"]}
+    assert find("drift", learned) == []
+
+
+def test_noise_gives_as_few_alarms_as_the_limit_promises() -> None:
+    alarms = 0
+    for seed in range(40):
+        arrays = _run()
+        rng = np.random.default_rng(seed)
+        for path in [path for path in arrays if path.startswith("gradients/")]:
+            arrays[path] = rng.normal(size=arrays[path].shape).astype(np.float32)
+        arrays["scalars/loss"][80:] = 3.0
+        alarms += len(find("drift", arrays))
+    assert alarms <= 4  # 0.05 of 40 runs is 2
+
+
 def test_saturated_units_matter_where_nothing_is_learned() -> None:
     arrays = _unlearned(_run())
     arrays["probe/net/first/preactivation"] = np.full((STEPS, 4, 8), 9.0, np.float32)

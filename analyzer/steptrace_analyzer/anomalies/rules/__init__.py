@@ -17,6 +17,7 @@ from steptrace_analyzer.anomalies.rules.data import (
     unscaled_inputs,
 )
 from steptrace_analyzer.anomalies.rules.dead_units import dead_units
+from steptrace_analyzer.anomalies.rules.drift import drift
 from steptrace_analyzer.anomalies.rules.flow import exploding, vanishing
 from steptrace_analyzer.anomalies.rules.frozen import frozen
 from steptrace_analyzer.anomalies.rules.jumps import gradient_jump, update_jump
@@ -63,6 +64,7 @@ _ALL: Final[tuple[Callable[..., Iterable[Finding]], ...]] = (
     vanishing,
     exploding,
     unchanged,
+    drift,
     diverging,
     not_learning,
     overfitting,
