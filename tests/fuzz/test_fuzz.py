@@ -20,6 +20,7 @@ CORPUS: Final = (
     ("zips", 0, 4),
     ("journals", 1, 8839),
     ("metadata", 1, 1919),
+    ("metadata", 2, 664),
 )
 """Target, seed and number of every input that has ever ended in another way than it may."""
 

@@ -30,6 +30,7 @@ from steptrace_schema.moving.recover import is_left_recording
 from steptrace_schema.names import (
     ATTRIBUTES_KEY,
     DIGESTS,
+    REQUIRED_SCALARS,
     STATISTIC,
     STATISTIC_NAMES,
     STATISTICS,
@@ -234,6 +235,7 @@ def _kind(spec: ArraySpec) -> str:
 
 
 def _dataset(group: str, members: dict[str, xr.Variable]) -> xr.Dataset:
+    _refuse_misshapen(group, members)
     coords: dict[str, Any] = {}
     if STEP in members and members[STEP].dims == (STEP,):
         coords[STEP] = members.pop(STEP).load()
@@ -242,6 +244,32 @@ def _dataset(group: str, members: dict[str, xr.Variable]) -> xr.Dataset:
         coords[TENSOR] = _names(group, attrs.get("tensors", []))
         coords[STATISTIC] = _names(group, attrs.get("statistics", []))
     return xr.Dataset(dict(members), coords=coords)
+
+
+def _refuse_misshapen(group: str, members: dict[str, xr.Variable]) -> None:
+    """Refuse statistics and scalars that no analysis could read by their names and dimensions."""
+    wrong = None
+    if group.startswith(f"{STATISTICS}/"):
+        values = members.get(STATISTICS_VALUES)
+        if values is None or values.dims != (STEP, TENSOR, STATISTIC) or values.dtype != np.float64:
+            wrong = f"'{group}' has no '{STATISTICS_VALUES}' of float64 (step, tensor, statistic)"
+        elif not _begin_alike(values.attrs.get("statistics"), STATISTIC_NAMES):
+            wrong = f"'{group}' does not name its statistics"
+    elif group == "scalars":
+        for name in REQUIRED_SCALARS:
+            found = members.get(name)
+            if found is not None and (found.dims != (STEP,) or found.dtype.kind not in "fiu"):
+                wrong = f"'{group}/{name}' is no number for each step"
+    if wrong is None and STEP in members and members[STEP].dims == (STEP,):
+        if members[STEP].dtype != np.int64:
+            wrong = f"'{group}/{STEP}' is {members[STEP].dtype}, where int64 is expected"
+    if wrong is not None:
+        raise ValueError(wrong)
+
+
+def _begin_alike(found: object, known: tuple[str, ...]) -> bool:
+    """Whether names are those that are known, or fewer, or more of a later version."""
+    return isinstance(found, list) and all(a == b for a, b in zip(found, known, strict=False))
 
 
 def _names(group: str, names: object) -> list[str]:
