@@ -27,13 +27,13 @@ def dead_units(
 ) -> Iterator[Finding]:
     """Find layers in which units get no gradient any more.
 
-    A unit is dead where every weight that leads to it has had a gradient of exactly zero at each
-    of the last `steps` recorded steps or longer, and its recorded outputs are zero. A column of a
+    A unit is dead where every weight that leads to it has had a gradient of exactly zero at each of
+    the last `steps` recorded steps or longer, and its recorded outputs are zero. A column of a
     gradient covers the whole batch, so that this is proof: behind a ReLU the unit gives zero for
-    all samples. A layer is reported from a share of `told` dead units on, as a warning from
-    `share` on if the loss is above a quarter of that of the best constant prediction, and as an
-    error if the loss is harmed too. If the last layer gets no
-    gradient either, no unit learns, and this rule reports nothing.
+    all samples. A layer is reported from a share of `told` dead units on, as a warning from `share`
+    on if the loss is above a quarter of that of the best constant prediction, and as an error if
+    the loss is harmed too, or if all units are dead and the loss is above half of that. If the last
+    layer gets no gradient either, no unit learns, and this rule reports nothing.
 
     Thresholds
         share, told: dead units over units of the layer, 0 to 1. steps: recorded steps.
@@ -79,6 +79,12 @@ def _fits_well(signals: Signals) -> bool:
     """Whether the layer's remaining units are enough for the task."""
     found = outcome(signals)
     return found is not None and found.last <= _ENOUGH * found.level
+
+
+def _learns_little(signals: Signals) -> bool:
+    """Whether the loss ends above half of that of the best constant prediction."""
+    found = outcome(signals)
+    return found is not None and found.last > 0.5 * found.level
 
 
 def _is_gated(signals: Signals, layer: str) -> bool:
@@ -128,7 +134,7 @@ def _finding(
     known = signals.layers.get(layer)
     what = "give zero and get" if known and known.activation not in (None, "linear") else "get"
     severity: Severity = "info"
-    if found >= share and is_harmed(signals):
+    if found >= share and (is_harmed(signals) or (found == 1 and _learns_little(signals))):
         severity = "error"
     elif found >= share and not _fits_well(signals):
         severity = "warning"
