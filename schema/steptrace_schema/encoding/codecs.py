@@ -233,6 +233,8 @@ def _refuse_other_settings(
 
 
 def _is_in(value: object, known: Collection[Any]) -> bool:
+    if isinstance(known, range):  # for anything but an integer, it would be gone through
+        return type(value) is int and value in known
     return type(value) in (int, str) and value in known
 
 

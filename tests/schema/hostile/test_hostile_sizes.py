@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import tracemalloc
@@ -289,6 +290,21 @@ def test_a_row_that_is_declared_far_larger_than_the_records_is_refused(
         recover(path)
     with pytest.raises(TraceError):
         open_trace(path)["scalars/loss"].to_numpy()
+
+
+@pytest.mark.parametrize("value", ["x", 1.5, None, [], 2**40, True])
+@pytest.mark.parametrize("setting", ["typesize", "clevel", "blocksize"])
+def test_settings_of_a_codec_that_are_none_are_seen_at_once(
+    store: Path, setting: str, value: object
+) -> None:
+    def change(fields: dict[str, Any]) -> None:
+        codecs = fields["codecs"][0]["configuration"]["codecs"]
+        (blosc,) = [codec for codec in codecs if codec["name"] == "blosc"]
+        blosc["configuration"][setting] = value
+
+    edit_metadata(store, KERNEL, change)
+    with contextlib.suppress(TraceError):  # a reader goes by the chunk's own header
+        assert open_trace(store)[KERNEL].to_numpy().shape == (10, 3, 4)
 
 
 def test_what_bytes_become_is_bounded_at_once_and_in_all() -> None:
