@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -74,7 +75,7 @@ def _geometry(signals: Signals, path: str) -> Geometry:
 
 def _flat(values: object) -> npt.NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
-    return array.reshape(len(array), -1)
+    return array.reshape(len(array), math.prod(array.shape[1:]))  # also where there is no row
 
 
 def _cosine(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> float:

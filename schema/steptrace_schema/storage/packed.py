@@ -6,6 +6,7 @@ Members are stored, or deflated within bounds: a kilobyte of deflated zeros beco
 from __future__ import annotations
 
 import os
+import struct
 import threading
 import zipfile
 from typing import IO, TYPE_CHECKING, Final
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-_ENCRYPTED: Final = 1  # of a member's flags
+_ENCRYPTED: Final = 1 | 1 << 6  # of a member's flags: encrypted, or strongly so
+_PATCHED: Final = 1 << 5
 _MEMBER_BYTES: Final = 32 * 2**20  # a chunk of fill values, which is deflated to a 1,000th
 _MEMBER_RATIO: Final = 100
 _TOTAL_BYTES: Final = 256 * 2**20
@@ -83,8 +85,17 @@ class Archive:
         return {member.filename: member.compress_size for member in self._archive.infolist()}
 
     def open(self, member: zipfile.ZipInfo) -> IO[bytes]:
-        """Open a member, to read it in parts by one thread."""
-        return self._archive.open(member)
+        """Open a member, to read it in parts by one thread.
+
+        Raises
+        ------
+        zipfile.BadZipFile
+            If it is damaged.
+        """
+        try:
+            return self._archive.open(member)
+        except (NotImplementedError, RuntimeError, ValueError, EOFError, struct.error) as error:
+            raise zipfile.BadZipFile(str(error)) from error
 
     def read(self, name: str) -> bytes:
         """Return the content of a member.
@@ -121,8 +132,8 @@ def _refuse_bombs(members: list[zipfile.ZipInfo], size: int) -> None:
             msg = "a member has no name"
         elif member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             msg = f"member {name!r:.200} is neither stored nor deflated"
-        elif member.flag_bits & _ENCRYPTED:
-            msg = f"member {name!r:.200} is encrypted"
+        elif member.flag_bits & (_ENCRYPTED | _PATCHED):
+            msg = f"member {name!r:.200} is encrypted or a patch"
         elif member.compress_type == zipfile.ZIP_STORED and bytes_in != bytes_out:
             msg = f"member {name!r:.200} is stored with {bytes_in} bytes and has {bytes_out}"
         elif bytes_out > _MEMBER_BYTES + _MEMBER_RATIO * bytes_in:

@@ -157,6 +157,18 @@ def test_members_are_stored_or_deflated(tmp_path: Path, method: int) -> None:
         read_attributes(path)
 
 
+@pytest.mark.parametrize("bit", [0, 5, 6])
+def test_members_that_are_encrypted_or_patches_are_refused(tmp_path: Path, bit: int) -> None:
+    path = zipped(tmp_path / "run.zarr.zip", {"zarr.json": b"{}"}, zipfile.ZIP_STORED)
+    content = bytearray(path.read_bytes())
+    content[6] |= 1 << bit
+    content[content.index(b"PK\x01\x02") + 8] |= 1 << bit
+    path.write_bytes(bytes(content))
+    for act in (read_attributes, unpack):
+        with pytest.raises(NotATraceError, match="encrypted or a patch"):
+            act(path)
+
+
 def test_a_deflated_trace_that_is_no_bomb_is_read(store: Path, tmp_path: Path) -> None:
     members = {
         p.relative_to(store).as_posix(): p.read_bytes() for p in store.rglob("*") if p.is_file()
