@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from steptrace_analyzer.anomalies import find_anomalies as find_anomalies
     from steptrace_analyzer.anomalies.diagnosis import diagnose as diagnose
     from steptrace_analyzer.anomalies.explain import explain_update as explain_update
+    from steptrace_analyzer.differences.divergence import first_divergence as first_divergence
     from steptrace_analyzer.differences.traces import diff as diff
     from steptrace_analyzer.differences.traces import diff_steps as diff_steps
     from steptrace_analyzer.trace.follow import follow as follow
@@ -25,6 +26,7 @@ _HOMES = {
     "diff_steps": "differences.traces",
     "explain_update": "anomalies.explain",
     "find_anomalies": "anomalies",
+    "first_divergence": "differences.divergence",
     "follow": "trace.follow",
     "open_trace": "trace.open",
     "pack": "trace.packing",
@@ -40,6 +42,7 @@ __all__ = [
     "diff_steps",
     "explain_update",
     "find_anomalies",
+    "first_divergence",
     "follow",
     "open_trace",
     "pack",

@@ -1,16 +1,20 @@
 """Comparing traces: what differs, by how much, and where it began."""
 
+from steptrace_analyzer.differences.divergence import first_divergence
+from steptrace_analyzer.differences.divergence_result import Divergence
 from steptrace_analyzer.differences.elements import Tolerance, ulp_distance
 from steptrace_analyzer.differences.result import DiffResult, FirstDifference, Mismatch, TensorDiff
 from steptrace_analyzer.differences.traces import diff, diff_steps
 
 __all__ = [
     "DiffResult",
+    "Divergence",
     "FirstDifference",
     "Mismatch",
     "TensorDiff",
     "Tolerance",
     "diff",
     "diff_steps",
+    "first_divergence",
     "ulp_distance",
 ]
