@@ -79,10 +79,10 @@ class FolderSource(Source):
         with os.fdopen(descriptor, "rb", buffering=0) as file, contextlib.ExitStack() as lent:
 
             def read(ranges: Sequence[Range]) -> Iterator[Content]:
+                # No more than there is, whatever the index of a shard claims.
+                size = os.fstat(descriptor).st_size
                 for part in ranges:
                     start, stop = part
-                    # No more than there is, whatever the index of a shard claims.
-                    size = os.fstat(descriptor).st_size
                     if part == WHOLE:
                         memory = lent.enter_context(_SCRATCH.array((size,), np.uint8))
                         read_exactly(descriptor, 0, memory.data)
