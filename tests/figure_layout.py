@@ -128,7 +128,7 @@ def _emptiness(axes: Axes) -> list[str]:
         (axes.xaxis, limits.x0, limits.x1),
         (axes.yaxis, limits.y0, limits.y1),
     ):
-        if not np.isfinite([low, high]).all() or low >= high:
+        if not len(axis.get_ticklocs()) or not np.isfinite([low, high]).all() or low >= high:
             continue
         scale = axis.get_transform()
         ends = scale.transform(np.array(axis.get_view_interval(), dtype=float))

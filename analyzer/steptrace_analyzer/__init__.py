@@ -11,6 +11,20 @@ if TYPE_CHECKING:
     from steptrace_analyzer.differences.divergence import first_divergence as first_divergence
     from steptrace_analyzer.differences.traces import diff as diff
     from steptrace_analyzer.differences.traces import diff_steps as diff_steps
+    from steptrace_analyzer.plots.activations import plot_activations as plot_activations
+    from steptrace_analyzer.plots.flow import plot_flow as plot_flow
+    from steptrace_analyzer.plots.gradients import plot_gradients as plot_gradients
+    from steptrace_analyzer.plots.loss import plot_loss as plot_loss
+    from steptrace_analyzer.plots.maps import plot_activation_maps as plot_activation_maps
+    from steptrace_analyzer.plots.parameters import plot_parameters as plot_parameters
+    from steptrace_analyzer.plots.ridge import plot_ridge as plot_ridge
+    from steptrace_analyzer.plots.save import save_figure as save_figure
+    from steptrace_analyzer.plots.sensitivity import plot_sensitivity as plot_sensitivity
+    from steptrace_analyzer.plots.statistics import plot_statistics as plot_statistics
+    from steptrace_analyzer.plots.strips import plot_strip as plot_strip
+    from steptrace_analyzer.plots.trajectory import plot_trajectory as plot_trajectory
+    from steptrace_analyzer.plots.weights import plot_weights as plot_weights
+    from steptrace_analyzer.report.write import write_report as write_report
     from steptrace_analyzer.trace.follow import follow as follow
     from steptrace_analyzer.trace.info import describe as describe
     from steptrace_analyzer.trace.open import open_trace as open_trace
@@ -30,9 +44,23 @@ _HOMES = {
     "follow": "trace.follow",
     "open_trace": "trace.open",
     "pack": "trace.packing",
+    "plot_activation_maps": "plots.maps",
+    "plot_activations": "plots.activations",
+    "plot_flow": "plots.flow",
+    "plot_gradients": "plots.gradients",
+    "plot_loss": "plots.loss",
+    "plot_parameters": "plots.parameters",
+    "plot_ridge": "plots.ridge",
+    "plot_sensitivity": "plots.sensitivity",
+    "plot_statistics": "plots.statistics",
+    "plot_strip": "plots.strips",
+    "plot_trajectory": "plots.trajectory",
+    "plot_weights": "plots.weights",
+    "save_figure": "plots.save",
     "total_gradient": "trace.sensitivity",
     "trace_attributes": "trace.open",
     "unpack": "trace.packing",
+    "write_report": "report.write",
 }
 
 __all__ = [
@@ -46,9 +74,23 @@ __all__ = [
     "follow",
     "open_trace",
     "pack",
+    "plot_activation_maps",
+    "plot_activations",
+    "plot_flow",
+    "plot_gradients",
+    "plot_loss",
+    "plot_parameters",
+    "plot_ridge",
+    "plot_sensitivity",
+    "plot_statistics",
+    "plot_strip",
+    "plot_trajectory",
+    "plot_weights",
+    "save_figure",
     "total_gradient",
     "trace_attributes",
     "unpack",
+    "write_report",
 ]
 
 

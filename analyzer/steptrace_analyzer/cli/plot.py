@@ -1,22 +1,29 @@
 """``steptrace plot``: one command per view."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from steptrace_analyzer.cli._commands import PlainCommand, PlainGroup
-from steptrace_analyzer.cli._options import TracePath, local_file
-from steptrace_analyzer.cli._output import output_in, write_line
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import xarray as xr
-    from matplotlib.figure import Figure
-
-    from steptrace_analyzer.anomalies import Anomaly
-    from steptrace_schema.storage.location import Location
+from steptrace_analyzer.cli._options import TracePath
+from steptrace_analyzer.cli._plotting import (
+    Dpi,
+    KindName,
+    LayerName,
+    MarkAnomalies,
+    Output,
+    Step,
+    StepRange,
+    Steps,
+    check_output,
+    default_name,
+    known_kind,
+    open_at,
+    open_marked,
+    save_drawn,
+    step_number,
+    steps_of,
+)
 
 app = typer.Typer(
     cls=PlainGroup,
@@ -28,52 +35,6 @@ app = typer.Typer(
     epilog="\b\nExamples:\nsteptrace plot loss run.zarr\n"
     "steptrace plot weights run.zarr --layer dense --step 40 -o weights.svg",
 )
-
-Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        parser=local_file,
-        help="File to write; its suffix .png, .svg or .pdf sets the format. Or a folder for it. "
-        "[default: a name made of trace, view, layer and step, in the current folder]",
-        show_default=False,
-    ),
-]
-Dpi = Annotated[int, typer.Option("--dpi", min=20, max=1200, help="Dots per inch of images.")]
-LayerName = Annotated[
-    str | None,
-    typer.Option(
-        "--layer",
-        metavar="LAYER",
-        help="Layer to draw: its path, or the end of it. "
-        "[default: the first one that can be drawn]",
-        show_default=False,
-    ),
-]
-Step = Annotated[
-    str | None,
-    typer.Option(
-        "--step",
-        metavar="STEP",
-        help="Step to draw: -1 is the last one, 'anomaly' that of the largest anomaly. "
-        "[default: the last one that can be drawn]",
-        show_default=False,
-    ),
-]
-Steps = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--step",
-        metavar="STEP",
-        help="Step to draw, -1 for the last one, or 'anomaly'. Can be repeated. "
-        "[default: four from first to last]",
-        show_default=False,
-    ),
-]
-MarkAnomalies = Annotated[
-    bool, typer.Option(help="Look for anomalies and mark their steps in the figure.")
-]
 
 
 @app.command(
@@ -87,33 +48,43 @@ def loss(
     dpi: Dpi = 150,
 ) -> None:
     """Draw loss, gradient norms, learning rate and logged numbers by step."""
-    _check(output)
+    check_output(output)
     from steptrace_analyzer.plots.loss import draw_loss, loss_data
 
-    opened, found = _open(trace, mark_anomalies)
+    opened, found = open_marked(trace, mark_anomalies)
     data = loss_data(opened, found)
-    _save(lambda: draw_loss(data), output, _name(trace, "loss"), dpi)
+    save_drawn(lambda: draw_loss(data), output, default_name(trace, "loss"), dpi)
 
 
 @app.command(
     cls=PlainCommand,
-    epilog="\b\nExamples:\nsteptrace plot weights run.zarr --layer conv2d --step anomaly",
+    epilog="\b\nExamples:\nsteptrace plot weights run.zarr --layer conv2d --step anomaly\n"
+    "steptrace plot weights run.zarr --layer conv2d --steps 58:62",
 )
 def weights(
     trace: TracePath,
     layer: LayerName = None,
     step: Step = None,
+    steps: StepRange = None,
     output: Output = None,
     dpi: Dpi = 150,
 ) -> None:
-    """Draw a layer's weights at a step beside the update of that step."""
-    _check(output)
+    """Draw a layer's weights at a step beside the update and the gradient of that step."""
+    check_output(output)
     from steptrace_analyzer.plots.weights import draw_weights, weights_data
 
-    opened, number = _open_at(trace, step)
+    opened, number = open_at(trace, step)
+    if steps is not None:
+        from steptrace_analyzer.plots.strips import draw_strip, strip_data
+
+        strip = strip_data(opened, layer, steps_of(opened, steps))
+        shown = [one.step for one in strip.steps]
+        name = default_name(trace, f"weights-steps{shown[0]}-{shown[-1]}", strip.steps[0].layer)
+        save_drawn(lambda: draw_strip(strip), output, name, dpi)
+        return
     data = weights_data(opened, layer, number)
-    name = _name(trace, "weights", data.layer, data.step)
-    _save(lambda: draw_weights(data), output, name, dpi)
+    name = default_name(trace, "weights", data.layer, data.step)
+    save_drawn(lambda: draw_weights(data), output, name, dpi)
 
 
 @app.command(
@@ -128,13 +99,13 @@ def parameters(
     dpi: Dpi = 150,
 ) -> None:
     """Draw each parameter as a point, with the update of the step, in 2-D and 3-D."""
-    _check(output)
+    check_output(output)
     from steptrace_analyzer.plots.parameters import draw_parameters, parameters_data
 
-    opened, number = _open_at(trace, step)
+    opened, number = open_at(trace, step)
     data = parameters_data(opened, layer, number)
-    name = _name(trace, "parameters", data.layer, data.step)
-    _save(lambda: draw_parameters(data), output, name, dpi)
+    name = default_name(trace, "parameters", data.layer, data.step)
+    save_drawn(lambda: draw_parameters(data), output, name, dpi)
 
 
 @app.command(
@@ -149,16 +120,16 @@ def activations(
     dpi: Dpi = 150,
 ) -> None:
     """Draw inputs and outputs of an activation function, at several steps."""
-    _check(output)
+    check_output(output)
     from steptrace_analyzer.plots.activations import activations_data, draw_activations
     from steptrace_analyzer.trace.open import open_trace
 
     opened = open_trace(trace)
-    numbers = [_step_number(opened, text) for text in step] if step else None
+    numbers = [step_number(opened, text) for text in step] if step else None
     data = activations_data(opened, layer, numbers)
     only = data.steps[0].step if len(data.steps) == 1 else None
-    name = _name(trace, "activations", data.layer, only)
-    _save(lambda: draw_activations(data), output, name, dpi)
+    name = default_name(trace, "activations", data.layer, only)
+    save_drawn(lambda: draw_activations(data), output, name, dpi)
 
 
 @app.command(
@@ -171,12 +142,12 @@ def gradients(
     dpi: Dpi = 150,
 ) -> None:
     """Draw the norm of each layer's gradient at each step."""
-    _check(output)
+    check_output(output)
     from steptrace_analyzer.plots.gradients import draw_gradients, gradients_data
 
-    opened, found = _open(trace, mark_anomalies)
+    opened, found = open_marked(trace, mark_anomalies)
     data = gradients_data(opened, found)
-    _save(lambda: draw_gradients(data), output, _name(trace, "gradients"), dpi)
+    save_drawn(lambda: draw_gradients(data), output, default_name(trace, "gradients"), dpi)
 
 
 @app.command(
@@ -194,70 +165,118 @@ def maps(
     dpi: Dpi = 150,
 ) -> None:
     """Draw one input, a layer's activation of it, and the gradients of both."""
-    _check(output)
+    check_output(output)
     from steptrace_analyzer.plots.maps import draw_maps, maps_data
 
-    opened, number = _open_at(trace, step)
+    opened, number = open_at(trace, step)
     data = maps_data(opened, layer, number, sample)
-    name = _name(trace, "maps", data.layer, data.step)
-    _save(lambda: draw_maps(data), output, name, dpi)
+    name = default_name(trace, "maps", data.layer, data.step)
+    save_drawn(lambda: draw_maps(data), output, name, dpi)
 
 
-def _check(output: Path | None) -> None:
-    """Refuse a bad suffix before anything is read."""
-    from steptrace_analyzer.plots.save import check_format
+@app.command(
+    cls=PlainCommand,
+    epilog="\b\nExamples:\nsteptrace plot flow run.zarr --step anomaly -o flow.svg",
+)
+def flow(trace: TracePath, step: Step = None, output: Output = None, dpi: Dpi = 150) -> None:
+    """Draw the network as a graph, with what goes forward and back in it."""
+    check_output(output)
+    from steptrace_analyzer.plots.flow import draw_flow
+    from steptrace_analyzer.plots.flow_data import flow_data
 
-    if output is not None and not output.is_dir():
-        check_format(output)
-
-
-def _open(path: "Location", mark_anomalies: bool) -> "tuple[xr.DataTree, Sequence[Anomaly]]":
-    from steptrace_analyzer.anomalies import find_anomalies
-    from steptrace_analyzer.trace.open import open_trace
-
-    opened = open_trace(path)
-    return opened, find_anomalies(opened) if mark_anomalies else ()
-
-
-def _open_at(path: "Location", step: str | None) -> "tuple[xr.DataTree, int | None]":
-    from steptrace_analyzer.trace.open import open_trace
-
-    opened = open_trace(path)
-    return opened, None if step is None else _step_number(opened, step)
+    opened, number = open_at(trace, step)
+    data = flow_data(opened)
+    name = default_name(trace, "flow", step=int(data.steps[data.column(number)]))
+    save_drawn(lambda: draw_flow(data, number), output, name, dpi)
 
 
-def _step_number(trace: "xr.DataTree", text: str) -> int:
-    from steptrace_schema.errors import TraceError
+@app.command(
+    cls=PlainCommand,
+    epilog="\b\nExamples:\nsteptrace plot sensitivity run.zarr --step 40",
+)
+def sensitivity(trace: TracePath, step: Step = None, output: Output = None, dpi: Dpi = 150) -> None:
+    """Draw dz/dx of every layer over the input, and over the steps."""
+    check_output(output)
+    from steptrace_analyzer.plots.sensitivity import draw_sensitivity, sensitivity_data
 
-    if text != "anomaly":
-        try:
-            return int(text)
-        except ValueError:
-            msg = f"'{text}' is not a step; give a step's number, -1 for the last, or 'anomaly'"
-            raise TraceError(msg) from None
-    from steptrace_analyzer.anomalies import find_anomalies
-    from steptrace_analyzer.plots.steps import by_size
-
-    found = by_size(find_anomalies(trace))
-    if not found:
-        msg = f"nothing unusual was found in {trace.name}, so there is no step 'anomaly'; give one"
-        raise TraceError(msg)
-    return found[0].step
+    opened, number = open_at(trace, step)
+    data = sensitivity_data(opened, number)
+    name = default_name(trace, "sensitivity", step=data.step)
+    save_drawn(lambda: draw_sensitivity(data), output, name, dpi)
 
 
-def _name(trace: "Location", view: str, layer: str | None = None, step: int | None = None) -> Path:
-    """Return the file's default name, such as ``run-weights-dense-step40.png``."""
-    from steptrace_analyzer.trace.files import file_stem
+@app.command(
+    cls=PlainCommand,
+    epilog="\b\nExamples:\nsteptrace plot trajectory run.zarr --layer dense",
+)
+def trajectory(
+    trace: TracePath,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            "--layer",
+            metavar="LAYER",
+            help="Layer to draw: its path, or the end of it. [default: all layers together]",
+            show_default=False,
+        ),
+    ] = None,
+    output: Output = None,
+    mark_anomalies: MarkAnomalies = True,
+    dpi: Dpi = 150,
+) -> None:
+    """Draw the way of the parameters through training."""
+    check_output(output)
+    from steptrace_analyzer.plots.trajectory import draw_trajectory, trajectory_data
 
-    parts = [file_stem(trace.name), view]
-    if layer is not None:
-        parts.append(layer.rpartition("/")[2])
-    if step is not None:
-        parts.append(f"step{step}")
-    return Path("-".join(parts) + ".png")
+    opened, found = open_marked(trace, mark_anomalies)
+    data = trajectory_data(opened, layer, found)
+    name = default_name(trace, "trajectory", data.layer if layer is not None else None)
+    save_drawn(lambda: draw_trajectory(data), output, name, dpi)
 
 
-def _save(draw: "Callable[[], Figure]", output: Path | None, name: Path, dpi: int) -> None:
-    from steptrace_analyzer.plots.save import save_figure
+@app.command(
+    cls=PlainCommand,
+    epilog="\b\nExamples:\nsteptrace plot ridge run.zarr --layer dense --kind gradients\n"
+    "steptrace plot ridge run.zarr --layer dense --steps 0:1000:100",
+)
+def ridge(
+    trace: TracePath,
+    layer: LayerName = None,
+    steps: StepRange = None,
+    kind: KindName = "weights",
+    output: Output = None,
+    dpi: Dpi = 150,
+) -> None:
+    """Draw how a layer's values are distributed, one ridge per step."""
+    check_output(output)
+    from steptrace_analyzer.plots.ridge import draw_ridge, ridge_data
 
-    write_line(str(save_figure(draw(), output_in(output, name), dpi=dpi)))
+    opened, _ = open_at(trace, None)
+    numbers = None if steps is None else steps_of(opened, steps)
+    data = ridge_data(opened, layer, numbers, kind=known_kind(opened, kind))
+    name = default_name(trace, f"ridge-{kind}", data.layer)
+    save_drawn(lambda: draw_ridge(data), output, name, dpi)
+
+
+@app.command(
+    cls=PlainCommand,
+    epilog="\b\nExamples:\nsteptrace plot statistics run.zarr --layer dense",
+)
+def statistics(
+    trace: TracePath,
+    layer: Annotated[
+        str,
+        typer.Option("--layer", metavar="LAYER", help="Layer to draw: its path, or its end."),
+    ],
+    output: Output = None,
+    dpi: Dpi = 150,
+) -> None:
+    """Draw how the values of each of a layer's tensors are distributed, by step."""
+    check_output(output)
+    from steptrace_analyzer.plots.statistics import draw_statistics, statistics_data
+
+    opened, _ = open_at(trace, None)
+    data = statistics_data(opened, layer)
+    save_drawn(
+        lambda: draw_statistics(data), output, default_name(trace, "statistics", data.layer), dpi
+    )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from matplotlib.colors import AsinhNorm, ListedColormap
+from matplotlib.ticker import MaxNLocator
 
 from steptrace_analyzer.plots.limits import finite
 from steptrace_analyzer.plots.style import DIVERGING, NON_FINITE, SEQUENTIAL, counted, label
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
+    from matplotlib.colorbar import Colorbar
     from matplotlib.colors import Normalize
     from matplotlib.image import AxesImage
 
@@ -97,14 +99,24 @@ def add_colour_bar(
     """Add a colour bar as tall as the image; a pointed end says that values lie beyond it."""
     inside = axes.inset_axes((1.03, 0.0, 0.045, 1.0))
     bar = axes.figure.colorbar(image, cax=inside, extend=extend)
-    norm = image.norm
-    if isinstance(norm, AsinhNorm):  # its own ticks overprint each other around 0
-        usual, most = 2 * norm.linear_width, float(norm.vmax or 1.0)
-        ticks = [-most, -usual, 0.0, usual, most] if (norm.vmin or 0.0) < 0 else [0.0, usual, most]
-        bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
-        bar.ax.minorticks_off()
+    set_bar_ticks(bar)
     bar.set_label(label(text))
     inside.spines[:].set_visible(False)
+
+
+def set_bar_ticks(bar: Colorbar, most: int = 5) -> None:
+    """Give a colour bar few ticks, which do not overprint each other around 0."""
+    norm = bar.norm
+    if isinstance(norm, AsinhNorm):
+        usual, high = 2 * norm.linear_width, float(norm.vmax or 1.0)
+        signed = (norm.vmin or 0.0) < 0
+        ticks = [-high, -usual, 0.0, usual, high] if signed else [0.0, usual, high]
+        if most < len(ticks):
+            ticks = [-high, 0.0, high] if signed else [0.0, high]
+        bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
+        bar.ax.minorticks_off()
+    else:
+        bar.ax.yaxis.set_major_locator(MaxNLocator(most))
 
 
 def non_finite_note(name: str, count: int) -> str:

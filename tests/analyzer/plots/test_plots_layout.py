@@ -12,10 +12,15 @@ from plot_traces import make_trace, small_layers, small_network, small_trace
 from steptrace_analyzer.plots import (
     plot_activation_maps,
     plot_activations,
+    plot_flow,
     plot_gradients,
     plot_loss,
     plot_parameters,
+    plot_ridge,
+    plot_sensitivity,
     plot_statistics,
+    plot_strip,
+    plot_trajectory,
     plot_weights,
 )
 from steptrace_schema.format.attributes import Layer
@@ -133,6 +138,10 @@ VIEWS: dict[str, Callable[[xr.DataTree], Figure]] = {
     "parameters": plot_parameters,
     "activations": plot_activations,
     "maps": plot_activation_maps,
+    "flow": plot_flow,
+    "trajectory": plot_trajectory,
+    "ridge": plot_ridge,
+    "strip": lambda trace: plot_strip(trace, steps=[0, 1, 2]),
 }
 NEEDED = {"activations": "probe", "maps": "activations"}
 CASES = [
@@ -163,6 +172,16 @@ def test_every_layer_of_every_class_can_be_read(
     name: str, layer: str, plot: Callable[..., Figure]
 ) -> None:
     assert layout_faults(plot(_trace(name), layer)) == []
+
+
+def test_the_sensitivity_can_be_read() -> None:
+    rng = np.random.default_rng(2)
+    gradients = {
+        f"probe_gradients/net/{name}/saliency": rng.normal(size=(5, 3, 6, 6, 2)).astype("float32")
+        for name in ("conv", "flatten", "dense")
+    }
+    trace = make_trace(small_network() | gradients, layers=small_layers())
+    assert layout_faults(plot_sensitivity(trace, 2)) == []
 
 
 def test_the_measure_sees_overprinted_cut_and_lost_data() -> None:
