@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import xarray as xr
 
 from steptrace_analyzer.differences.allowed import Allowed
 from steptrace_analyzer.differences.divergence_result import (
@@ -28,14 +29,12 @@ from steptrace_analyzer.differences.phases import Execution, phase_of
 from steptrace_analyzer.differences.recognise import recognised_batch, recognised_settings
 from steptrace_analyzer.trace.open import opened, trace_attributes
 from steptrace_analyzer.trace.select import format_steps
-from steptrace_schema.errors import DamagedTraceError
-from steptrace_schema.names import STEP
+from steptrace_schema.errors import DamagedTraceError, UnknownNameError
+from steptrace_schema.names import KINDS, STEP
 from steptrace_schema.statistics.digests import row_digests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-
-    import xarray as xr
 
     from steptrace_analyzer.differences.divergence_result import Verdict
     from steptrace_analyzer.trace.open import TraceOrPath
@@ -58,6 +57,8 @@ def first_divergence(
     ulp: int = 0,
     renamed: Mapping[str, str] | None = None,
     shift: int = 0,
+    names: tuple[str, str] | None = None,
+    values_are_equal: bool = False,
 ) -> Divergence:
     """Find where two runs part: the first step, and in it the first tensor in order of execution.
 
@@ -79,6 +80,11 @@ def first_divergence(
         left by class, shape and order.
     shift
         Step t of `a` is compared with step t + shift of `b`.
+    names
+        Names of the two in the result. By default their paths, or else their own names.
+    values_are_equal
+        Whether all values that both keep were compared already, and found equal: they are then not
+        read where there are no digests.
 
     Returns
     -------
@@ -88,7 +94,7 @@ def first_divergence(
     Raises
     ------
     UnknownNameError
-        If `renamed` names a layer that is not there.
+        If there is no such kind, or `renamed` names a layer that is not there.
 
     Examples
     --------
@@ -96,16 +102,23 @@ def first_divergence(
     "step 17, forward, activations/conv/output, unit 3: Conv2D 'conv': the input x, kernel and
     bias are equal; 31 of 7744 elements differ (0.4 %), by up to 0.0003 (212 ULP)"
     """
-    names = tuple(_name(side, default) for side, default in ((a, "a"), (b, "b")))
-    first, second = opened(a), opened(b)
-    search = _Search(first, second, kinds, Allowed(rtol, atol, ulp), renamed, shift)
-    return search.run(names[0], names[1])
+    name_a, name_b = names or (name_of(a, "a"), name_of(b, "b"))
+    known = _known(kinds)
+    search = _Search(opened(a), opened(b), known, Allowed(rtol, atol, ulp), renamed, shift)
+    return search.run(name_a, name_b, values_are_equal=values_are_equal)
 
 
-def _name(trace: TraceOrPath, default: str) -> str:
-    return (
-        str(getattr(trace, "name", None) or default) if hasattr(trace, "children") else str(trace)
-    )
+def name_of(trace: TraceOrPath, default: str) -> str:
+    """Return the name of a trace in a result: its path, or that of its tree."""
+    return (trace.name or default) if isinstance(trace, xr.DataTree) else str(trace)
+
+
+def _known(kinds: Sequence[Kind] | None) -> Sequence[Kind] | None:
+    for kind in kinds or ():
+        if kind not in KINDS:
+            msg = f"there is no kind of data '{kind}'; the kinds are {', '.join(KINDS)}"
+            raise UnknownNameError(msg)
+    return kinds
 
 
 class _Search:
@@ -132,7 +145,7 @@ class _Search:
         self.damaged = False
         self.beyond_values = False
 
-    def run(self, name_a: str, name_b: str) -> Divergence:
+    def run(self, name_a: str, name_b: str, *, values_are_equal: bool) -> Divergence:
         """Compare, and say what was found."""
         common = self.pairs.common_steps()
         recognised = [*recognised_settings(*self.attributes, self.matching)]
@@ -142,6 +155,9 @@ class _Search:
             step, differing = self._in_window(window)
             if differing:
                 break
+        if values_are_equal:
+            self.by_digest += self.by_statistics
+            self.by_statistics = 0
         if not differing and self.by_statistics and common:
             step, differing = self._by_values(common)
         at_first = not common or step in (None, common[0])

@@ -3,11 +3,15 @@
 # Annotations are evaluated: pydantic makes the JSON, and its schema, of them.
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from steptrace_analyzer.differences.divergence_result import Divergence
 from steptrace_analyzer.trace.select import format_steps
 from steptrace_schema.json_ready import as_json
 from steptrace_schema.names import Kind
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +88,26 @@ class DiffDocument:
     tensors: tuple[TensorDiff, ...]
     mismatches: tuple[Mismatch, ...]
     not_compared: tuple[Mismatch, ...]
+    divergence: Divergence | None
+    """Where two runs part and why; None between two steps of one."""
+
+
+def document_of(found: Divergence) -> DiffDocument:
+    """Return what ``steptrace diff --first --json`` prints, where no table of tensors is made."""
+    place = found.place
+    return DiffDocument(
+        a=found.a,
+        b=found.b,
+        differs=found.differs,
+        steps=found.steps,
+        first_difference=None
+        if place is None
+        else FirstDifference(place.step, place.kind, place.path),
+        tensors=(),
+        mismatches=(),
+        not_compared=(),
+        divergence=found,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +124,8 @@ class DiffResult:
     steps: tuple[int, ...]
     """The training steps that were compared."""
     first_difference: FirstDifference | None
+    divergence: Divergence | None = None
+    """Where two runs part and why; None between two steps of one."""
 
     @property
     def differs(self) -> bool:
@@ -117,9 +143,37 @@ class DiffResult:
             tensors=self.tensors,
             mismatches=self.mismatches,
             not_compared=self.not_compared,
+            divergence=self.divergence,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
         fields: dict[str, Any] = as_json(self.document())
         return fields
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """Return one row for each tensor that was compared."""
+        import pandas as pd
+
+        return pd.DataFrame([dataclasses.asdict(tensor) for tensor in self.tensors])
+
+    def __str__(self) -> str:
+        """Say whether the two differ, and where first."""
+        if not self.differs:
+            return f"{self.a} and {self.b} are equal: {len(self.tensors)} tensors"
+        said = f"{self.a} and {self.b} differ"
+        if self.first_difference is not None:
+            first = self.first_difference
+            at = "" if first.step is None else f" at step {first.step}"
+            said += f", first in {first.kind}/{first.path}{at}"
+        return said
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        differing = [tensor for tensor in self.tensors if tensor.differs]
+        shown = dataclasses.replace(self, tensors=tuple(differing))
+        table = shown.to_dataframe().to_html(index=False, escape=True) if differing else ""
+        origin = self.divergence.origin if self.divergence is not None else None
+        said = [str(self), *([origin] if origin else [])]
+        return "".join(f"<p>{escape(text)}</p>" for text in said) + table

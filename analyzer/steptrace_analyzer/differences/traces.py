@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import xarray as xr
 
+from steptrace_analyzer.differences.divergence import first_divergence, name_of
 from steptrace_analyzer.differences.elements import Accumulated, Tolerance
 from steptrace_analyzer.differences.result import DiffResult, FirstDifference, Mismatch, TensorDiff
 from steptrace_analyzer.progress import untold
@@ -23,6 +23,7 @@ from steptrace_analyzer.trace.select import (
 from steptrace_analyzer.trace.updates import is_derived
 from steptrace_schema.errors import StepNotRecordedError, UnknownNameError
 from steptrace_schema.names import (
+    ATTRIBUTES_KEY,
     BATCH_INDEX,
     EPOCH,
     KINDS,
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
+    import xarray as xr
 
+    from steptrace_analyzer.differences.divergence_result import Divergence
     from steptrace_analyzer.progress import Progress
     from steptrace_analyzer.trace.open import TraceOrPath
 
@@ -87,7 +90,7 @@ def diff(
     >>> result.first_difference  # doctest: +SKIP
     FirstDifference(step=12, kind='inputs', path='x')
     """
-    name_a, name_b = names or (_name(a, "a"), _name(b, "b"))
+    name_a, name_b = names or (name_of(a, "a"), name_of(b, "b"))
     a, b = opened(a), opened(b)
     order = Dataflow.of(a, b)
     tolerance = Tolerance(rtol, atol)
@@ -111,6 +114,17 @@ def diff(
             compared.append(_compare(kind, path, _aligned(array_a, array_b), tolerance))
     progress(len(tensors), len(tensors))
     steps = sorted({step for kind in chosen for step in _common_steps(kind, a, b)})
+    found: Divergence | None = None
+    if all(ATTRIBUTES_KEY in trace.attrs for trace in (a, b)):  # not so in a tree made by hand
+        found = first_divergence(
+            a,
+            b,
+            kinds=kinds,
+            rtol=rtol,
+            atol=atol,
+            names=(name_a, name_b),
+            values_are_equal=not any(tensor.differs for tensor in compared),
+        )
     return DiffResult(
         a=name_a,
         b=name_b,
@@ -119,11 +133,8 @@ def diff(
         not_compared=(),
         steps=tuple(steps),
         first_difference=_first(compared, order),
+        divergence=found,
     )
-
-
-def _name(trace: TraceOrPath, default: str) -> str:
-    return (trace.name or default) if isinstance(trace, xr.DataTree) else str(trace)
 
 
 def diff_steps(

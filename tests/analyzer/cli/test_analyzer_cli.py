@@ -582,3 +582,46 @@ def test_help_imports_nothing_heavy() -> None:
     )
     assert "Commands:" in result.stdout
     assert result.stderr == ""
+
+
+def test_diff_says_what_made_two_runs_part_within_80_columns(
+    capsys: pytest.CaptureFixture[str], healthy_path: Path, write_run: Callable[..., Path]
+) -> None:
+    other = write_run(input_scale={31: 40.0})
+    code, out, _ = _run(capsys, "diff", healthy_path, other)
+    assert code == 1
+    lines = out.splitlines()
+    assert lines[1].startswith("step 31, batch, inputs/x, sample 0, unit ")
+    assert lines[2] == "other data: none of the 16 samples of step 31 is in the second run's batch"
+    table = [line for line in lines[4:] if "─" not in line]
+    assert table[0].split() == "tensor differ max abs max rel max ULP since".split()
+    assert max(map(len, table)) <= 80
+    assert len(table) == len({line.split()[0] for line in table})  # each name is still its own
+    _, wide, _ = _run(capsys, "diff", healthy_path, other, "--wide")
+    assert "gradients/sequential/dense_1/kernel" in wide
+    assert "worst step" in wide
+    _, one, _ = _run(capsys, "diff", healthy_path, other, "--tensor", "scalars/loss")
+    assert "first step       31" in one.splitlines()
+    said = _trouble(capsys, "diff", healthy_path, other, "--tensor", "kernel")
+    assert said.startswith("'kernel' means several tensors: weights/sequential/dense/kernel")
+
+
+def test_diff_first_reads_digests_and_exits_by_its_verdict(
+    capsys: pytest.CaptureFixture[str], healthy_path: Path, write_run: Callable[..., Path]
+) -> None:
+    other = write_run(learning_rates={20: 0.06})
+    code, out, err = _run(capsys, "diff", healthy_path, other, "--first")
+    assert code == 1
+    assert out.splitlines()[0] == f"{healthy_path} and {other}: differs, steps 0-60"
+    assert out.splitlines()[1].startswith("step 20, update, scalars/learning_rate: other hyper-par")
+    assert "compared 100 % of the 25 tensors that both have" in err
+    assert _run(capsys, "diff", healthy_path, healthy_path, "--first")[0] == 0
+    code, out, _ = _run(capsys, "diff", healthy_path, other, "--shift", "1000", "--json")
+    assert code == 2
+    assert json.loads(out)["divergence"]["verdict"] == "inconclusive"
+    for option, said in (
+        (("--map", "dense"), "write OLD=NEW"),
+        (("--map", "sequential/dance=x"), "did you mean 'sequential/dense'?"),
+        (("--fail-on", "never"), "there is no verdict 'never'"),
+    ):
+        assert said in _trouble(capsys, "diff", healthy_path, other, *option)
