@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from steptrace_analyzer.anomalies.finding import CauseKind, Finding, NotJudgedError
+from steptrace_analyzer.anomalies.growth import growth
 from steptrace_analyzer.anomalies.rules.non_finite_beside import non_finite_beside
 from steptrace_analyzer.anomalies.signals import layer_path
-from steptrace_analyzer.anomalies.trends import known_median
-from steptrace_analyzer.anomalies.words import listed, number, plural, times
+from steptrace_analyzer.anomalies.words import listed, number, plural
 from steptrace_analyzer.trace.batch import is_input_gradient
 from steptrace_analyzer.trace.dataflow import Dataflow
 from steptrace_schema.names import LOSS, LOSS_SCALE, SAMPLE_LOSS, Kind
@@ -35,7 +35,6 @@ _KINDS: Final[tuple[Kind, ...]] = (
     "updates",
 )
 _HARMED: Final = ("inputs", "weights", "updates")  # not finite: the step was not skipped
-_GROWN: Final = 10.0  # a norm that is this many times that of the first steps has exploded
 _SKIPS: Final = 10  # skipped steps in a row that are more than the usual search for a loss scale
 
 _REMEDY: Final[dict[str, str]] = {
@@ -277,48 +276,10 @@ def _loss_cause(signals: Signals, step: int, rows: list[int], where: str) -> tup
             "inputs, weights and outputs are: a target outside what the loss is defined for, an "
             "output at the edge of it, or an input of a row that is not recorded"
         )
-    grown = _growth(signals, step)
+    grown = growth(signals, step)
     if grown is not None:
         return "overflow", f"the loss overflowed: {grown}"
     return "overflow", "the loss overflowed: it was computed from finite inputs and weights"
-
-
-def _growth(signals: Signals, step: int) -> str | None:
-    """Say what had exploded by a step, None where nothing had."""
-    for kind, noun in (("gradients", "gradient"), ("weights", "weight")):
-        try:
-            norms = signals.norms(kind)  # type: ignore[arg-type]
-        except NotJudgedError:
-            continue
-        before = (
-            norms.values[norms.steps < step]
-            if kind == "gradients"
-            else norms.values[norms.steps <= step]
-        )
-        columns = [i for i, p in enumerate(norms.paths) if kind == "gradients" or _is_kernel(p)]
-        if not len(before) or not columns:
-            continue
-        before, paths = before[:, columns], [norms.paths[i] for i in columns]
-        early = before[: max(1, min(5, len(before) - 1))]
-        start = np.array([known_median(column) for column in early.T])
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ratio = np.where(start > 0, before[-1] / start, 0.0)
-        top = int(np.nanargmax(ratio)) if np.isfinite(ratio).any() else 0
-        if ratio[top] > _GROWN:
-            return (
-                f"the {noun} of {paths[top]} had grown to {times(float(ratio[top]))} its "
-                f"first size ({number(float(before[-1, top]))})"
-            )
-        large = before[-1] if kind == "gradients" else np.zeros(1)
-        if np.fmax.reduce(large) > 1e3:
-            top = int(np.nanargmax(large))
-            return f"the gradient of {paths[top]} had a norm of {number(float(large[top]))}"
-    return None
-
-
-def _is_kernel(path: str) -> bool:
-    """Whether a weight is no bias or offset, which begin at zero and grow without harm."""
-    return not path.endswith(("bias", "beta", "gamma"))
 
 
 def _rows(signals: Signals, step: int, first: _Bad) -> list[int]:
