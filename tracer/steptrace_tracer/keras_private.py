@@ -3,7 +3,7 @@
 What the tracer needs and the two libraries do not promise is reached by a function here, and
 nowhere else. Each name (:mod:`steptrace_tracer.private_names`) is looked for whenever it is used.
 Where a version does not have it, the function does what can be done without it, and notes the name:
-the recording warns of it and says it in the trace, and the training goes on.
+the recording warns of it and says it in the trace, and the training continues.
 """
 
 from __future__ import annotations

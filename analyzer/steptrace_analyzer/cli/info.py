@@ -7,6 +7,7 @@ from steptrace_analyzer.cli._output import Column, write_json, write_line, write
 
 if TYPE_CHECKING:
     from steptrace_analyzer.trace.info import TraceInfo
+    from steptrace_schema.format.attributes import TraceAttributes
 
 
 def info(trace: TracePath, as_json: Json = False) -> None:
@@ -62,6 +63,8 @@ def _show(described: "TraceInfo") -> None:
         )
     if attributes.optimizer is not None:
         write_line(f"optimizer {attributes.optimizer.class_name}")
+    if proved := _proved(described.attributes):
+        write_line(f"unchanged {proved}")
     _show_environment(described)
     _show_layers(described)
     _show_kinds(described)
@@ -72,6 +75,22 @@ def _show(described: "TraceInfo") -> None:
     for event in described.events:
         at = "" if event.step is None else f" step {event.step}:"
         write_line(f"event: {event.time}:{at} {event.message}")
+
+
+def _proved(attributes: "TraceAttributes") -> str:
+    """Say how it is known that the tracer left the training as it was."""
+    from steptrace_analyzer.trace.select import format_steps
+
+    proofs = attributes.proofs
+    if "beside" in attributes.capture.values():
+        changed = next((proof.note for proof in proofs if not proof.identical), None)
+        why = f", since taps in it change bits ({changed})" if changed else ""
+        return f"the step ran without the tracer, and was computed beside for the record{why}"
+    if not proofs:
+        return ""
+    shown = format_steps([proof.step for proof in proofs if proof.note is None])
+    when = f"at steps {shown}" if shown else f"({proofs[0].note})"
+    return f"every variable had the same bits with and without the tracer {when}"
 
 
 def _show_environment(described: "TraceInfo") -> None:

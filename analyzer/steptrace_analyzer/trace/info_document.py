@@ -5,9 +5,17 @@
 import dataclasses
 from typing import Any
 
-from steptrace_schema.format.attributes import Event, Layer, Missing, Model, Optimizer
+from steptrace_schema.format.attributes import (
+    Event,
+    Layer,
+    Missing,
+    Model,
+    Optimizer,
+    Proof,
+    Way,
+)
 from steptrace_schema.format.policy import Policy
-from steptrace_schema.names import Status
+from steptrace_schema.names import Kind, Status
 from steptrace_schema.validate.coverage import Coverage
 
 
@@ -53,6 +61,8 @@ class TraceAttributesDocument:
     environment: dict[str, Any]
     missing: tuple[Missing, ...]
     events: tuple[Event, ...]
+    capture: dict[Kind, Way]
+    proofs: tuple[Proof, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -95,8 +95,8 @@ class Proof(_Model):
     """How the step was captured."""
     identical: bool
     """Whether every variable that the step may change had the same bits after both."""
-    difference: str | None = None
-    """The first variable that differed, or why nothing could be compared."""
+    note: str | None = None
+    """The first variable that differed, or why nothing was compared."""
 
 
 class Worker(_Model):

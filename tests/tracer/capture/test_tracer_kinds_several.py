@@ -205,7 +205,7 @@ def test_weights_that_have_a_column_are_those_of_the_samples(tmp_path: Path) -> 
     assert (values(path, "inputs/sample_weight")[0] == weights).all()
 
 
-@pytest.mark.parametrize(("second", "reason"), [(3.0, "weights of its own"), (None, "")])
+@pytest.mark.parametrize(("second", "reason"), [(3.0, "different sample weights"), (None, "")])
 def test_one_weight_for_each_sample_is_recorded_only_where_all_losses_take_it(
     tmp_path: Path, second: float | None, reason: str
 ) -> None:

@@ -36,8 +36,8 @@ def test_a_tracer_that_changes_one_bit_is_found_with_step_and_tensor(
     run = TracedStep.run
     calls: list[None] = []
 
-    def one_bit(self: TracedStep, args: Any, kwargs: Any) -> Any:
-        result = run(self, args, kwargs)
+    def one_bit(self: TracedStep, args: Any, kwargs: Any, original: Any) -> Any:
+        result = run(self, args, kwargs, original)
         calls.append(None)
         if len(calls) == 3:
             bias = self.program.models[0].layers[1].bias

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.names import SAMPLE_REPLICA, X, Y
@@ -10,6 +11,8 @@ from steptrace_tracer.capture.replicas import whole_batch
 from steptrace_tracer.capture.taps import NOT_NUMBERS, NOT_SAMPLES, Taps, storable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from steptrace_schema.format.policy import Policy
     from steptrace_tracer.capture.program import Batch
 
@@ -58,3 +61,9 @@ def _whole_input(batch: Batch) -> dict[str, Any]:
         for number, (_, tensor) in enumerate(leaves(batch.x))
         if storable(tensor) and tensor.shape.rank != 0
     }
+
+
+def recorded_bytes(tensors: Mapping[str, Any]) -> int:
+    """Return the bytes of what a step records, of `kind/path` to tensor."""
+    taps = (tensor for key, tensor in tensors.items() if not key.startswith(BATCH_INPUT))
+    return sum(int(tensor.dtype.size) * math.prod(tensor.shape) for tensor in taps)

@@ -13,6 +13,7 @@ from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from steptrace_schema.format.attributes import Missing
 from steptrace_schema.names import (
     OUTPUT,
     PREACTIVATION,
@@ -24,6 +25,8 @@ from steptrace_schema.names import (
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.capture.names import Names, inside_recurrent, joined, leaves, walk_layers
 from steptrace_tracer.capture.rebinding import rebound
+from steptrace_tracer.capture.replicas import first_replica
+from steptrace_tracer.capture.state import outside_effect
 from steptrace_tracer.capture.taps import (
     NOT_NUMBERS,
     NOT_SAMPLES,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from steptrace_schema.format.policy import Policy
+    from steptrace_tracer.capture.program import Program
 
 _ACTIVATION_LAYERS = ("ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax")
 """Layers that are an activation function and have no attribute ``activation``."""
@@ -94,6 +98,12 @@ class Probe:
         """Run the probe with the model's present weights; return ``probe/path`` to tensor."""
         result: dict[str, Any] = self._function(self.x)
         return result
+
+    def outside_effect(self) -> str | None:
+        """Return what running the probe does to more than variables; None where nothing."""
+        if not hasattr(self._function, "get_concrete_function"):
+            return None
+        return outside_effect(self._function.get_concrete_function(self.x))
 
     def inputs(self) -> dict[str, Any]:
         """Return the probe's inputs, ``probe/x`` to tensor."""
@@ -204,3 +214,49 @@ class Probe:
             return tapped
 
         return wrap
+
+
+def working_probe(
+    program: Program,
+    names: Names,
+    policy: Policy,
+    inputs: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[Probe | None, tuple[Missing, ...]]:
+    """Return a probe of the main model that has run once, or why there is none.
+
+    Parameters
+    ----------
+    program, names, policy
+        As :class:`Probe` takes them; the first of the models is probed.
+    inputs
+        The probe's inputs; None for the first samples of the batch.
+    args, kwargs
+        The arguments of the step, which hold the batch.
+    """
+    model = program.models[0]
+    if inputs is None:
+        x = program.batch(*args, **kwargs).x
+        if program.strategy is not None:
+            x = first_replica(program.strategy, x)
+        inputs = tf.nest.map_structure(lambda tensor: tensor[: policy.sample_count], x)
+        try:
+            probe = Probe(model, names, policy, inputs)
+            effect = probe.outside_effect()
+            if effect is None:
+                probe()
+        except Exception as error:
+            # What a step is trained on need not be what its model is called with.
+            reason = (
+                f"the model cannot be called with the batch ({type(error).__name__}: "
+                f"{str(error).partition(chr(10))[0]}); give Tracer(probe=...)"
+            )
+            return None, (Missing(kind="probe", path=X, reason=reason),)
+    else:
+        probe = Probe(model, names, policy, inputs)
+        effect = probe.outside_effect()
+    if effect is None:
+        return probe, ()
+    reason = f"the model is not run a second time, because {effect}"
+    return None, (Missing(kind="probe", path=X, reason=reason),)

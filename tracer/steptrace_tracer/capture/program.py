@@ -46,6 +46,8 @@ class Program:
     compiled
         Compiles a function of the arguments of `body`; called twice, with the step and with what
         is done around it.
+    applies_last
+        Whether `body` applies the gradients once, and reads no weights after that.
     logs
         Finds named scalars, to record as metrics, in the result of `body`.
     strategy
@@ -63,6 +65,15 @@ class Program:
     logs: Callable[[Any], Any]
     strategy: Any = None
     calls_strategy_run: bool = False
+    applies_last: bool = False
+
+    def variables(self) -> list[Any]:
+        """Return the variables of the models, their metrics, and the optimizers."""
+        found = [
+            *(v for model in self.models for v in (*model.variables, *model.metrics_variables)),
+            *(v for optimizer in self.optimizers for v in optimizer.variables),
+        ]
+        return [variable.value for variable in found]
 
     def update_count(self) -> int:
         """Return how many updates all optimizers have done."""
@@ -117,6 +128,7 @@ def fit_program(model: Any, spec: Any) -> Program:
         compiled=compiled,
         logs=lambda logs: logs,
         strategy=replica_strategy(model),
+        applies_last=type(model).train_step is keras.Model.train_step,
     )
 
 

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.attributes import Missing
 from steptrace_schema.format.paths import safe_path
-from steptrace_schema.names import LOSS, LOSS_SCALE, LOSSES, METRICS, X_GRADIENT, X
+from steptrace_schema.names import LOSS, LOSS_SCALE, LOSSES, METRICS, X_GRADIENT
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.batch_taps import batch_taps
 from steptrace_tracer.capture.graph_statistics import tensor_statistics
 from steptrace_tracer.capture.input_gradient import InputGradientShortcut
 from steptrace_tracer.capture.names import inside_recurrent, leaves, walk_layers
 from steptrace_tracer.capture.optimizer_state import learning_rates, slot_taps
-from steptrace_tracer.capture.probe import Probe
+from steptrace_tracer.capture.probe import Probe, working_probe
 from steptrace_tracer.capture.rebinding import tapped
-from steptrace_tracer.capture.replicas import first_replica, on_every_replica, run_on_replicas
+from steptrace_tracer.capture.replicas import on_every_replica, run_on_replicas
 from steptrace_tracer.capture.tap_collector import TapCollector
 from steptrace_tracer.capture.taps import NO_GRADIENT, Taps, storable
 from steptrace_tracer.keras_private import missing_logits, random_operations, strategy_of
@@ -89,7 +89,7 @@ class TracedStep:
 
     def __init__(self, program: Program, names: Names, policy: Policy, probe: Any = None) -> None:
         self.program = program
-        self._policy = policy
+        self.policy = policy
         self.names = names
         self.taps = Taps()
         self.traces = 0
@@ -108,21 +108,40 @@ class TracedStep:
         self._asked = policy
         """What is asked of the step itself."""
 
-    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepResult:
+    def prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Make ready, without running anything, what the step with these arguments needs.
+
+        What fails here has changed nothing yet.
+        """
+        if self._function is None:
+            if self.probe is None and "probe" in self.policy.kinds:
+                self.probe, self._probe_missing = working_probe(
+                    self.program, self.names, self.policy, self._probe_inputs, args, kwargs
+                )
+            self._prepare_slots()
+            self._prepare_shortcut(args, kwargs)
+            if "activation_gradients" in self.policy.kinds:
+                missing_logits()  # before the graph, which is no place to find out
+            self._function = self._compile()
+
+    def concrete(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the compiled function for arguments of this signature, without running it."""
+        self.prepare(args, kwargs)
+        return self._function.get_concrete_function(*args, **kwargs)
+
+    def run(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], original: Callable[[], Any]
+    ) -> StepResult:
         """Train on one batch.
 
         Parameters
         ----------
         args, kwargs
             The arguments of the program's step.
+        original
+            Does the same step without the tracer; not needed here, where it is done with its taps.
         """
-        if self._function is None:
-            self._prepare_probe(args, kwargs)
-            self._prepare_slots()
-            self._prepare_shortcut(args, kwargs)
-            if "activation_gradients" in self._policy.kinds:
-                missing_logits()  # before the graph, which is no place to find out
-            self._function = self._compile()
+        self.prepare(args, kwargs)
         wall_time, start = time.time(), time.perf_counter()
         result, tensors = self._function(*args, **kwargs)
         duration = time.perf_counter() - start
@@ -134,32 +153,9 @@ class TracedStep:
         own = (*self.taps.missing_entries(), *self._data_missing)
         return (*own, *probed, *self._probe_missing, *self._slots_missing)
 
-    def _prepare_probe(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if "probe" not in self._policy.kinds:
-            return
-        models, inputs = self.program.models, self._probe_inputs
-        if inputs is not None:
-            self.probe = Probe(models[0], self.names, self._policy, inputs)
-            return
-        x = self.program.batch(*args, **kwargs).x
-        if self.program.strategy is not None:
-            x = first_replica(self.program.strategy, x)
-        first = tf.nest.map_structure(lambda tensor: tensor[: self._policy.sample_count], x)
-        try:
-            self.probe = Probe(models[0], self.names, self._policy, first)
-            self.probe()
-        except Exception as error:
-            # What a step is trained on need not be what its model is called with.
-            self.probe = None
-            reason = (
-                f"the model cannot be called with the batch ({type(error).__name__}); "
-                "give Tracer(probe=...)"
-            )
-            self._probe_missing = (Missing(kind="probe", path=X, reason=reason),)
-
     def _prepare_slots(self) -> None:
         """Have the optimizer's slots before the step that reads them is compiled."""
-        if "optimizer" not in self._policy.kinds:
+        if "optimizer" not in self.policy.kinds:
             return
         models = self.program.models
         unbuilt = [optimizer for optimizer in self.program.optimizers if not optimizer.built]
@@ -173,10 +169,10 @@ class TracedStep:
     def _prepare_shortcut(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Find out whether the gradient with respect to the input follows from another one."""
         x = self.program.batch(*args, **kwargs).x
-        self._shortcut = InputGradientShortcut.of(self.program, self.names, self._policy, x)
+        self._shortcut = InputGradientShortcut.of(self.program, self.names, self.policy, x)
         if self._shortcut is not None:
-            excluded = (*self._policy.exclude, X_GRADIENT)
-            self._asked = self._policy.model_copy(update={"exclude": excluded})
+            excluded = (*self.policy.exclude, X_GRADIENT)
+            self._asked = self.policy.model_copy(update={"exclude": excluded})
 
     def _compile(self) -> Any:
         if self.program.eager:
@@ -208,15 +204,21 @@ class TracedStep:
         tensors |= {
             f"weights/{path}": tensor
             for path, tensor in before.items()
-            if self._policy.covers("weights", path)
+            if self.policy.covers("weights", path)
         }
         tensors |= slots
-        for path, after in self._weights("updates").items():
-            tensors[f"updates/{path}"] = after - before[path]
-        data = batch_taps(self.program.batch(*args, **kwargs), self._policy, self.program.strategy)
+        tensors |= self._updates(before)
+        data = batch_taps(self.program.batch(*args, **kwargs), self.policy, self.program.strategy)
         self._data_missing = data.missing_entries()
         tensors |= data.tensors
         return result, self._reduced(tensors)
+
+    def _updates(self, before: dict[str, Any]) -> dict[str, Any]:
+        """Return what the step added to the weights that it found."""
+        return {
+            f"updates/{path}": after - before[path]
+            for path, after in self._weights("updates").items()
+        }
 
     def _input_gradient(
         self, shortcut: InputGradientShortcut, weights: list[Any], x: Any, tensors: dict[str, Any]
@@ -227,7 +229,7 @@ class TracedStep:
             reason = self.taps.missing.get(("activation_gradients", shortcut.output), NO_GRADIENT)
             self.taps.explain_missing("inputs", X_GRADIENT, reason)
             return {}
-        found = shortcut.input_gradient(weights, x[: self._policy.rows], gradient)
+        found = shortcut.input_gradient(weights, x[: self.policy.rows], gradient)
         return {f"inputs/{X_GRADIENT}": found}
 
     def _step(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
@@ -272,7 +274,7 @@ class TracedStep:
 
     def _slots(self) -> dict[str, Any]:
         try:
-            return slot_taps(self.program.optimizers, self.names, self._policy)
+            return slot_taps(self.program.optimizers, self.names, self.policy)
         except MissingNameError as error:
             self._slots_missing = tuple(
                 Missing(kind="optimizer", path=optimizer.name, reason=str(error))
@@ -287,7 +289,7 @@ class TracedStep:
             for model in self.program.models
             for variable in model.weights
             if (path := self.names.weights.get(id(variable))) is not None
-            and any(self._policy.covers(kind, path) for kind in kinds)
+            and any(self.policy.covers(kind, path) for kind in kinds)
         }
 
     def current_weights(self) -> dict[str, Any]:
@@ -297,7 +299,7 @@ class TracedStep:
 
     def _reduced(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """Put statistics in the place of tensors of which no more is wanted."""
-        only = self._policy.only_describes
+        only = self.policy.only_describes
         return {
             key: tensor_statistics(tensor) if only(key.partition("/")[0]) else tensor
             for key, tensor in tensors.items()

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import numpy.typing as npt
 
@@ -27,11 +27,14 @@ class Collected:
         What it has no data for, with reasons.
     notes
         Sentences for the events of the trace; each is kept once.
+    attributes
+        Root attributes that the step gives new values, by name.
     """
 
     arrays: Arrays
     missing: tuple[Missing, ...] = ()
     notes: tuple[str, ...] = ()
+    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

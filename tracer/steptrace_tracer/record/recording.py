@@ -201,9 +201,13 @@ class Recording:
         size = 0 if self._room is None else JournalWriter.size(pending.step, arrays)
         if self._journal is not None:
             self._hold_back(self._journal, pending.step, size)
+        if collected.attributes:
+            self._attributes = self._attributes.model_copy(update={**collected.attributes})
         declaration = self._declaration(pending.step, collected)
         is_new = (
-            declaration.arrays is not self._arrays or declaration.attributes != self._attributes
+            bool(collected.attributes)
+            or declaration.arrays is not self._arrays
+            or declaration.attributes != self._attributes
         )
         if self._room is not None and (is_new or size > self._largest):
             self._require_room(self._room, declaration, pending.step, size)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
-import math
 import os
 import time
 import warnings
@@ -20,9 +19,10 @@ from steptrace_schema.human import human_bytes
 from steptrace_schema.moving.resume import reopen
 from steptrace_schema.names import X
 from steptrace_tracer import private_names
-from steptrace_tracer.capture.batch_taps import BATCH_INPUT
+from steptrace_tracer.capture.batch_taps import recorded_bytes
 from steptrace_tracer.capture.names import Names
-from steptrace_tracer.capture.traced_step import TracedStep
+from steptrace_tracer.capture.proof_memory import ProofMemory
+from steptrace_tracer.capture.proven_step import ProvenStep
 from steptrace_tracer.record.declare import specify
 from steptrace_tracer.record.pending_step import Collected, PendingStep
 from steptrace_tracer.record.recording import Recording
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from steptrace_schema.moving.resume import Continuation
     from steptrace_schema.names import Status
     from steptrace_tracer.capture.program import Program
-    from steptrace_tracer.capture.traced_step import StepResult
+    from steptrace_tracer.capture.traced_step import StepResult, TracedStep
     from steptrace_tracer.session.collect_step import StepPosition
     from steptrace_tracer.session.settings import Settings
 
@@ -61,7 +61,7 @@ class Session:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.active = True
-        self.traced: TracedStep | None = None
+        self._capture: ProvenStep | None = None
         self._process = os.getpid()
         self._recording: Recording | None = None
         self._before: Continuation | None = None
@@ -92,7 +92,7 @@ class Session:
         names = Names.of(*program.models)
         if before is not None:
             names = names.as_in(before.attributes.layers, program.models)
-        traced = TracedStep(program, names, policy, probe)
+        capture = ProvenStep(program, names, policy, probe, settings.capture, ProofMemory())
         fresh = describe_run(program, names, policy, settings.worker)
         if before is None:
             self._recording = Recording(settings.path, fresh, settings.journal_limit)
@@ -105,9 +105,14 @@ class Session:
                 settings.path, attributes, settings.journal_limit, before.arrays
             )
         self._before = before
-        self.traced = traced
+        self._capture = capture
         if self._logged_at is None:
             self._logged_at = step
+
+    @property
+    def traced(self) -> TracedStep | None:
+        """The step with its taps, as it is captured at present; None before and after."""
+        return self._capture.traced if self._capture is not None else None
 
     def wants(self, first: int, epoch: int, count: int = 1) -> bool:
         """Whether any of `count` steps from number `first` on has to run with its taps.
@@ -137,32 +142,31 @@ class Session:
         original
             Does the same step without the tracer, for when tracing fails.
         """
-        traced = self.traced
-        if traced is None:
+        capture = self._capture
+        if capture is None:
             return original()
         begin = time.perf_counter()
-        # A compiled step that fails has not assigned anything; an eager one may have.
-        before = traced.program.update_count() if traced.program.eager else None
         try:
-            result = traced.run(args, kwargs)
+            result = capture.run(args, kwargs, position.step, original)
         except Exception as error:
-            if before is not None and before != traced.program.update_count():
+            if capture.may_have_trained(error):
                 self.end("incomplete", f"the training step raised {one_line(error)}")
                 raise
             return self._run_untraced(original, error)
         except BaseException as error:
             self.end("incomplete", f"the training was interrupted ({type(error).__name__})")
             raise
+        traced = capture.traced
         try:
             self.note_missing_names()
             if traced.taps.error is not None:
                 raise traced.taps.error
             if self._recording is not None and not self._recording.record_bytes:
-                self._recording.record_bytes = _bytes_of(result.tensors)
+                self._recording.record_bytes = recorded_bytes(result.tensors)
             if self.settings.policy.records_step(position.step, position.epoch):
                 ids = self.settings.sample_ids
                 self._hand_over(
-                    traced, result, position, None if ids is None else ids(*args, **kwargs)
+                    capture, result, position, None if ids is None else ids(*args, **kwargs)
                 )
         except Exception as error:
             self.fail(error)
@@ -263,19 +267,22 @@ class Session:
         return result
 
     def _hand_over(
-        self, traced: TracedStep, result: StepResult, position: StepPosition, ids: Any
+        self, capture: ProvenStep, result: StepResult, position: StepPosition, ids: Any
     ) -> None:
         if self._recording is None:
             return
+        traced = capture.traced
         tensors = dict(result.tensors)
         if not self._began and traced.probe is not None:
             tensors |= traced.probe.inputs()
         self._began = True
         taps, missing, policy = traced.taps, traced.missing(), self.settings.policy
-        notes = self._notes
+        attributes, said = capture.news()
+        notes = (*self._notes, *said)
 
         def collect() -> Collected:
-            return collect_step(tensors, result, position, taps, missing, ids, policy, notes)
+            collected = collect_step(tensors, result, position, taps, missing, ids, policy, notes)
+            return dataclasses.replace(collected, attributes=attributes)
 
         self._put(position.step, collect)
 
@@ -324,7 +331,7 @@ class Session:
             logged, self._logged = self._logged, {}
             with suppress(TraceError):  # which closing the recording says again
                 self._recording.put(self._pending(step, lambda: Collected(logged)))
-        recording, self._recording, self.traced = self._recording, None, None
+        recording, self._recording, self._capture = self._recording, None, None
         self.active = False
         atexit.unregister(self.abandon)
         if recording is None:
@@ -338,8 +345,3 @@ class Session:
         if summary is not None and self.settings.progress:
             report(describe(summary, self._handing_over, self._step_seconds))
         return None
-
-
-def _bytes_of(tensors: Mapping[str, Any]) -> int:
-    taps = (tensor for key, tensor in tensors.items() if not key.startswith(BATCH_INPUT))
-    return sum(int(tensor.dtype.size) * math.prod(tensor.shape) for tensor in taps)

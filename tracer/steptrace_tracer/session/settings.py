@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from steptrace_schema.format.attributes import Worker
     from steptrace_schema.format.policy import Policy
     from steptrace_schema.storage.location import Location
+    from steptrace_tracer.capture.proven_step import Capture
 
 OnError = Literal["warn", "raise"]
 
@@ -37,6 +38,8 @@ class Settings:
         Whether to resume a trace that is there.
     worker
         Which process of a distributed job this is, if it is one.
+    capture
+        How steps are captured.
     sample_ids
         Returns the ids of a batch's samples, from the arguments of the step.
     """
@@ -49,4 +52,5 @@ class Settings:
     journal_limit: int
     resume: bool
     worker: Worker | None
+    capture: Capture
     sample_ids: Callable[..., Any] | None

@@ -12,6 +12,7 @@ from steptrace_tracer.keras_private import build, train_on, update_count
 from steptrace_tracer.private_names import TRAIN_FUNCTION, MissingNameError
 from steptrace_tracer.session.collect_step import StepPosition
 from steptrace_tracer.session.failure import one_line
+from steptrace_tracer.session.fed_batches import FedBatches, can_feed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +46,8 @@ class TracedFit:
         self._model: Any = None
         self._original: Any = None
         self._session: Session | None = None
+        self._fed: FedBatches | None = None
+        self._fed_spec: Any = None
 
     @property
     def current_step(self) -> int:
@@ -132,7 +135,7 @@ class TracedFit:
         original = self._original
 
         def without_tracer() -> Any:
-            return train_on(original, data)
+            return self._untraced(original, data, spec)
 
         if not session.active:
             return without_tracer()
@@ -147,6 +150,15 @@ class TracedFit:
             session.fail(error)
             return without_tracer()
         return session.run((data,), {}, StepPosition(step, self._epoch(), batch), without_tracer)
+
+    def _untraced(self, original: Any, data: Any, spec: Any) -> Any:
+        """Train on `data` with the model's own function, which gets it as from its data set."""
+        # Of several steps in one execution, the function would ask for the others too.
+        if self._model.steps_per_execution > 1 or not can_feed(spec):
+            return train_on(original, data)
+        if self._fed is None or self._fed_spec != spec:
+            self._fed, self._fed_spec = FedBatches(spec), spec
+        return original(self._fed(data))
 
     def _build(self, data: Any) -> bool:
         """Build a model that has not seen data yet, as Keras does before the first step.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from steptrace_schema.journal.where import journal_path
 from steptrace_schema.storage.location import Location, locate
 from steptrace_schema.store.opening import refuse_existing
 from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.capture.proven_step import Capture
 from steptrace_tracer.session.failure import one_line
 from steptrace_tracer.session.session import Session
 from steptrace_tracer.session.settings import OnError, Settings
@@ -72,6 +73,12 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
     journal_limit
         Bytes of local disk for steps that are not in the store yet. When they are used up, the
         training waits.
+    capture
+        How steps are captured. ``"inside"``: the training step itself returns what is recorded,
+        which costs least. ``"beside"``: a second function computes it from the same batch, weights
+        and random states, and the step runs as TensorFlow compiled it without the tracer; what is
+        recorded is equal to the training's values up to rounding. ``"auto"``: inside where both
+        leave every variable with the same bits, which the first steps show; beside elsewhere.
     sample_ids
         A function of the batch, as the step gets it. It returns an integer for each sample, which
         names the sample in the trace.
@@ -112,6 +119,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         on_error: OnError = "warn",
         progress: bool = True,
         journal_limit: int = JOURNAL_LIMIT,
+        capture: Capture = "auto",
         sample_ids: Callable[..., Any] | None = None,
         **fields: Any,
     ) -> None:
@@ -119,6 +127,9 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         if policy is not None and fields:
             msg = f"pass either policy or its fields ({', '.join(fields)}), not both"
             raise TypeError(msg)
+        if capture not in get_args(Capture):
+            msg = f"capture is {capture!r}; it must be 'auto', 'inside' or 'beside'"
+            raise ValueError(msg)
         if on_error not in ("warn", "raise"):
             msg = f"on_error is {on_error!r}; it must be 'warn' or 'raise'"
             raise ValueError(msg)
@@ -139,6 +150,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
             journal_limit,
             resume,
             worker,
+            capture,
             sample_ids,
         )
         self._overwrite = overwrite

@@ -98,7 +98,7 @@ def output_mismatch(signals: Signals, *, share: float = 0.02) -> Iterator[Findin
 def _of_entropy(
     signals: Signals, layer: Layer, outputs: Floats, labels: Floats, losses: Floats
 ) -> Iterator[Finding]:
-    """Compute a cross entropy anew in both ways, and see which one was used."""
+    """Compute a cross entropy in both ways, and see which one was used."""
     require(len(losses) >= 8, "fewer than 8 samples have both outputs and losses recorded")
     binary = outputs.shape[-1] == 1 or "binary" in (signals.attributes.loss or "").lower()
     formula = _binary if binary else _categorical

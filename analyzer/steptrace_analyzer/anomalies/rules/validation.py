@@ -79,7 +79,7 @@ def suspect_samples(
 ) -> Iterator[Finding]:
     """List samples that the model goes on to get wrong with certainty.
 
-    Samples are told apart by their digests. Listed are those that were seen `visits` times or
+    A sample is known by its digest. Listed are those that were seen `visits` times or
     more, and whose mean loss over the last 3 visits is above `ratio` times the loss of the best
     constant prediction, the largest first. It is a list to look at, never an alarm: such samples
     are labelled wrong, or hard. Judged are classifications that learn something.

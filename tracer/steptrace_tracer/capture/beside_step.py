@@ -1,0 +1,97 @@
+"""Recording beside the training: the model's own step runs untouched, and another one is observed.
+
+The observed step is the model's own Python code, traced once more with its taps. It runs first, on
+the same batch, weights and random states; then every variable that it changed is put back, and the
+step that TensorFlow compiled for the training runs as it would without the tracer. What is recorded
+is thus equal to what the training computed up to rounding, and the training is not touched at all.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from steptrace_schema.format.paths import safe_path
+from steptrace_schema.names import LOSS, METRICS
+from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.capture.names import leaves
+from steptrace_tracer.capture.rebinding import rebound
+from steptrace_tracer.capture.state import StepState
+from steptrace_tracer.capture.traced_step import StepResult, TracedStep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class BesideStep(TracedStep):
+    """Observes a copy of each step, and lets the training's own step run untouched.
+
+    It takes the same arguments as :class:`TracedStep`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._states: dict[int, StepState] = {}
+        self._read_weights = tf.function(
+            functools.partial(self._weights, "updates"), autograph=False
+        )
+
+    def run(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], original: Callable[[], Any]
+    ) -> StepResult:
+        """Observe the step, put every variable back, and train on the batch.
+
+        Parameters
+        ----------
+        args, kwargs
+            The arguments of the program's step.
+        original
+            Does the step as it is done without the tracer.
+        """
+        self.prepare(args, kwargs)
+        tensors = self._observed(args, kwargs)
+        before = self._read_weights()
+        wall_time, start = time.time(), time.perf_counter()
+        result = original()
+        duration = time.perf_counter() - start
+        for path, after in self._read_weights().items() if before else ():
+            tensors[f"updates/{path}"] = after - before[path]
+        # The training's own metrics, rather than those of the observed step.
+        for name, metric in leaves(self.program.logs(result)):
+            key = f"scalars/{METRICS}/{safe_path(name)}"
+            if name != LOSS and key in tensors:
+                tensors[key] = tf.cast(metric, tf.float32)
+        return StepResult(result, self._reduced(tensors), wall_time, duration)
+
+    def _observed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        function = self.concrete(args, kwargs)
+        if id(function) not in self._states:
+            self._states[id(function)] = StepState(function, self.program)
+        state = self._states[id(function)]
+        before = state.copy()
+        try:
+            tensors: dict[str, Any] = self._function(*args, **kwargs)[1]
+        finally:
+            state.put_back(before)
+        return tensors
+
+    def _updates(self, before: dict[str, Any]) -> dict[str, Any]:
+        """Return nothing: the observed step need not change the weights."""
+        return {}
+
+    def _step(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        if not self.program.applies_last:
+            return super()._step(*args, **kwargs)
+        with ExitStack() as stack:
+            # Nothing reads the weights any more once Keras' own step applies the gradients.
+            stack.enter_context(rebound(self.program.optimizers[0], "apply", _nothing))
+            return super()._step(*args, **kwargs)
+
+
+def _nothing(_: Any) -> Callable[..., None]:
+    def apply(*_: Any, **__: Any) -> None:
+        """Leave the weights as they are."""
+
+    return apply

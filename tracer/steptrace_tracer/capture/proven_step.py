@@ -1,0 +1,270 @@
+"""The cheapest way of capturing a step that is shown not to change the training.
+
+Taps in the training graph cost least, but what TensorFlow fuses depends on what else uses a tensor,
+so that they may change the last bits of the training. Whether they do is found out: the step with
+its taps and the step without run from the same state, and every variable is compared.
+"""
+
+from __future__ import annotations
+
+import datetime
+import warnings
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from steptrace_schema.errors import TraceError
+from steptrace_schema.format.attributes import Proof, Way
+from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.capture.beside_step import BesideStep
+from steptrace_tracer.capture.proof_memory import ProofMemory, fingerprint
+from steptrace_tracer.capture.state import StepState
+from steptrace_tracer.capture.traced_step import StepResult, TracedStep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from steptrace_schema.format.policy import Policy
+    from steptrace_tracer.capture.names import Names
+    from steptrace_tracer.capture.program import Program
+
+Capture = Literal["auto", "inside", "beside"]
+"""How steps are captured: ``inside`` the training step, ``beside`` it, or ``auto``: inside where
+that is shown not to change a bit, beside elsewhere."""
+
+EARLIER: Final = "shown by an earlier start of the same training"
+"""The note of a proof that was not made again."""
+PROOF_STEPS: Final = 1000
+"""Recorded steps from one proof to the next."""
+_FIRST_PROOFS: Final = 2
+
+
+class ProvenStep:
+    """Runs steps in the way that `capture` asks for.
+
+    Parameters
+    ----------
+    program, names, policy, probe
+        As :class:`TracedStep` takes them.
+    capture
+        How steps are captured.
+    memory
+        What earlier starts of the same training have shown.
+
+    Attributes
+    ----------
+    traced
+        The step in the present way.
+    way
+        The present way.
+    proofs
+        What was compared so far.
+
+    Raises
+    ------
+    TraceError
+        If an eager step is to be captured beside.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        names: Names,
+        policy: Policy,
+        probe: Any,
+        capture: Capture,
+        memory: ProofMemory,
+    ) -> None:
+        if capture == "beside" and program.eager:
+            raise TraceError(_EAGER)
+        self._program = program
+        self._arguments = (program, names, policy, probe)
+        self._memory = memory
+        self._fingerprint: str | None = None
+        self._signatures: set[Any] = set()
+        self._runs = 0
+        # An operation that runs by itself computes the same, whatever else uses its result.
+        # What is spread over replicas is not copied reliably, so that nothing is compared there.
+        self._proves = capture == "auto" and not program.eager and program.strategy is None
+        self._is_known = False
+        self._puts_back = False
+        self._original_ran = False
+        self._updates = 0
+        self._said: tuple[Way, int] | None = None
+        self.proofs: tuple[Proof, ...] = ()
+        self.way: Way = "beside" if capture == "beside" else "inside"
+        kind = BesideStep if self.way == "beside" else TracedStep
+        self.traced: TracedStep = kind(*self._arguments)
+
+    def run(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        step: int,
+        original: Callable[[], Any],
+    ) -> StepResult:
+        """Train on one batch.
+
+        Parameters
+        ----------
+        args, kwargs
+            The arguments of the program's step.
+        step
+            Its number.
+        original
+            Does the same step as it is done without the tracer.
+
+        Raises
+        ------
+        TraceError
+            If it cannot be shown that the training stays as it is.
+        """
+        self._runs += 1
+        self._original_ran = False
+        self._updates = self._program.update_count() if self._program.eager else 0
+
+        def untraced() -> Any:
+            self._original_ran = True
+            return original()
+
+        if self._proves and self._fingerprint is None:
+            self._fingerprint = fingerprint(self.traced, args, kwargs)
+            self._remember(self._memory.recall(self._fingerprint), step)
+        self._puts_back = self.way == "beside"
+        if self._proves and not self._puts_back and self._is_due(args, kwargs):
+            return self._prove(args, kwargs, step, untraced)
+        return self.traced.run(args, kwargs, untraced)
+
+    def may_have_trained(self, error: Exception) -> bool:
+        """Whether the step that raised `error` may have changed variables, and left them so."""
+        if self._original_ran:
+            return True
+        if self._program.eager:
+            return self._updates != self._program.update_count()
+        # A compiled step whose operations have begun to run may have assigned to some variables.
+        return not self._puts_back and isinstance(error, tf.errors.OpError)
+
+    def news(self) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Return what the trace does not say yet: root attributes, and events."""
+        state = (self.way, len(self.proofs))
+        if state == self._said:
+            return {}, ()
+        said, self._said = self._said, state
+        kinds = dict.fromkeys(sorted(_COMPUTED & {"scalars", *self.traced.policy.kinds}), self.way)
+        attributes = {"capture": kinds, "proofs": self.proofs}
+        if said is None or said[0] == self.way:
+            return attributes, ()
+        message = (
+            "from here on the step is computed a second time for the record, beside the training, "
+            f"because taps in it changed the last bits of '{self.proofs[-1].note}'"
+        )
+        return attributes, (message,)
+
+    def _remember(self, known: Way | None, step: int) -> None:
+        """Do as an earlier start of the same training has shown to be right."""
+        if known is None:
+            return
+        self._is_known = True
+        if known == "beside":
+            self._go_beside()
+        self._note(step, known == "inside", EARLIER)
+
+    def _is_due(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        if self.traced.draws_random_numbers and self._runs > 1:
+            return False  # the step without the tracer would draw other numbers by now
+        if self._is_known and self._runs < PROOF_STEPS:
+            return False
+        signature = _signature((args, kwargs))
+        if signature not in self._signatures:
+            self._signatures.add(signature)
+            return True
+        return self._runs <= _FIRST_PROOFS or self._runs % PROOF_STEPS == 0
+
+    def _prove(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        step: int,
+        original: Callable[[], Any],
+    ) -> StepResult:
+        """Run the step with and without its taps from the same state; keep what the latter left."""
+        self._puts_back = True
+        state = StepState(self.traced.concrete(args, kwargs), self._program)
+        if state.obstacle is not None:
+            raise TraceError(_unproved(state.obstacle))
+        before = state.copy()
+        try:
+            traced = self.traced.run(args, kwargs, original)
+            after = state.copy()
+        finally:
+            state.put_back(before)
+        result = original()
+        reached = state.copy()
+        difference = state.first_difference(after, reached)
+        self._note(step, difference is None, difference)
+        if difference is None:
+            if self._runs == _FIRST_PROOFS:
+                self._memory.keep(str(self._fingerprint), "inside")
+            return StepResult(result, traced.tensors, traced.wall_time, traced.duration)
+        self._memory.keep(str(self._fingerprint), "beside")
+        if self.traced.draws_random_numbers:
+            raise TraceError(_DRAWS)
+        if self._runs > _FIRST_PROOFS:
+            warnings.warn(_changed(difference, step), RuntimeWarning, stacklevel=2)
+        self._go_beside()
+        # The record of this step is made as those to come will be.
+        state.put_back(before)
+        try:
+            return self.traced.run(args, kwargs, lambda: result)
+        finally:
+            state.put_back(reached)
+
+    def _go_beside(self) -> None:
+        probe = self.traced.probe
+        self.way = "beside"
+        self.traced = BesideStep(*self._arguments)
+        self.traced.probe = probe
+
+    def _note(self, step: int, identical: bool, note: str | None) -> None:
+        proof = Proof(step=step, time=_now(), way="inside", identical=identical, note=note)
+        self.proofs = (*self.proofs, proof)
+
+
+_COMPUTED: Final = frozenset(
+    {"scalars", "gradients", "activations", "activation_gradients", "inputs"}
+)
+"""Kinds with tensors that the step computes; others are read around it, or have their own graph."""
+
+_DRAWS = (
+    "taps change the last bits of this step, and a copy of it would draw other random numbers; "
+    "give its random operations and layers a seed"
+)
+_EAGER = (
+    "capture='beside' runs the step a second time, and this one runs eagerly, so that its Python "
+    "code would run twice; compile it with tf.function, or leave capture out"
+)
+
+
+def _unproved(obstacle: str) -> str:
+    return (
+        f"it cannot be shown that tracing leaves this training as it is, because {obstacle}; "
+        "Tracer(capture='inside') records it all the same"
+    )
+
+
+def _changed(variable: str, step: int) -> str:
+    return (
+        f"at step {step} taps in the training step changed the last bits of '{variable}', so that "
+        "the steps since the last proof may differ from an untraced training; from here on the "
+        "record is computed beside the step, which is left as it is"
+    )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _signature(structure: Any) -> Any:
+    """Return what decides which compiled program runs: shapes, types, and other values."""
+    return tuple(
+        (str(leaf.dtype), tuple(leaf.shape)) if hasattr(leaf, "shape") else repr(leaf)
+        for leaf in tf.nest.flatten(structure, expand_composites=True)
+    )

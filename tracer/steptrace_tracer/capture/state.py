@@ -1,0 +1,108 @@
+"""The state of a compiled step: every variable that it may change, to copy and to put back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steptrace_tracer._tensorflow import tf
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from steptrace_tracer.capture.program import Program
+
+_OUTSIDE = (
+    "Barrier",
+    "EagerPyFunc",
+    "FIFOQueue",
+    "IteratorGetNext",
+    "LookupTableInsert",
+    "LookupTableRemove",
+    "PyFunc",
+    "QueueDequeue",
+    "QueueEnqueue",
+    "Save",
+    "Write",
+)
+"""How the names of operations begin that act on something else than variables."""
+
+
+class StepState:
+    """Copies, and puts back, what a compiled step may change.
+
+    Parameters
+    ----------
+    function
+        The compiled step, for one input signature.
+    program
+        What it is a step of.
+
+    Attributes
+    ----------
+    obstacle
+        Why the step cannot be run a second time without an effect; None where it can.
+    """
+
+    def __init__(self, function: tf.types.experimental.ConcreteFunction, program: Program) -> None:
+        used = {id(tensor) for tensor in function.captured_inputs}
+        parts = _with_components((*function.variables, *program.variables()))
+        self._variables = list({id(v.handle): v for v in parts if id(v.handle) in used}.values())
+        self.obstacle = _other_resource(function, parts) or outside_effect(function)
+        self._read = tf.function(self._values, autograph=False)
+        self._write = tf.function(self._assign, autograph=False)
+
+    def copy(self) -> list[Any]:
+        """Return the present value of every variable."""
+        values: list[Any] = self._read()
+        return values
+
+    def put_back(self, values: list[Any]) -> None:
+        """Give every variable the value that `copy` returned."""
+        self._write(values)
+
+    def first_difference(self, one: list[Any], other: list[Any]) -> str | None:
+        """Return the name of the first variable whose bits differ, None where none does."""
+        for variable, first, second in zip(self._variables, one, other, strict=True):
+            if not _same_bits(np.asarray(first), np.asarray(second)):
+                return str(variable.name)
+        return None
+
+    def _values(self) -> list[Any]:
+        return [tf.identity(variable) for variable in self._variables]
+
+    def _assign(self, values: list[Any]) -> None:
+        for variable, value in zip(self._variables, values, strict=True):
+            variable.assign(value)
+
+
+def _with_components(variables: Iterable[Any]) -> list[Any]:
+    """Return variables, those of each replica where one is spread over several."""
+    return [part for v in variables for part in getattr(v, "values", (v,))]
+
+
+def _other_resource(function: Any, variables: list[Any]) -> str | None:
+    """Return what the step uses that is no variable, such as a table or an iterator."""
+    known = {id(variable.handle) for variable in variables}
+    others = [
+        tensor
+        for tensor in function.captured_inputs
+        if tensor.dtype == tf.resource and id(tensor) not in known
+    ]
+    return "it uses a resource that cannot be copied" if others else None
+
+
+def outside_effect(function: Any) -> str | None:
+    """Return what a compiled function does to more than variables, such as calling Python."""
+    definition = function.graph.as_graph_def()
+    nodes = [definition.node, *(inner.node_def for inner in definition.library.function)]
+    types = sorted({node.op for part in nodes for node in part})
+    found = next((name for name in types if name.startswith(_OUTSIDE)), None)
+    if found is None:
+        return None
+    return f"it runs '{found}', which acts on more than variables"
+
+
+def _same_bits(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
+    return one.shape == other.shape and one.tobytes() == other.tobytes()
