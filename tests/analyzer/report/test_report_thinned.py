@@ -40,7 +40,7 @@ def test_the_report_tells_of_a_jump_whose_tensors_are_gone(
     thinned: xr.DataTree, tmp_path: Path
 ) -> None:
     page = write_report(thinned, tmp_path / "page.html").read_text()
-    assert "At step 43 sequential/dense/kernel moved" in page
+    assert "At step 43 the update of sequential/dense/kernel was" in page
     steps = thinned["updates"].coords["step"].values.tolist()
     assert f"Show figures at step {steps[0]}" in page
     assert "Show figures at step 43" not in page
