@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from steptrace_analyzer.differences.traces import diff as diff
     from steptrace_analyzer.differences.traces import diff_steps as diff_steps
     from steptrace_analyzer.plots.activations import plot_activations as plot_activations
+    from steptrace_analyzer.plots.animate import animate as animate
     from steptrace_analyzer.plots.flow import plot_flow as plot_flow
     from steptrace_analyzer.plots.gradients import plot_gradients as plot_gradients
     from steptrace_analyzer.plots.loss import plot_loss as plot_loss
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from steptrace_analyzer.trace.sensitivity import total_gradient as total_gradient
 
 _HOMES = {
+    "animate": "plots.animate",
     "describe": "trace.info",
     "diagnose": "anomalies.diagnosis",
     "diff": "differences.traces",
@@ -64,6 +66,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "animate",
     "describe",
     "diagnose",
     "diff",

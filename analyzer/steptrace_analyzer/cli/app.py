@@ -19,6 +19,7 @@ _COMMANDS: Final = {
         "anomalies": "anomalies:anomalies",
         "explain": "explain:explain",
         "plot": "plot:app",
+        "animate": "animate:animate",
         "report": "report:report",
         "pack": "pack:pack",
         "unpack": "unpack:unpack",

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from steptrace_analyzer.plots.limits import padded_range
 from steptrace_analyzer.plots.style import (
+    BLACK,
     GREY,
     SILVER,
     category_colours,
@@ -46,6 +47,7 @@ MOST_POINTS: Final = 3000
 _DEFAULT_STEPS: Final = 4
 _BINS: Final = 40
 _MOST_LEGEND: Final = 8
+_MOST_FALLING: Final = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,8 +126,19 @@ def activations_data(
     )
 
 
-def draw_activations(data: ActivationsData) -> Figure:
-    """Draw one column per step: distribution of the inputs, output against input, input order."""
+def draw_activations(
+    data: ActivationsData,
+    limits: tuple[tuple[float, float], tuple[float, float]] | None = None,
+) -> Figure:
+    """Draw one column per step: distribution of the inputs, output against input, input order.
+
+    Parameters
+    ----------
+    data
+        What is drawn.
+    limits
+        Ranges of inputs and of outputs, for figures of several steps that are to be compared.
+    """
     columns = max(len(data.steps), 1)
     with style():
         figure = new_figure(max(3.1 * columns + 0.9, 7.0), 7.4)
@@ -134,12 +147,14 @@ def draw_activations(data: ActivationsData) -> Figure:
         )
         inputs = np.concatenate([points.before for points in data.steps] or [np.empty(0)])
         outputs = np.concatenate([points.after for points in data.steps] or [np.empty(0)])
+        if limits is not None:
+            inputs, outputs = np.array(limits[0]), np.array(limits[1])
         colours = category_colours(max(data.samples, 1))
         edges = np.linspace(*padded_range(inputs, 0.0), _BINS + 1)
         for column, points in zip(grid.T, data.steps, strict=False):
             top, middle, bottom = column
             top.hist(points.before, bins=edges, color=GREY)
-            top.set_title(f"step {points.step}")
+            top.set_title(f"step {points.step}\n{_shares(points)}")
             _draw_function(middle, points, colours)
             _draw_order(bottom, points, colours)
         grid[0, 0].set(ylabel="values", xlim=padded_range(inputs))
@@ -247,6 +262,12 @@ def _draw_function(axes: Axes, points: ActivationPoints, colours: list[str]) -> 
     axes.axvline(0, color=GREY, linewidth=0.8, zorder=0)
     chosen = np.asarray(colours)[points.sample]
     axes.scatter(points.before, points.after, s=_size(points), c=chosen, alpha=0.6, linewidths=0)
+    order = np.argsort(points.before, kind="stable")
+    curve = points.after[order]
+    # One output for each input is a function of one value; softmax and the like have no curve.
+    steep = np.diff(curve, prepend=curve[:1]) < -1e-6 * (np.ptp(curve) if curve.size else 0.0)
+    if curve.size > 1 and np.mean(steep) < _MOST_FALLING:
+        axes.plot(points.before[order], curve, color=BLACK, linewidth=0.9, alpha=0.7, zorder=3)
 
 
 def _draw_order(axes: Axes, points: ActivationPoints, colours: list[str]) -> None:
@@ -255,6 +276,19 @@ def _draw_order(axes: Axes, points: ActivationPoints, colours: list[str]) -> Non
     axes.scatter(across, points.before, s=_size(points), color=SILVER, linewidths=0)
     chosen = np.asarray(colours)[points.sample]
     axes.scatter(across, points.after, s=_size(points), c=chosen, alpha=0.8, linewidths=0)
+
+
+def _shares(points: ActivationPoints) -> str:
+    """Say how many outputs are zero, and how many are at the flat ends of a bounded function."""
+    after = points.after
+    if not after.size:
+        return "no finite value"
+    said = [f"{np.mean(after == 0):.0%} zero"]
+    low, high = float(after.min()), float(after.max())
+    if low >= -1 and high <= 1 and (low < 0 or high > 0.5) and points.before.max() > 1.5:
+        ends = np.abs(after) > 0.99 if low < 0 else (after > 0.99) | (after < 0.01)
+        said.append(f"{np.mean(ends):.0%} saturated")
+    return ", ".join(said)
 
 
 def _size(points: ActivationPoints) -> float:

@@ -33,6 +33,8 @@ from steptrace_analyzer.trace.open import opened
 from steptrace_analyzer.trace.select import get_tensor, resolve_step
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 
 MOST_POINTS: Final = 4000
 """More parameters than these are thinned out; the largest updates are always kept."""
+
+PlaneLimits = tuple[tuple[float, float], tuple[float, float]]
+"""Smallest and largest of two axes."""
 
 _MOST_FORCES: Final = 300
 _MOST_HUES: Final = 6
@@ -133,25 +138,44 @@ def parameters_data(
     )
 
 
-def draw_parameters(data: ParametersData) -> Figure:
-    """Draw value against update, the force on each parameter by its index, and both in 3-D."""
+def draw_parameters(
+    data: ParametersData,
+    limits: PlaneLimits | None = None,
+    units: Sequence[int] | None = None,
+) -> Figure:
+    """Draw value against update, the force on each parameter by its index, and both in 3-D.
+
+    Parameters
+    ----------
+    data
+        What is drawn.
+    limits
+        Ranges of values and of updates, for figures of several steps that are to be compared.
+    units
+        The units with colours of their own; those that move most in this step if not given.
+    """
+    values, updates = limits or (None, None)
+    value_range = padded_range(data.value) if values is None else values
+    update_range = padded_range(data.update, 0.08) if updates is None else updates
     with style():
         figure = new_figure(13.0, 7.6)
         grid = figure.add_gridspec(2, 2, width_ratios=(1.0, 1.25))
-        colours, handles = _unit_colours(data)
+        colours, handles = _unit_colours(data, moving_units(data) if units is None else units)
         points: dict[str, Any] = {
             "c": colours,
             "s": point_sizes(data.update),
             "linewidths": 0,
         }
-        _draw_plane(figure.add_subplot(grid[0, 0]), data, points)
-        _draw_forces(figure.add_subplot(grid[1, 0]), data, colours)
+        plane = figure.add_subplot(grid[0, 0])
+        _draw_plane(plane, data, points)
+        plane.set(xlim=value_range, ylim=update_range)
+        _draw_forces(figure.add_subplot(grid[1, 0]), data, colours, limits)
         space: Any = figure.add_subplot(grid[:, 1], projection="3d")
         space.scatter(data.index, data.value, data.update, alpha=0.7, **points)
         space.set(
             xlim=padded_range(data.index),
-            ylim=padded_range(data.value),
-            zlim=padded_range(data.update),
+            ylim=value_range,
+            zlim=update_range,
             title="index, value and update",
         )
         space.set_xlabel("index within the unit", labelpad=6)
@@ -251,14 +275,19 @@ def _draw_plane(axes: Axes, data: ParametersData, points: dict[str, Any]) -> Non
     axes.set(
         xlabel="value",
         ylabel="update of the step",
-        xlim=padded_range(data.value),
-        ylim=padded_range(data.update, 0.08),
         title="value against update",
     )
 
 
-def _draw_forces(axes: Axes, data: ParametersData, colours: npt.NDArray[np.float64]) -> None:
+def _draw_forces(
+    axes: Axes,
+    data: ParametersData,
+    colours: npt.NDArray[np.float64],
+    limits: PlaneLimits | None,
+) -> None:
     scale = magnification(data.value, data.update)
+    if limits is not None:
+        scale = magnification(np.array(limits[0]), np.array(limits[1]))
     largest = np.argsort(-np.abs(data.update), kind="stable")[:_MOST_FORCES]
     index, value = data.index[largest], data.value[largest]
     tips = value + scale * data.update[largest]
@@ -278,7 +307,9 @@ def _draw_forces(axes: Axes, data: ParametersData, colours: npt.NDArray[np.float
         xlabel=_index_label(data),
         ylabel="value",
         xlim=padded_range(data.index),
-        ylim=padded_range(np.concatenate([data.value, tips])),
+        ylim=padded_range(np.concatenate([data.value, tips]))
+        if limits is None
+        else padded_range(np.array(limits[0]), 0.3),
         title=f"the {largest.size} largest updates, {factor}",
     )
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
@@ -289,8 +320,20 @@ def _index_label(data: ParametersData) -> str:
     return f"index within the unit ({starts})"
 
 
-def _unit_colours(data: ParametersData) -> tuple[npt.NDArray[np.float64], list[Line2D]]:
-    """Colour the units, or the few that move most; the rest is grey.
+def moving_units(data: ParametersData) -> list[int]:
+    """Return the units with colours of their own: all of a few, else those that move most."""
+    count = int(data.unit.max(initial=-1)) + 1
+    moved = np.zeros(max(count, 1))
+    np.add.at(moved, data.unit, np.abs(data.update))
+    if count <= _MOST_HUES:
+        return list(range(count))
+    return sorted(np.argsort(-moved, kind="stable")[:_MOST_HUES].tolist())
+
+
+def _unit_colours(
+    data: ParametersData, chosen: Sequence[int]
+) -> tuple[npt.NDArray[np.float64], list[Line2D]]:
+    """Colour the chosen units; the rest is grey.
 
     Returns
     -------
@@ -300,12 +343,7 @@ def _unit_colours(data: ParametersData) -> tuple[npt.NDArray[np.float64], list[L
         Of the legend.
     """
     count = int(data.unit.max(initial=-1)) + 1
-    moved = np.zeros(max(count, 1))
-    np.add.at(moved, data.unit, np.abs(data.update))
-    if count <= _MOST_HUES:
-        chosen = list(range(count))
-    else:
-        chosen = sorted(np.argsort(-moved, kind="stable")[:_MOST_HUES].tolist())
+    chosen = [unit for unit in chosen if unit < count]
     palette = np.tile(to_rgba(SILVER), (max(count, 1), 1))
     for hue, unit in zip(CATEGORIES, chosen, strict=False):
         palette[unit] = to_rgba(hue)
@@ -314,6 +352,6 @@ def _unit_colours(data: ParametersData) -> tuple[npt.NDArray[np.float64], list[L
         for hue, unit in zip(CATEGORIES, chosen, strict=False)
     ]
     if count > len(chosen):
-        rest = f"the other {count - len(chosen)},\nwhich moved less"
+        rest = f"the other {count - len(chosen)}"
         handles.append(Line2D([], [], linestyle="none", marker="o", color=SILVER, label=rest))
     return palette[data.unit], handles
