@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from steptrace_analyzer.anomalies.diagnosis import diagnose as diagnose
     from steptrace_analyzer.anomalies.explain import explain_update as explain_update
     from steptrace_analyzer.differences.divergence import first_divergence as first_divergence
+    from steptrace_analyzer.differences.golden import fingerprint as fingerprint
+    from steptrace_analyzer.differences.golden import read_fingerprint as read_fingerprint
+    from steptrace_analyzer.differences.golden import write_fingerprint as write_fingerprint
     from steptrace_analyzer.differences.traces import diff as diff
     from steptrace_analyzer.differences.traces import diff_steps as diff_steps
     from steptrace_analyzer.plots.activations import plot_activations as plot_activations
@@ -42,10 +45,12 @@ _HOMES = {
     "diff_steps": "differences.traces",
     "explain_update": "anomalies.explain",
     "find_anomalies": "anomalies",
+    "fingerprint": "differences.golden",
     "first_divergence": "differences.divergence",
     "follow": "trace.follow",
     "open_trace": "trace.open",
     "pack": "trace.packing",
+    "read_fingerprint": "differences.golden",
     "plot_activation_maps": "plots.maps",
     "plot_activations": "plots.activations",
     "plot_flow": "plots.flow",
@@ -62,6 +67,7 @@ _HOMES = {
     "total_gradient": "trace.sensitivity",
     "trace_attributes": "trace.open",
     "unpack": "trace.packing",
+    "write_fingerprint": "differences.golden",
     "write_report": "report.write",
 }
 
@@ -73,6 +79,7 @@ __all__ = [
     "diff_steps",
     "explain_update",
     "find_anomalies",
+    "fingerprint",
     "first_divergence",
     "follow",
     "open_trace",
@@ -89,10 +96,12 @@ __all__ = [
     "plot_strip",
     "plot_trajectory",
     "plot_weights",
+    "read_fingerprint",
     "save_figure",
     "total_gradient",
     "trace_attributes",
     "unpack",
+    "write_fingerprint",
     "write_report",
 ]
 

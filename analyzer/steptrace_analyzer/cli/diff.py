@@ -1,5 +1,6 @@
 """``steptrace diff``."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -31,6 +32,14 @@ def diff(
             "--first", help="Find only where the two part. Reads digests and one step's tensors."
         ),
     ] = False,
+    golden: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Compare with a file that 'steptrace fingerprint' has written, as --first does.",
+            show_default=False,
+        ),
+    ] = None,
     kind: Kinds = None,
     rtol: Annotated[float, typer.Option(min=0, help="Relative tolerance.")] = 0.0,
     atol: Annotated[float, typer.Option(min=0, help="Absolute tolerance.")] = 0.0,
@@ -42,7 +51,8 @@ def diff(
         typer.Option(
             "--map",
             metavar="OLD=NEW",
-            help="Layer OLD of TRACE is layer NEW of OTHER. Can be repeated. Implies --first.",
+            help="Layer OLD of TRACE (or FILE) is layer NEW of OTHER. Can be repeated. Implies "
+            "--first.",
         ),
     ] = None,
     shift: Annotated[
@@ -76,13 +86,18 @@ def diff(
     steptrace diff a.zarr b.zarr --first --ulp 4
     steptrace diff a.zarr b.zarr --kind weights --rtol 1e-5
     steptrace diff run.zarr --steps 10 20
+    steptrace diff run.zarr --golden golden.fp.json
     """
     from steptrace_analyzer.differences import divergence, traces
+    from steptrace_analyzer.differences.golden import read_fingerprint
     from steptrace_analyzer.differences.result import document_of
     from steptrace_analyzer.trace.open import open_trace
 
-    if (other is None) == (steps is None):
-        msg = "give either a second trace or --steps, as in 'steptrace diff run.zarr --steps 10 20'"
+    if sum(given is not None for given in (other, steps, golden)) != 1:
+        msg = (
+            "give either a second trace or --steps, as in 'steptrace diff run.zarr --steps 10 20', "
+            "or --golden"
+        )
         raise typer.BadParameter(msg)
     if fail_on not in _FAIL_ON:
         msg = f"there is no verdict '{fail_on}' to fail on; there are {', '.join(_FAIL_ON)}"
@@ -90,17 +105,17 @@ def diff(
     kinds: Any = kind or None
     layers = dict(map(_pair, renamed or ()))
     opened = open_trace(trace)
-    if other is not None and (first or ulp or layers or shift):
+    if golden is not None or (other is not None and (first or ulp or layers or shift)):
         found = divergence.first_divergence(
-            opened,
-            open_trace(other),
+            opened if golden is None else read_fingerprint(golden),
+            opened if other is None else open_trace(other),
             kinds=kinds,
             rtol=rtol,
             atol=atol,
             ulp=ulp,
             renamed=layers,
             shift=shift,
-            names=(str(trace), str(other)),
+            names=(str(trace), str(other)) if golden is None else (str(golden), str(trace)),
         )
         if as_json:
             write_json(document_of(found))

@@ -3,6 +3,11 @@
 from steptrace_analyzer.differences.divergence import first_divergence
 from steptrace_analyzer.differences.divergence_result import Divergence
 from steptrace_analyzer.differences.elements import Tolerance, ulp_distance
+from steptrace_analyzer.differences.golden import (
+    fingerprint,
+    read_fingerprint,
+    write_fingerprint,
+)
 from steptrace_analyzer.differences.result import DiffResult, FirstDifference, Mismatch, TensorDiff
 from steptrace_analyzer.differences.traces import diff, diff_steps
 
@@ -15,6 +20,9 @@ __all__ = [
     "Tolerance",
     "diff",
     "diff_steps",
+    "fingerprint",
     "first_divergence",
+    "read_fingerprint",
     "ulp_distance",
+    "write_fingerprint",
 ]

@@ -21,6 +21,7 @@ from steptrace_analyzer.differences.fingerprints import (
     unequal_plain,
     windows,
 )
+from steptrace_analyzer.differences.golden import fingerprint, is_fingerprint
 from steptrace_analyzer.differences.matching import Matching, match_layers
 from steptrace_analyzer.differences.measuring import difference_at
 from steptrace_analyzer.differences.origin import origin_of
@@ -69,7 +70,7 @@ def first_divergence(
     Parameters
     ----------
     a, b
-        Traces, or their paths.
+        Traces, or their paths, or what :func:`fingerprint` returns.
     kinds
         Kinds of data to compare; by default all. Wall-clock time and step duration never are.
     rtol, atol, ulp
@@ -104,7 +105,12 @@ def first_divergence(
     """
     name_a, name_b = names or (name_of(a, "a"), name_of(b, "b"))
     known = _known(kinds)
-    search = _Search(opened(a), opened(b), known, Allowed(rtol, atol, ulp), renamed, shift)
+    first, second = opened(a), opened(b)
+    if is_fingerprint(first) != is_fingerprint(second):
+        first, second = (
+            side if is_fingerprint(side) else fingerprint(side) for side in (first, second)
+        )
+    search = _Search(first, second, known, Allowed(rtol, atol, ulp), renamed, shift)
     return search.run(name_a, name_b, values_are_equal=values_are_equal)
 
 

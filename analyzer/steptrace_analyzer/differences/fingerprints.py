@@ -81,16 +81,16 @@ def marks_of(trace: xr.DataTree, kind: Kind) -> Marks:
     group = trace.children.get(STATISTICS)
     node = None if group is None else group.children.get(kind)
     recorded = [p for p in tensor_paths(trace, kind) if not (kind == "scalars" and p in CLOCK)]
-    if node is None or STATISTICS_VALUES not in node.data_vars:
+    if node is None or not {STATISTICS_VALUES, DIGESTS} & set(node.data_vars):
         return Marks(kind, np.empty(0, np.int64), (), None, None, tuple(recorded))
-    values = node.dataset[STATISTICS_VALUES]
-    names = tuple(str(name) for name in values.coords[TENSOR].to_numpy())
+    values = node.dataset.get(STATISTICS_VALUES)
     digests = node.dataset.get(DIGESTS)
     if digests is not None and (digests.dims != (STEP, TENSOR) or digests.dtype != np.int64):
         digests = None  # written by no one; 'steptrace validate' says so
+    names = tuple(str(name) for name in node.dataset.coords[TENSOR].to_numpy())
     known = set(names)
     plain = tuple(path for path in recorded if path not in known)
-    steps = np.asarray(values.coords[STEP], dtype=np.int64)
+    steps = np.asarray(node.dataset.coords[STEP], dtype=np.int64)
     return Marks(kind, steps, names, digests, values, plain)
 
 

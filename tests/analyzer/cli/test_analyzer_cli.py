@@ -25,6 +25,7 @@ COMMANDS = (
     "info",
     "validate",
     "diff",
+    "fingerprint",
     "anomalies",
     "explain",
     "report",
@@ -516,7 +517,7 @@ def test_another_package_adds_a_command(
     monkeypatch.setitem(sys.modules, "added_command", module)
     _added(monkeypatch, "greet", "added_command:greet")
     assert _run(capsys, "greet", "you")[:2] == (0, "hello you\n")
-    assert "greet      Say hello." in _run(capsys, "--help")[1]
+    assert "greet        Say hello." in _run(capsys, "--help")[1]
 
 
 def test_an_added_command_that_cannot_be_imported_says_why(
