@@ -1,0 +1,287 @@
+"""The search for the first step and tensor at which two runs differ."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from steptrace_analyzer.differences.divergence_result import (
+    Coverage,
+    Divergence,
+    Place,
+    StepDifference,
+)
+from steptrace_analyzer.differences.fingerprints import (
+    Marks,
+    Unequal,
+    unequal_in,
+    unequal_plain,
+    windows,
+)
+from steptrace_analyzer.differences.matching import Matching, match_layers
+from steptrace_analyzer.differences.measuring import difference_at
+from steptrace_analyzer.differences.origin import origin_of
+from steptrace_analyzer.differences.pairs import Pairs
+from steptrace_analyzer.differences.phases import Execution, phase_of
+from steptrace_analyzer.differences.recognise import recognised_batch, recognised_settings
+from steptrace_analyzer.trace.open import trace_attributes
+from steptrace_analyzer.trace.select import format_steps
+from steptrace_schema.errors import DamagedTraceError
+from steptrace_schema.names import STEP
+from steptrace_schema.statistics.digests import row_digests
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import xarray as xr
+
+    from steptrace_analyzer.differences.allowed import Allowed
+    from steptrace_analyzer.differences.divergence_result import Verdict
+    from steptrace_schema.names import Kind
+
+ROUNDING: Final = 256
+"""Units in the last place of a tensor's largest magnitude that rounding alone is taken to make."""
+
+_DATA: Final = frozenset({"batch", "weights", "optimizer"})
+"""Phases in which nothing is computed that could be rounded in another way."""
+
+
+class Search:
+    """One comparison of two traces.
+
+    Parameters
+    ----------
+    a, b
+        The traces.
+    kinds
+        Kinds to compare, None for all.
+    allowed
+        What counts as equal.
+    renamed, shift
+        As in :func:`steptrace_analyzer.differences.first_divergence`.
+    """
+
+    def __init__(
+        self,
+        a: xr.DataTree,
+        b: xr.DataTree,
+        kinds: Sequence[Kind] | None,
+        allowed: Allowed,
+        renamed: Mapping[str, str] | None,
+        shift: int,
+    ) -> None:
+        self.allowed, self.shift = allowed, shift
+        self.attributes = trace_attributes(a), trace_attributes(b)
+        layers_a, layers_b = (attributes.layers for attributes in self.attributes)
+        self.matching: Matching = match_layers(layers_a, layers_b, renamed)
+        self.execution = Execution.of(layers_a)
+        self.pairs = Pairs(a, b, kinds, self.matching, shift)
+        self.not_compared = self.pairs.left_out
+        self.compared: set[tuple[Kind, str]] = set()
+        self.by_digest = self.by_statistics = 0
+        self.damaged = False
+        self.beyond_values = False
+
+    def run(self, name_a: str, name_b: str, *, values_are_equal: bool) -> Divergence:
+        """Compare, and say what was found."""
+        common = self.pairs.common_steps()
+        recognised = [*recognised_settings(*self.attributes, self.matching)]
+        differing: list[StepDifference] = self._static()
+        step: int | None = None
+        for window in windows(common) if not differing else ():
+            step, differing = self._in_window(window)
+            if differing:
+                break
+        if values_are_equal:
+            self.by_digest += self.by_statistics
+            self.by_statistics = 0
+        if not differing and self.by_statistics and common:
+            step, differing = self._by_values(common)
+        at_first = not common or step in (None, common[0])
+        if at_first and any(each.place.phase == "weights" for each in differing):
+            recognised.insert(0, "other initial weights")
+        if differing and differing[0].place.phase == "batch" and step is not None:
+            batch = recognised_batch(self.pairs.a, self.pairs.b, step, self.shift)
+            recognised = ([batch] if batch else []) + recognised
+        origin = None
+        if differing:
+            first = differing[0]
+            origin = origin_of(first, self.execution, self._was_compared, is_first=at_first)
+        return Divergence(
+            a=name_a,
+            b=name_b,
+            verdict=self._verdict(differing, bool(common)),
+            place=differing[0].place if differing else None,
+            origin=origin,
+            recognised=tuple(recognised),
+            differing=tuple(differing),
+            steps=format_steps(common),
+            coverage=self._coverage(),
+            renamed=self.matching.renamed,
+            not_compared=tuple(dict.fromkeys(self.not_compared)),
+        )
+
+    def _was_compared(self, kind: Kind, path: str) -> bool:
+        return (kind, path) in self.compared
+
+    def _static(self) -> list[StepDifference]:
+        """Return which arrays without steps differ."""
+        found = []
+        for kind, (ours, _) in self.pairs.marks.items():
+            for path in ours.plain:
+                if path not in self.pairs.in_b[kind]:
+                    continue
+                sides = self.pairs.arrays(kind, path)
+                if sides is None or STEP in sides[0].dims or STEP in sides[1].dims:
+                    continue
+                a, b = np.asarray(sides[0]), np.asarray(sides[1])
+                self.compared.add((kind, path))
+                self.by_digest += 1
+                if a.shape != b.shape:
+                    self.not_compared.append(f"{kind}/{path}: shapes {a.shape} and {b.shape}")
+                elif row_digests(a[np.newaxis]) != row_digests(b[np.newaxis]):
+                    dims = tuple(map(str, sides[0].dims))
+                    found.append(difference_at(None, kind, path, dims, a, b))
+        return found if found and not self._has_steps() else []
+
+    def _has_steps(self) -> bool:
+        return any(len(ours.steps) for ours, _ in self.pairs.marks.values())
+
+    def _in_window(self, window: tuple[int, int]) -> tuple[int | None, list[StepDifference]]:
+        """Return the first step of a window that differs, and what differs there."""
+        candidates: dict[int, list[Unequal]] = {}
+        for kind, (ours, theirs) in self.pairs.marks.items():
+            try:
+                found = [*self._of_kind(kind, ours, theirs, window)]
+            except DamagedTraceError as error:
+                self.damaged = True
+                self.not_compared.append(str(error))
+                continue
+            for each in found:
+                candidates.setdefault(each.step, []).append(each)
+        return self._earliest(candidates)
+
+    def _earliest(
+        self, candidates: Mapping[int, list[Unequal]]
+    ) -> tuple[int | None, list[StepDifference]]:
+        """Return the first step of candidates at which something is measured to differ."""
+        for step in sorted(candidates):
+            ranked = sorted(candidates[step], key=lambda u: self.execution.rank(u.kind, u.path))
+            confirmed = [
+                measured for each in ranked if (measured := self._confirmed(each)) is not None
+            ]
+            if confirmed:
+                return step, confirmed
+        return None, []
+
+    def _of_kind(
+        self, kind: Kind, ours: Marks, theirs: Marks, window: tuple[int, int]
+    ) -> Iterator[Unequal]:
+        found, exact, weak = unequal_in(ours, theirs, self.pairs.in_b[kind], window, self.shift)
+        self.by_digest += exact
+        self.by_statistics += weak
+        if exact or weak:
+            self.compared |= {(kind, p) for p in ours.names if p in self.pairs.in_b[kind]}
+        yield from found
+        for path in ours.plain:
+            sides = self.pairs.arrays(kind, path)
+            if sides is None or any(side.dims[:1] != (STEP,) for side in sides):
+                continue
+            steps, count = unequal_plain(sides[0], sides[1], window, self.shift)
+            self.by_digest += count
+            if count:
+                self.compared.add((kind, path))
+            yield from (Unequal(step, kind, path) for step in steps)
+
+    def _confirmed(self, found: Unequal) -> StepDifference | None:
+        """Measure a difference; None where it is within what is allowed."""
+        unmeasured = StepDifference(
+            Place(found.step, phase_of(found.kind, found.path), found.kind, found.path), None
+        )
+        try:
+            rows = self.pairs.rows(found.kind, found.path, found.step)
+        except DamagedTraceError as error:
+            self.damaged = True
+            self.not_compared.append(str(error))
+            return unmeasured
+        if rows is None:
+            if self.allowed.is_exact:
+                return unmeasured
+            self.beyond_values = True
+            self.not_compared.append(
+                f"{found.kind}/{found.path}: its digests differ at step {found.step}, where its "
+                "values are not recorded, so it is unknown whether it is within the tolerance"
+            )
+            return None
+        a, b, dims = rows
+        if a.shape != b.shape:
+            self.not_compared.append(f"{found.kind}/{found.path}: shapes {a.shape} and {b.shape}")
+            return unmeasured
+        measured = difference_at(found.step, found.kind, found.path, dims, a, b)
+        if measured.distance is None or measured.distance.differing == 0:
+            return None  # statistics that were computed in another way
+        return None if self.allowed.covers(a, b) else measured
+
+    def _by_values(self, common: list[int]) -> tuple[int | None, list[StepDifference]]:
+        """Read the tensors that no digest speaks for, in the order of steps."""
+        for window in windows(common):
+            candidates: dict[int, list[Unequal]] = {}
+            for kind, (ours, theirs) in self.pairs.marks.items():
+                if ours.digests is not None and theirs.digests is not None:
+                    continue
+                for path in ours.names:
+                    sides = self.pairs.arrays(kind, path)
+                    if sides is None:
+                        continue
+                    try:
+                        steps, count = unequal_plain(sides[0], sides[1], window, self.shift)
+                    except DamagedTraceError as error:
+                        self.damaged = True
+                        self.not_compared.append(str(error))
+                        continue
+                    self.by_digest += count
+                    self.by_statistics -= min(count, self.by_statistics)
+                    for step in steps:
+                        candidates.setdefault(step, []).append(Unequal(step, kind, path))
+            first, confirmed = self._earliest(candidates)
+            if confirmed:
+                return first, confirmed
+        return None, []
+
+    def _verdict(self, differing: list[StepDifference], has_steps: bool) -> Verdict:
+        if differing:
+            return "rounding-sized" if _is_rounding(differing) else "differs"
+        if not (self.by_digest or self.by_statistics) or self.damaged or self.beyond_values:
+            return "inconclusive"
+        if self.by_statistics:
+            self.not_compared.append(
+                "some tensors have neither digests nor values; their statistics are equal, which "
+                "does not show that they are"
+            )
+            return "inconclusive"
+        if not has_steps or self.matching.only_a or self.matching.only_b:
+            return "inconclusive"
+        return "equal"
+
+    def _coverage(self) -> Coverage:
+        compared = len(self.compared)
+        return Coverage(
+            by_digest=self.by_digest,
+            by_statistics=self.by_statistics,
+            tensors=self.pairs.count,
+            share=compared / self.pairs.count if self.pairs.count else 0.0,
+        )
+
+
+def _is_rounding(differing: list[StepDifference]) -> bool:
+    """Whether rounding may have made all that differs at a step."""
+    if differing[0].place.phase in _DATA:
+        return False
+    return all(
+        found.distance is not None
+        and found.distance.in_last_place is not None
+        and found.distance.in_last_place <= ROUNDING
+        and found.distance.non_finite_a == found.distance.non_finite_b
+        for found in differing
+    )
