@@ -48,7 +48,7 @@ _HOMES = {
     "fingerprint": "differences.golden",
     "first_divergence": "differences.divergence",
     "follow": "trace.follow",
-    "open_trace": "trace.open",
+    "open_trace": "accessor",
     "pack": "trace.packing",
     "read_fingerprint": "differences.golden",
     "plot_activation_maps": "plots.maps",

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +40,11 @@ class Figures:
     shown: tuple[Shown, ...]
 
 
+def pictures_size(shown: Iterable[Shown]) -> int:
+    """Return the characters that pictures take on the page."""
+    return sum(len(one.picture.source) for one in shown if one.picture is not None)
+
+
 @dataclasses.dataclass(frozen=True)
 class LayerSection:
     """One layer's part of the page: its figures, or the command that draws them."""
@@ -44,12 +53,12 @@ class LayerSection:
     path: str
     figures: tuple[Figures, ...] = ()
     command: str = ""
+    thumbnails: tuple[Shown, ...] = ()
 
     @property
     def size(self) -> int:
         """Characters that its pictures take on the page."""
-        shown = (one for view in self.figures for one in view.shown)
-        return sum(len(one.picture.source) for one in shown if one.picture is not None)
+        return pictures_size(self.thumbnails) + sum(pictures_size(v.shown) for v in self.figures)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +139,8 @@ class Page:
         The biggest first.
     loss, gradients
         Pictures over all steps.
+    whole
+        Views of the whole model: its flow, the way of its parameters, its sensitivity.
     layers
         The model's layers; None where the trace does not describe them.
     sections
@@ -150,6 +161,7 @@ class Page:
     findings: tuple[Told, ...]
     loss: Picture | None
     gradients: Picture | None
+    whole: tuple[Figures, ...]
     layers: Table | None
     sections: tuple[LayerSection, ...]
     missing: Table | None

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from steptrace_analyzer.plots.activations import plot_activations
 from steptrace_analyzer.plots.maps import plot_activation_maps
 from steptrace_analyzer.plots.parameters import plot_parameters
 from steptrace_analyzer.plots.statistics import plot_statistics
-from steptrace_analyzer.plots.subject import layer_tensors
-from steptrace_analyzer.plots.weights import plot_weights
+from steptrace_analyzer.plots.subject import has_step, layer_tensors
+from steptrace_analyzer.plots.weights import draw_weights, weights_data, weights_ranges
 from steptrace_analyzer.report.contents import Figures, Shown, StepChoices
-from steptrace_analyzer.report.pictures import pixel_picture
+from steptrace_analyzer.report.pictures import Layout, pixel_picture
 from steptrace_analyzer.trace.described import described_tensors, statistics_table
 from steptrace_analyzer.trace.select import has_tensor, layer_of, layer_paths, tensor_paths
 from steptrace_schema.errors import TraceError
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     import xarray as xr
     from matplotlib.figure import Figure
+
+    from steptrace_analyzer.plots.weights import Ranges
 
 
 def drawn_layers(trace: xr.DataTree) -> list[str]:
@@ -56,17 +58,18 @@ def layer_figures(trace: xr.DataTree, layer: str, choices: StepChoices) -> tuple
     """
     views: list[Figures] = []
     if layer_tensors(trace, "weights", layer):
+        ranges = cache(lambda: _ranges(trace, layer, choices))
         views.append(
-            _at_each(
+            at_each(
                 "Weights and their update",
                 choices,
-                lambda step: plot_weights(trace, layer, step, compare=choices.steps),
+                lambda step: draw_weights(weights_data(trace, layer, step, ranges=ranges())),
                 lambda step: f"Weights of {layer} at step {step} beside the update of that step",
             )
         )
     if layer_tensors(trace, "updates", layer):
         views.append(
-            _at_each(
+            at_each(
                 "Parameters and the force on each",
                 choices,
                 lambda step: plot_parameters(trace, layer, step),
@@ -75,7 +78,7 @@ def layer_figures(trace: xr.DataTree, layer: str, choices: StepChoices) -> tuple
         )
     if has_tensor(trace, "probe", f"{layer}/{PREACTIVATION}"):
         views.append(
-            _at_all(
+            at_all(
                 "Activation function: input against output",
                 lambda: plot_activations(trace, layer, choices.steps),
                 f"Inputs and outputs of the activation function of {layer} at several steps",
@@ -83,7 +86,7 @@ def layer_figures(trace: xr.DataTree, layer: str, choices: StepChoices) -> tuple
         )
     if layer in layer_paths(trace, "activations"):
         views.append(
-            _at_each(
+            at_each(
                 "Activation maps of one input",
                 choices,
                 lambda step: plot_activation_maps(trace, layer, step),
@@ -95,7 +98,7 @@ def layer_figures(trace: xr.DataTree, layer: str, choices: StepChoices) -> tuple
         )
     if _has_statistics(trace, layer):
         views.append(
-            _at_all(
+            at_all(
                 "Values over time",
                 lambda: plot_statistics(trace, layer),
                 f"Distribution of the values of each tensor of {layer} by step",
@@ -104,28 +107,43 @@ def layer_figures(trace: xr.DataTree, layer: str, choices: StepChoices) -> tuple
     return tuple(views)
 
 
-def _at_each(
+def at_each(
     title: str, choices: StepChoices, plot: Callable[[int], Figure], alt: Callable[[int], str]
 ) -> Figures:
+    """Draw a view at each step, all laid out as the first; one that cannot be drawn says why."""
+    layout: Layout = []
     return Figures(
         title,
         tuple(
-            _picture_or_reason(partial(plot, step), alt(step), choices.control(step))
+            _picture_or_reason(partial(plot, step), alt(step), choices.control(step), layout)
             for step in choices.steps
         ),
     )
 
 
-def _at_all(title: str, plot: Callable[[], Figure], alt: str) -> Figures:
+def at_all(title: str, plot: Callable[[], Figure], alt: str) -> Figures:
+    """Draw a view of all steps; one that cannot be drawn says why."""
     return Figures(title, (_picture_or_reason(plot, alt),))
 
 
-def _picture_or_reason(plot: Callable[[], Figure], alt: str, control: str | None = None) -> Shown:
+def _picture_or_reason(
+    plot: Callable[[], Figure],
+    alt: str,
+    control: str | None = None,
+    layout: Layout | None = None,
+) -> Shown:
     try:
         figure = plot()
     except TraceError as error:
         return Shown(None, str(error), control)
-    return Shown(pixel_picture(figure, alt), control=control)
+    return Shown(pixel_picture(figure, alt, layout), control=control)
+
+
+def _ranges(trace: xr.DataTree, layer: str, choices: StepChoices) -> Ranges:
+    """Return the colour ranges of the steps at which the layer's weights are recorded."""
+    path = layer_tensors(trace, "weights", layer)[0]
+    steps = [step for step in choices.steps if has_step(trace, "weights", path, step)]
+    return weights_ranges(trace, layer, steps)
 
 
 def _has_statistics(trace: xr.DataTree, layer: str) -> bool:

@@ -18,17 +18,25 @@ from steptrace_analyzer.plots.steps import by_size, key_steps
 from steptrace_analyzer.plots.subject import model_name
 from steptrace_analyzer.progress import untold
 from steptrace_analyzer.report import overview
-from steptrace_analyzer.report.contents import LayerSection, Page, StepChoices
+from steptrace_analyzer.report.contents import LayerSection, Page, StepChoices, pictures_size
 from steptrace_analyzer.report.layers import drawn_layers, layer_figures
 from steptrace_analyzer.report.page import build_page
 from steptrace_analyzer.report.parallel import draw_layers
 from steptrace_analyzer.report.pictures import line_picture, pixel_picture
+from steptrace_analyzer.report.thumbnails import thumbnails
+from steptrace_analyzer.report.whole import whole_figures
 from steptrace_analyzer.trace.described import statistics_table
 from steptrace_analyzer.trace.files import output_file
 from steptrace_analyzer.trace.info import describe
 from steptrace_analyzer.trace.open import opened, trace_attributes, trace_location
-from steptrace_analyzer.trace.select import format_steps, has_tensor, layer_of, recorded_steps
-from steptrace_schema.errors import TraceError
+from steptrace_analyzer.trace.select import (
+    format_steps,
+    has_tensor,
+    layer_of,
+    recorded_steps,
+    resolve_among,
+)
+from steptrace_schema.errors import StepNotRecordedError, TraceError
 from steptrace_schema.names import LOSS
 from steptrace_schema.storage.location import Location, locate
 
@@ -42,7 +50,7 @@ if TYPE_CHECKING:
     from steptrace_analyzer.progress import Progress
     from steptrace_analyzer.trace.open import TraceOrPath
 
-MOST_BYTES: Final = 7_000_000
+MOST_BYTES: Final = 8_000_000
 """Where a page would grow beyond this, the layers that are left are named instead of drawn."""
 
 _MOST_STEPS: Final = 3
@@ -54,6 +62,9 @@ def write_report(
     *,
     path: str | Location | None = None,
     anomalies: Sequence[Anomaly] | None = None,
+    steps: Sequence[int] | None = None,
+    layers: Sequence[str] | None = None,
+    max_bytes: int | None = None,
     workers: int = 1,
     progress: Progress = untold,
 ) -> Path:
@@ -76,6 +87,13 @@ def write_report(
     anomalies
         What :func:`steptrace_analyzer.anomalies.find_anomalies` found, to tell of nothing else. By
         default the page tells what all rules found, as ``steptrace anomalies`` does.
+    steps
+        The steps with figures; by default the first, the last, and that of the biggest anomaly.
+    layers
+        The layers with figures, by their paths or last segments; all by default.
+    max_bytes
+        Where the page would grow beyond this, the layers that are left have a thumbnail and a
+        command instead of figures; 8 MB by default.
     workers
         Processes that draw, each of which opens the trace again. More than one needs a program that
         may be imported again, as :mod:`multiprocessing` asks for.
@@ -91,6 +109,8 @@ def write_report(
     ------
     TraceError
         If `output` is a folder.
+    UnknownNameError, StepNotRecordedError
+        If the trace has none of `layers` or `steps`.
 
     Examples
     --------
@@ -104,10 +124,14 @@ def write_report(
     found = find_anomalies(trace) if anomalies is None else anomalies
     stories = diagnose(trace).stories[:MOST_STORIES] if anomalies is None else None
     info = describe(trace, where) if where is not None else None
-    layers = drawn_layers(trace)
-    choices = _step_choices(trace, found)
-    anchors = {layer: f"layer-{place}" for place, layer in enumerate(layers)}
-    total = len(layers) + 2
+    limit = MOST_BYTES if max_bytes is None else max_bytes
+    shown = drawn_layers(trace)
+    if layers is not None:
+        wanted = {resolve_among(trace, name, shown, "layer with figures") for name in layers}
+        shown = [layer for layer in shown if layer in wanted]
+    choices = _step_choices(trace, found, steps)
+    anchors = {layer: f"layer-{place}" for place, layer in enumerate(shown)}
+    total = len(shown) + 2
 
     progress(0, total)
     loss = None
@@ -132,6 +156,7 @@ def write_report(
         else overview.stories(stories, choices),
         loss=loss,
         gradients=gradients,
+        whole=whole_figures(trace, found, choices) if limit else (),
         layers=overview.layers(attributes, anchors),
         sections=(),
         missing=overview.missing(attributes),
@@ -140,24 +165,29 @@ def write_report(
         optimizer=overview.settings(optimizer.config) if optimizer else (),
         environment=overview.settings(attributes.environment),
     )
-    size, largest = len(build_page(page)), 0
+    small = {layer: thumbnails(trace, layer, choices) if limit else () for layer in shown}
+    size = len(build_page(page)) + sum(pictures_size(one) for one in small.values())
+    largest = 0
     drawn: dict[str, LayerSection] = {}
-    order = _by_interest(layers, found)
+    order = _by_interest(shown, found)
     if where is not None and workers > 1 and len(order) > 1:
         figures = draw_layers(where, order, choices, workers)
     else:
         figures = (layer_figures(trace, layer, choices) for layer in order)
     with contextlib.closing(figures):
         for done, layer in enumerate(order, start=3):
-            if size + largest < MOST_BYTES:
-                drawn[layer] = LayerSection(anchors[layer], layer, figures=next(figures))
-                size += drawn[layer].size
-                largest = max(largest, drawn[layer].size)
+            section = LayerSection(anchors[layer], layer, thumbnails=small[layer])
+            if size + largest < limit:
+                section = dataclasses.replace(section, figures=next(figures))
+                mine = section.size - pictures_size(small[layer])
+                size += mine
+                largest = max(largest, mine)
             else:
                 command = _drawing_command(str(where or trace.name or "TRACE"), layer)
-                drawn[layer] = LayerSection(anchors[layer], layer, command=command)
+                section = dataclasses.replace(section, command=command)
+            drawn[layer] = section
             progress(done, total)
-    sections = tuple(drawn[layer] for layer in layers)
+    sections = tuple(drawn[layer] for layer in shown)
     return _replace(output, build_page(dataclasses.replace(page, sections=sections)))
 
 
@@ -170,10 +200,20 @@ def _where(trace: TraceOrPath, path: str | Location | None) -> Location | None:
         return None
 
 
-def _step_choices(trace: xr.DataTree, found: Sequence[Anomaly]) -> StepChoices:
+def _step_choices(
+    trace: xr.DataTree, found: Sequence[Anomaly], wanted: Sequence[int] | None
+) -> StepChoices:
     kinds = (kind for kind in ("updates", "weights", "activations") if kind in trace.children)
     recorded = next((s for kind in kinds if (s := recorded_steps(trace.children[kind]))), [])
-    steps = key_steps(recorded, found, _MOST_STEPS)
+    if wanted is not None and wanted:
+        known = [recorded[n] if -len(recorded) <= n < 0 else n for n in wanted]
+        missing = sorted(set(known) - set(recorded))
+        if missing:
+            msg = f"step {missing[0]} is not recorded; recorded are {format_steps(recorded)}"
+            raise StepNotRecordedError(msg)
+        steps = sorted(set(known))
+    else:
+        steps = key_steps(recorded, found, _MOST_STEPS)
     told = [anomaly.step for anomaly in by_size(found) if anomaly.step in steps]
     return StepChoices(tuple(steps), next(iter([*told, *steps[::-1]]), None))
 

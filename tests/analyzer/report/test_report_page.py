@@ -26,6 +26,7 @@ from steptrace_analyzer.report.contents import Page as Contents
 from steptrace_analyzer.report.page import build_page
 from steptrace_analyzer.report.pictures import line_picture, pixel_picture
 from steptrace_analyzer.trace.open import open_trace
+from steptrace_schema.errors import StepNotRecordedError
 from steptrace_schema.format.attributes import Event, Layer, Missing, Model
 
 if TYPE_CHECKING:
@@ -85,10 +86,12 @@ def page(report: Path) -> Page:
 def test_the_page_has_everything_in_order(page: Page) -> None:
     titles = re.findall(r"<h2>(.*?)</h2>", page.html)
     assert titles == [
-        "Summary",
         "What happened",
+        "Summary",
         "Loss",
         "Gradients",
+        "Model flow",
+        "The way of the parameters",
         "Layers",
         "What is missing, and why",
         "How it was recorded",
@@ -159,8 +162,33 @@ def test_every_step_has_its_figures_of_every_layer(page: Page) -> None:
         for tag, attributes in page.tags
         if tag == "div" and "class" in attributes and str(attributes["class"]).startswith("at ")
     ]
-    # Weights, parameters and maps of two layers at three steps.
-    assert sorted(shown) == sorted(["at at-step-0", "at at-step-1", "at at-step-2"] * 6)
+    # Weights, parameters and maps of two layers at three steps, and the model's flow.
+    assert sorted(shown) == sorted(["at at-step-0", "at at-step-1", "at at-step-2"] * 7)
+
+
+def test_every_layer_has_a_thumbnail_at_every_step_that_leads_to_its_section(page: Page) -> None:
+    small = [image for image in page.attributes("img") if "kernel at step" in str(image["alt"])]
+    assert [image["alt"] for image in small] == [
+        f"sequential/{layer}/kernel at step {step}"
+        for layer in ("dense", "dense_1")
+        for step in (0, 37, 59)
+    ]
+    assert len({image["src"] for image in small}) == 6
+
+
+def test_steps_layers_and_size_of_the_page_can_be_chosen(spiked: Path, tmp_path: Path) -> None:
+    output = tmp_path / "r.html"
+    options = ["--steps", "5,40", "--layer", "dense_1", "--max-size", "0.4"]
+    assert run(["report", str(spiked), "-o", str(output), *options]) == 0
+    page = Page(output.read_text(encoding="utf-8"))
+    assert [c["aria-label"] for c in page.attributes("input")] == [
+        "Show figures at step 5",
+        "Show figures at step 40",
+    ]
+    assert re.findall(r"<h3>(sequential/.*?)</h3>", page.html) == ["sequential/dense_1"]
+    assert output.stat().st_size < 800_000
+    with pytest.raises(StepNotRecordedError, match="step 99 is not recorded"):
+        write_report(spiked, output, steps=[99])
 
 
 def test_nothing_that_a_trace_says_becomes_markup(tmp_path: Path) -> None:
@@ -239,10 +267,9 @@ def test_the_report_is_named_after_the_trace_and_replaced_when_written_again(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(write, "MOST_BYTES", 0)
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
-        assert run(["report", str(healthy_path)]) == 0
+        assert run(["report", str(healthy_path), "--max-size", "0"]) == 0
         assert capsys.readouterr().out.startswith("run-report.html (")
     assert [path.name for path in tmp_path.iterdir()] == ["run-report.html"]
 
@@ -253,7 +280,7 @@ def build(**fields: Any) -> Page:
         "title": "title",
         "lead": "lead",
         "choices": StepChoices((), None),
-        **dict.fromkeys(("summary", "findings", "sections"), ()),
+        **dict.fromkeys(("summary", "findings", "sections", "whole"), ()),
         **dict.fromkeys(("policy", "optimizer", "environment"), ()),
         **dict.fromkeys(("kinds", "loss", "gradients", "layers", "missing", "events")),
     }
