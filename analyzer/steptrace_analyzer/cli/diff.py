@@ -40,6 +40,14 @@ def diff(
             show_default=False,
         ),
     ] = None,
+    noise: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RUN",
+            help="Compare with the distances between repeats of a run. Give it at least twice.",
+            show_default=False,
+        ),
+    ] = None,
     kind: Kinds = None,
     rtol: Annotated[float, typer.Option(min=0, help="Relative tolerance.")] = 0.0,
     atol: Annotated[float, typer.Option(min=0, help="Absolute tolerance.")] = 0.0,
@@ -84,13 +92,15 @@ def diff(
     --------
     steptrace diff a.zarr b.zarr
     steptrace diff a.zarr b.zarr --first --ulp 4
+    steptrace diff a.zarr b.zarr --noise r1.zarr --noise r2.zarr --noise r3.zarr
     steptrace diff a.zarr b.zarr --kind weights --rtol 1e-5
     steptrace diff run.zarr --steps 10 20
     steptrace diff run.zarr --golden golden.fp.json
     """
     from steptrace_analyzer.differences import divergence, traces
+    from steptrace_analyzer.differences import noise as noise_module
     from steptrace_analyzer.differences.golden import read_fingerprint
-    from steptrace_analyzer.differences.result import document_of
+    from steptrace_analyzer.differences.result import document_of, document_of_noise
     from steptrace_analyzer.trace.open import open_trace
 
     if sum(given is not None for given in (other, steps, golden)) != 1:
@@ -105,6 +115,20 @@ def diff(
     kinds: Any = kind or None
     layers = dict(map(_pair, renamed or ()))
     opened = open_trace(trace)
+    if noise and other is not None:
+        repeated = noise_module.compare_with_noise(
+            opened,
+            open_trace(other),
+            noise,
+            kinds=kinds or noise_module.NOISY_KINDS,
+            names=(str(trace), str(other)),
+        )
+        if as_json:
+            write_json(document_of_noise(repeated))
+        else:
+            write_line(str(repeated))
+        codes = {"differs": 1, "inconclusive": _INCONCLUSIVE}
+        raise typer.Exit(codes.get(repeated.verdict, 0))
     if golden is not None or (other is not None and (first or ulp or layers or shift)):
         found = divergence.first_divergence(
             opened if golden is None else read_fingerprint(golden),

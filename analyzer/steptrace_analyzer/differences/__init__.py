@@ -8,6 +8,7 @@ from steptrace_analyzer.differences.golden import (
     read_fingerprint,
     write_fingerprint,
 )
+from steptrace_analyzer.differences.noise import NoiseResult, compare_with_noise
 from steptrace_analyzer.differences.result import DiffResult, FirstDifference, Mismatch, TensorDiff
 from steptrace_analyzer.differences.traces import diff, diff_steps
 
@@ -16,8 +17,10 @@ __all__ = [
     "Divergence",
     "FirstDifference",
     "Mismatch",
+    "NoiseResult",
     "TensorDiff",
     "Tolerance",
+    "compare_with_noise",
     "diff",
     "diff_steps",
     "fingerprint",

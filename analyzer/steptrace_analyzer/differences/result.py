@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from steptrace_analyzer.differences.divergence_result import Divergence
+from steptrace_analyzer.differences.noise import NoiseResult
 from steptrace_analyzer.trace.select import format_steps
 from steptrace_schema.json_ready import as_json
 from steptrace_schema.names import Kind
@@ -90,6 +91,8 @@ class DiffDocument:
     not_compared: tuple[Mismatch, ...]
     divergence: Divergence | None
     """Where two runs part and why; None between two steps of one."""
+    noise: NoiseResult | None = None
+    """How the two compare with repeats of one run; None without repeats."""
 
 
 def document_of(found: Divergence) -> DiffDocument:
@@ -107,6 +110,22 @@ def document_of(found: Divergence) -> DiffDocument:
         mismatches=(),
         not_compared=(),
         divergence=found,
+    )
+
+
+def document_of_noise(found: NoiseResult) -> DiffDocument:
+    """Return what ``steptrace diff --noise --json`` prints."""
+    return DiffDocument(
+        a=found.a,
+        b=found.b,
+        differs=found.verdict == "differs",
+        steps=found.steps,
+        first_difference=None,
+        tensors=(),
+        mismatches=(),
+        not_compared=(),
+        divergence=None,
+        noise=found,
     )
 
 

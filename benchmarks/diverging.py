@@ -1,0 +1,174 @@
+"""What it costs to find where two runs part, and what digests cost while recording.
+
+``python benchmarks/diverging.py [steps] [width]`` writes two runs of random walks that are equal up
+to nine tenths, and compares them: by digests, without digests, and by reading both whole. Bytes are
+what the process reads from files (``/proc/self/io``), so it runs on Linux only.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import numpy as np
+
+from steptrace_analyzer import diff, first_divergence
+from steptrace_schema.format.attributes import Layer, TraceAttributes
+from steptrace_schema.format.layout import ArraySpec
+from steptrace_schema.format.policy import Policy
+from steptrace_schema.journal.declaration import Declaration
+from steptrace_schema.journal.where import journal_path
+from steptrace_schema.journal.writer import JournalWriter
+from steptrace_schema.moving import array_move
+from steptrace_schema.moving.recover import recover
+from steptrace_schema.names import REQUIRED_SCALARS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LAYERS = 3
+SAMPLES = 4
+REPEATS = 3
+
+
+def write(path: Path, steps: int, width: int, parts_at: int) -> None:
+    """Write the journal of a run whose weights differ from `parts_at` on."""
+    names = [f"layer_{i}" for i in range(LAYERS)]
+    integers = ("epoch", "batch", "batch_size")
+    arrays = [
+        *(
+            ArraySpec("scalars", name, (), (), "int64" if name in integers else "float64")
+            for name in REQUIRED_SCALARS
+        ),
+        *(ArraySpec("weights", f"{n}/kernel", ("in", "out"), (width, width), "f4") for n in names),
+        *(
+            ArraySpec("gradients", f"{n}/kernel", ("in", "out"), (width, width), "f4")
+            for n in names
+        ),
+        *(
+            ArraySpec("activations", f"{n}/output", ("sample", "unit"), (SAMPLES, width), "f4")
+            for n in names
+        ),
+    ]
+    arrays = [ArraySpec(**{**vars(a), "dtype": np.dtype(a.dtype).name}) for a in arrays]
+    attributes = TraceAttributes(
+        run_id=path.name,
+        created="2026-01-01T00:00:00+00:00",
+        producer="benchmark",
+        policy=Policy(samples=SAMPLES),
+        layers=tuple(
+            Layer(path=n, name=n, class_name="Dense", variables=(f"{n}/kernel",)) for n in names
+        ),
+    )
+    rng, other = np.random.default_rng(0), np.random.default_rng(1)
+    kernels = [rng.normal(size=(width, width)).astype("f4") for _ in names]
+    writer = JournalWriter.create(journal_path(path), Declaration(attributes, tuple(arrays)))
+    for step in range(steps):
+        record: dict[str, Any] = {f"scalars/{name}": np.array(step) for name in integers}
+        record |= {
+            f"scalars/{name}": np.array(float(step))
+            for name in REQUIRED_SCALARS
+            if name not in integers
+        }
+        for name, kernel in zip(names, kernels, strict=True):
+            gradient = rng.normal(size=kernel.shape).astype("f4")
+            record[f"weights/{name}/kernel"] = kernel.copy()
+            record[f"gradients/{name}/kernel"] = gradient
+            record[f"activations/{name}/output"] = kernel[:SAMPLES] + gradient[:SAMPLES]
+            kernel -= np.float32(1e-3) * gradient
+            if step == parts_at - 1:
+                kernel += np.float32(1e-6) * other.normal(size=kernel.shape).astype("f4")
+        writer.append(step, record)
+    writer.append(steps, {f"weights/{n}/kernel": k for n, k in zip(names, kernels, strict=True)})
+    writer.close("complete", None, attributes)
+
+
+def move(path: Path, *, digests: bool) -> float:
+    """Move the journal into the store; return the seconds of processor time."""
+    unknown = mock.patch.object(
+        array_move, "row_digests", lambda rows: np.full(len(rows), -1, np.int64)
+    )
+    begin = time.process_time()
+    if digests:
+        recover(path)
+    else:
+        with unknown:
+            recover(path)
+    return time.process_time() - begin
+
+
+def measured(label: str, total: int, run: Callable[[], object]) -> None:
+    """Run, and print time and bytes."""
+    before, begin = _bytes_read(), time.perf_counter()
+    found = run()
+    seconds, count = time.perf_counter() - begin, _bytes_read() - before
+    print(
+        f"{label:28} {seconds:8.2f} s {count / 1e6:10.1f} MB {100 * count / total:7.2f} %  {found}"
+    )
+
+
+def _bytes_read() -> int:
+    fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(fields["rchar"])
+
+
+def _size(path: Path, pattern: str = "**/*") -> int:
+    return sum(file.stat().st_size for file in path.glob(pattern) if file.is_file())
+
+
+def without_digests(path: Path) -> None:
+    """Make of a trace one as an earlier format has it."""
+    for folder in (path / "statistics").glob("*/digests"):
+        shutil.rmtree(folder)
+    root = json.loads((path / "zarr.json").read_text())
+    root.pop("consolidated_metadata", None)
+    root["attributes"]["steptrace"]["version"] = "1.1"
+    (path / "zarr.json").write_text(json.dumps(root))
+
+
+def main(steps: int, width: int) -> None:
+    """Write, move, compare."""
+    parts_at = steps * 9 // 10
+    with tempfile.TemporaryDirectory() as folder:
+        a, b = Path(folder) / "a.zarr", Path(folder) / "b.zarr"
+        seconds: dict[bool, list[float]] = {True: [], False: []}
+        write(a, steps, width, steps + 1)
+        journal, kept = journal_path(a), Path(folder) / "kept"
+        shutil.copytree(journal, kept)
+        for _ in range(REPEATS):
+            for digests in (False, True):
+                shutil.rmtree(a, ignore_errors=True)
+                if not journal.exists():
+                    shutil.copytree(kept, journal)
+                seconds[digests].append(move(a, digests=digests))
+        shutil.rmtree(kept)
+        write(b, steps, width, parts_at)
+        move(b, digests=True)
+        stored = _size(a, "statistics/*/digests/*")
+        print(f"{steps} steps, {_size(a) / 1e6:.0f} MB each, parting at step {parts_at}")
+        least = {key: min(values) for key, values in seconds.items()}
+        added = 100 * (least[True] / least[False] - 1)
+        took = f"{least[True]:.2f} s, without {least[False]:.2f} s ({added:+.1f} %)"
+        print(f"moving with digests: {took}")
+        print(f"digests in the store: {100 * stored / _size(a):.3f} %")
+        total = _size(a) + _size(b)
+
+        def first() -> object:
+            found = first_divergence(a, b)
+            return found.verdict, found.place and (found.place.step, found.place.name)
+
+        measured("by digests", total, first)
+        measured("all tensors (diff)", total, lambda: str(diff(a, b).first_difference))
+        for path in (a, b):
+            without_digests(path)
+        measured("by statistics, no digests", total, first)
+
+
+if __name__ == "__main__":
+    main(*(int(argument) for argument in sys.argv[1:] or ("1000", "96")))
