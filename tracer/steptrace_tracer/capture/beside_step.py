@@ -51,7 +51,7 @@ class BesideStep(TracedStep):
             Does the step as it is done without the tracer.
         """
         self.prepare(args, kwargs)
-        tensors = self._observed(args, kwargs)
+        tensors = self._observe(args, kwargs)
         before = self._read_weights()
         wall_time, start = time.time(), time.perf_counter()
         result = original()
@@ -65,7 +65,7 @@ class BesideStep(TracedStep):
                 tensors[key] = tf.cast(metric, tf.float32)
         return StepResult(result, self._reduced(tensors), wall_time, duration)
 
-    def _observed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _observe(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         function = self.concrete(args, kwargs)
         if id(function) not in self._states:
             self._states[id(function)] = StepState(function, self.program)
@@ -81,13 +81,13 @@ class BesideStep(TracedStep):
         """Return nothing: the observed step need not change the weights."""
         return {}
 
-    def _step(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    def _observed(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         if not self.program.applies_last:
-            return super()._step(*args, **kwargs)
+            return super()._observed(*args, **kwargs)
         with ExitStack() as stack:
             # Nothing reads the weights any more once Keras' own step applies the gradients.
             stack.enter_context(rebound(self.program.optimizers[0], "apply", _nothing))
-            return super()._step(*args, **kwargs)
+            return super()._observed(*args, **kwargs)
 
 
 def _nothing(_: Any) -> Callable[..., None]:

@@ -12,6 +12,8 @@ from steptrace_tracer.keras_private import strategy_of, update_count
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from steptrace_tracer.capture.frozen_step import FrozenStep
+
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
@@ -54,6 +56,8 @@ class Program:
         The ``tf.distribute.Strategy`` that runs the step on several replicas; None for one.
     spreads
         Whether `body` itself calls ``strategy.run``; otherwise it is what is run on each replica.
+    frozen
+        What Keras keeps of the step from one ``fit`` to the next; None where nothing is kept.
     """
 
     body: Callable[..., Any]
@@ -66,6 +70,7 @@ class Program:
     strategy: Any = None
     calls_strategy_run: bool = False
     applies_last: bool = False
+    frozen: FrozenStep | None = None
 
     def variables(self) -> list[Any]:
         """Return the variables of the models, their metrics, and the optimizers."""
@@ -88,19 +93,24 @@ class Compiled:
     ----------
     step, around
         ``tf.function`` with the settings of the step itself, and of what is done around it.
+    signature
+        What distinguishes `around` of the same step in two fits.
     """
 
     step: Callable[[Any], Any]
     around: Callable[[Any], Any]
+    signature: str = ""
 
 
-def fit_program(model: Any, spec: Any) -> Program:
+def fit_program(model: Any, spec: Any, frozen: FrozenStep) -> Program:
     """Return the step of ``model.fit``.
 
     Parameters
     ----------
     model
         A compiled Keras model.
+    frozen
+        What its train function was built with.
     spec
         The ``element_spec`` of its data set, None where it has none.
     """
@@ -108,7 +118,7 @@ def fit_program(model: Any, spec: Any) -> Program:
     # the same program is compiled.
     compiled = Compiled(
         functools.partial(
-            tf.function, reduce_retracing=True, jit_compile=model.jit_compile, autograph=False
+            tf.function, reduce_retracing=True, jit_compile=frozen.jit_compile, autograph=False
         ),
         functools.partial(
             tf.function,
@@ -116,18 +126,20 @@ def fit_program(model: Any, spec: Any) -> Program:
             reduce_retracing=True,
             autograph=False,
         ),
+        repr(spec),
     )
     others = (value for value in vars(model).values() if isinstance(value, keras.Optimizer))
     optimizers = {id(found): found for found in (model.optimizer, *others)}
     return Program(
-        body=model.train_step,
+        body=frozen.body,
         models=(model,),
         optimizers=tuple(optimizers.values()),
         batch=batch_of_data,
-        eager=model.run_eagerly,
+        eager=frozen.eager,
         compiled=compiled,
         logs=lambda logs: logs,
         strategy=replica_strategy(model),
+        frozen=frozen,
         applies_last=type(model).train_step is keras.Model.train_step,
     )
 

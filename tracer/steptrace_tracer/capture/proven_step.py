@@ -94,6 +94,21 @@ class ProvenStep:
         kind = BesideStep if self.way == "beside" else TracedStep
         self.traced: TracedStep = kind(*self._arguments)
 
+    def go_on(self, program: Program, probe: Any) -> None:
+        """Capture the same step in another ``fit``, which may have another trace.
+
+        Parameters
+        ----------
+        program
+            The step, as the other ``fit`` has it.
+        probe
+            Inputs of the probe; None for the first samples of the other first batch.
+        """
+        self._program = program
+        self._arguments = (program, *self._arguments[1:3], probe)
+        self._told = None
+        self.traced.go_on(program, probe)
+
     def run(
         self,
         args: tuple[Any, ...],

@@ -8,12 +8,15 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.attributes import Missing
 from steptrace_schema.format.paths import safe_path
 from steptrace_schema.names import LOSS, LOSS_SCALE, LOSSES, METRICS, X_GRADIENT
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.batch_taps import batch_taps
+from steptrace_tracer.capture.frozen_step import batch_kind
 from steptrace_tracer.capture.graph_statistics import tensor_statistics
 from steptrace_tracer.capture.input_gradient import InputGradientShortcut
 from steptrace_tracer.capture.names import inside_recurrent, leaves, walk_layers
@@ -101,6 +104,9 @@ class TracedStep:
         self._probe_inputs = probe
         self.probe: Probe | None = None
         self._function: Any = None
+        self._inner: Any = None
+        self._functions: dict[str, Any] = {}
+        """The compiled functions around the step, by the signature of the data set."""
         self._data_missing: tuple[Missing, ...] = ()
         self._probe_missing: tuple[Missing, ...] = ()
         self._slots_missing: tuple[Missing, ...] = ()
@@ -123,6 +129,23 @@ class TracedStep:
             if "activation_gradients" in self.policy.kinds:
                 missing_logits()  # before the graph, which is no place to find out
             self._function = self._compile()
+
+    def go_on(self, program: Program, probe: Any) -> None:
+        """Do the same step in another ``fit``, compiled as it was.
+
+        Parameters
+        ----------
+        program
+            The step, as the other ``fit`` has it.
+        probe
+            Inputs of the probe; None for the first samples of the other first batch.
+        """
+        self.program = program
+        asked = "probe" in self.policy.kinds
+        if asked and (self.probe is None or not _same_inputs(self.probe.x, probe)):
+            self.probe, self._probe_inputs, self._probe_missing = None, probe, ()
+            self._functions.clear()
+        self._function = self._functions.get(program.compiled.signature)
 
     def concrete(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the compiled function for arguments of this signature, without running it."""
@@ -177,8 +200,12 @@ class TracedStep:
     def _compile(self) -> Any:
         if self.program.eager:
             return functools.partial(self._around, self._step)
-        step = self.program.compiled.step(self._step)
-        return self.program.compiled.around(functools.partial(self._around, step))
+        compiled = self.program.compiled
+        if self._inner is None:
+            self._inner = compiled.step(self._step)
+        function = compiled.around(functools.partial(self._around, self._inner))
+        self._functions[compiled.signature] = function
+        return function
 
     def _around(
         self, step: Callable[..., Any], *args: Any, **kwargs: Any
@@ -234,8 +261,21 @@ class TracedStep:
 
     def _step(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         self.traces += 1
+        program, frozen = self.program, self.program.frozen
+        if frozen is None or frozen.eager:
+            return self._observed(*args, **kwargs)
+        kind = batch_kind((args, kwargs))
+        with frozen.as_compiled(kind, program.models, program.optimizers):
+            return self._observed(*args, **kwargs)
+
+    def _observed(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         program = self.program
-        layers = [layer for model in program.models for layer, _ in walk_layers(model)]
+        layers = [
+            layer
+            for model in program.models
+            for layer, _ in walk_layers(model)
+            if id(layer) in self.names.layers  # one that was added has to be compiled first
+        ]
         in_loops = frozenset[int]().union(*map(inside_recurrent, program.models))
         collectors: list[TapCollector] = []
         running = threading.local()  # each replica runs in its own thread, one at a time
@@ -329,6 +369,19 @@ def _finished(collector: TapCollector, layers: list[Any], in_loops: Set[int]) ->
     except Exception as error:  # the step itself continues, so that it need not be done again
         taps.error = taps.error or error
     return {} if taps.error is not None else {**taps.tensors, ROWS: taps.count_rows()}
+
+
+def _same_inputs(one: Any, other: Any) -> bool:
+    """Whether two structures of inputs are known to hold the same numbers."""
+    left, right = (tf.nest.flatten(found, expand_composites=True) for found in (one, other))
+    return len(left) == len(right) and all(
+        r is not None and np.array_equal(np.asarray(x), np.asarray(r), equal_nan=_is_floating(x))
+        for x, r in zip(left, right, strict=True)
+    )
+
+
+def _is_floating(tensor: Any) -> bool:
+    return bool(tf.as_dtype(tensor.dtype).is_floating)
 
 
 def _draws_random_numbers() -> bool:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from steptrace_schema.format.policy import Policy
     from steptrace_schema.moving.resume import Continuation
     from steptrace_schema.names import Status
     from steptrace_tracer.capture.program import Program
@@ -92,7 +93,7 @@ class Session:
         names = Names.of(*program.models)
         if before is not None:
             names = names.as_in(before.attributes.layers, program.models)
-        capture = ProvenStep(program, names, policy, probe, settings.capture, ProofMemory())
+        capture = self._captured(program, names, policy, probe)
         fresh = describe_run(program, names, policy, settings.worker)
         if before is None:
             self._recording = Recording(settings.path, fresh, settings.journal_limit)
@@ -108,6 +109,20 @@ class Session:
         self._capture = capture
         if self._logged_at is None:
             self._logged_at = step
+
+    def _captured(self, program: Program, names: Names, policy: Policy, probe: Any) -> ProvenStep:
+        """Return what captures the step: what captured it before, where Keras goes on with it."""
+        way, frozen = self.settings.capture, program.frozen
+        if frozen is None or frozen.eager:
+            return ProvenStep(program, names, policy, probe, way, ProofMemory())
+        key = (way, policy.model_dump_json(), *names.layers.items(), *names.weights.items())
+        kept: ProvenStep | None = frozen.captures.get(key)
+        if kept is None:
+            kept = ProvenStep(program, names, policy, probe, way, ProofMemory())
+            frozen.captures[key] = kept
+        else:
+            kept.go_on(program, probe)
+        return kept
 
     @property
     def traced(self) -> TracedStep | None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.errors import TraceError
 from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.capture.frozen_step import FrozenStep
 from steptrace_tracer.capture.names import walk_layers
 from steptrace_tracer.capture.program import fit_program
 from steptrace_tracer.keras_private import build, train_on, update_count
@@ -45,6 +46,7 @@ class TracedFit:
         self._first_step = 0
         self._model: Any = None
         self._original: Any = None
+        self._frozen: Any = None
         self._session: Session | None = None
         self._fed: FedBatches | None = None
         self._fed_spec: Any = None
@@ -73,7 +75,10 @@ class TracedFit:
         # A model that was compiled again counts from 0 again; its trace continues.
         self.next_step = max(self.next_step, update_count(model.optimizer))
         self._first_step = self.next_step
-        self._model, self._original = model, model.train_function
+        self._model, self._frozen = model, FrozenStep.of(model, model.train_function)
+        self._original = model.train_function
+        if not self._frozen.eager:
+            self._original = self._frozen.untraced(model.train_function)
         model.train_function = self._train_function
 
     def check(self) -> None:
@@ -132,7 +137,7 @@ class TracedFit:
         return logs
 
     def _train_on(self, session: Session, data: Any, batch: int, spec: Any) -> Any:
-        original = self._original
+        original, frozen = self._original, self._frozen
 
         def without_tracer() -> Any:
             return self._untraced(original, data, spec)
@@ -145,7 +150,7 @@ class TracedFit:
                 if not self._build(data):
                     session.note_missing_names()
                     return without_tracer()  # which builds the model; the next step is the first
-                session.begin(fit_program(self._model, spec), step)
+                session.begin(fit_program(self._model, spec, frozen), step)
         except Exception as error:
             session.fail(error)
             return without_tracer()

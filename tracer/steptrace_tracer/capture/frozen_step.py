@@ -1,0 +1,139 @@
+"""What Keras freezes, and for how long: the step of ``fit``, from one ``compile`` to the next.
+
+``fit`` builds its train function once, and TensorFlow compiles it once for each kind of batch. What
+is changed afterwards without another ``compile``, such as ``trainable`` or a number that
+``train_step`` reads, does not change the training. What the tracer compiles is kept beside that
+function, for as long, so that it is frozen at the same moment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.capture.model_view import ModelView
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator, Sequence
+
+_KEPT = "_steptrace_frozen_step"
+
+
+@dataclasses.dataclass
+class FrozenStep:
+    """The step of one train function of Keras.
+
+    Attributes
+    ----------
+    body
+        The ``train_step`` that the function was built with.
+    compiled
+        The ``tf.function`` of one step; None where the function runs eagerly.
+    jit_compile
+        Whether XLA compiles it.
+    captures
+        What the tracer has made of the step, by what it records.
+    views
+        How the model looked when a step was compiled for batches of a kind, by that kind.
+    """
+
+    body: Callable[..., Any]
+    compiled: Any
+    jit_compile: bool | None
+    captures: dict[Hashable, Any] = dataclasses.field(default_factory=dict)
+    views: dict[Hashable, ModelView] = dataclasses.field(default_factory=dict)
+    _untraced: Callable[[Any], Any] | None = None
+
+    @classmethod
+    def of(cls, model: Any, train_function: Any) -> FrozenStep:
+        """Return what belongs to the train function of `model`, the same one at each call."""
+        kept = getattr(train_function, _KEPT, None)
+        if isinstance(kept, cls):
+            return kept
+        step = _one_step(train_function)
+        compiled = step if hasattr(step, "python_function") else None
+        python = step if compiled is None else compiled.python_function
+        body = _closure(inspect.unwrap(python)).get("step_function") if python else None
+        if body is None:  # a train function of the user's own
+            found = cls(model.train_step, None, model.jit_compile)
+            found.compiled = None if model.run_eagerly else _UNKNOWN
+        else:
+            found = cls(body, compiled, getattr(compiled, "_jit_compile", model.jit_compile))
+        setattr(train_function, _KEPT, found)
+        return found
+
+    @property
+    def eager(self) -> bool:
+        """Whether the function runs operation by operation."""
+        return self.compiled is None
+
+    def is_compiled(self) -> bool:
+        """Whether TensorFlow has compiled Keras' own function already."""
+        count = getattr(self.compiled, "experimental_get_tracing_count", None)
+        return count is None or count() > 0
+
+    @contextmanager
+    def as_compiled(
+        self, kind: Hashable, models: Sequence[Any], optimizers: Sequence[Any]
+    ) -> Iterator[None]:
+        """Make the model look as it did when the step was compiled for batches of this kind.
+
+        Parameters
+        ----------
+        kind
+            What TensorFlow compiles a function again for.
+        models, optimizers
+            What the step trains.
+        """
+        view = self.views.get(kind)
+        if view is None:
+            self.views[kind] = ModelView.of(models, optimizers)
+        with nullcontext() if view is None else view.restored():
+            yield
+
+    def untraced(self, train_function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Return Keras' own function, to be compiled as if that had happened with the first step.
+
+        It is what Keras goes on with when the tracer is gone.
+        """
+        if self._untraced is not None:
+            return self._untraced  # which `train_function` is, in a later fit
+
+        def run(iterator: Any) -> Any:
+            if self.is_compiled() or not self.views:
+                return train_function(iterator)
+            with next(iter(self.views.values())).restored():
+                return train_function(iterator)
+
+        setattr(run, _KEPT, self)
+        self._untraced = run
+        return run
+
+
+_UNKNOWN = object()
+"""Stands for a compiled function that cannot be looked into."""
+
+
+def batch_kind(structure: Any) -> Hashable:
+    """Return what decides for which batches TensorFlow compiles a function again."""
+    return tuple(
+        (leaf.dtype.name, tuple(leaf.shape)) if isinstance(leaf, tf.Tensor) else repr(leaf)
+        for leaf in tf.nest.flatten(structure, expand_composites=True)
+    )
+
+
+def _one_step(train_function: Any) -> Any:
+    """Return the function of one step inside Keras' train function, None if there is none."""
+    step: Any = _closure(train_function).get("one_step_on_data")
+    while not hasattr(step, "python_function") and hasattr(step, "__wrapped__"):
+        step = step.__wrapped__
+    return step
+
+
+def _closure(function: Any) -> dict[str, Any]:
+    if not inspect.isfunction(function):
+        return {}
+    return dict(inspect.getclosurevars(function).nonlocals)
