@@ -367,6 +367,14 @@ def test_a_fit_whose_steps_are_done_by_another_function_is_said_not_to_be_record
         fit(model, tmp_path / "run.zarr", *batches())
 
 
+def test_without_the_step_of_a_train_function_the_present_one_is_taken(
+    tmp_path: Path, vanish: Callable[[str], PrivateName]
+) -> None:
+    entry = vanish("STEP_FUNCTION")
+    group = traced(tmp_path / "run.zarr", network, entry)
+    assert array(group, "weights/step").tolist() == list(range(7))
+
+
 def loop(path: Path | None, decorate: Callable[[Any], Any]) -> Any:
     """Train by a custom loop; return the model."""
     x, y = batches()

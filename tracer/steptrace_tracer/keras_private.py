@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 from typing import TYPE_CHECKING, Any, Final
 
 from steptrace_tracer._tensorflow import keras, tf
@@ -27,6 +28,7 @@ from steptrace_tracer.private_names import (
     OPTIMIZER_WEIGHTS,
     RAW_OPS,
     REDUCE_RETRACING,
+    STEP_FUNCTION,
     STRATEGY,
     SUBLAYERS,
     MissingNameError,
@@ -168,6 +170,29 @@ def train_on(train_function: Any, data: Any) -> Any:
     if hasattr(train_function, "python_function"):
         return train_function(iter(tf.data.Dataset.from_tensors(data)))
     return train_function(iter([data]))
+
+
+def built_step(train_function: Any) -> tuple[Any, Any] | None:
+    """Return the ``train_step`` that a train function was built with, and its ``tf.function``.
+
+    The latter is None where the step runs eagerly. Returns None where the function is not Keras'
+    own, or does not show them.
+    """
+    if not inspect.isfunction(train_function) or not _is_of_keras(train_function):
+        return None
+    step: Any = inspect.getclosurevars(train_function).nonlocals.get("one_step_on_data")
+    while not hasattr(step, "python_function") and hasattr(step, "__wrapped__"):
+        step = step.__wrapped__
+    python = inspect.unwrap(getattr(step, "python_function", step)) if step is not None else None
+    found = inspect.getclosurevars(python).nonlocals if inspect.isfunction(python) else {}
+    if STEP_FUNCTION.name not in found:
+        note(STEP_FUNCTION)
+        return None
+    return found[STEP_FUNCTION.name], step if hasattr(step, "python_function") else None
+
+
+def _is_of_keras(function: Any) -> bool:
+    return str(function.__module__).partition(".")[0] == "keras"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -116,6 +116,13 @@ TRAIN_FUNCTION: Final = PrivateName(
     "does the steps of a fit",
     "its steps are not recorded",
 )
+STEP_FUNCTION: Final = PrivateName(
+    "Keras",
+    "Model.train_function",
+    "step_function",
+    "is the step that a fit was built with",
+    "what is changed between two fits without compile may change the traced training",
+)
 JIT_COMPILE: Final = PrivateName(
     "TensorFlow",
     "Function",
@@ -161,7 +168,15 @@ RAW_OPS: Final = PrivateName(
 
 NAMES: Final = (
     *(SUBLAYERS, CALLS, BUILD, COMPILED_LOSS, LOSSES, LOGITS, STRATEGY, ITERATION),
-    *(OPTIMIZER_WEIGHTS, TRAIN_FUNCTION, JIT_COMPILE, REDUCE_RETRACING, AUTOGRAPH, METHOD_OWNER),
+    *(
+        OPTIMIZER_WEIGHTS,
+        TRAIN_FUNCTION,
+        STEP_FUNCTION,
+        JIT_COMPILE,
+        REDUCE_RETRACING,
+        AUTOGRAPH,
+        METHOD_OWNER,
+    ),
     *(CONSUMERS, RAW_OPS),
 )
 """All of them."""

@@ -201,7 +201,9 @@ class JournalMover:
         closing = self._reader.closing()
         latest = closing.attributes if closing else self._declaration.attributes
         committed = self._writer.attributes
-        missing = (*latest.missing, *(m for m in committed.missing if m not in latest.missing))
+        # The trainer knows best what no step has; which steps lack what others have is found here.
+        found = [m for m in committed.missing if m.steps is not None]
+        missing = tuple({(m.kind, m.path, m.reason): m for m in (*latest.missing, *found)}.values())
         return latest.model_copy(
             update={
                 "missing": missing,

@@ -72,7 +72,7 @@ class BesideStep(TracedStep):
         state = self._states[id(function)]
         before = state.copy()
         try:
-            tensors: dict[str, Any] = self._function(*args, **kwargs)[1]
+            tensors: dict[str, Any] = self._call(args, kwargs)[1]
         finally:
             state.put_back(before)
         return tensors

@@ -9,12 +9,12 @@ function, for as long, so that it is frozen at the same moment.
 from __future__ import annotations
 
 import dataclasses
-import inspect
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.model_view import ModelView
+from steptrace_tracer.keras_private import built_step, function_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -53,16 +53,16 @@ class FrozenStep:
         kept = getattr(train_function, _KEPT, None)
         if isinstance(kept, cls):
             return kept
-        step = _one_step(train_function)
-        compiled = step if hasattr(step, "python_function") else None
-        python = step if compiled is None else compiled.python_function
-        body = _closure(inspect.unwrap(python)).get("step_function") if python else None
-        if body is None:  # a train function of the user's own
-            found = cls(model.train_step, None, model.jit_compile)
-            found.compiled = None if model.run_eagerly else _UNKNOWN
+        built = built_step(train_function)
+        if built is None:  # such as a train function of the user's own
+            compiled = None if model.run_eagerly else _UNKNOWN
+            found = cls(model.train_step, compiled, model.jit_compile)
         else:
-            found = cls(body, compiled, getattr(compiled, "_jit_compile", model.jit_compile))
-        setattr(train_function, _KEPT, found)
+            body, compiled = built
+            xla = model.jit_compile if compiled is None else function_settings(compiled).jit_compile
+            found = cls(body, compiled, xla)
+        with suppress(AttributeError):  # what has no room for it is built anew in each fit
+            setattr(train_function, _KEPT, found)
         return found
 
     @property
@@ -123,17 +123,3 @@ def batch_kind(structure: Any) -> Hashable:
         (leaf.dtype.name, tuple(leaf.shape)) if isinstance(leaf, tf.Tensor) else repr(leaf)
         for leaf in tf.nest.flatten(structure, expand_composites=True)
     )
-
-
-def _one_step(train_function: Any) -> Any:
-    """Return the function of one step inside Keras' train function, None if there is none."""
-    step: Any = _closure(train_function).get("one_step_on_data")
-    while not hasattr(step, "python_function") and hasattr(step, "__wrapped__"):
-        step = step.__wrapped__
-    return step
-
-
-def _closure(function: Any) -> dict[str, Any]:
-    if not inspect.isfunction(function):
-        return {}
-    return dict(inspect.getclosurevars(function).nonlocals)

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 ROWS = "rows"
 """Key of a tap that the record needs and that is no array of the trace."""
 
+_INNER, _OUTER = "inner", "outer"
+"""Keys of taps that say which of the compiled functions ran."""
+
 _UNBUILT = (
     "the optimizer had no slots when the first step began; call "
     "optimizer.build(model.trainable_variables) before"
@@ -95,6 +98,7 @@ class TracedStep:
         self.policy = policy
         self.names = names
         self.taps = Taps()
+        """What the last step was asked for, and why the rest is missing."""
         self.traces = 0
         self.draws_random_numbers = False
         """Whether the step's graph has random operations that keep their own state.
@@ -107,7 +111,10 @@ class TracedStep:
         self._inner: Any = None
         self._functions: dict[str, Any] = {}
         """The compiled functions around the step, by the signature of the data set."""
-        self._data_missing: tuple[Missing, ...] = ()
+        # A step with a Python argument, or with several signatures, has several functions.
+        self._taps_of: dict[int, Taps] = {}
+        self._batch_taps_of: dict[int, Taps] = {}
+        self._batch_taps = Taps()
         self._probe_missing: tuple[Missing, ...] = ()
         self._slots_missing: tuple[Missing, ...] = ()
         self._shortcut: InputGradientShortcut | None = None
@@ -166,14 +173,21 @@ class TracedStep:
         """
         self.prepare(args, kwargs)
         wall_time, start = time.time(), time.perf_counter()
-        result, tensors = self._function(*args, **kwargs)
+        result, tensors = self._call(args, kwargs)
         duration = time.perf_counter() - start
         return StepResult(result, tensors, wall_time, duration)
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Run the step, and note what the function that ran was asked for."""
+        result, tensors = self._function(*args, **kwargs)
+        self.taps = self._taps_of[int(tensors.pop(_INNER))]
+        self._batch_taps = self._batch_taps_of[int(tensors.pop(_OUTER))]
+        return result, tensors
 
     def missing(self) -> tuple[Missing, ...]:
         """Return what the last step has no data for, with reasons."""
         probed = self.probe.taps.missing_entries() if self.probe is not None else ()
-        own = (*self.taps.missing_entries(), *self._data_missing)
+        own = (*self.taps.missing_entries(), *self._batch_taps.missing_entries())
         return (*own, *probed, *self._probe_missing, *self._slots_missing)
 
     def _prepare_slots(self) -> None:
@@ -236,9 +250,13 @@ class TracedStep:
         tensors |= slots
         tensors |= self._updates(before)
         data = batch_taps(self.program.batch(*args, **kwargs), self.policy, self.program.strategy)
-        self._data_missing = data.missing_entries()
         tensors |= data.tensors
-        return result, self._reduced(tensors)
+        self._batch_taps_of[number := self._number(self._batch_taps_of)] = data
+        return result, self._reduced(tensors) | {_OUTER: tf.constant(number)}
+
+    def _number(self, taps: dict[int, Taps]) -> int:
+        """Return a new number for a function that is compiled; eagerly, each step has the same."""
+        return 0 if tf.executing_eagerly() else len(taps)
 
     def _updates(self, before: dict[str, Any]) -> dict[str, Any]:
         """Return what the step added to the weights that it found."""
@@ -305,12 +323,13 @@ class TracedStep:
         if not collectors:
             raise TraceError(_NOT_SPREAD)
         self.taps = collectors[0].taps
-        self.draws_random_numbers = _draws_random_numbers()
+        self._taps_of[number := self._number(self._taps_of)] = self.taps
+        self.draws_random_numbers |= _draws_random_numbers()
         for name, metric in leaves(program.logs(result)) if tensors else ():
             if name == LOSS or not storable(metric) or metric.shape.rank != 0:
                 continue  # Keras' loss is a mean over the epoch; the step's own is there already
             tensors[f"scalars/{METRICS}/{safe_path(name)}"] = tf.cast(metric, tf.float32)
-        return result, tensors
+        return result, tensors | {_INNER: tf.constant(number)}
 
     def _slots(self) -> dict[str, Any]:
         try:

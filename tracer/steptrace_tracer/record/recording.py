@@ -23,6 +23,7 @@ from steptrace_schema.validate.coverage import Coverage, coverage
 from steptrace_tracer.record.declare import declared_paths, only_described, specify
 from steptrace_tracer.record.journal_room import JournalRoom
 from steptrace_tracer.record.recorder_handle import Recorder
+from steptrace_tracer.record.why_missing import with_reasons
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,6 +88,7 @@ class Recording:
         # What is logged is in separate records, at most one for each step.
         self._waiting = 0 if retain == "all" else 2 * retain.waiting + 1
         self._arrays = arrays
+        self._recorded = {spec.key for spec in arrays if not spec.statistics_only}
         self._shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
         self._journal: JournalWriter | None = None
         # Before the first step, which is compiled meanwhile.
@@ -252,11 +254,13 @@ class Recording:
         if shapes != self._shapes:
             specs = specify(arrays, attributes.policy, self._arrays)
             self._shapes = shapes
-        if specs is self._arrays and all(entry in attributes.missing for entry in missing):
+        if specs is not self._arrays:
+            self._recorded = {spec.key for spec in specs if not spec.statistics_only}
+        recorded = self._recorded
+        told = with_reasons(attributes.missing, missing, recorded)
+        if specs is self._arrays and told is attributes.missing:
             return Declaration(attributes, specs)
-        known = {(entry.kind, entry.path): entry for entry in (*attributes.missing, *missing)}
-        recorded = {spec.key for spec in specs if not spec.statistics_only}
-        known |= {(entry.kind, entry.path): entry for entry in only_described(specs)}
+        known = {(entry.kind, entry.path): entry for entry in (*told, *only_described(specs))}
         update: dict[str, Any] = {
             "missing": tuple(m for m in known.values() if f"{m.kind}/{m.path}" not in recorded)
         }
