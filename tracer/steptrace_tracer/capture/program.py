@@ -58,6 +58,8 @@ class Program:
         Whether `body` itself calls ``strategy.run``; otherwise it is what is run on each replica.
     frozen
         What Keras keeps of the step from one ``fit`` to the next; None where nothing is kept.
+    trained
+        The model whose step it is, where that is not the main one.
     """
 
     body: Callable[..., Any]
@@ -71,6 +73,12 @@ class Program:
     calls_strategy_run: bool = False
     applies_last: bool = False
     frozen: FrozenStep | None = None
+    trained: Any = None
+
+    @property
+    def compiled_model(self) -> Any:
+        """The model whose compiled losses the step computes."""
+        return self.models[0] if self.trained is None else self.trained
 
     def variables(self) -> list[Any]:
         """Return the variables of the models, their metrics, and the optimizers."""

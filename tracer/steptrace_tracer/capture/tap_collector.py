@@ -229,7 +229,7 @@ class TapCollector:
     def _keep_sample_loss(self) -> None:
         """Keep the loss of each sample: the sum over outputs, the mean over a sequence."""
         try:
-            factors = loss_weights(self._program.models[0]) or [None]
+            factors = loss_weights(self._program.compiled_model) or [None]
         except MissingNameError as error:
             self.taps.explain_missing("inputs", SAMPLE_LOSS, str(error))
             return

@@ -21,11 +21,10 @@ from steptrace_schema.names import X
 from steptrace_tracer import private_names
 from steptrace_tracer.capture.batch_taps import recorded_bytes
 from steptrace_tracer.capture.names import Names
-from steptrace_tracer.capture.proof_memory import ProofMemory
-from steptrace_tracer.capture.proven_step import ProvenStep
 from steptrace_tracer.record.declare import specify
 from steptrace_tracer.record.pending_step import Collected, PendingStep
 from steptrace_tracer.record.recording import Recording
+from steptrace_tracer.session.captures import Captures
 from steptrace_tracer.session.closing_report import ClosingProgress, describe, report
 from steptrace_tracer.session.collect_step import collect_step, scalar, to_arrays, with_precision
 from steptrace_tracer.session.failure import one_line, reason_text, stopped_message
@@ -38,10 +37,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from steptrace_schema.format.policy import Policy
     from steptrace_schema.moving.resume import Continuation
     from steptrace_schema.names import Status
     from steptrace_tracer.capture.program import Program
+    from steptrace_tracer.capture.proven_step import ProvenStep
     from steptrace_tracer.capture.traced_step import StepResult, TracedStep
     from steptrace_tracer.session.collect_step import StepPosition
     from steptrace_tracer.session.settings import Settings
@@ -63,11 +62,12 @@ class Session:
         self.settings = settings
         self.active = True
         self._capture: ProvenStep | None = None
+        self._captures: Captures | None = None
         self._process = os.getpid()
         self._recording: Recording | None = None
         self._before: Continuation | None = None
         self._last_weights: dict[str, Any] = {}
-        self._began = False
+        self._has_probe = False
         self._notes: tuple[str, ...] = ()
         private_names.forget()
         self._logged: dict[str, npt.NDArray[Any]] = {}
@@ -93,7 +93,8 @@ class Session:
         names = Names.of(*program.models)
         if before is not None:
             names = names.as_in(before.attributes.layers, program.models)
-        capture = self._captured(program, names, policy, probe)
+        captures = Captures(settings.capture, names, policy, probe)
+        capture = captures.of(program)
         fresh = describe_run(program, names, policy, settings.worker)
         if before is None:
             self._recording = Recording(settings.path, fresh, settings.journal_limit)
@@ -106,23 +107,14 @@ class Session:
                 settings.path, attributes, settings.journal_limit, before.arrays
             )
         self._before = before
-        self._capture = capture
+        self._capture, self._captures = capture, captures
         if self._logged_at is None:
             self._logged_at = step
 
-    def _captured(self, program: Program, names: Names, policy: Policy, probe: Any) -> ProvenStep:
-        """Return what captures the step: what captured it before, where Keras goes on with it."""
-        way, frozen = self.settings.capture, program.frozen
-        if frozen is None or frozen.eager:
-            return ProvenStep(program, names, policy, probe, way, ProofMemory())
-        key = (way, policy.model_dump_json(), *names.layers.items(), *names.weights.items())
-        kept: ProvenStep | None = frozen.captures.get(key)
-        if kept is None:
-            kept = ProvenStep(program, names, policy, probe, way, ProofMemory())
-            frozen.captures[key] = kept
-        else:
-            kept.go_on(program, probe)
-        return kept
+    def turn_to(self, program: Program) -> None:
+        """Have the next step be one of `program`, which trains the same models."""
+        if self._captures is not None:
+            self._capture = self._captures.of(program)
 
     @property
     def traced(self) -> TracedStep | None:
@@ -288,9 +280,9 @@ class Session:
             return
         traced = capture.traced
         tensors = dict(result.tensors)
-        if not self._began and traced.probe is not None:
+        if not self._has_probe and traced.probe is not None:
             tensors |= traced.probe.inputs()
-        self._began = True
+            self._has_probe = True
         taps, missing, policy = traced.taps, traced.missing(), self.settings.policy
         attributes, said = capture.news()
         notes = (*self._notes, *said)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import types
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +19,8 @@ from steptrace_tracer.capture.program import (
     replica_strategy,
 )
 from steptrace_tracer.keras_private import function_settings, method_owner, update_count
-from steptrace_tracer.session.collect_step import StepPosition
+from steptrace_tracer.session.on_batch import OnBatch
+from steptrace_tracer.session.step_count import StepCount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -56,10 +58,8 @@ class WrappedStep:
         self._models = models
         self._optimizers = optimizers
         self._session = session
-        self._epoch = epoch
-        self._calls = 0
-        self._first_step = 0
-        self._batches = (0, 0)
+        self._count = StepCount(epoch)
+        self._on_batch: OnBatch | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Do one step; return what the user's function returns."""
@@ -67,6 +67,16 @@ class WrappedStep:
         original = functools.partial(self._original, *args, **kwargs)
         if not session.active:
             return original()
+        if self._on_batch is None and _trains_on_batch(self._original):
+            try:
+                models, optimizers = self._trained(args, kwargs)
+            except TraceError as error:
+                session.fail(error)
+                return original()
+            self._on_batch = OnBatch(models, optimizers, session, self._count)
+        if self._on_batch is not None:
+            with self._on_batch.recording():
+                return original()
         if session.traced is None:
             try:
                 program = self._program(args, kwargs)
@@ -76,38 +86,42 @@ class WrappedStep:
             if not all(model.built for model in program.models):
                 return original()  # which builds them; the next call begins the trace
             try:
-                self._first_step = update_count(program.optimizers[0])
-                session.begin(program, self._first_step)
+                self._count.first = update_count(program.optimizers[0])
+                session.begin(program, self._count.first)
             except Exception as error:
                 session.fail(error)
                 return original()
-        epoch, batch = self._epoch(), 0
-        if self._batches[0] == epoch:
-            batch = self._batches[1]
-        self._batches = (epoch, batch + 1)
-        step = self._first_step + self._calls
-        self._calls += 1
-        if not session.wants(step, epoch):
+        position = self._count.take()
+        if not session.wants(position.step, position.epoch):
             return original()
-        return session.run(args, kwargs, StepPosition(step, epoch, batch), original)
+        return session.run(args, kwargs, position, original)
 
     @property
     def current_step(self) -> int | None:
         """The number of the last step, None before the first."""
-        return self._first_step + self._calls - 1 if self._calls else None
+        return self._count.last
 
     def close(self) -> None:
         """Record the weights after the last step, and finish the trace."""
         self._session.keep_weights()
-        self._session.complete(self._first_step + self._calls)
+        self._session.complete(self._count.next)
 
-    def _program(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
+    def _trained(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Return the models and optimizers of the step, those that it refers to by default."""
         function, owner = _plain(self._original)
         found = list(_referred(function, owner, (*args, *kwargs.values())))
-        models = self._models or _outermost(_of_type(found, keras.Model))
+        named = _of_type(found, keras.Model)
+        models = self._models or _outermost(named)
         optimizers = self._optimizers or _of_type(found, keras.Optimizer)
         if not optimizers:
-            optimizers = tuple(m.optimizer for m in models if getattr(m, "optimizer", None))
+            compiled = (*models, *named)
+            optimizers = tuple(
+                {
+                    id(m.optimizer): m.optimizer for m in compiled if getattr(m, "optimizer", None)
+                }.values()
+            )
         for what, objects in (("models", models), ("optimizers", optimizers)):
             if not objects:
                 msg = (
@@ -115,6 +129,10 @@ class WrappedStep:
                     f"Keras {what}; pass them: tracer.wrap(train_step, {what}=[...])"
                 )
                 raise TraceError(msg)
+        return models, optimizers
+
+    def _program(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
+        models, optimizers = self._trained(args, kwargs)
         strategy = replica_strategy(models[0])
         if not tf.executing_eagerly():
             msg = (
@@ -162,6 +180,7 @@ def batch_of_arguments(
     return Batch(*data[:2])
 
 
+_ON_BATCH: Final = "train_on_batch"
 _TARGETS: Final = re.compile(r"y|y_true|(.*_)?(labels?|targets?)")
 """Names of targets in a mapping."""
 
@@ -217,14 +236,12 @@ def _of_type(found: Iterable[Any], kind: type) -> tuple[Any, ...]:
 
 
 def _outermost(models: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Leave out models whose weights are all in another one."""
-    weights = {id(model): {id(v) for v in model.weights} for model in models}
+    """Leave out models whose weights are all in another one, or in the same one once more."""
+    weights = [frozenset(id(v) for v in model.weights) for model in models]
     return tuple(
         model
-        for model in models
-        if not any(
-            other is not model and weights[id(model)] < weights[id(other)] for other in models
-        )
+        for number, (model, own) in enumerate(zip(models, weights, strict=True))
+        if not any(own < other for other in weights) and (not own or own not in weights[:number])
     )
 
 
@@ -233,6 +250,34 @@ def _plain(train_step: Any) -> tuple[Any, Any]:
     function = inspect.unwrap(getattr(train_step, "python_function", train_step))
     owner = getattr(function, "__self__", None)
     return getattr(function, "__func__", function), method_owner(owner)
+
+
+def _trains_on_batch(train_step: Any) -> bool:
+    """Whether a Python function calls ``train_on_batch`` of a model, itself or in what it calls."""
+    function, _ = _plain(train_step)
+    seen: set[int] = set()
+    waiting = [function]
+    while waiting:
+        found = waiting.pop()
+        found = getattr(found, "__func__", found)
+        if getattr(found, "__name__", "") == _ON_BATCH:
+            return True
+        if not inspect.isfunction(found) or id(found) in seen:
+            continue
+        seen.add(id(found))
+        if _ON_BATCH in _names_in(found.__code__):
+            return True
+        names = inspect.getclosurevars(found)
+        for value in (*names.nonlocals.values(), *names.globals.values()):
+            own = getattr(value, "__module__", None) == function.__module__
+            if inspect.ismethod(value) or (own and inspect.isfunction(value)):
+                waiting.append(value)
+    return False
+
+
+def _names_in(code: types.CodeType) -> set[str]:
+    inner = (_names_in(value) for value in code.co_consts if isinstance(value, types.CodeType))
+    return set(code.co_names).union(*inner)
 
 
 def _body(train_step: Any) -> Callable[..., Any]:

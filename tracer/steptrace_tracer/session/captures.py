@@ -1,0 +1,63 @@
+"""What captures the steps of one recording: one for each function that trains."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from steptrace_tracer.capture.proof_memory import ProofMemory
+from steptrace_tracer.capture.proven_step import ProvenStep
+
+if TYPE_CHECKING:
+    from steptrace_schema.format.policy import Policy
+    from steptrace_tracer.capture.names import Names
+    from steptrace_tracer.capture.program import Program
+    from steptrace_tracer.capture.proven_step import Capture
+
+
+class Captures:
+    """Finds what captures the steps of a program.
+
+    Parameters
+    ----------
+    way
+        How steps are captured.
+    names, policy, probe
+        As :class:`ProvenStep` takes them.
+    """
+
+    def __init__(self, way: Capture, names: Names, policy: Policy, probe: Any) -> None:
+        self._way = way
+        self._names = names
+        self._policy = policy
+        self._probe = probe
+        self._found: dict[int, tuple[Program, ProvenStep]] = {}
+
+    def of(self, program: Program) -> ProvenStep:
+        """Return what captures steps of `program`: what did so before, if Keras keeps the step."""
+        if id(program) not in self._found:
+            self._found[id(program)] = (program, self._kept(program))
+        return self._found[id(program)][1]
+
+    def _kept(self, program: Program) -> ProvenStep:
+        frozen = program.frozen
+        if frozen is None or frozen.eager:
+            return self._new(program)
+        names = (*self._names.layers.items(), *self._names.weights.items())
+        key = (self._way, self._policy.model_dump_json(), *names)
+        kept: ProvenStep | None = frozen.captures.get(key)
+        if kept is None:
+            kept = frozen.captures[key] = self._new(program)
+        else:
+            kept.go_on(program, self._shared_probe())
+        return kept
+
+    def _new(self, program: Program) -> ProvenStep:
+        arguments = (program, self._names, self._policy, self._shared_probe())
+        return ProvenStep(*arguments, self._way, ProofMemory())
+
+    def _shared_probe(self) -> Any:
+        """Return the inputs of the probe, which are the same at all steps of a trace."""
+        if self._probe is not None:
+            return self._probe
+        probes = (capture.traced.probe for _, capture in self._found.values())
+        return next((probe.x for probe in probes if probe is not None), None)
