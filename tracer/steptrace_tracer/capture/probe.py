@@ -47,6 +47,7 @@ _ACTIVATION_LAYERS = ("ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax")
 _IN_A_LOOP = "the activation runs inside a loop of the graph, where its tensors cannot be returned"
 _NO_INPUT_GRADIENT = "the layer's activation does not depend on this input by a gradient"
 _NO_SUCH_UNIT = "the layer has no unit of the number that the policy gives"
+_NO_BATCH = "the step finds its batch itself; give Tracer(probe=...)"
 _NOT_CALLED = "the layer's activation function is not called in inference mode"
 
 
@@ -238,6 +239,8 @@ def working_probe(
     model = program.models[0]
     if inputs is None:
         x = program.batch(*args, **kwargs).x
+        if x is None:
+            return None, (Missing(kind="probe", path=X, reason=_NO_BATCH),)
         if program.strategy is not None:
             x = first_replica(program.strategy, x)
         inputs = tf.nest.map_structure(lambda tensor: tensor[: policy.sample_count], x)

@@ -11,7 +11,6 @@ import functools
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from steptrace_schema.names import SAMPLE_LOSS, SAMPLE_WEIGHT, X_GRADIENT
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.capture.taps import OUTPUT_KINDS
 from steptrace_tracer.keras_private import optimizer_weights
@@ -74,7 +73,7 @@ def tapped(
             for layer in layers:
                 if id(layer) not in in_loops:
                     stack.enter_context(rebound(layer, "call", _see_output(layer, current)))
-        if policy.covers("inputs", X_GRADIENT):
+        if "inputs" in policy.kinds:
             stack.enter_context(rebound(tf.GradientTape, "__enter__", _see_enter(current)))
             stack.enter_context(rebound(tf.GradientTape, "__exit__", _see_exit(current)))
             for model in models:
@@ -82,7 +81,7 @@ def tapped(
                     stack.enter_context(rebound(model, "call", _see_input(model, current)))
         stack.enter_context(rebound(tf.GradientTape, "gradient", _see_gradient(current)))
         stack.enter_context(rebound(tf.GradientTape, "jacobian", _see_jacobian(current)))
-        if policy.covers("inputs", SAMPLE_LOSS) or policy.covers("inputs", SAMPLE_WEIGHT):
+        if "inputs" in policy.kinds:
             stack.enter_context(rebound(keras.losses.Loss, "__call__", _see_loss(current)))
         for optimizer in program.optimizers:
             stack.enter_context(rebound(optimizer, "scale_loss", _see_scale(current)))
@@ -183,7 +182,7 @@ def _see_loss(current: CurrentCollector) -> Callable[[Any], Any]:
             def keeping(call: Any) -> Any:
                 def kept(*args: Any, **kwargs: Any) -> Any:
                     values = call(*args, **kwargs)
-                    collector.keep_loss(values, sample_weight)
+                    collector.keep_loss(y_true, values, sample_weight)
                     return values
 
                 return kept

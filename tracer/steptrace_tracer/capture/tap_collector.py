@@ -5,13 +5,16 @@ The graph gets no operation between the existing ones.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.names import OUTPUT, SAMPLE_LOSS, SAMPLE_WEIGHT, X_GRADIENT
 from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.capture.batch_taps import batch_taps
 from steptrace_tracer.capture.gradients import GradientAttribution
 from steptrace_tracer.capture.names import Names, joined, leaves
+from steptrace_tracer.capture.program import Batch
 from steptrace_tracer.capture.taps import (
     NO_GRADIENT,
     NOT_NUMBERS,
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Set
 
     from steptrace_schema.format.policy import Policy
-    from steptrace_tracer.capture.program import Batch, Program
+    from steptrace_tracer.capture.program import Program
 
 _LOGITS = "logits"
 _NOWHERE = object()
@@ -74,6 +77,9 @@ class TapCollector:
         self.taps = Taps()
         self._gradients = GradientAttribution(program.models, names, policy, self.taps)
         self._x = [tensor for _, tensor in leaves(batch.x)]
+        # A step that finds its batch itself calls its model, and its loss, with it.
+        self._finds_batch = batch.x is None
+        self._called_with = Batch()
         self._scope = current_graph()
         self._calls: Counter[str] = Counter()
         self._outputs: dict[str, Any] = {}
@@ -127,6 +133,10 @@ class TapCollector:
 
     def watch(self, model: Any, structure: Any) -> None:
         """Have the gradient of what `model` is called with, where that is the batch."""
+        if self._finds_batch and current_graph() is self._scope and self._called_with.x is None:
+            self._called_with = dataclasses.replace(self._called_with, x=structure)
+        if not self._policy.covers("inputs", X_GRADIENT):
+            return
         inputs = list(leaves(structure))
         # Of several models, or models in a model, the one whose input is the batch itself.
         alone = len(self._program.models) == 1 and model is self._program.models[0]
@@ -144,9 +154,11 @@ class TapCollector:
                 tape.watch(tensor)
             self._gradients.request_gradient("inputs", place, tensor)
 
-    def keep_loss(self, values: Any, sample_weight: Any) -> None:
+    def keep_loss(self, y_true: Any, values: Any, sample_weight: Any) -> None:
         """Keep what a loss found for each sample, before weights and the mean over the batch."""
         if current_graph() is self._scope:
+            if self._finds_batch and self._called_with.y is None:
+                self._called_with = dataclasses.replace(self._called_with, y=y_true)
             self._losses.append(values)
             self._sample_weights.append(sample_weight)
 
@@ -195,6 +207,10 @@ class TapCollector:
         if self._policy.covers("inputs", SAMPLE_WEIGHT):
             self._keep_sample_weight()
         self._gradients.finish()
+        if self._finds_batch:
+            data = batch_taps(self._called_with, self._policy, None)
+            self.taps.tensors |= data.tensors
+            self.taps.missing |= data.missing
         if self._policy.covers("inputs", SAMPLE_LOSS):
             self._keep_sample_loss()
         self._explain_uncalled(layers, in_loops)

@@ -25,6 +25,7 @@ class FedBatches:
 
     def __init__(self, spec: Any) -> None:
         self._waiting: deque[Any] = deque()
+        self._then: Any = None
         dataset = tf.data.Dataset.from_generator(self._batches, output_signature=spec)
         options = tf.data.Options()
         # A prefetch would ask for a batch that has not been handed over.
@@ -33,14 +34,18 @@ class FedBatches:
         options.autotune.enabled = False
         self._iterator = iter(dataset.with_options(options))
 
-    def __call__(self, batch: Any) -> Any:
-        """Return the iterator, whose next element is `batch`."""
+    def __call__(self, batch: Any, then: Any = None) -> Any:
+        """Return the iterator, whose next element is `batch`, and then what `then` gives."""
         self._waiting.append(batch)
+        self._then = then
         return self._iterator
 
     def _batches(self) -> Iterator[Any]:
         while True:
-            yield self._waiting.popleft()
+            try:
+                yield self._waiting.popleft() if self._waiting else next(self._then)
+            except StopIteration:
+                return
 
 
 def can_feed(spec: Any) -> bool:

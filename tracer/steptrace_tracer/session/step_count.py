@@ -31,6 +31,11 @@ class StepCount:
         self._batches = (0, 0)
 
     @property
+    def epoch(self) -> int:
+        """The present epoch."""
+        return self._epoch()
+
+    @property
     def next(self) -> int:
         """The number of the step to come."""
         return self.first + self._done

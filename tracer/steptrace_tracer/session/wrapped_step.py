@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
-import re
 import types
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from steptrace_schema.errors import TraceError
 from steptrace_tracer._tensorflow import keras, tf
-from steptrace_tracer.capture.names import leaves
 from steptrace_tracer.capture.program import (
-    Batch,
     Compiled,
     Program,
     replica_strategy,
 )
 from steptrace_tracer.keras_private import function_settings, method_owner, update_count
 from steptrace_tracer.session.on_batch import OnBatch
+from steptrace_tracer.session.step_batch import batch_for
 from steptrace_tracer.session.step_count import StepCount
+from steptrace_tracer.session.taken_batches import FedStep, TakenBatches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Iterable
 
     from steptrace_tracer.session.session import Session
 
@@ -60,6 +59,8 @@ class WrappedStep:
         self._session = session
         self._count = StepCount(epoch)
         self._on_batch: OnBatch | None = None
+        self._taken: TakenBatches | None = None
+        self._fed: FedStep | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Do one step; return what the user's function returns."""
@@ -79,6 +80,8 @@ class WrappedStep:
                 return original()
         if session.traced is None:
             try:
+                eager = not hasattr(self._original, "python_function")
+                self._taken = TakenBatches.of(args, kwargs, eager=eager)
                 program = self._program(args, kwargs)
             except TraceError as error:
                 session.fail(error)
@@ -91,10 +94,28 @@ class WrappedStep:
             except Exception as error:
                 session.fail(error)
                 return original()
-        position = self._count.take()
-        if not session.wants(position.step, position.epoch):
-            return original()
-        return session.run(args, kwargs, position, original)
+        if self._taken is None:
+            position = self._count.take()
+            if not session.wants(position.step, position.epoch):
+                return original()
+            return session.run(args, kwargs, position, original)
+        return self._run_taken(self._taken, args, kwargs)
+
+    def _run_taken(self, taken: TakenBatches, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Do one step on the next batch of the iterator among the arguments."""
+        session = self._session
+        if not session.wants(self._count.next, self._count.epoch):
+            self._count.take()
+            return self._original(*args, **kwargs)
+        try:
+            batch = next(taken.iterator(args, kwargs))
+        except (StopIteration, tf.errors.OutOfRangeError):
+            return self._original(*args, **kwargs)  # which says that there is no more
+        if self._fed is None:
+            self._fed = FedStep(self._original, taken)
+        original = functools.partial(self._fed, args, kwargs, batch)
+        args, kwargs = taken.replaced(args, kwargs, batch)
+        return session.run(args, kwargs, self._count.take(), original)
 
     @property
     def current_step(self) -> int | None:
@@ -140,76 +161,25 @@ class WrappedStep:
                 "wrap the outermost function of the step"
             )
             raise TraceError(msg)
+        body, taken, compiled = _body(self._original), self._taken, _compiled(self._original)
+        if taken is not None:
+            body = taken.body(body)
+            if hasattr(self._original, "python_function"):
+                spec = getattr(taken.iterator(args, kwargs), "element_spec", None)
+                signature = [spec] if spec is not None and len(args) + len(kwargs) == 1 else None
+                around = functools.partial(tf.function, input_signature=signature, autograph=False)
+                compiled = dataclasses.replace(compiled, around=around)
         return Program(
-            body=_body(self._original),
+            body=body,
             models=models,
             optimizers=optimizers,
-            batch=functools.partial(_batch_for, models),
+            batch=functools.partial(batch_for, models),
             eager=not hasattr(self._original, "python_function"),
-            compiled=_compiled(self._original),
+            compiled=compiled,
             logs=_named_scalars,
             strategy=strategy,
             calls_strategy_run=strategy is not None,
         )
-
-
-def batch_of_arguments(
-    *args: Any, input_names: Collection[str | None] = (), **kwargs: Any
-) -> Batch:
-    """Return the batch among the arguments of a step.
-
-    The first argument that holds tensors is ``x``, or ``(x, y)`` where it is a tuple or list of
-    two or more; otherwise the second one is ``y``. Of one mapping, what is called as the model's
-    inputs are is ``x`` and the rest ``y``; or else what is called ``label``, ``target`` or ``y``
-    is ``y``.
-
-    Examples
-    --------
-    >>> batch_of_arguments(np.zeros(3), np.ones(3)).y
-    array([1., 1., 1.])
-    >>> batch_of_arguments({"image": np.zeros(3), "label": np.ones(3)}).y
-    array([1., 1., 1.])
-    """
-    data = [value for value in (*args, *kwargs.values()) if _holds_tensors(value)]
-    if not data:
-        return Batch()
-    if isinstance(data[0], (tuple, list)) and len(data[0]) > 1:
-        return Batch(*data[0][:2])
-    if len(data) == 1 and isinstance(data[0], Mapping):
-        return _batch_of_mapping(data[0], input_names)
-    return Batch(*data[:2])
-
-
-_ON_BATCH: Final = "train_on_batch"
-_TARGETS: Final = re.compile(r"y|y_true|(.*_)?(labels?|targets?)")
-"""Names of targets in a mapping."""
-
-
-def _batch_of_mapping(data: Mapping[str, Any], input_names: Collection[str | None]) -> Batch:
-    """Tell inputs from targets by the names of the model's inputs, or else by usual names."""
-    if set(input_names) < data.keys():
-        inputs = set(input_names)
-    else:
-        inputs = {name for name in data if not _TARGETS.fullmatch(str(name).lower())}
-    x = {name: value for name, value in data.items() if name in inputs}
-    y = {name: value for name, value in data.items() if name not in inputs}
-    if not x or not y:
-        return Batch(data)
-    return Batch(*(next(iter(part.values())) if len(part) == 1 else part for part in (x, y)))
-
-
-def _batch_for(models: tuple[Any, ...], *args: Any, **kwargs: Any) -> Batch:
-    names = {getattr(tensor, "name", None) for tensor in getattr(models[0], "inputs", None) or ()}
-    return batch_of_arguments(*args, input_names=names, **kwargs)
-
-
-def _holds_tensors(value: Any) -> bool:
-    found = [leaf for _, leaf in leaves(value)]
-    return bool(found) and all(
-        isinstance(leaf, tf.distribute.DistributedValues)
-        or (hasattr(leaf, "dtype") and hasattr(leaf, "shape"))
-        for leaf in found
-    )
 
 
 def _referred(function: Any, owner: Any, arguments: Iterable[Any]) -> Iterable[Any]:
@@ -250,6 +220,9 @@ def _plain(train_step: Any) -> tuple[Any, Any]:
     function = inspect.unwrap(getattr(train_step, "python_function", train_step))
     owner = getattr(function, "__self__", None)
     return getattr(function, "__func__", function), method_owner(owner)
+
+
+_ON_BATCH: Final = "train_on_batch"
 
 
 def _trains_on_batch(train_step: Any) -> bool:
