@@ -89,10 +89,11 @@ class FrozenStep:
             What the step trains.
         """
         view = self.views.get(kind)
-        if view is None:
-            self.views[kind] = ModelView.of(models, optimizers)
         with nullcontext() if view is None else view.restored():
             yield
+        if view is None:
+            # What was built meanwhile, such as an optimizer, is not to be built once more.
+            self.views[kind] = ModelView.of(models, optimizers)
 
     def untraced(self, train_function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Return Keras' own function, to be compiled as if that had happened with the first step.
