@@ -58,6 +58,12 @@ def describe_run(
     )
 
 
+def resumed_run(before: TraceAttributes, now: TraceAttributes) -> TraceAttributes:
+    """Return the root attributes of a trace that is resumed, with what is so `now`."""
+    latest = ("producer", "policy", "model", "layers", "optimizer", "loss", "environment")
+    return before.model_copy(update={name: getattr(now, name) for name in latest})
+
+
 def describe_models(models: tuple[Any, ...]) -> Model:
     """Describe the model as a whole; several are described as one, with all their names."""
     return Model(

@@ -26,10 +26,16 @@ from steptrace_tracer.record.pending_step import Collected, PendingStep
 from steptrace_tracer.record.recording import Recording
 from steptrace_tracer.session.captures import Captures
 from steptrace_tracer.session.closing_report import ClosingProgress, describe, report
-from steptrace_tracer.session.collect_step import collect_step, scalar, to_arrays, with_precision
+from steptrace_tracer.session.collect_step import (
+    collect_step,
+    scalar,
+    to_arrays,
+    with_precision,
+)
 from steptrace_tracer.session.failure import one_line, reason_text, stopped_message
+from steptrace_tracer.session.last_weights import LastWeights
 from steptrace_tracer.session.logged_names import LoggedNames
-from steptrace_tracer.session.provenance import describe_run
+from steptrace_tracer.session.provenance import describe_run, resumed_run
 from steptrace_tracer.session.sampling import with_sample_count
 
 if TYPE_CHECKING:
@@ -66,7 +72,7 @@ class Session:
         self._process = os.getpid()
         self._recording: Recording | None = None
         self._before: Continuation | None = None
-        self._last_weights: dict[str, Any] = {}
+        self._last_weights = LastWeights()
         self._has_probe = False
         self._notes: tuple[str, ...] = ()
         private_names.forget()
@@ -99,10 +105,7 @@ class Session:
         if before is None:
             self._recording = Recording(settings.path, fresh, settings.journal_limit)
         else:
-            latest = ("producer", "policy", "model", "layers", "optimizer", "loss", "environment")
-            attributes = before.attributes.model_copy(
-                update={name: getattr(fresh, name) for name in latest}
-            )
+            attributes = resumed_run(before.attributes, fresh)
             self._recording = Recording(
                 settings.path, attributes, settings.journal_limit, before.arrays
             )
@@ -188,13 +191,10 @@ class Session:
                 self._notes = (*self._notes, note)
                 warnings.warn(f"{self.settings.path}: {note}", RuntimeWarning, stacklevel=3)
 
-    def keep_weights(self) -> None:
-        """Take the present weights for the last ones, unless later ones are taken.
-
-        They are copied only if another step assigns to them.
-        """
+    def keep_weights(self, step: int) -> None:
+        """Take the present weights for those before `step`, the last ones unless more follow."""
         if self.traced is not None:
-            self._last_weights = self.traced.current_weights()
+            self._last_weights.keep(self.traced, step)
 
     def validated(self, step: int, values: Mapping[str, Any]) -> None:
         """Record loss and metrics on the validation data, of the weights before `step`."""
@@ -235,8 +235,9 @@ class Session:
             return
         try:
             self._put_logged()
-            if weights := self._last_weights:
-                self._put(step, lambda: Collected(to_arrays(weights)))
+            if weights := self._last_weights.values:
+                notes = self._last_weights.replaced(self.traced)
+                self._put(step, lambda: Collected(to_arrays(weights), notes=notes))
         except Exception as error:
             self.fail(error)
             return

@@ -30,6 +30,9 @@ class TracedFit:
     ----------
     epoch
         Returns the present epoch.
+    may_be_last
+        Says of the number of a batch whether it may be the last one of its epoch. What callbacks do
+        then, in whatever order, comes after the weights were kept.
 
     Attributes
     ----------
@@ -39,8 +42,9 @@ class TracedFit:
         Number of the batch that has begun; None between two.
     """
 
-    def __init__(self, epoch: Callable[[], int]) -> None:
+    def __init__(self, epoch: Callable[[], int], may_be_last: Callable[[int], bool]) -> None:
         self._epoch = epoch
+        self._may_be_last = may_be_last
         self.next_step = 0
         self.batch: int | None = None
         self._first_step = 0
@@ -118,6 +122,7 @@ class TracedFit:
             # The last of several executions may hold fewer steps, as only the optimizer knows.
             present = first + 1 if count == 1 else update_count(self._model.optimizer)
             self.next_step = max(first + 1, present)
+            self._keep_weights(session, batch + count - 1)
             return logs
         logs = None
         for offset in range(count):
@@ -132,9 +137,14 @@ class TracedFit:
                 raise
             spec = getattr(iterator, "element_spec", None)
             logs = self._train_on(session, data, batch + offset, spec)
+        self._keep_weights(session, batch + count - 1)
         if not session.active:
             self.give_back()
         return logs
+
+    def _keep_weights(self, session: Session, batch: int) -> None:
+        if self._may_be_last(batch):
+            session.keep_weights(self.next_step)
 
     def _train_on(self, session: Session, data: Any, batch: int, spec: Any) -> Any:
         original, frozen = self._original, self._frozen

@@ -156,7 +156,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         self._overwrite = overwrite
         self._resume = resume
         self._session: Session | None = None
-        self._fit = TracedFit(lambda: self.epoch)
+        self._fit = TracedFit(lambda: self.epoch, self._may_be_last)
         self._wrapped: WrappedStep | None = None
 
     def wrap(
@@ -288,15 +288,16 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         """Note the batch."""
         self._fit.batch = batch
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Record the validation, and keep the weights, which may be the last ones.
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Keep the weights if no other step follows."""
+        if self.model.stop_training and self._session is not None:
+            self._session.keep_weights(self._fit.next_step)
 
-        When the training ends, Keras or another callback may have put averaged or best ones in
-        their place.
-        """
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Record the validation, and keep the weights, unless the last step has done so."""
         if self._session is None:
             return
-        self._session.keep_weights()
+        self._session.keep_weights(self._fit.next_step)
         validation = {
             name.removeprefix(_VALIDATION): value
             for name, value in (logs or {}).items()
@@ -316,6 +317,11 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
             self._fit.give_back()
         if session is not None:
             session.complete(self._fit.next_step)
+
+    def _may_be_last(self, batch: int) -> bool:
+        """Whether `batch` may be the last one of its epoch, after which weights may be replaced."""
+        steps = (self.params or {}).get("steps")
+        return steps is None or batch + 1 >= steps
 
     def _begin_session(self) -> Session:
         earlier = self._session

@@ -124,7 +124,7 @@ class WrappedStep:
 
     def close(self) -> None:
         """Record the weights after the last step, and finish the trace."""
-        self._session.keep_weights()
+        self._session.keep_weights(self._count.next)
         self._session.complete(self._count.next)
 
     def _trained(
