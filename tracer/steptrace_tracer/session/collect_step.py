@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.layout import split_key
+from steptrace_schema.format.paths import safe_path
 from steptrace_schema.names import (
     RECORDED_ID,
     SAMPLE_DIGEST,
@@ -157,6 +158,15 @@ def _checked_ids(ids: Any, size: int) -> npt.NDArray[np.int64]:
         )
         raise TraceError(msg)
     return found.astype(np.int64)
+
+
+def validation_arrays(values: Mapping[str, Any], policy: Policy) -> dict[str, npt.NDArray[Any]]:
+    """Return the losses and metrics on the validation data that `policy` covers."""
+    return {
+        f"validation/{safe_path(name)}": scalar(value, np.float64)
+        for name, value in values.items()
+        if policy.covers("validation", safe_path(name)) and np.ndim(value) == 0
+    }
 
 
 def scalar(value: Any, dtype: Any) -> npt.NDArray[Any]:

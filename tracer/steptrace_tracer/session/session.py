@@ -10,11 +10,8 @@ import warnings
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from steptrace_schema.errors import DiskLimitError, TraceError
 from steptrace_schema.format.disk_limit import DiskLimit
-from steptrace_schema.format.paths import safe_path
 from steptrace_schema.human import human_bytes
 from steptrace_schema.moving.resume import reopen
 from steptrace_schema.names import X
@@ -28,7 +25,6 @@ from steptrace_tracer.session.captures import Captures
 from steptrace_tracer.session.closing_report import ClosingProgress, describe, report
 from steptrace_tracer.session.collect_step import (
     collect_step,
-    scalar,
     to_arrays,
     with_precision,
 )
@@ -198,11 +194,7 @@ class Session:
 
     def validated(self, step: int, values: Mapping[str, Any]) -> None:
         """Record loss and metrics on the validation data, of the weights before `step`."""
-        arrays = {
-            f"validation/{safe_path(name)}": scalar(value, np.float64)
-            for name, value in values.items()
-            if self.settings.policy.covers("validation", safe_path(name)) and np.ndim(value) == 0
-        }
+        arrays = validation_arrays(values, self.settings.policy)
         if self.traced is None or not arrays:
             return
         try:
