@@ -13,6 +13,8 @@ from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from steptrace_schema.format.attributes import Missing
 from steptrace_schema.names import (
     OUTPUT,
@@ -263,3 +265,16 @@ def working_probe(
         return probe, ()
     reason = f"the model is not run a second time, because {effect}"
     return None, (Missing(kind="probe", path=X, reason=reason),)
+
+
+def same_inputs(one: Any, other: Any) -> bool:
+    """Whether two structures of inputs are known to hold the same numbers."""
+    left, right = (tf.nest.flatten(found, expand_composites=True) for found in (one, other))
+    return len(left) == len(right) and all(
+        r is not None and np.array_equal(np.asarray(x), np.asarray(r), equal_nan=_is_floating(x))
+        for x, r in zip(left, right, strict=True)
+    )
+
+
+def _is_floating(tensor: Any) -> bool:
+    return bool(tf.as_dtype(tensor.dtype).is_floating)

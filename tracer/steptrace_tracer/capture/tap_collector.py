@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.names import OUTPUT, SAMPLE_LOSS, SAMPLE_WEIGHT, X_GRADIENT
 from steptrace_tracer._tensorflow import tf
-from steptrace_tracer.capture.batch_taps import batch_taps
 from steptrace_tracer.capture.gradients import GradientAttribution
 from steptrace_tracer.capture.names import Names, joined, leaves
 from steptrace_tracer.capture.program import Batch
@@ -68,6 +67,8 @@ class TapCollector:
     ----------
     taps
         What was kept, and why the rest was not.
+    finds_batch, called_with
+        Whether the step finds its batch itself, and what its model and its loss are called with.
     """
 
     def __init__(self, program: Program, names: Names, policy: Policy, batch: Batch) -> None:
@@ -78,8 +79,8 @@ class TapCollector:
         self._gradients = GradientAttribution(program.models, names, policy, self.taps)
         self._x = [tensor for _, tensor in leaves(batch.x)]
         # A step that finds its batch itself calls its model, and its loss, with it.
-        self._finds_batch = batch.x is None
-        self._called_with = Batch()
+        self.finds_batch = batch.x is None
+        self.called_with = Batch()
         self._scope = current_graph()
         self._calls: Counter[str] = Counter()
         self._outputs: dict[str, Any] = {}
@@ -133,8 +134,8 @@ class TapCollector:
 
     def watch(self, model: Any, structure: Any) -> None:
         """Have the gradient of what `model` is called with, where that is the batch."""
-        if self._finds_batch and current_graph() is self._scope and self._called_with.x is None:
-            self._called_with = dataclasses.replace(self._called_with, x=structure)
+        if self.finds_batch and current_graph() is self._scope and self.called_with.x is None:
+            self.called_with = dataclasses.replace(self.called_with, x=structure)
         if not self._policy.covers("inputs", X_GRADIENT):
             return
         inputs = list(leaves(structure))
@@ -157,8 +158,8 @@ class TapCollector:
     def keep_loss(self, y_true: Any, values: Any, sample_weight: Any) -> None:
         """Keep what a loss found for each sample, before weights and the mean over the batch."""
         if current_graph() is self._scope:
-            if self._finds_batch and self._called_with.y is None:
-                self._called_with = dataclasses.replace(self._called_with, y=y_true)
+            if self.finds_batch and self.called_with.y is None:
+                self.called_with = dataclasses.replace(self.called_with, y=y_true)
             self._losses.append(values)
             self._sample_weights.append(sample_weight)
 
@@ -207,10 +208,6 @@ class TapCollector:
         if self._policy.covers("inputs", SAMPLE_WEIGHT):
             self._keep_sample_weight()
         self._gradients.finish()
-        if self._finds_batch:
-            data = batch_taps(self._called_with, self._policy, None)
-            self.taps.tensors |= data.tensors
-            self.taps.missing |= data.missing
         if self._policy.covers("inputs", SAMPLE_LOSS):
             self._keep_sample_loss()
         self._explain_uncalled(layers, in_loops)

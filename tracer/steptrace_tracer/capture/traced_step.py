@@ -8,20 +8,19 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.attributes import Missing
 from steptrace_schema.format.paths import safe_path
-from steptrace_schema.names import LOSS, LOSS_SCALE, LOSSES, METRICS, X_GRADIENT
+from steptrace_schema.names import LOSS, METRICS, X_GRADIENT
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.batch_taps import batch_taps
+from steptrace_tracer.capture.finished_taps import finished
 from steptrace_tracer.capture.frozen_step import batch_kind
 from steptrace_tracer.capture.graph_statistics import tensor_statistics
 from steptrace_tracer.capture.input_gradient import InputGradientShortcut
 from steptrace_tracer.capture.names import inside_recurrent, leaves, walk_layers
 from steptrace_tracer.capture.optimizer_state import learning_rates, slot_taps
-from steptrace_tracer.capture.probe import Probe, working_probe
+from steptrace_tracer.capture.probe import Probe, same_inputs, working_probe
 from steptrace_tracer.capture.rebinding import tapped
 from steptrace_tracer.capture.replicas import on_every_replica, run_on_replicas
 from steptrace_tracer.capture.tap_collector import TapCollector
@@ -30,15 +29,12 @@ from steptrace_tracer.keras_private import missing_logits, random_operations, st
 from steptrace_tracer.private_names import MissingNameError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Set
+    from collections.abc import Callable
 
     from steptrace_schema.format.policy import Policy
     from steptrace_schema.names import Kind
     from steptrace_tracer.capture.names import Names
     from steptrace_tracer.capture.program import Program
-
-ROWS = "rows"
-"""Key of a tap that the record needs and that is no array of the trace."""
 
 _INNER, _OUTER = "inner", "outer"
 """Keys of taps that say which of the compiled functions ran."""
@@ -149,7 +145,7 @@ class TracedStep:
         """
         self.program = program
         asked = "probe" in self.policy.kinds
-        if asked and (self.probe is None or not _same_inputs(self.probe.x, probe)):
+        if asked and (self.probe is None or not same_inputs(self.probe.x, probe)):
             self.probe, self._probe_inputs, self._probe_missing = None, probe, ()
             self._functions.clear()
         self._function = self._functions.get(program.compiled.signature)
@@ -308,7 +304,7 @@ class TracedStep:
             running.collector = collector
             result = body(*args, **kwargs)
             del running.collector
-            return result, _finished(collector, layers, in_loops)
+            return result, finished(collector, self._asked, layers, in_loops)
 
         current = functools.partial(getattr, running, "collector", None)
         with tapped(program, self._asked, layers, in_loops, current):
@@ -363,44 +359,6 @@ class TracedStep:
             key: tensor_statistics(tensor) if only(key.partition("/")[0]) else tensor
             for key, tensor in tensors.items()
         }
-
-
-def _finished(collector: TapCollector, layers: list[Any], in_loops: Set[int]) -> dict[str, Any]:
-    """Return what one replica's step was asked for, nothing where that failed."""
-    taps = collector.taps
-    try:
-        collector.finish(layers, in_loops)
-        if not taps.losses:
-            msg = (
-                "the training step differentiates no loss with respect to weights of these models "
-                "by tf.GradientTape, and gives their optimizers no gradients, so there is no step "
-                "to record; name what it trains: tracer.wrap(train_step, models=[...], "
-                "optimizers=[...])"
-            )
-            raise TraceError(msg)
-        first = [loss for name, loss in taps.losses.items() if name not in taps.later_losses]
-        taps.add("scalars", LOSS, tf.add_n(first))
-        if len(taps.losses) > 1:
-            for name, loss in taps.losses.items():
-                taps.add("scalars", f"{LOSSES}/{name}", loss)
-        if taps.scale is not None:
-            taps.add("scalars", LOSS_SCALE, taps.scale)
-    except Exception as error:  # the step itself continues, so that it need not be done again
-        taps.error = taps.error or error
-    return {} if taps.error is not None else {**taps.tensors, ROWS: taps.count_rows()}
-
-
-def _same_inputs(one: Any, other: Any) -> bool:
-    """Whether two structures of inputs are known to hold the same numbers."""
-    left, right = (tf.nest.flatten(found, expand_composites=True) for found in (one, other))
-    return len(left) == len(right) and all(
-        r is not None and np.array_equal(np.asarray(x), np.asarray(r), equal_nan=_is_floating(x))
-        for x, r in zip(left, right, strict=True)
-    )
-
-
-def _is_floating(tensor: Any) -> bool:
-    return bool(tf.as_dtype(tensor.dtype).is_floating)
 
 
 def _draws_random_numbers() -> bool:

@@ -20,8 +20,8 @@ from steptrace_schema.names import (
 )
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.batch_taps import BATCH_INPUT
+from steptrace_tracer.capture.finished_taps import ROWS
 from steptrace_tracer.capture.taps import NOT_SAMPLES, as_missing
-from steptrace_tracer.capture.traced_step import ROWS
 from steptrace_tracer.record.declare import has_samples
 from steptrace_tracer.record.pending_step import Collected
 from steptrace_tracer.record.precision import rounded

@@ -26,6 +26,7 @@ from steptrace_tracer.session.closing_report import ClosingProgress, describe, r
 from steptrace_tracer.session.collect_step import (
     collect_step,
     to_arrays,
+    validation_arrays,
     with_precision,
 )
 from steptrace_tracer.session.failure import one_line, reason_text, stopped_message
