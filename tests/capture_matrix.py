@@ -28,6 +28,17 @@ class Row:
 
 
 _LOOPS = "capture/test_tracer_custom_loops.py::test_a_custom_step_is_recorded_and_not_changed"
+_ON_BATCH = (
+    "session/test_tracer_on_batch.py::test_a_loop_of_train_on_batch_is_recorded_and_not_changed"
+)
+_PROBES = ("probe", "probe_gradients")
+
+
+def _as_above(*kinds: str) -> dict[str, str]:
+    return dict.fromkeys(kinds, "recorded as in the rows above, and compared there")
+
+
+_NOT_HERE = _as_above("scalars", "activations", "activation_gradients", "inputs", *_PROBES)
 _PASSES = (
     "capture/test_tracer_passes.py::"
     "test_gradients_are_those_that_are_applied_however_they_are_asked_for"
@@ -76,6 +87,33 @@ ROWS: Final[tuple[Row, ...]] = (
             ("`tape.jacobian`, a loss for each sample", {"activation_gradients": _JACOBIAN}),
         )
     ),
+    Row("`train_on_batch`", _ON_BATCH, {"optimizer": _NO_SLOTS}),
+    Row(
+        "`train_on_batch`: GAN of two compiled models",
+        "session/test_tracer_on_batch.py::test_every_update_of_a_gan_of_compiled_models_is_a_step",
+        {"optimizer": _NO_SLOTS, **_as_above("activations", "activation_gradients", *_PROBES)},
+    ),
+    Row(
+        "custom loop: a step that takes an iterator",
+        "session/test_tracer_iterators.py::"
+        "test_a_step_that_takes_its_batch_from_an_iterator_is_recorded_and_not_changed",
+        {"optimizer": _NO_SLOTS},
+    ),
+    Row(
+        "custom loop: a step without arguments",
+        "session/test_tracer_iterators.py::"
+        "test_of_a_step_without_arguments_the_batch_is_what_its_model_is_called_with",
+        {"optimizer": _NO_SLOTS},
+    ),
+    Row(
+        "custom loop: a Python argument that alternates",
+        "capture/test_tracer_flags.py::"
+        "test_each_step_of_an_alternating_flag_records_what_its_own_function_computes",
+        {
+            "optimizer": _NO_SLOTS,
+            **_as_above("scalars", "activation_gradients", "inputs", *_PROBES),
+        },
+    ),
     Row(
         "custom loop: a batch that is a mapping",
         "capture/test_tracer_passes.py::test_the_label_of_a_mapping_is_y",
@@ -95,6 +133,18 @@ ROWS: Final[tuple[Row, ...]] = (
         "a second `fit`, `trainable` changed between",
         "session/test_tracer_resume.py::test_layers_may_be_frozen_between_fits",
         {"optimizer": _NO_SLOTS},
+    ),
+    Row(
+        "a second `fit` without `compile`, `trainable` or an attribute changed between",
+        "session/test_tracer_frozen.py::"
+        "test_a_change_without_compile_has_no_effect_with_the_tracer_either",
+        {"optimizer": _NO_SLOTS, **_NOT_HERE},
+    ),
+    Row(
+        "`SwapEMAWeights`, best weights restored: the tracer first or last",
+        "session/test_tracer_last_weights.py::"
+        "test_the_last_row_is_what_the_last_step_left_in_either_order_of_callbacks",
+        {"optimizer": _NO_SLOTS, **_NOT_HERE},
     ),
     Row(
         "resumed from a checkpoint",

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from steptrace_schema.format.attributes import Missing
 from steptrace_schema.format.paths import safe_path, unique_paths
 from steptrace_schema.names import LEARNING_RATE, LEARNING_RATES
 from steptrace_tracer._tensorflow import tf
-from steptrace_tracer.keras_private import optimizer_weights
+from steptrace_tracer.keras_private import optimizer_weights, strategy_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from steptrace_schema.format.policy import Policy
     from steptrace_tracer.capture.names import Names
+    from steptrace_tracer.capture.program import Program
 
 
 def learning_rates(optimizers: Sequence[Any]) -> dict[str, Any]:
@@ -35,6 +37,24 @@ def learning_rates(optimizers: Sequence[Any]) -> dict[str, Any]:
         for name, (_, rate) in zip(names, (main, *others), strict=True):
             rates[f"scalars/{LEARNING_RATES}/{name}"] = rate
     return rates
+
+
+_UNBUILT = (
+    "the optimizer had no slots when the first step began; call "
+    "optimizer.build(model.trainable_variables) before"
+)
+
+
+def build_slots(program: Program) -> tuple[Missing, ...]:
+    """Have the optimizers' slots before a step that reads them is compiled; return which lack."""
+    models = program.models
+    unbuilt = [optimizer for optimizer in program.optimizers if not optimizer.built]
+    if len(models) == 1 and unbuilt == [program.optimizers[0]]:
+        with strategy_of(models[0]).scope():
+            unbuilt.pop().build(models[0].trainable_variables)
+    return tuple(
+        Missing(kind="optimizer", path=optimizer.name, reason=_UNBUILT) for optimizer in unbuilt
+    )
 
 
 def slot_taps(optimizers: Sequence[Any], names: Names, policy: Policy) -> dict[str, Any]:

@@ -8,6 +8,7 @@ the optimizers, and methods of ``tf.GradientTape`` and of variables. Everything 
 from __future__ import annotations
 
 import functools
+import threading
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from steptrace_tracer.capture.tap_collector import TapCollector
 
     CurrentCollector = Callable[[], TapCollector | None]
+
+
+_ONE_AT_A_TIME = threading.RLock()
+"""Held while classes are rebound: two threads would put back each other's stand-ins."""
 
 
 @contextmanager
@@ -68,7 +73,7 @@ def tapped(
         Returns the collector of the replica that is running, None outside of one.
     """
     models = (*program.models, *(layer for layer in layers if isinstance(layer, keras.Model)))
-    with ExitStack() as stack:
+    with _ONE_AT_A_TIME, ExitStack() as stack:
         if set(OUTPUT_KINDS) & set(policy.kinds):
             for layer in layers:
                 if id(layer) not in in_loops:

@@ -19,13 +19,13 @@ from steptrace_tracer.capture.frozen_step import batch_kind
 from steptrace_tracer.capture.graph_statistics import tensor_statistics
 from steptrace_tracer.capture.input_gradient import InputGradientShortcut
 from steptrace_tracer.capture.names import inside_recurrent, leaves, walk_layers
-from steptrace_tracer.capture.optimizer_state import learning_rates, slot_taps
+from steptrace_tracer.capture.optimizer_state import build_slots, learning_rates, slot_taps
 from steptrace_tracer.capture.probe import Probe, same_inputs, working_probe
 from steptrace_tracer.capture.rebinding import tapped
 from steptrace_tracer.capture.replicas import on_every_replica, run_on_replicas
 from steptrace_tracer.capture.tap_collector import TapCollector
 from steptrace_tracer.capture.taps import NO_GRADIENT, Taps, storable
-from steptrace_tracer.keras_private import missing_logits, random_operations, strategy_of
+from steptrace_tracer.keras_private import missing_logits, random_operations
 from steptrace_tracer.private_names import MissingNameError
 
 if TYPE_CHECKING:
@@ -38,11 +38,6 @@ if TYPE_CHECKING:
 
 _INNER, _OUTER = "inner", "outer"
 """Keys of taps that say which of the compiled functions ran."""
-
-_UNBUILT = (
-    "the optimizer had no slots when the first step began; call "
-    "optimizer.build(model.trainable_variables) before"
-)
 
 _NOT_SPREAD = (
     "the model was made for several replicas, and the training step does not call strategy.run; "
@@ -94,7 +89,6 @@ class TracedStep:
         self.policy = policy
         self.names = names
         self.taps = Taps()
-        """What the last step was asked for, and why the rest is missing."""
         self.traces = 0
         self.draws_random_numbers = False
         """Whether the step's graph has random operations that keep their own state.
@@ -127,7 +121,8 @@ class TracedStep:
                 self.probe, self._probe_missing = working_probe(
                     self.program, self.names, self.policy, self._probe_inputs, args, kwargs
                 )
-            self._prepare_slots()
+            if "optimizer" in self.policy.kinds:
+                self._slots_missing = build_slots(self.program)
             self._prepare_shortcut(args, kwargs)
             if "activation_gradients" in self.policy.kinds:
                 missing_logits()  # before the graph, which is no place to find out
@@ -185,19 +180,6 @@ class TracedStep:
         probed = self.probe.taps.missing_entries() if self.probe is not None else ()
         own = (*self.taps.missing_entries(), *self._batch_taps.missing_entries())
         return (*own, *probed, *self._probe_missing, *self._slots_missing)
-
-    def _prepare_slots(self) -> None:
-        """Have the optimizer's slots before the step that reads them is compiled."""
-        if "optimizer" not in self.policy.kinds:
-            return
-        models = self.program.models
-        unbuilt = [optimizer for optimizer in self.program.optimizers if not optimizer.built]
-        if len(models) == 1 and unbuilt == [self.program.optimizers[0]]:
-            with strategy_of(models[0]).scope():
-                unbuilt.pop().build(models[0].trainable_variables)
-        self._slots_missing = tuple(
-            Missing(kind="optimizer", path=optimizer.name, reason=_UNBUILT) for optimizer in unbuilt
-        )
 
     def _prepare_shortcut(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Find out whether the gradient with respect to the input follows from another one."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from steptrace_tracer.record.recording import Summary
+
+
+QUIET_VARIABLE: Final = "STEPTRACE_QUIET"
+"""Environment variable that, set to 1, has recordings print nothing but warnings."""
 
 
 class ClosingProgress:
@@ -56,7 +61,14 @@ class ClosingProgress:
         self._progress.update(self._task, total=self._most, completed=self._most - pending)
 
 
-def describe(summary: Summary, handing_over: float, step_seconds: float) -> str:
+def is_quiet() -> bool:
+    """Whether ``STEPTRACE_QUIET`` asks for nothing to be printed but warnings."""
+    return os.environ.get(QUIET_VARIABLE, "") not in ("", "0")
+
+
+def describe(
+    summary: Summary, handing_over: float, step_seconds: float, *, brief: bool = False
+) -> str:
     """Return the summary at the end of a run, in a few lines.
 
     Parameters
@@ -67,6 +79,8 @@ def describe(summary: Summary, handing_over: float, step_seconds: float) -> str:
         Seconds that the training thread spent on handing over, all steps together.
     step_seconds
         Seconds that the traced steps took, all together.
+    brief
+        Whether to say it in one line, as after each of several fits.
     """
     steps = max(1, summary.steps)
     lines = [
@@ -77,6 +91,8 @@ def describe(summary: Summary, handing_over: float, step_seconds: float) -> str:
         f"  a traced step took {step_seconds / steps * 1e3:.1f} ms, and handing it over "
         f"{handing_over / steps * 1e3:.1f} ms more",
     ]
+    if brief:
+        return lines[0]
     lines.insert(2, f"  {summarize(summary.coverage)}")
     if summary.missing:
         named = ", ".join(f"{m.kind}/{m.path}" for m in summary.missing[:3])

@@ -344,5 +344,6 @@ class Session:
         except TraceError as error:
             return error
         if summary is not None and self.settings.progress:
-            report(describe(summary, self._handing_over, self._step_seconds))
+            brief = self.settings.resume
+            report(describe(summary, self._handing_over, self._step_seconds, brief=brief))
         return None

@@ -16,6 +16,7 @@ from steptrace_schema.storage.location import Location, locate
 from steptrace_schema.store.opening import refuse_existing
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.capture.proven_step import Capture
+from steptrace_tracer.session.closing_report import is_quiet
 from steptrace_tracer.session.failure import one_line
 from steptrace_tracer.session.session import Session
 from steptrace_tracer.session.settings import OnError, Settings
@@ -69,7 +70,8 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         What happens if the tracer itself fails: ``"warn"`` continues the training without the
         tracer and marks the trace as incomplete; ``"raise"`` ends the training.
     progress
-        Show a bar on a terminal while the trace is finished, and a summary at the end.
+        Show a bar on a terminal while the trace is finished, and a summary at the end: in one line
+        where a trace is resumed. ``STEPTRACE_QUIET=1`` in the environment shows neither.
     journal_limit
         Bytes of local disk for steps that are not in the store yet. When they are used up, the
         training waits.
@@ -146,7 +148,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
             self.policy,
             probe,
             on_error,
-            progress,
+            progress and not is_quiet(),
             journal_limit,
             resume,
             worker,
