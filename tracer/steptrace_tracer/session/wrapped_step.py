@@ -68,13 +68,14 @@ class WrappedStep:
         original = functools.partial(self._original, *args, **kwargs)
         if not session.active:
             return original()
-        if self._on_batch is None and _trains_on_batch(self._original):
+        if self._on_batch is None and session.traced is None:
             try:
-                models, optimizers = self._trained(args, kwargs)
+                if _trains_on_batch(self._original):
+                    models, optimizers = self._trained(args, kwargs)
+                    self._on_batch = OnBatch(models, optimizers, session, self._count)
             except TraceError as error:
                 session.fail(error)
                 return original()
-            self._on_batch = OnBatch(models, optimizers, session, self._count)
         if self._on_batch is not None:
             with self._on_batch.recording():
                 return original()
