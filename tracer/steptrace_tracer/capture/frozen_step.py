@@ -61,7 +61,7 @@ class FrozenStep:
             body, compiled = built
             xla = model.jit_compile if compiled is None else function_settings(compiled).jit_compile
             found = cls(body, compiled, xla)
-        with suppress(AttributeError):  # what has no room for it is built anew in each fit
+        with suppress(AttributeError):  # what has no room for it is built again in each fit
             setattr(train_function, _KEPT, found)
         return found
 
@@ -98,7 +98,7 @@ class FrozenStep:
     def untraced(self, train_function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Return Keras' own function, to be compiled as if that had happened with the first step.
 
-        It is what Keras goes on with when the tracer is gone.
+        Keras continues with it when the tracer is gone.
         """
         if self._untraced is not None:
             return self._untraced  # which `train_function` is, in a later fit

@@ -135,7 +135,7 @@ class FedStep:
         self._spec: Any = None
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any], batch: Any) -> Any:
-        """Do one step on `batch`; where that does not do, it goes on with what follows."""
+        """Do one step on `batch`; where that does not do, what follows is taken too."""
         iterator = self._taken.iterator(args, kwargs)
         spec = getattr(iterator, "element_spec", None)
         feed: Any = OneBatch(batch, iterator)
