@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -79,7 +80,8 @@ class Search:
         self.pairs = Pairs(a, b, kinds, self.matching, shift)
         self.not_compared = self.pairs.left_out
         self.compared: set[tuple[Kind, str]] = set()
-        self.by_digest = self.by_statistics = 0
+        self.by_digest = 0
+        self.weak: Counter[Kind] = Counter()
         self.damaged = False
         self.beyond_values = False
 
@@ -95,7 +97,7 @@ class Search:
                 break
         if values_are_equal:
             self.by_digest += self.by_statistics
-            self.by_statistics = 0
+            self.weak.clear()
         if not differing and self.by_statistics and common:
             step, differing = self._by_values(common)
         at_first = not common or step in (None, common[0])
@@ -121,6 +123,11 @@ class Search:
             renamed=self.matching.renamed,
             not_compared=tuple(dict.fromkeys(self.not_compared)),
         )
+
+    @property
+    def by_statistics(self) -> int:
+        """How many tensors and steps were compared by statistics alone."""
+        return self.weak.total()
 
     def _was_compared(self, kind: Kind, path: str) -> bool:
         return (kind, path) in self.compared
@@ -180,7 +187,7 @@ class Search:
     ) -> Iterator[Unequal]:
         found, exact, weak = unequal_in(ours, theirs, self.pairs.in_b[kind], window, self.shift)
         self.by_digest += exact
-        self.by_statistics += weak
+        self.weak[kind] += weak
         if exact or weak:
             self.compared |= {(kind, p) for p in ours.names if p in self.pairs.in_b[kind]}
         yield from found
@@ -241,7 +248,7 @@ class Search:
                         self.not_compared.append(str(error))
                         continue
                     self.by_digest += count
-                    self.by_statistics -= min(count, self.by_statistics)
+                    self.weak[kind] -= min(count, self.weak[kind])
                     for step in steps:
                         candidates.setdefault(step, []).append(Unequal(step, kind, path))
             first, confirmed = self._earliest(candidates)
@@ -255,11 +262,14 @@ class Search:
         if not (self.by_digest or self.by_statistics) or self.damaged or self.beyond_values:
             return "inconclusive"
         if self.by_statistics:
+            kinds = [kind for kind, count in self.weak.items() if count]
             self.not_compared.append(
-                "some tensors have neither digests nor values; their statistics are equal, which "
-                "does not show that they are"
+                f"{', '.join(kinds)}: tensors of which neither digests nor values are recorded "
+                "have equal statistics, which does not show that they are equal"
             )
-            return "inconclusive"
+            # Where all weights are equal, what they were computed from was as good as equal.
+            if self.weak["weights"] or "weights" not in self.pairs.marks:
+                return "inconclusive"
         if not has_steps or self.matching.only_a or self.matching.only_b:
             return "inconclusive"
         return "equal"

@@ -406,3 +406,23 @@ def test_the_result_is_json_and_a_table(write: Write) -> None:
     frame = found.to_dataframe()
     assert frame["tensor"].tolist() == ["scalars/learning_rate"]
     assert "learning_rate" in found._repr_html_()
+
+
+def test_tensors_that_are_only_described_do_not_hide_that_all_weights_are_equal(
+    write: Write,
+) -> None:
+    import json
+    import shutil
+
+    path = write()
+    for kind in ("activations", "weights"):
+        shutil.rmtree(path / "statistics" / kind / "digests")
+        shutil.rmtree(path / kind / "sequential")
+        root = json.loads((path / "zarr.json").read_text())
+        root.pop("consolidated_metadata", None)
+        root["attributes"]["steptrace"]["version"] = "1.1"
+        (path / "zarr.json").write_text(json.dumps(root))
+        found = first_divergence(path, path)
+        assert found.coverage.by_statistics > 0
+        assert any("which does not show that they are equal" in t for t in found.not_compared)
+        assert found.verdict == ("equal" if kind == "activations" else "inconclusive")
