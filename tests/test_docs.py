@@ -66,6 +66,17 @@ def test_the_picture_of_a_step_is_the_one_that_its_script_draws() -> None:
     assert module.PICTURE.read_text(encoding="utf-8") == module.render()
 
 
+def test_the_gallery_is_the_one_that_its_script_writes_and_has_every_picture() -> None:
+    module = _module("docs/render_gallery.py")
+    text = module.PAGE.read_text(encoding="utf-8")
+    assert text == module.render()
+    pictures = re.findall(r"\((images/[^)]+)\)", text)
+    assert len(pictures) == len(module.VIEWS) + 1
+    assert all((ROOT / "docs" / name).is_file() for name in pictures)
+    used = {f"gallery/{path.name}" for path in module.FOLDER.iterdir()}
+    assert used == {f"gallery/{view.picture}" for view in module.VIEWS}
+
+
 def test_the_picture_of_a_step_names_rooms_that_exist() -> None:
     rooms = {
         room.rstrip("/")

@@ -15,10 +15,11 @@ from steptrace_analyzer.plots.activations import activations_data, draw_activati
 from steptrace_analyzer.plots.flow import draw_flow
 from steptrace_analyzer.plots.flow_data import flow_data
 from steptrace_analyzer.plots.limits import padded_range
-from steptrace_analyzer.plots.parameters import draw_parameters, moving_units, parameters_data
+from steptrace_analyzer.plots.parameters import draw_parameters, parameters_data
 from steptrace_analyzer.plots.player import player_page
 from steptrace_analyzer.plots.style import style
 from steptrace_analyzer.plots.subject import layer_tensors, model_name
+from steptrace_analyzer.plots.units import moving_units
 from steptrace_analyzer.plots.weights import draw_weights, weights_data, weights_ranges
 from steptrace_analyzer.progress import untold
 from steptrace_analyzer.trace.described import described_tensors, statistics_table
@@ -200,7 +201,8 @@ def drawing(
             _limits(trace, "weights", layer_tensors(trace, "weights", path), steps),
             _limits(trace, "updates", layer_tensors(trace, "updates", path), steps),
         )
-        units = moving_units(parameters_data(trace, path, steps[-1]))
+        last = parameters_data(trace, path, steps[-1])
+        units = moving_units(last.unit, last.update)
         return lambda step: draw_parameters(parameters_data(trace, path, step), limits, units)
     path = activations_data(trace, layer).layer
     both = (

@@ -7,16 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from matplotlib.collections import LineCollection
-from matplotlib.colors import to_rgba
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from steptrace_analyzer.plots.limits import padded_range
 from steptrace_analyzer.plots.reduce import keep_largest
 from steptrace_analyzer.plots.style import (
-    CATEGORIES,
     GREY,
-    SILVER,
     label,
     new_figure,
     set_title,
@@ -29,6 +25,7 @@ from steptrace_analyzer.plots.subject import (
     model_name,
     read_step,
 )
+from steptrace_analyzer.plots.units import moving_units, unit_colours
 from steptrace_analyzer.trace.open import opened
 from steptrace_analyzer.trace.select import get_tensor, resolve_step
 
@@ -48,7 +45,6 @@ PlaneLimits = tuple[tuple[float, float], tuple[float, float]]
 """Smallest and largest of two axes."""
 
 _MOST_FORCES: Final = 300
-_MOST_HUES: Final = 6
 _SIZES: Final = (6.0, 90.0)  # square points
 
 
@@ -160,7 +156,9 @@ def draw_parameters(
     with style():
         figure = new_figure(13.0, 7.6)
         grid = figure.add_gridspec(2, 2, width_ratios=(1.0, 1.25))
-        colours, handles = _unit_colours(data, moving_units(data) if units is None else units)
+        colours, handles = unit_colours(
+            data.unit, moving_units(data.unit, data.update) if units is None else units
+        )
         points: dict[str, Any] = {
             "c": colours,
             "s": point_sizes(data.update),
@@ -318,40 +316,3 @@ def _draw_forces(
 def _index_label(data: ParametersData) -> str:
     starts = ", ".join(f"{label(name)} from {first}" for name, first in data.variables)
     return f"index within the unit ({starts})"
-
-
-def moving_units(data: ParametersData) -> list[int]:
-    """Return the units with colours of their own: all of a few, else those that move most."""
-    count = int(data.unit.max(initial=-1)) + 1
-    moved = np.zeros(max(count, 1))
-    np.add.at(moved, data.unit, np.abs(data.update))
-    if count <= _MOST_HUES:
-        return list(range(count))
-    return sorted(np.argsort(-moved, kind="stable")[:_MOST_HUES].tolist())
-
-
-def _unit_colours(
-    data: ParametersData, chosen: Sequence[int]
-) -> tuple[npt.NDArray[np.float64], list[Line2D]]:
-    """Colour the chosen units; the rest is grey.
-
-    Returns
-    -------
-    colours
-        RGBA, dims (point, 4).
-    handles
-        Of the legend.
-    """
-    count = int(data.unit.max(initial=-1)) + 1
-    chosen = [unit for unit in chosen if unit < count]
-    palette = np.tile(to_rgba(SILVER), (max(count, 1), 1))
-    for hue, unit in zip(CATEGORIES, chosen, strict=False):
-        palette[unit] = to_rgba(hue)
-    handles = [
-        Line2D([], [], linestyle="none", marker="o", color=hue, label=str(unit))
-        for hue, unit in zip(CATEGORIES, chosen, strict=False)
-    ]
-    if count > len(chosen):
-        rest = f"the other {count - len(chosen)}"
-        handles.append(Line2D([], [], linestyle="none", marker="o", color=SILVER, label=rest))
-    return palette[data.unit], handles

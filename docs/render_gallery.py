@@ -1,0 +1,184 @@
+"""Draw docs/gallery.md and its pictures: every view, of the trace that ``steptrace demo`` writes.
+
+Run ``steptrace demo`` and then ``python docs/render_gallery.py steptrace-demo/digits.zarr`` after a
+change of a view, and look at each picture. A test compares the page with this script.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAGE = Path(__file__).with_name("gallery.md")
+FOLDER = Path(__file__).with_name("images") / "gallery"
+FLOW = Path(__file__).with_name("images") / "flow.gif"
+
+_DPI = 80
+_HEAD = """# Gallery
+
+Every picture here is of the trace that `steptrace demo` writes: a small network learns handwritten
+digits, and the batch of step 60 is corrupted. `docs/render_gallery.py` draws this page.
+
+Each view is a command, `steptrace plot VIEW`, and a function of `steptrace_analyzer` that returns a
+matplotlib figure. A file that ends in `.svg` or `.pdf` is drawn as vectors.
+"""
+
+
+class View(NamedTuple):
+    """One picture: its name, the options of its command, and what it shows."""
+
+    name: str
+    options: str
+    title: str
+    text: str
+
+    @property
+    def picture(self) -> str:
+        """The file's name."""
+        return f"{self.name}.png"
+
+    @property
+    def command(self) -> str:
+        """The command that draws it."""
+        view = self.name.partition("-")[0]
+        return f"steptrace plot {view} digits.zarr {self.options}".rstrip()
+
+
+VIEWS = (
+    View(
+        "loss",
+        "",
+        "Loss",
+        "Loss, gradient norms and learning rate, with the steps at which something happened.",
+    ),
+    View(
+        "flow",
+        "--step 60",
+        "Model flow",
+        "The layers as a graph. Blue arrows carry outputs forward, orange ones the gradient of the "
+        "loss back. The points are the values of step 60, the grey bars those of all steps.",
+    ),
+    View(
+        "weights",
+        "--layer conv --step 60",
+        "Weights, update, gradient",
+        "A tile per filter of a convolution. A Dense kernel is a matrix, an attention has a tile "
+        "per head, an LSTM one per gate.",
+    ),
+    View(
+        "weights-steps",
+        "--layer conv --steps 58:62",
+        "Before, at and after a step",
+        "The same colours in every column, so that steps compare.",
+    ),
+    View(
+        "parameters",
+        "--layer conv --step 60",
+        "Parameters and the force on each",
+        "A point per parameter: its value, and what the step adds to it.",
+    ),
+    View(
+        "trajectory",
+        "",
+        "The way of the parameters",
+        "The weights of all layers in the directions in which they moved most. Before step 60 they "
+        "move one way, after it another.",
+    ),
+    View(
+        "ridge",
+        "--layer conv_2",
+        "Distributions over steps",
+        "Of weights, updates, gradients or activations (`--kind`).",
+    ),
+    View(
+        "activations",
+        "--layer dense --step 0 --step 59 --step 61 --step 99",
+        "Activation function",
+        "What goes in against what comes out, for the fixed inputs of the probe. The "
+        "titles say what share of the outputs is zero.",
+    ),
+    View(
+        "gradients",
+        "",
+        "Gradients",
+        "The norm of each layer's gradient at each step.",
+    ),
+    View(
+        "maps",
+        "--layer conv --step 59",
+        "Activation maps",
+        "One input, the gradient of the loss by it, a layer's output and its gradient.",
+    ),
+    View(
+        "statistics",
+        "--layer dense",
+        "Values over time",
+        "Percentiles of each of a layer's tensors.",
+    ),
+)
+
+
+def render() -> str:
+    """Return the page."""
+    parts = [_HEAD]
+    for view in VIEWS:
+        parts.append(
+            f"## {view.title}\n\n{view.text}\n\n    {view.command}\n\n"
+            f"![{view.title}](images/gallery/{view.picture})\n"
+        )
+    parts.append(
+        "## Moving\n\nThe same axes and colours in every frame. `--view` takes `flow`, `weights`, "
+        "`parameters` and `activations`; `-o run.html` gives a page with a slider.\n\n"
+        "    steptrace animate digits.zarr --steps 50:75 -o flow.gif\n\n"
+        "![The model flow of steps 50 to 75](images/flow.gif)\n"
+    )
+    return "\n".join(parts)
+
+
+def draw(trace: str) -> None:
+    """Draw all pictures of a trace of the demo."""
+    from steptrace_analyzer import animate, open_trace, plots
+    from steptrace_analyzer.anomalies import find_anomalies
+
+    opened = open_trace(trace)
+    found = find_anomalies(opened)
+    figures: dict[str, Figure] = {
+        "loss": plots.plot_loss(opened, found),
+        "flow": plots.plot_flow(opened, 60),
+        "weights": plots.plot_weights(opened, "conv", 60),
+        "weights-steps": plots.plot_strip(opened, "conv", range(58, 63)),
+        "parameters": plots.plot_parameters(opened, "conv", 60),
+        "trajectory": plots.plot_trajectory(opened, None, found),
+        "ridge": plots.plot_ridge(opened, "conv_2"),
+        "activations": plots.plot_activations(opened, "dense", [0, 59, 61, 99]),
+        "gradients": plots.plot_gradients(opened, found),
+        "maps": plots.plot_activation_maps(opened, "conv", 59),
+        "statistics": plots.plot_statistics(opened, "dense"),
+    }
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for view in VIEWS:
+        _save(figures[view.name], FOLDER / view.picture)
+    animate(opened, FLOW, "flow", steps=range(50, 76), frames_per_second=4, dpi=70)
+    PAGE.write_text(render(), encoding="utf-8")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    from steptrace_analyzer.plots.style import style
+
+    file = io.BytesIO()
+    with style():
+        figure.savefig(file, format="png", dpi=_DPI)
+    with Image.open(file) as image:
+        # A third of the bytes, which every clone of the project carries.
+        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    draw(sys.argv[1])
