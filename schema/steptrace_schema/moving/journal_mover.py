@@ -21,7 +21,7 @@ from steptrace_schema.moving.row_writer import RowWriter, merge_missing
 from steptrace_schema.store.writer import TraceWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from steptrace_schema.encoding.expansion import Expansion
@@ -111,11 +111,16 @@ class JournalMover:
         """How many records wait in the journal."""
         return len(self._reader.paths(self.records_moved))
 
-    def move_ready(self) -> int:
+    def move_ready(self, stop: Callable[[], bool] = lambda: False) -> int:
         """Move all whole shards of records; return how many records were moved.
 
         Records of steps that may still have to be kept in full stay, while the policy's limit has
         room for them.
+
+        Parameters
+        ----------
+        stop
+            Asked after each shard whether to leave the others for now.
 
         Raises
         ------
@@ -135,6 +140,8 @@ class JournalMover:
                 count = self._move(due[: self._due()])
                 moved += count
                 due = due[count:] if len(due) - count >= self._shard_steps else []
+                if stop():
+                    return moved
         return moved
 
     def _held_back(self, paths: list[Path]) -> int:
@@ -359,5 +366,10 @@ def _by_kind(arrays: tuple[ArraySpec, ...]) -> dict[Kind, list[ArraySpec]]:
 
 
 def all_cores() -> int:
-    """Return how many threads move a journal while no training needs the processor."""
+    """Return how many threads move a journal while no training needs the processor.
+
+    That is one for each core that this process may use, where the system says which these are.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

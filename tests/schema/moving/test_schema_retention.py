@@ -10,7 +10,7 @@ import pytest
 import zarr
 from pydantic import ValidationError
 
-from journals import Arrays, attributes, write_journal
+from journals import Arrays, attributes, random_steps, write_journal
 from steptrace_schema.format.policy import Policy
 from steptrace_schema.format.retention import Retain, around, last
 from steptrace_schema.moving.journal_mover import JournalMover
@@ -210,3 +210,18 @@ def test_retention_is_part_of_the_serialised_policy() -> None:
     for retain in ("all", last(3), around("mark", before=2)):
         policy = Policy(retain=retain)
         assert Policy.model_validate_json(policy.model_dump_json()) == policy
+
+
+def test_a_mover_that_is_asked_to_stop_leaves_the_other_shards(tmp_path: Path) -> None:
+    store = tmp_path / "run.zarr"
+    writer = write_journal(store, random_steps(24))  # three shards of eight
+    mover = JournalMover(writer.directory, store)
+    asked: list[int] = []
+
+    def stop() -> bool:
+        asked.append(mover.records_moved)
+        return len(asked) == 2
+
+    assert mover.move_ready(stop) == 16
+    assert asked == [8, 16]
+    assert mover.move_ready() == 8

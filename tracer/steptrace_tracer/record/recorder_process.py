@@ -67,16 +67,18 @@ def record(journal: Path, store: Location, trainer: int, parent: int) -> None:
     with exclusive(journal), ThreadPoolExecutor(1, initializer=_yield_to_training) as meanwhile:
         mover = RetryingMover(journal, store)
         found, is_full = reader.pending(), False
-        # Processes that the trainer forks hold the pipe open, so its end is not the only sign.
-        while not (
-            select.select([trainer], [], [], poll_seconds(found.records))[0]
-            or os.getppid() != parent
-            or reader.closing()
-        ):
+
+        def is_over(seconds: float = 0.0) -> bool:
+            # Processes that the trainer forks hold the pipe open, so its end is not the only sign.
+            ended = select.select([trainer], [], [], seconds)[0]
+            return bool(ended or os.getppid() != parent or reader.closing())
+
+        while not is_over(poll_seconds(found.records)):
             found = reader.pending()
             if not is_full:
                 try:
-                    meanwhile.submit(mover.move_ready).result()
+                    # What is left when the run is over is moved by `finish`, on all cores.
+                    meanwhile.submit(mover.move_ready, is_over).result()
                 except DiskLimitError as error:
                     is_full = True
                     reader.stop(str(error))

@@ -51,10 +51,10 @@ class RetryingMover:
         self._pause = FIRST_PAUSE
         self._not_before = 0.0
 
-    def move_ready(self) -> None:
-        """Move what is ready, unless it is not yet time to try again."""
+    def move_ready(self, stop: Callable[[], bool]) -> None:
+        """Move what is ready until `stop` says so, unless it is not yet time to try again."""
         if self._clock() >= self._not_before:
-            self._try(lambda mover: mover.move_ready())
+            self._try(lambda mover: mover.move_ready(stop))
 
     def finish(self, status: Status, reason: str | None) -> None:
         """Move what is left, on all cores, and finish the store; the caller waits.
