@@ -141,6 +141,15 @@ ROWS: Final[tuple[Row, ...]] = (
         {"optimizer": _NO_SLOTS, **_NOT_HERE},
     ),
     Row(
+        "many fits of one batch",
+        "session/test_tracer_many_fits.py::"
+        "test_many_fits_are_one_recording_that_is_finished_at_the_end",
+        {
+            "optimizer": _NO_SLOTS,
+            **_as_above("gradients", "activations", "activation_gradients", "inputs", *_PROBES),
+        },
+    ),
+    Row(
         "`SwapEMAWeights`, best weights restored: the tracer first or last",
         "session/test_tracer_last_weights.py::"
         "test_the_last_row_is_what_the_last_step_left_in_either_order_of_callbacks",

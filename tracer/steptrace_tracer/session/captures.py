@@ -34,9 +34,11 @@ class Captures:
 
     def of(self, program: Program) -> ProvenStep:
         """Return what captures steps of `program`: what did so before, if Keras keeps the step."""
-        if id(program) not in self._found:
-            self._found[id(program)] = (program, self._kept(program))
-        return self._found[id(program)][1]
+        key = id(program if program.frozen is None else program.frozen)
+        known = self._found.get(key)
+        if known is None or known[0] is not program:
+            self._found[key] = (program, self._kept(program))
+        return self._found[key][1]
 
     def _kept(self, program: Program) -> ProvenStep:
         frozen = program.frozen

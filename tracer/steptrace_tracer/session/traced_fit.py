@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from steptrace_schema.errors import TraceError
 from steptrace_tracer._tensorflow import tf
@@ -50,7 +50,8 @@ class TracedFit:
         self._first_step = 0
         self._model: Any = None
         self._original: Any = None
-        self._frozen: Any = None
+        self._frozen: FrozenStep | None = None
+        self._turns = False
         self._session: Session | None = None
         self._fed: FedBatches | None = None
         self._fed_spec: Any = None
@@ -62,6 +63,16 @@ class TracedFit:
             return self.next_step  # whose batch has begun, or that will be the first
         return self.next_step - 1
 
+    def may_continue(self, model: Any) -> bool:
+        """Whether `model` is trained by the same compiled step as in the last fit."""
+        frozen = self._frozen
+        return (
+            frozen is not None
+            and model is self._model
+            and not frozen.eager
+            and FrozenStep.of(model, model.train_function) is frozen
+        )
+
     def take_over(self, model: Any, session: Session) -> None:
         """Take the place of the model's train function.
 
@@ -71,6 +82,7 @@ class TracedFit:
             If the model has no optimizer.
         """
         self._session = session
+        self._turns = session.traced is not None
         if model.optimizer is None:
             msg = "the model has no optimizer, so it has no steps to record"
             raise TraceError(msg)
@@ -147,7 +159,7 @@ class TracedFit:
             session.keep_weights(self.next_step)
 
     def _train_on(self, session: Session, data: Any, batch: int, spec: Any) -> Any:
-        original, frozen = self._original, self._frozen
+        original, frozen = self._original, cast("FrozenStep", self._frozen)
 
         def without_tracer() -> Any:
             return self._untraced(original, data, spec)
@@ -161,6 +173,9 @@ class TracedFit:
                     session.note_missing_names()
                     return without_tracer()  # which builds the model; the next step is the first
                 session.begin(fit_program(self._model, spec, frozen), step)
+            elif self._turns:  # the data of this fit may be of another signature
+                session.turn_to(fit_program(self._model, spec, frozen))
+            self._turns = False
         except Exception as error:
             session.fail(error)
             return without_tracer()

@@ -18,6 +18,7 @@ from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.capture.proven_step import Capture
 from steptrace_tracer.session.closing_report import is_quiet
 from steptrace_tracer.session.failure import one_line
+from steptrace_tracer.session.rest import FitEnds
 from steptrace_tracer.session.session import Session
 from steptrace_tracer.session.settings import OnError, Settings
 from steptrace_tracer.session.traced_fit import TracedFit
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
 
 JOURNAL_LIMIT: Final = 4 * 2**30
 """Bytes that the journal may hold before training waits for the recorder, by default."""
-
-
-_VALIDATION: Final = "val_"
-"""What Keras puts before the names of losses and metrics on the validation data."""
 
 
 class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
@@ -70,8 +67,8 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         What happens if the tracer itself fails: ``"warn"`` continues the training without the
         tracer and marks the trace as incomplete; ``"raise"`` ends the training.
     progress
-        Show a bar on a terminal while the trace is finished, and a summary at the end: in one line
-        where a trace is resumed. ``STEPTRACE_QUIET=1`` in the environment shows neither.
+        Show a bar on a terminal while the trace is finished, and then a summary, in one line where
+        it was resumed. ``STEPTRACE_QUIET=1`` in the environment shows neither.
     journal_limit
         Bytes of local disk for steps that are not in the store yet. When they are used up, the
         training waits.
@@ -159,6 +156,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         self._resume = resume
         self._session: Session | None = None
         self._fit = TracedFit(lambda: self.epoch, self._may_be_last)
+        self._fit_ends = FitEnds()
         self._wrapped: WrappedStep | None = None
 
     def wrap(
@@ -252,7 +250,8 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         self.log("mark", 1.0)
 
     def close(self) -> None:
-        """Record the weights after the last step of a custom loop, and finish the trace."""
+        """Finish the trace: after a custom loop, or of short fits that others might follow."""
+        self._fit_ends.close()
         if self._wrapped is not None:
             self._wrapped.close()
 
@@ -276,7 +275,8 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Take over the model's train function."""
-        session = self._begin_session()
+        rested = self._fit_ends.begin(may_continue=self._fit.may_continue(self.model))
+        session = (rested and self._session) or self._begin_session()
         try:
             self._fit.take_over(self.model, session)
         except Exception as error:
@@ -301,9 +301,9 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
             return
         self._session.keep_weights(self._fit.next_step)
         validation = {
-            name.removeprefix(_VALIDATION): value
+            name.removeprefix("val_"): value
             for name, value in (logs or {}).items()
-            if name.startswith(_VALIDATION)
+            if name.startswith("val_")  # as Keras calls those on the validation data
         }
         self._session.validated(self._fit.next_step, validation)
 
@@ -318,14 +318,14 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         finally:
             self._fit.give_back()
         if session is not None:
-            session.complete(self._fit.next_step)
+            self._fit_ends.end(session, self._fit.next_step)
 
     def _may_be_last(self, batch: int) -> bool:
         """Whether `batch` may be the last one of its epoch, after which weights may be replaced."""
-        steps = (self.params or {}).get("steps")
-        return steps is None or batch + 1 >= steps
+        return batch + 1 >= ((self.params or {}).get("steps") or 0)
 
     def _begin_session(self) -> Session:
+        self._fit_ends.close()
         earlier = self._session
         if earlier is not None and earlier.active:
             if self._wrapped is not None:
