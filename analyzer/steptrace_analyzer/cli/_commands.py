@@ -27,7 +27,7 @@ class PlainCommand(TyperCommand):
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return what the usage line holds; some versions of typer write ``{TRACE}``."""
         pieces = super().collect_usage_pieces(ctx)
-        return [p[1:-1] if p.startswith("{") and p.endswith("}") else p for p in pieces]
+        return [p.replace("{", "").replace("}", "") for p in pieces]
 
     def get_short_help_str(self, limit: int = _WHOLE) -> str:
         """Return the first sentence, however long."""

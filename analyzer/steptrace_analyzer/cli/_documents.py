@@ -7,6 +7,7 @@ from typing import Final
 
 from steptrace_analyzer.anomalies.diagnosis import Diagnosis
 from steptrace_analyzer.anomalies.finding import Finding, NotJudged, Severity
+from steptrace_analyzer.differences.many import ComparedRuns
 from steptrace_analyzer.differences.result import DiffDocument
 from steptrace_analyzer.trace.info_document import InfoDocument
 from steptrace_schema.validate.coverage import Coverage
@@ -74,6 +75,7 @@ DOCUMENTS: Final[dict[str, type]] = {
     "info": InfoDocument,
     "validate": ValidationDocument,
     "diff": DiffDocument,
+    "compare": ComparedRuns,
     "anomalies": AnomaliesDocument,
 }
 """By command."""

@@ -16,6 +16,7 @@ _COMMANDS: Final = {
         "info": "info:info",
         "validate": "validate:validate",
         "diff": "diff:diff",
+        "compare": "compare:compare",
         "fingerprint": "fingerprint:fingerprint",
         "anomalies": "anomalies:anomalies",
         "explain": "explain:explain",

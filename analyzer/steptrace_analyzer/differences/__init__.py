@@ -8,11 +8,13 @@ from steptrace_analyzer.differences.golden import (
     read_fingerprint,
     write_fingerprint,
 )
+from steptrace_analyzer.differences.many import ComparedRuns, compare_runs
 from steptrace_analyzer.differences.noise import NoiseResult, compare_with_noise
 from steptrace_analyzer.differences.result import DiffResult, FirstDifference, Mismatch, TensorDiff
 from steptrace_analyzer.differences.traces import diff, diff_steps
 
 __all__ = [
+    "ComparedRuns",
     "DiffResult",
     "Divergence",
     "FirstDifference",
@@ -20,6 +22,7 @@ __all__ = [
     "NoiseResult",
     "TensorDiff",
     "Tolerance",
+    "compare_runs",
     "compare_with_noise",
     "diff",
     "diff_steps",

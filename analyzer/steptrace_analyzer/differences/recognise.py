@@ -66,7 +66,7 @@ def _split(environment: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
 
 
 def _changes(what: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
-    flat_a, flat_b = dict(_flat("", a)), dict(_flat("", b))
+    flat_a, flat_b = dict(flattened("", a)), dict(flattened("", b))
     found = [
         f"{key} {flat_a.get(key, 'absent')} and {flat_b.get(key, 'absent')}"
         for key in sorted({*flat_a, *flat_b})
@@ -76,10 +76,11 @@ def _changes(what: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[
         yield f"{what}: {_listed(found)}"
 
 
-def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def flattened(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield every value of nested settings, with the names on the way to it after `prefix`."""
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _flat(f"{prefix}{key}.", value)
+            yield from flattened(f"{prefix}{key}.", value)
         else:
             yield f"{prefix}{key}", value
 

@@ -25,6 +25,7 @@ COMMANDS = (
     "info",
     "validate",
     "diff",
+    "compare",
     "fingerprint",
     "anomalies",
     "explain",

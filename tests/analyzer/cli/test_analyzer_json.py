@@ -57,7 +57,7 @@ def test_the_json_of_a_command_follows_its_schema(
     command: str,
     fields: dict[str, Any],
 ) -> None:
-    others = [healthy_path] if command == "diff" else []
+    others = [healthy_path] if command in ("diff", "compare") else []
     printed = _printed(capsys, command, write_run(**fields), *others)
     schema = _schema(command)
     jsonschema.validate(printed, _strict(schema))
