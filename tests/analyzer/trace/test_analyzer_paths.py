@@ -28,6 +28,8 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "find_anomalies": steptrace_analyzer.find_anomalies,
     "diff": lambda trace: steptrace_analyzer.diff(trace, trace, names=("a", "b")),
     "diff_steps": lambda trace: steptrace_analyzer.diff_steps(trace, 3, 4),
+    "first_divergence": lambda trace: steptrace_analyzer.first_divergence(trace, trace).verdict,
+    "fingerprint": lambda trace: steptrace_analyzer.fingerprint(trace).groups,
     "describe": steptrace_analyzer.describe,
     "trace_attributes": steptrace_analyzer.trace_attributes,
 }
@@ -39,6 +41,10 @@ VIEWS: dict[str, Callable[[Any], Any]] = {
     "activations": lambda trace: plots.plot_activations(trace, "dense", [3]),
     "maps": lambda trace: plots.plot_activation_maps(trace, "dense", 3),
     "statistics": lambda trace: plots.plot_statistics(trace, "dense"),
+    "flow": lambda trace: plots.plot_flow(trace, 3),
+    "ridge": lambda trace: plots.plot_ridge(trace, "dense"),
+    "strip": lambda trace: plots.plot_strip(trace, "dense", [3, 4]),
+    "trajectory": lambda trace: plots.plot_trajectory(trace, "dense"),
 }
 
 
@@ -56,7 +62,7 @@ def test_every_view_takes_a_path_and_the_last_part_of_a_layers_path(
 ) -> None:
     from_path, from_trace = VIEWS[name](str(healthy_path)), VIEWS[name](open_trace(healthy_path))
     assert _titles(from_path) == _titles(from_trace)
-    if name not in ("loss", "gradients"):
+    if name not in ("loss", "gradients", "flow"):
         assert "sequential/dense" in from_path.get_suptitle()
 
 
@@ -66,8 +72,10 @@ def _titles(figure: Any) -> list[str]:
 
 def test_every_public_function_that_takes_a_trace_is_tried() -> None:
     follows_a_path = {"follow", "open_trace", "pack", "unpack"}
-    own_test = {"total_gradient"}
-    assert {*FUNCTIONS, *follows_a_path, *own_test} == set(steptrace_analyzer.__all__)
+    own_test = {"total_gradient", "plot_sensitivity", "animate", "write_report"}
+    own_test |= {"write_fingerprint", "read_fingerprint", "save_figure"}  # of files they write
+    views = {f"plot_{name}" for name in VIEWS} - {"plot_maps"} | {"plot_activation_maps"}
+    assert {*FUNCTIONS, *views, *follows_a_path, *own_test} == set(steptrace_analyzer.__all__)
 
 
 def test_the_report_takes_a_path(healthy_path: Path, tmp_path: Path) -> None:

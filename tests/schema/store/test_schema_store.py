@@ -222,8 +222,8 @@ def test_a_declaration_that_is_damaged_is_named_in_one_sentence(
     said = str(caught.value)
     assert said.startswith(f"{declaration} is not a readable journal declaration (")
     assert said.endswith(
-        f"; put a copy of it back, or move {declaration.parent} away to go on with what the store "
-        "has"
+        f"; put a copy of it back, or move {declaration.parent} away to continue with what the "
+        "store has"
     )
     assert "\n" not in said
 
