@@ -12,6 +12,7 @@ from steptrace_analyzer.plots.limits import padded_range
 from steptrace_analyzer.plots.style import (
     BLACK,
     GREY,
+    NON_FINITE,
     SILVER,
     category_colours,
     label,
@@ -156,6 +157,8 @@ def draw_activations(
             top.hist(points.before, bins=edges, color=GREY)
             top.set_title(f"step {points.step}\n{_shares(points)}")
             _draw_function(middle, points, colours)
+            if points.non_finite:
+                middle.plot(0.5, 0.97, "X", color=NON_FINITE, transform=middle.transAxes)
             _draw_order(bottom, points, colours)
         grid[0, 0].set(ylabel="values", xlim=padded_range(inputs))
         grid[1, 0].set(
@@ -284,6 +287,8 @@ def _shares(points: ActivationPoints) -> str:
     if not after.size:
         return "no finite value"
     said = [f"{np.mean(after == 0):.0%} zero"]
+    if points.non_finite:
+        said.append(f"{points.non_finite / points.total:.0%} not finite")
     low, high = float(after.min()), float(after.max())
     if low >= -1 and high <= 1 and (low < 0 or high > 0.5) and points.before.max() > 1.5:
         ends = np.abs(after) > 0.99 if low < 0 else (after > 0.99) | (after < 0.01)

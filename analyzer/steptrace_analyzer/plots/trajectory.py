@@ -121,9 +121,12 @@ def trajectory_data(
     best: list[tuple[float, str, npt.NDArray[np.float64]]] = []
     finite = np.ones(len(steps), dtype=bool)
     for path, block, offset, shape in _blocks(arrays, steps):
-        finite &= np.isfinite(block).all(axis=1)
-        centred = block - block[:1]  # nearer to the result than to 0, so that no digit is lost
+        whole = np.isfinite(block).all(axis=1)
+        finite &= whole
+        # Nearer to the result than to 0, so that no digit is lost; any step serves that is finite.
+        near = block[whole][:1] if whole.any() else np.zeros((1, block.shape[1]))
         with np.errstate(invalid="ignore", over="ignore"):
+            centred = block - near
             products += centred @ centred.T
             change = np.abs(block[-1] - block[0])
         change[~np.isfinite(change)] = -1.0
@@ -132,6 +135,7 @@ def trajectory_data(
             short = path.removeprefix(f"{name}/")
             best.append((float(change[at]), f"{short}[{index}]", block[:, at].copy()))
         best = sorted(best, key=lambda one: -one[0])[:MOST_MOVED]
+    finite &= np.isfinite(products.diagonal())  # a sum of squares may overflow
     position, explained = _components(products[np.ix_(finite, finite)])
     kept = np.asarray(steps, dtype=np.int64)[finite]
     moved = [one for one in best if one[0] > 0]
@@ -217,7 +221,7 @@ def _blocks(
     arrays: dict[str, xr.DataArray], steps: list[int]
 ) -> Iterator[tuple[str, npt.NDArray[np.float64], int, tuple[int, ...]]]:
     """Yield parts of the weights: path, dims (step, parameter), the first's place, the shape."""
-    for path, array in arrays.items():
+    for path, array in arrays.items() if steps else ():
         chosen = array.sel({STEP: steps})
         shape = tuple(int(n) for n in array.shape[1:])
         if not shape:

@@ -16,10 +16,14 @@ from plot_traces import STEPS, make_trace, small_layers, small_network, small_tr
 from steptrace_analyzer.plots import (
     plot_activation_maps,
     plot_activations,
+    plot_flow,
     plot_gradients,
     plot_loss,
     plot_parameters,
+    plot_ridge,
     plot_statistics,
+    plot_strip,
+    plot_trajectory,
     plot_weights,
     save_figure,
 )
@@ -45,6 +49,12 @@ VIEWS: dict[str, Callable[[xr.DataTree], Figure]] = {
     "gradients": plot_gradients,
     "maps": plot_activation_maps,
     "statistics": lambda trace: plot_statistics(trace, "net/conv"),
+}
+OVER_STEPS: dict[str, Callable[[xr.DataTree], Figure]] = {
+    "flow": plot_flow,
+    "ridge": plot_ridge,
+    "strip": lambda trace: plot_strip(trace, steps=[0, -1]),
+    "trajectory": plot_trajectory,
 }
 
 
@@ -130,11 +140,11 @@ def texts(figure: Figure) -> str:
     return "\n".join(text.get_text() for text in figure.findobj(Text))
 
 
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("view", [*VIEWS, *OVER_STEPS])
 @pytest.mark.parametrize("change", HARD)
 def test_every_view_draws_the_hardest_traces_without_a_warning(view: str, change: str) -> None:
     trace = make_trace(HARD[change](small_network()), layers=small_layers())
-    pixels = draw(VIEWS[view](trace))
+    pixels = draw((VIEWS | OVER_STEPS)[view](trace))
     assert len(np.unique(pixels[..., 0])) > 10
 
 

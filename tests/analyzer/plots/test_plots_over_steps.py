@@ -144,13 +144,22 @@ def test_the_parameters_that_moved_most_are_named_and_drawn() -> None:
     assert {"kernel[2, 1]", "kernel[7, 3]", "step 0", "step 5"} <= labels
 
 
-def test_steps_that_are_not_finite_have_no_place_in_the_trajectory() -> None:
+@pytest.mark.parametrize("bad", [0, 3])
+def test_steps_that_are_not_finite_have_no_place_in_the_trajectory(bad: int) -> None:
     kernel = small_network()["weights/net/dense/kernel"].copy()
-    kernel[3, 0, 0] = np.inf
+    kernel[bad, 0, 0] = np.inf
     data = trajectory_data(small_trace(weights__net__dense__kernel=kernel), "dense")
-    assert (data.not_finite, data.steps.tolist()) == ((3,), [0, 1, 2, 4, 5])
+    assert (data.not_finite, data.steps.tolist()) == ((bad,), [n for n in range(6) if n != bad])
     assert np.isfinite(data.position).all()
     assert "not finite" in draw_trajectory(data).get_supxlabel()
+
+
+def test_a_trace_without_a_step_has_no_trajectory_and_the_figure_says_so() -> None:
+    arrays = {"weights/net/scale/gain": np.empty(0, np.float32)}
+    data = trajectory_data(make_trace(arrays))
+    assert data.steps.size == 0
+    texts = {text.get_text() for text in draw_trajectory(data).findobj(Text)}
+    assert "fewer than two steps with finite and different weights are recorded" in texts
 
 
 def test_a_ridge_counts_the_values_of_each_step_in_common_bins() -> None:
