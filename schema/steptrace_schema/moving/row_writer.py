@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from steptrace_schema.errors import DamagedTraceError
+from steptrace_schema.format.attributes import Missing
 from steptrace_schema.format.layout import split_key
 from steptrace_schema.format.retention import is_thinned
 from steptrace_schema.journal.fitting import refuse_misfit
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from steptrace_schema.encoding.expansion import Expansion
-    from steptrace_schema.format.attributes import Missing
     from steptrace_schema.format.layout import ArraySpec
     from steptrace_schema.journal.reader import JournalReader
     from steptrace_schema.names import Kind
     from steptrace_schema.store.writer import TraceWriter
+
+
+_LATER: Final = "it was not there yet, or not recorded: it begins at a later step"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +92,7 @@ class RowWriter:
         """
         rows = dict(self._store.attributes.steps_recorded)
         described = dict(self._store.attributes.statistics_recorded)
+        later = [entry for kind, new in kinds.items() for entry in self._beginning_later(kind, new)]
         moves = [
             self._array_move(spec, new, updates=derived and kind == "weights")
             for kind, new in kinds.items()
@@ -110,7 +114,18 @@ class RowWriter:
                 written = rows.get("updates", 0)
                 rows["updates"] = self._write_update_statistics(written, new, results)
         missing = [entry for move in moves for entry in moved[move.spec.key].missing]
-        return WrittenRows(rows, described, missing)
+        return WrittenRows(rows, described, [*missing, *later])
+
+    def _beginning_later(self, kind: Kind, new: Rows) -> Iterator[Missing]:
+        """Yield the arrays that begin to exist with these rows, as missing at the steps before."""
+        if not new.start or kind == "logged":
+            return
+        steps: tuple[int, ...] = ()
+        for spec in new.specs:
+            if spec.static or spec.statistics_only or not self._store.is_new(kind, spec.path):
+                continue
+            steps = steps or self._store.read_steps(kind, new.start)
+            yield Missing(kind=kind, path=spec.path, reason=_LATER, steps=steps)
 
     def _refuse_claims(self, moves: list[ArrayMove]) -> None:
         """Refuse rows that are declared far larger than what the records hold."""

@@ -124,6 +124,15 @@ class TraceWriter:
         root = {"attributes": self._others | own, "zarr_format": 3, **metadata}
         self._files.replace(METADATA_FILE, [sealed(root | {"node_type": "group"})])
 
+    def is_new(self, kind: Kind, path: str) -> bool:
+        """Whether the store does not have an array yet, which begins with the next rows."""
+        return f"{kind}/{path}" not in self._nodes.metadata
+
+    def read_steps(self, kind: Kind, rows: int) -> tuple[int, ...]:
+        """Return the steps of the first rows of a kind."""
+        array = self._found(f"{kind}/{STEP}")
+        return tuple(int(array.read_row(row)) for row in range(rows))
+
     def read_step(self, kind: Kind, row: int) -> int:
         """Return the step of one row of the statistics of a kind."""
         return int(self._found(f"{STATISTICS}/{kind}/{STEP}").read_row(row))
