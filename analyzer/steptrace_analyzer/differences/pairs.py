@@ -9,7 +9,8 @@ import numpy as np
 from steptrace_analyzer.differences.fingerprints import Marks, marks_of, steps_of
 from steptrace_analyzer.trace.select import format_steps, get_tensor, has_tensor
 from steptrace_analyzer.trace.updates import is_derived
-from steptrace_schema.names import KINDS, STEP
+from steptrace_schema.names import KINDS, STEP, TENSOR
+from steptrace_schema.statistics.digests import UNKNOWN_DIGEST
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -107,6 +108,20 @@ class Pairs:
         ):
             return None
         return get_tensor(self.a, kind, path), get_tensor(self.b, kind, other)
+
+    def has_digests(self, kind: Kind, path: str, step: int) -> bool:
+        """Whether both traces have the digest of a tensor at a step."""
+        other = self.in_b[kind].get(path, path)
+        for marks, name, own in zip(
+            self.marks[kind], (path, other), (step, step + self.shift), strict=True
+        ):
+            (at,) = np.nonzero(marks.steps == own)
+            if marks.digests is None or name not in marks.names or not len(at):
+                return False
+            found = marks.digests.isel({STEP: int(at[0]), TENSOR: marks.names.index(name)})
+            if int(np.asarray(found)) == UNKNOWN_DIGEST:
+                return False
+        return True
 
     def rows(
         self, kind: Kind, path: str, step: int

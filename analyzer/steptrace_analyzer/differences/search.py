@@ -109,7 +109,14 @@ class Search:
         origin = None
         if differing:
             first = differing[0]
-            origin = origin_of(first, self.execution, self._was_compared, is_first=at_first)
+            origin = origin_of(
+                first,
+                self.execution,
+                lambda kind, path: self._was_compared(kind, path, step),
+                is_first=at_first,
+            )
+            if not self.allowed.is_exact:
+                origin += "; what is called equal is equal within the tolerance"
         return Divergence(
             a=name_a,
             b=name_b,
@@ -129,8 +136,22 @@ class Search:
         """How many tensors and steps were compared by statistics alone."""
         return self.weak.total()
 
-    def _was_compared(self, kind: Kind, path: str) -> bool:
-        return (kind, path) in self.compared
+    def _was_compared(self, kind: Kind, path: str, step: int | None) -> bool:
+        """Whether a tensor is known of both runs at a step, and equal or within the tolerance."""
+        if step is None or path not in self.pairs.in_b.get(kind, {}):
+            return False
+        if self.pairs.has_digests(kind, path, step):
+            return True  # what differs comes later in the step
+        try:
+            rows = self.pairs.rows(kind, path, step)
+        except DamagedTraceError:
+            return False
+        if rows is None or rows[0].shape != rows[1].shape:
+            return False
+        if rows[0].dtype.kind == "f" and np.isnan(rows[0]).all():
+            return False  # the row of a step that has no value
+        same = row_digests(rows[0][np.newaxis]) == row_digests(rows[1][np.newaxis])
+        return bool(same[0]) or self.allowed.covers(rows[0], rows[1])
 
     def _static(self) -> list[StepDifference]:
         """Return which arrays without steps differ."""

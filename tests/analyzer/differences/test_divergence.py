@@ -426,3 +426,18 @@ def test_tensors_that_are_only_described_do_not_hide_that_all_weights_are_equal(
         assert found.coverage.by_statistics > 0
         assert any("which does not show that they are equal" in t for t in found.not_compared)
         assert found.verdict == ("equal" if kind == "activations" else "inconclusive")
+
+
+def test_what_is_not_recorded_at_the_step_is_not_called_equal(write: Write) -> None:
+    def without(step: int, arrays: Arrays) -> None:
+        if step == 10:
+            del arrays["weights/sequential/dense_1/bias"]
+
+    def wrong(step: int, arrays: Arrays) -> None:
+        without(step, arrays)
+        if step == 10:
+            arrays[LOGITS][1, 2] += 1
+
+    found = first_divergence(write(without), write(wrong))
+    assert place(found) == (10, "forward", LOGITS)
+    assert "the output of dense and kernel are equal, bias not recorded" in str(found.origin)
