@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from steptrace_analyzer.trace.open import TraceOrPath
 
 _WIDTHS: Final = (0.6, 5.0)  # points of an arrow
-_ROW: Final = 0.34  # inches
+_ROWS: Final = (0.34, 0.21)  # inches of a row: of few, and of many with smaller names
+_MANY: Final = 40
 
 
 def draw_flow(data: FlowData, step: int | None = None) -> Figure:
@@ -41,7 +42,7 @@ def draw_flow(data: FlowData, step: int | None = None) -> Figure:
     rows = len(data.graph.nodes)
     lanes = max((edge.lane for edge in data.graph.edges), default=0)
     with style():
-        figure = new_figure(12.5, float(np.clip(2.0 + _ROW * rows, 3.4, 40.0)))
+        figure = new_figure(12.5, float(np.clip(2.0 + _ROWS[rows > _MANY] * rows, 3.4, 40.0)))
         shown = [m for m in data.measures if np.isfinite(m.values).any() or m.broken.any()]
         ratios = (0.5 + 0.22 * min(lanes, 8), *[1.6] * max(len(shown), 1))
         grid = figure.subplots(1, 1 + max(len(shown), 1), sharey=True, width_ratios=ratios)
@@ -49,7 +50,7 @@ def draw_flow(data: FlowData, step: int | None = None) -> Figure:
         for axes, measure in zip(grid[1:], shown, strict=False):
             _draw_measure(axes, measure, column)
         grid[0].set_ylim(rows - 0.4, -0.6)
-        small = rows > 40
+        small = rows > _MANY
         names = [_name(node.path, node.class_name) for node in data.graph.nodes]
         grid[1].set_yticks(range(rows), names)
         for axes in grid[1:]:
