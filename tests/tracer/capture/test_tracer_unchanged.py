@@ -61,7 +61,9 @@ def test_random_operations_draw_the_same_numbers_where_recording_begins_later(
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras
-def test_nothing_stays_patched(tmp_path: Path) -> None:
+def test_nothing_stays_patched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nothing is remembered, so that the proof has Keras compile its own function.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     enter, gradient = tf.GradientTape.__enter__, tf.GradientTape.gradient
 
     class Look(keras.callbacks.Callback):  # type: ignore[misc]

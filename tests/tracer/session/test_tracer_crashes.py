@@ -290,7 +290,12 @@ def test_data_that_cannot_be_read_ends_the_trace_with_that_reason(tmp_path: Path
     assert found.steps_recorded["scalars"] == 3
 
 
-def test_a_tracer_follows_one_whose_fit_was_interrupted(tmp_path: Path) -> None:
+def test_a_tracer_follows_one_whose_fit_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing is remembered, so that the proof has Keras compile its own function.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
     class Stop(keras.callbacks.Callback):  # type: ignore[misc]
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             if batch == 1:

@@ -46,6 +46,7 @@ class FrozenStep:
     captures: dict[Hashable, Any] = dataclasses.field(default_factory=dict)
     views: dict[Hashable, ModelView] = dataclasses.field(default_factory=dict)
     _untraced: Callable[[Any], Any] | None = None
+    _own: Callable[[Any], Any] | None = None
 
     @classmethod
     def of(cls, model: Any, train_function: Any) -> FrozenStep:
@@ -110,8 +111,14 @@ class FrozenStep:
                 return train_function(iterator)
 
         setattr(run, _KEPT, self)
-        self._untraced = run
+        self._untraced, self._own = run, train_function
         return run
+
+    def left(self, train_function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Return what the model continues with: Keras' own function, once that is compiled."""
+        if self._own is not None and self.is_compiled():
+            return self._own
+        return train_function
 
 
 _UNKNOWN = object()

@@ -111,8 +111,8 @@ class TracedFit:
     def give_back(self) -> None:
         """Give the train function back."""
         original, self._original = self._original, None
-        if original is not None:
-            self._model.train_function = original
+        if original is not None and self._frozen is not None:
+            self._model.train_function = self._frozen.left(original)
 
     def _abandon(self) -> None:
         self.give_back()
