@@ -32,10 +32,8 @@ FAULTS: tuple[dict[str, Any], ...] = (
 @pytest.fixture
 def write(make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Return a function that writes a run whose batches are added up in an order by chance."""
-    import sys
-
-    module = sys.modules[make_run.__module__]
-    in_order = module._pass
+    names = make_run.records.__globals__  # several modules are called conftest
+    in_order = names["_pass"]
     numbers = iter(range(1000))
 
     def build(seed: int, **fields: Any) -> Path:
@@ -49,7 +47,7 @@ def write(make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wri
         class Noisy(make_run):  # type: ignore[misc]
             def records(self) -> Iterator[tuple[int, Any]]:
                 with monkeypatch.context() as patch:
-                    patch.setattr(module, "_pass", in_other_order)
+                    patch.setitem(names, "_pass", in_other_order)
                     yield from list(super().records())
 
         run = Noisy(**{"steps": 40, "learning_rate": 0.3, **fields})
