@@ -8,6 +8,7 @@ Rounding errors are in proportion to it, also where the state itself cancels to 
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -36,7 +37,7 @@ class Change:
 
 
 @dataclasses.dataclass
-class Formula:
+class Formula(abc.ABC):
     """An optimizer's rule for one weight, with what it remembers.
 
     Parameters
@@ -70,9 +71,9 @@ class Formula:
             self.state[name] = value.astype(F)
             self.sizes[name] = np.abs(self.state[name])
 
+    @abc.abstractmethod
     def step(self, gradient: Array, weight: Array, rate: np.float32, count: int) -> Change:
         """Return the change of update number `count`, counted from 1, and remember."""
-        raise NotImplementedError
 
     def number(self, name: str) -> float:
         """Return a hyper-parameter."""
