@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from steptrace_analyzer.differences.golden import fingerprint as fingerprint
     from steptrace_analyzer.differences.golden import read_fingerprint as read_fingerprint
     from steptrace_analyzer.differences.golden import write_fingerprint as write_fingerprint
+    from steptrace_analyzer.differences.steps import diff_steps as diff_steps
     from steptrace_analyzer.differences.traces import diff as diff
-    from steptrace_analyzer.differences.traces import diff_steps as diff_steps
     from steptrace_analyzer.plots.activations import plot_activations as plot_activations
     from steptrace_analyzer.plots.animate import animate as animate
     from steptrace_analyzer.plots.flow import plot_flow as plot_flow
@@ -42,7 +42,7 @@ _HOMES = {
     "describe": "trace.info",
     "diagnose": "anomalies.diagnosis",
     "diff": "differences.traces",
-    "diff_steps": "differences.traces",
+    "diff_steps": "differences.steps",
     "explain_update": "anomalies.explain",
     "find_anomalies": "anomalies",
     "fingerprint": "differences.golden",

@@ -19,6 +19,7 @@ _NAME_WIDTH: Final = 32
 _PATH_WIDTH: Final = 28
 _SHORT_KINDS: Final = {"activation_gradients": "act_gradients"}
 _MOST_ROWS: Final = 20
+_MOST_TENSORS: Final = 40
 
 
 def short_name(name: str, width: int = _NAME_WIDTH) -> str:
@@ -41,6 +42,36 @@ def short_name(name: str, width: int = _NAME_WIDTH) -> str:
     return f"{kind}/..{parts[0][-(width - len(kind) - 3) :]}" if parts else f"..{kind[2 - width :]}"
 
 
+def show_result(result: DiffResult, *, every: bool, wide: bool) -> None:
+    """Print what a comparison of all tensors found."""
+    steps = result.steps_text
+    write_line(f"{result}, steps {steps}" if result.verdict == "equal" and steps else str(result))
+    found = result.divergence
+    if found is not None and result.verdict != "equal":
+        for text in (*([found.origin] if found.origin else []), *found.recognised):
+            write_line(text)
+    for mismatch in result.mismatches:
+        write_line(f"{mismatch.name}: {mismatch.found}")
+    shown = [tensor for tensor in result.tensors if every or tensor.differs]
+    limit = len(shown) if every else _MOST_TENSORS
+    if shown:
+        write_line("")
+        show_tensors(shown[:limit], wide=wide)
+    if len(shown) > limit:
+        hint(f"{len(shown) - limit} more tensors differ; --all lists them")
+    equal = len(result.tensors) - len(shown)
+    if equal and result.differs:
+        hint(f"{equal} tensors are equal")
+    if result.verdict != "equal" or result.coverage.share < 1:
+        hint(f"verdict: {result.verdict}; {result.coverage}")
+    said = {entry.found for entry in result.not_compared}
+    for entry in result.not_compared:
+        hint(f"not compared: {entry.name}, {entry.found}")
+    for text in found.not_compared if found is not None else ():
+        if text not in said and not result.mismatches:
+            hint(f"not compared: {text}")
+
+
 def show_divergence(found: Divergence) -> None:
     """Print where two runs part."""
     where = "" if found.steps == "" else f", steps {found.steps}"
@@ -52,11 +83,7 @@ def show_divergence(found: Divergence) -> None:
         _show_step(found.differing[:_MOST_ROWS])
     if len(found.differing) > _MOST_ROWS:
         hint(f"{len(found.differing) - _MOST_ROWS} more tensors differ at this step; see --json")
-    coverage = found.coverage
-    hint(
-        f"compared {100 * coverage.share:.0f} % of the {coverage.tensors} tensors that both have: "
-        f"{coverage.by_digest} by digest or value, {coverage.by_statistics} by statistics alone"
-    )
+    hint(f"{found.coverage}; {found.coverage.tensors} tensors are in both")
     for text in found.not_compared:
         hint(f"not compared: {text}")
 

@@ -5,16 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steptrace_analyzer.cli._diff_tables import show_divergence, show_tensor, show_tensors
+from steptrace_analyzer.cli._diff_tables import show_divergence, show_result, show_tensor
 from steptrace_analyzer.cli._options import Json, Kinds, OtherTrace, TracePath
-from steptrace_analyzer.cli._output import hint, progress, write_json, write_line
+from steptrace_analyzer.cli._output import progress, write_json, write_line
 from steptrace_schema.errors import UnknownNameError
 
 if TYPE_CHECKING:
-    from steptrace_analyzer.differences.divergence_result import Divergence
-    from steptrace_analyzer.differences.result import DiffResult
+    from steptrace_analyzer.differences.divergence_result import Verdict
 
-_MOST_ROWS = 40
 _INCONCLUSIVE = 2
 _FAIL_ON = ("rounding-sized", "differs")
 
@@ -48,24 +46,38 @@ def diff(
             show_default=False,
         ),
     ] = None,
+    rounding: Annotated[
+        str | None,
+        typer.Option(
+            "--noise-from-rounding",
+            metavar="RUN",
+            help="Compare with what 'steptrace perturb' has recorded: TRACE with rounded inputs.",
+            show_default=False,
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Compare the distances of both to a third run of higher precision.",
+            show_default=False,
+        ),
+    ] = None,
     kind: Kinds = None,
     rtol: Annotated[float, typer.Option(min=0, help="Relative tolerance.")] = 0.0,
     atol: Annotated[float, typer.Option(min=0, help="Absolute tolerance.")] = 0.0,
-    ulp: Annotated[
-        int, typer.Option(min=0, help="Tolerance in representable numbers. Implies --first.")
-    ] = 0,
+    ulp: Annotated[int, typer.Option(min=0, help="Tolerance in representable numbers.")] = 0,
     renamed: Annotated[
         list[str] | None,
         typer.Option(
             "--map",
             metavar="OLD=NEW",
-            help="Layer OLD of TRACE (or FILE) is layer NEW of OTHER. Can be repeated. Implies "
-            "--first.",
+            help="Layer OLD of TRACE (or FILE) is layer NEW of OTHER. Can be repeated.",
         ),
     ] = None,
     shift: Annotated[
         int,
-        typer.Option(help="Compare step t with step t + SHIFT of OTHER. Implies --first."),
+        typer.Option(help="Compare step t with step t + SHIFT of OTHER."),
     ] = 0,
     tensor: Annotated[
         str | None, typer.Option(metavar="KIND/PATH", help="Show all numbers of one tensor.")
@@ -93,15 +105,15 @@ def diff(
     steptrace diff a.zarr b.zarr
     steptrace diff a.zarr b.zarr --first --ulp 4
     steptrace diff a.zarr b.zarr --noise r1.zarr --noise r2.zarr --noise r3.zarr
+    steptrace diff a.zarr b.zarr --noise-from-rounding perturbed.zarr
+    steptrace diff a.zarr b.zarr --reference float64.zarr
     steptrace diff a.zarr b.zarr --kind weights --rtol 1e-5
     steptrace diff run.zarr --steps 10 20
     steptrace diff run.zarr --golden golden.fp.json
     """
-    from steptrace_analyzer.differences import divergence, traces
-    from steptrace_analyzer.differences import noise as noise_module
-    from steptrace_analyzer.differences.golden import read_fingerprint
-    from steptrace_analyzer.differences.result import document_of, document_of_noise
-    from steptrace_analyzer.trace.open import open_trace
+    from steptrace_analyzer.differences.sides import opened_side
+    from steptrace_analyzer.differences.steps import diff_steps
+    from steptrace_analyzer.differences.traces import diff as compare
 
     if sum(given is not None for given in (other, steps, golden)) != 1:
         msg = (
@@ -113,64 +125,39 @@ def diff(
         msg = f"there is no verdict '{fail_on}' to fail on; there are {', '.join(_FAIL_ON)}"
         raise UnknownNameError(msg)
     kinds: Any = kind or None
+    within: Any = {"kinds": kinds, "rtol": rtol, "atol": atol, "ulp": ulp}
     layers = dict(map(_pair, renamed or ()))
-    opened = open_trace(trace)
-    if noise and other is not None:
-        repeated = noise_module.compare_with_noise(
-            opened,
-            open_trace(other),
-            noise,
-            kinds=kinds or noise_module.NOISY_KINDS,
-            names=(str(trace), str(other)),
-        )
-        if as_json:
-            write_json(document_of_noise(repeated))
-        else:
-            write_line(str(repeated))
-        codes = {"differs": 1, "inconclusive": _INCONCLUSIVE}
-        raise typer.Exit(codes.get(repeated.verdict, 0))
-    if golden is not None or (other is not None and (first or ulp or layers or shift)):
-        found = divergence.first_divergence(
-            opened if golden is None else read_fingerprint(golden),
-            opened if other is None else open_trace(other),
-            kinds=kinds,
-            rtol=rtol,
-            atol=atol,
-            ulp=ulp,
-            renamed=layers,
-            shift=shift,
-            names=(str(trace), str(other)) if golden is None else (str(golden), str(trace)),
-        )
-        if as_json:
-            write_json(document_of(found))
-        else:
-            show_divergence(found)
-        raise typer.Exit(_status(found, fail_on))
+    first_side, second_side = (trace, other) if golden is None else (golden, trace)
+    names = (str(first_side), str(second_side))
     with progress("comparing") as report:
-        if other is not None:
-            result = traces.diff(
-                opened,
-                open_trace(other),
-                kinds=kinds,
-                rtol=rtol,
-                atol=atol,
-                names=(str(trace), str(other)),
-                progress=report,
-            )
+        if steps is not None:
+            result = diff_steps(opened_side(trace), *steps, progress=report, **within)
         else:
-            one, two = steps or (0, 0)
-            result = traces.diff_steps(
-                opened, one, two, kinds=kinds, rtol=rtol, atol=atol, progress=report
+            assert second_side is not None
+            result = compare(
+                opened_side(first_side),
+                opened_side(second_side),
+                renamed=layers,
+                shift=shift,
+                noise=noise or (),
+                rounding=rounding,
+                reference=reference,
+                whole=not (first or golden or noise or rounding or reference),
+                names=names,
+                progress=report,
+                **within,
             )
     if as_json:
         write_json(result.document())
     elif tensor is not None:
         show_tensor(result, tensor)
+    elif result.divergence is not None and not result.tensors:
+        if result.noise is not None:
+            write_line(str(result.noise))
+        show_divergence(result.divergence)
     else:
-        _show(result, every=every, wide=wide)
-    is_rounding = result.divergence is not None and result.divergence.verdict == "rounding-sized"
-    is_allowed = fail_on == "differs" and is_rounding and not result.mismatches
-    raise typer.Exit(1 if result.differs and not is_allowed else 0)
+        show_result(result, every=every, wide=wide)
+    raise typer.Exit(_status(result.verdict, fail_on))
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -181,33 +168,7 @@ def _pair(text: str) -> tuple[str, str]:
     return old, new
 
 
-def _status(found: "Divergence", fail_on: str) -> int:
-    if found.verdict == "inconclusive":
+def _status(verdict: "Verdict", fail_on: str) -> int:
+    if verdict == "inconclusive":
         return _INCONCLUSIVE
-    failing = ("differs",) if fail_on == "differs" else _FAIL_ON
-    return 1 if found.verdict in failing else 0
-
-
-def _show(result: "DiffResult", *, every: bool, wide: bool) -> None:
-    from steptrace_analyzer.trace.select import format_steps
-
-    steps = format_steps(result.steps)
-    write_line(str(result) if result.differs else f"{result}, steps {steps}")
-    found = result.divergence
-    if result.differs and found is not None:
-        for text in (*([found.origin] if found.origin else []), *found.recognised):
-            write_line(text)
-    for mismatch in result.mismatches:
-        write_line(f"{mismatch.name}: {mismatch.found}")
-    shown = [tensor for tensor in result.tensors if every or tensor.differs]
-    limit = len(shown) if every else _MOST_ROWS
-    if shown:
-        write_line("")
-        show_tensors(shown[:limit], wide=wide)
-    if len(shown) > limit:
-        hint(f"{len(shown) - limit} more tensors differ; --all lists them")
-    equal = len(result.tensors) - len(shown)
-    if equal and result.differs:
-        hint(f"{equal} tensors are equal")
-    for entry in result.not_compared:
-        hint(f"not compared: {entry.name}, {entry.found}")
+    return 1 if verdict in _FAIL_ON[_FAIL_ON.index(fail_on) :] else 0

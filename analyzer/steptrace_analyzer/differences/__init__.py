@@ -9,9 +9,21 @@ from steptrace_analyzer.differences.golden import (
     write_fingerprint,
 )
 from steptrace_analyzer.differences.many import ComparedRuns, compare_runs
-from steptrace_analyzer.differences.noise import NoiseResult, compare_with_noise
-from steptrace_analyzer.differences.result import DiffResult, FirstDifference, Mismatch, TensorDiff
-from steptrace_analyzer.differences.traces import diff, diff_steps
+from steptrace_analyzer.differences.noise import (
+    NoiseResult,
+    compare_with_noise,
+    compare_with_reference,
+    compare_with_rounding,
+)
+from steptrace_analyzer.differences.result import (
+    DiffResult,
+    FirstDifference,
+    Mismatch,
+    StepDistances,
+    TensorDiff,
+)
+from steptrace_analyzer.differences.steps import diff_steps
+from steptrace_analyzer.differences.traces import diff
 
 __all__ = [
     "ComparedRuns",
@@ -20,10 +32,13 @@ __all__ = [
     "FirstDifference",
     "Mismatch",
     "NoiseResult",
+    "StepDistances",
     "TensorDiff",
     "Tolerance",
     "compare_runs",
     "compare_with_noise",
+    "compare_with_reference",
+    "compare_with_rounding",
     "diff",
     "diff_steps",
     "fingerprint",

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import xarray as xr
-
-from steptrace_analyzer.differences.allowed import Allowed
+from steptrace_analyzer.differences.elements import Tolerance
 from steptrace_analyzer.differences.golden import fingerprint, is_fingerprint
 from steptrace_analyzer.differences.search import Search
-from steptrace_analyzer.trace.open import opened
-from steptrace_schema.errors import UnknownNameError
-from steptrace_schema.names import KINDS
+from steptrace_analyzer.differences.sides import known_kinds, name_of, opened_side
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,7 +39,7 @@ def first_divergence(
     Parameters
     ----------
     a, b
-        Traces, or their paths, or what :func:`fingerprint` returns.
+        Traces, or their paths, or what :func:`fingerprint` returns or has written.
     kinds
         Kinds of data to compare; by default all. Wall-clock time and step duration never are.
     rtol, atol, ulp
@@ -77,24 +73,11 @@ def first_divergence(
     bias are equal; 31 of 7744 elements differ (0.4 %), by up to 0.0003 (212 ULP)"
     """
     name_a, name_b = names or (name_of(a, "a"), name_of(b, "b"))
-    known = _known(kinds)
-    first, second = opened(a), opened(b)
+    known = known_kinds(kinds)
+    first, second = opened_side(a), opened_side(b)
     if is_fingerprint(first) != is_fingerprint(second):
         first, second = (
             side if is_fingerprint(side) else fingerprint(side) for side in (first, second)
         )
-    search = Search(first, second, known, Allowed(rtol, atol, ulp), renamed, shift)
+    search = Search(first, second, known, Tolerance(rtol, atol, ulp), renamed, shift)
     return search.run(name_a, name_b, values_are_equal=values_are_equal)
-
-
-def name_of(trace: TraceOrPath, default: str) -> str:
-    """Return the name of a trace in a result: its path, or that of its tree."""
-    return (trace.name or default) if isinstance(trace, xr.DataTree) else str(trace)
-
-
-def _known(kinds: Sequence[Kind] | None) -> Sequence[Kind] | None:
-    for kind in kinds or ():
-        if kind not in KINDS:
-            msg = f"there is no kind of data '{kind}'; the kinds are {', '.join(KINDS)}"
-            raise UnknownNameError(msg)
-    return kinds

@@ -5,6 +5,7 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
 
+from steptrace_analyzer.differences.coverage import Coverage
 from steptrace_analyzer.differences.matching import MatchedLayer
 from steptrace_analyzer.differences.phases import Phase
 from steptrace_schema.json_ready import as_json
@@ -13,8 +14,8 @@ from steptrace_schema.names import Kind
 if TYPE_CHECKING:
     import pandas as pd
 
-Verdict = Literal["equal", "rounding-sized", "differs", "inconclusive"]
-"""What a comparison of two runs comes to."""
+Verdict = Literal["equal", "rounding-sized", "within noise", "differs", "inconclusive"]
+"""What a comparison of two runs comes to; *within noise* is said only where noise was given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,20 +77,6 @@ class StepDifference:
     place: Place
     distance: Distance | None
     """None where its values are not recorded at the step."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Coverage:
-    """What was compared, as tensors times steps."""
-
-    by_digest: int
-    """By digests or by the values themselves."""
-    by_statistics: int
-    """By statistics alone, which are equal if the tensors are, and not the other way round."""
-    tensors: int
-    """Tensors that both have."""
-    share: float
-    """Share of the tensors of both that could be compared at any step."""
 
 
 @dataclasses.dataclass(frozen=True)

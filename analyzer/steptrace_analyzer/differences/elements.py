@@ -20,13 +20,62 @@ _ULP_TYPES: Final[dict[str, tuple[type, type]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Tolerance:
-    """How far two elements may be apart: ``|a - b| <= atol + rtol * max(|a|, |b|)``.
+    """How far two elements may be apart to count as equal: within any of these.
 
-    With both at zero, elements are equal or they differ.
+    Attributes
+    ----------
+    rtol, atol
+        ``|a - b| <= atol + rtol * max(|a|, |b|)``.
+    ulp
+        Representable numbers between the two, where both are of one floating-point type.
     """
 
     rtol: float = 0.0
     atol: float = 0.0
+    ulp: int = 0
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether only equal elements are equal."""
+        return not (self.rtol or self.atol or self.ulp)
+
+    def within(
+        self,
+        a: npt.NDArray[Any],
+        b: npt.NDArray[Any],
+        finite: npt.NDArray[np.bool_],
+        apart: npt.NDArray[np.float64],
+        size: npt.NDArray[np.float64],
+    ) -> npt.NDArray[np.bool_]:
+        """Return which elements are finite on both sides and count as equal.
+
+        Parameters
+        ----------
+        a, b
+            The elements, of one shape.
+        finite
+            Which are finite on both sides.
+        apart, size
+            Their absolute difference, and the larger magnitude.
+        """
+        found = finite & (apart <= self.atol + self.rtol * size)
+        if self.ulp and a.dtype == b.dtype and a.dtype.name in _ULP_TYPES:
+            near = np.zeros(a.shape, bool)
+            near[finite] = ulp_distance(a[finite], b[finite]) <= self.ulp
+            found |= near
+        return found
+
+    def covers(self, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
+        """Whether every element of two arrays of one shape counts as equal, by a tolerance."""
+        if self.is_exact:
+            return False
+        wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+        finite = np.isfinite(wide_a) & np.isfinite(wide_b)
+        same = (wide_a == wide_b) | (np.isnan(wide_a) & np.isnan(wide_b))
+        with np.errstate(invalid="ignore", over="ignore"):
+            size = np.maximum(np.abs(wide_a), np.abs(wide_b))
+            within = self.within(a, b, finite, np.abs(wide_a - wide_b), size)
+        return bool((same | within).all())
 
 
 @dataclasses.dataclass
@@ -53,6 +102,9 @@ class Accumulated:
     worst_step: int | None = None
     first_step: int | None = None
     steps_differing: int = 0
+    steps: list[npt.NDArray[np.int64]] = dataclasses.field(default_factory=list)
+    distances: list[npt.NDArray[np.float64]] = dataclasses.field(default_factory=list)
+    sizes: list[npt.NDArray[np.float64]] = dataclasses.field(default_factory=list)
 
     def add(
         self,
@@ -78,8 +130,9 @@ class Accumulated:
         finite_a, finite_b = np.isfinite(wide_a), np.isfinite(wide_b)
         unequal = np.asarray((a != b) & ~(np.isnan(wide_a) & np.isnan(wide_b)))
         finite = finite_a & finite_b
-        wide_a[~finite] = 0.0
-        wide_b[~finite] = 0.0
+        if not finite.all():
+            wide_a[~finite] = 0.0
+            wide_b[~finite] = 0.0
         self.elements += a.size
         self.finite += int(finite.sum())
         self.non_finite_a += int(a.size - finite_a.sum())
@@ -89,23 +142,43 @@ class Accumulated:
             self.max_ulp = 0
         with np.errstate(over="ignore", invalid="ignore"):
             self.dot += float(np.vdot(wide_a, wide_b))
-            self.squares_a += float(np.vdot(wide_a, wide_a))
+            squares = np.einsum("ij,ij->i", wide_a, wide_a)
+            self.squares_a += float(squares.sum())
             self.squares_b += float(np.vdot(wide_b, wide_b))
-            if not unequal.any():
-                return
-            apart = np.abs(wide_a - wide_b)
+            apart = np.abs(wide_a - wide_b) if unequal.any() else None
+            if steps is not None:
+                self._add_rows(steps, squares, apart, unequal & ~finite)
+        if apart is None:
+            return
         size = np.maximum(np.abs(wide_a), np.abs(wide_b))
         self._add_distances(apart, size, steps)
         if has_ulps:
             distance = ulp_distance(a[finite], b[finite])
             self.max_ulp = max(self.max_ulp or 0, int(distance.max(initial=0)))
-        if tolerance.rtol or tolerance.atol:
-            unequal &= ~finite | (apart > tolerance.atol + tolerance.rtol * size)
+        if not tolerance.is_exact:
+            unequal &= ~tolerance.within(a, b, finite, apart, size)
         by_row = unequal.any(axis=1)
         self.differing += int(unequal.sum())
         self.steps_differing += int(by_row.sum())
         if steps is not None and self.first_step is None and by_row.any():
             self.first_step = int(steps[int(np.argmax(by_row))])
+
+    def _add_rows(
+        self,
+        steps: npt.NDArray[np.int64],
+        squares: npt.NDArray[np.float64],
+        apart: npt.NDArray[np.float64] | None,
+        lost: npt.NDArray[np.bool_],
+    ) -> None:
+        """Take in the root mean squares of each row, and of its difference."""
+        elements = max(1, lost.shape[1])
+        self.steps.append(steps)
+        self.sizes.append(np.sqrt(squares / elements))
+        if apart is None:
+            self.distances.append(np.zeros(len(steps)))
+            return
+        found = np.sqrt(np.einsum("ij,ij->i", apart, apart) / elements)
+        self.distances.append(np.where(lost.any(axis=1), np.inf, found))
 
     def _add_distances(
         self,

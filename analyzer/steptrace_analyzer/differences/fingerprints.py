@@ -118,7 +118,7 @@ class Unequal:
 
 def unequal_in(
     a: Marks, b: Marks, in_b: dict[str, str], window: tuple[int, int], shift: int
-) -> tuple[list[Unequal], int, int]:
+) -> tuple[list[Unequal], int, int, int]:
     """Compare the marks of one kind at the steps of a window.
 
     Parameters
@@ -135,8 +135,8 @@ def unequal_in(
     Returns
     -------
     tuple
-        What differs; how many tensors and steps were compared exactly, by digest; and how many by
-        their statistics alone.
+        What differs; how many tensors and steps were compared exactly, by digest; how many by their
+        statistics alone; and how many have no value in either.
     """
     rows_a, rows_b, steps = _common(a.steps, b.steps, window, shift)
     columns = {name: column for column, name in enumerate(b.names)}
@@ -144,7 +144,7 @@ def unequal_in(
         (i, columns[in_b[name]]) for i, name in enumerate(a.names) if in_b.get(name) in columns
     ]
     if not len(steps) or not pairs:
-        return [], 0, 0
+        return [], 0, 0, 0
     left, right = (np.array(side) for side in zip(*pairs, strict=True))
     known = np.zeros((len(steps), len(pairs)), bool)
     apart = np.zeros_like(known)
@@ -156,6 +156,7 @@ def unequal_in(
         missing = (digests_a == UNKNOWN_DIGEST) & (digests_b == UNKNOWN_DIGEST)
     else:
         missing = np.zeros_like(known)
+    described = a.statistics is not None and b.statistics is not None
     if not known.all() and a.statistics is not None and b.statistics is not None:
         values_a = _rows(a.statistics, rows_a)[:, left]
         values_b = _rows(b.statistics, rows_b)[:, right]
@@ -166,7 +167,8 @@ def unequal_in(
         Unequal(int(steps[row]), a.kind, a.names[int(left[column])])
         for row, column in np.argwhere(apart)
     ]
-    return found, int(known.sum()), int((~known & ~missing).sum())
+    weak = int((~known & ~missing).sum()) if described else 0
+    return found, int(known.sum()), weak, int(missing.sum())
 
 
 def unequal_plain(

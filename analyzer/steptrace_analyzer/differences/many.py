@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from steptrace_analyzer.differences.divergence import first_divergence, name_of
+from steptrace_analyzer.differences.divergence import first_divergence
 from steptrace_analyzer.differences.divergence_result import Divergence, Place
 from steptrace_analyzer.differences.recognise import flattened
-from steptrace_analyzer.trace.open import opened, trace_attributes
+from steptrace_analyzer.differences.sides import name_of, opened_side
+from steptrace_analyzer.trace.open import trace_attributes
 from steptrace_schema.errors import UnknownNameError
 from steptrace_schema.json_ready import as_json
 
@@ -91,7 +92,7 @@ def compare_runs(runs: "Sequence[TraceOrPath]", names: Sequence[str] | None = No
         msg = f"at least {_FEWEST} runs are compared, and {len(runs)} given"
         raise UnknownNameError(msg)
     named = names or [name_of(run, f"run {number}") for number, run in enumerate(runs)]
-    trees = [opened(run) for run in runs]
+    trees = [opened_side(run) for run in runs]
     partings: list[Parting] = []
     equal: list[tuple[str, ...]] = []
     unknown: list[str] = []

@@ -6,12 +6,13 @@ import dataclasses
 import difflib
 from typing import TYPE_CHECKING, Literal
 
+from steptrace_analyzer.differences.phases import Execution
 from steptrace_schema.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from steptrace_schema.format.attributes import Layer
+    from steptrace_schema.format.attributes import Layer, TraceAttributes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,24 @@ class Matching:
         )
         return path if best is None else best.b + path.removeprefix(best.a)
 
+    def in_a(self, path: str) -> str:
+        """Return the path in the first model of a tensor of the second.
+
+        Examples
+        --------
+        >>> Matching((MatchedLayer("net/a", "net/b", "given"),)).in_a("net/b/kernel")
+        'net/a/kernel'
+        """
+        turned = tuple(MatchedLayer(m.b, m.a, m.how) for m in self.renamed)
+        return Matching(turned).in_b(path)
+
+
+def match_models(
+    a: TraceAttributes, b: TraceAttributes, given: Mapping[str, str] | None = None
+) -> Matching:
+    """Match the layers of two runs in the order of execution; like :func:`match_layers`."""
+    return match_layers(Execution.of(a.layers).layers, Execution.of(b.layers).layers, given)
+
 
 def match_layers(
     a: Sequence[Layer], b: Sequence[Layer], given: Mapping[str, str] | None = None
@@ -71,7 +90,7 @@ def match_layers(
     Parameters
     ----------
     a, b
-        The layers, in the order of the models.
+        The layers, in the order of execution.
     given
         Path in `a` to path in `b`.
 

@@ -27,6 +27,11 @@ _NAMES: Final = frozenset({SAMPLE_DIGEST, SAMPLE_ID, RECORDED_ID, SAMPLE_REPLICA
 """Arrays whose numbers are names, with no distance between them."""
 
 
+def is_name(path: str) -> bool:
+    """Whether the numbers of an array are names, as digests and ids are."""
+    return path in _NAMES
+
+
 def difference_at(
     step: int | None,
     kind: Kind,
@@ -47,7 +52,7 @@ def difference_at(
         The tensor in both runs, of one shape.
     """
     unequal = _bits_differ(a, b)
-    is_number = path not in _NAMES
+    is_number = not is_name(path)
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
     finite = np.isfinite(wide_a) & np.isfinite(wide_b)
     with np.errstate(over="ignore", invalid="ignore"):

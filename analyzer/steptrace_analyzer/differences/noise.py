@@ -4,25 +4,30 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
+from steptrace_analyzer.differences.distances import (
+    common_arrays,
+    distances_of,
+    ratio_of,
+    worst_of,
+)
 from steptrace_analyzer.differences.fingerprints import CLOCK
 from steptrace_analyzer.trace.open import opened
-from steptrace_analyzer.trace.select import format_steps, get_tensor, tensor_paths
-from steptrace_schema.errors import UnknownNameError
+from steptrace_analyzer.trace.select import format_steps, tensor_paths
+from steptrace_schema.errors import DamagedTraceError, UnknownNameError
 from steptrace_schema.json_ready import as_json
-from steptrace_schema.names import STEP, Kind
+from steptrace_schema.names import Kind
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     import xarray as xr
 
+    from steptrace_analyzer.differences.distances import Ratios
     from steptrace_analyzer.trace.open import TraceOrPath
 
-    _Rows = npt.NDArray[np.float64]
 
 NOISY_KINDS: Final[tuple[Kind, ...]] = ("scalars", "weights", "gradients")
 """Compared by default: what does not depend on the order of the samples in a batch."""
@@ -30,22 +35,23 @@ NOISY_KINDS: Final[tuple[Kind, ...]] = ("scalars", "weights", "gradients")
 FACTOR: Final = 3.0
 """How many times the largest distance between two repeats is still noise."""
 
-_AHEAD: Final = 5
-"""Steps by which the noise of one run may begin before that of the repeats."""
+ROUNDING_FACTOR: Final = 10.0
+"""How many times the distance that one change by rounding makes is still noise."""
 
-_ROUNDING: Final = 256
-"""Units in the last place of a tensor's largest magnitude that are noise without any repeat."""
+Basis = Literal["repeats", "rounding", "reference"]
 
-_BLOCK_BYTES: Final = 8 * 2**20
 _FEWEST: Final = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class NoiseResult:
-    """Two runs against the distances between repeats."""
+    """Two runs against distances that are normal."""
 
     a: str
     b: str
+    basis: Basis
+    """What the distances are: between repeats of a run; between the first run and one whose inputs
+    were changed by rounding; or to a run of higher precision."""
     verdict: Literal["equal", "within noise", "differs", "inconclusive"]
     step: int | None
     """The first step at which a tensor is farther apart than noise; of the largest ratio where
@@ -53,10 +59,16 @@ class NoiseResult:
     tensor: str | None
     """Kind and path of the tensor that is farthest in relation to its noise at that step."""
     ratio: float | None
-    """Its distance over the largest distance between two repeats, up to five steps later."""
+    """Its distance over the largest that is normal, up to five steps later. For a reference: the
+    larger of both distances to it over the other."""
+    farther: str | None
+    """Which of the two is farther from the reference at that step; None without a reference."""
     tensors: int
     steps: str
     repeats: int
+    """How many runs the distances were learned from."""
+    not_compared: tuple[str, ...]
+    """What could not be read, one sentence each."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
@@ -65,15 +77,21 @@ class NoiseResult:
 
     def __str__(self) -> str:
         """Say it in one sentence."""
-        if self.verdict in ("equal", "inconclusive") or self.ratio is None:
-            return f"{self.a} and {self.b}: {self.verdict}"
-        often = "infinitely far, as repeats do not differ" if np.isinf(self.ratio) else ""
-        often = often or f"{self.ratio:.2g} times as far apart as the repeats are at most"
+        both = f"{self.a} and {self.b}: {self.verdict}"
+        if self.verdict in ("equal", "inconclusive") or self.ratio is None or self.step is None:
+            return both
         first = "first" if self.verdict == "differs" else "at most"
-        return (
-            f"{self.a} and {self.b}: {self.verdict}; {first} at step {self.step}, {self.tensor} is "
-            f"{often}"
-        )
+        where = f"{both}; {first} at step {self.step}, {self.tensor} is"
+        times = f"{self.ratio:.2g} times as far"
+        if self.basis == "reference":
+            if np.isinf(self.ratio):
+                times = "infinitely farther"
+            return f"{where} {times} from the reference in {self.farther} as in the other"
+        if self.basis == "rounding":
+            often = "infinitely far, as rounding changed nothing" if np.isinf(self.ratio) else ""
+            return f"{where} {often or f'{times} apart as a change by rounding makes it'}"
+        often = "infinitely far, as repeats do not differ" if np.isinf(self.ratio) else ""
+        return f"{where} {often or f'{times} apart as the repeats are at most'}"
 
 
 def compare_with_noise(
@@ -123,116 +141,157 @@ def compare_with_noise(
         msg = f"noise is learned from at least {_FEWEST} repeats of a run, and {len(repeats)} given"
         raise UnknownNameError(msg)
     runs = [opened(run) for run in (a, b, *repeats)]
+    pairs = tuple(itertools.combinations(range(2, len(runs)), 2))
+    return _compared(runs, "repeats", pairs, kinds, factor, names)
+
+
+def compare_with_rounding(
+    a: "TraceOrPath",
+    b: "TraceOrPath",
+    changed: "TraceOrPath",
+    *,
+    kinds: Sequence[Kind] = NOISY_KINDS,
+    factor: float = ROUNDING_FACTOR,
+    names: tuple[str, str] = ("a", "b"),
+) -> NoiseResult:
+    """Compare two runs by how far a change of the inputs by one representable number moves one.
+
+    Like :func:`compare_with_noise`, with the distance between `a` and `changed` as the noise. One
+    run shows less of it than repeats do, so `factor` is larger.
+
+    Parameters
+    ----------
+    a, b
+        Traces, or their paths.
+    changed
+        The program of `a`, as ``steptrace perturb`` has recorded it.
+    kinds, factor, names
+        As in :func:`compare_with_noise`.
+
+    Examples
+    --------
+    >>> compare_with_rounding("a.zarr", "b.zarr", "perturbed.zarr").verdict  # doctest: +SKIP
+    'within noise'
+    """
+    runs = [opened(run) for run in (a, b, changed)]
+    return _compared(runs, "rounding", ((0, 2),), kinds, factor, names)
+
+
+def compare_with_reference(
+    a: "TraceOrPath",
+    b: "TraceOrPath",
+    reference: "TraceOrPath",
+    *,
+    kinds: Sequence[Kind] = NOISY_KINDS,
+    factor: float = FACTOR,
+    names: tuple[str, str] = ("a", "b"),
+) -> NoiseResult:
+    """Compare two runs by their distances to a third one of higher precision.
+
+    Both are taken for equally good where neither is more than `factor` times as far from the
+    reference as the other, at any step up to five later.
+
+    Parameters
+    ----------
+    a, b
+        Traces, or their paths.
+    reference
+        The same training in higher precision.
+    kinds, factor, names
+        As in :func:`compare_with_noise`.
+
+    Examples
+    --------
+    >>> compare_with_reference("a.zarr", "b.zarr", "float64.zarr").farther  # doctest: +SKIP
+    'b.zarr'
+    """
+    runs = [opened(run) for run in (a, b, reference)]
+    return _compared(runs, "reference", ((0, 2),), kinds, factor, names)
+
+
+def _compared(
+    runs: "Sequence[xr.DataTree]",
+    basis: Basis,
+    pairs: Sequence[tuple[int, int]],
+    kinds: Sequence[Kind],
+    factor: float,
+    names: tuple[str, str],
+) -> NoiseResult:
+    """Compare the first two runs, or the second with the third, by the distances of `pairs`."""
+    tested = (1, 2) if basis == "reference" else (0, 1)
     steps_seen: set[int] = set()
-    ratios: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], str]] = []
+    ratios: list[Ratios] = []
+    damage: list[str] = []
     differs = False
     for kind in kinds:
         for path in tensor_paths(runs[0], kind):
-            arrays = _common(runs, kind, path)
+            arrays = common_arrays(runs, kind, path)
             if path in CLOCK or arrays is None:
                 continue
-            steps, distances, noise, is_large = _distances(arrays)
-            if not len(steps):
+            try:
+                found = distances_of(arrays, tested, pairs)
+            except DamagedTraceError as error:
+                damage.append(str(error))
                 continue
-            steps_seen.update(steps.tolist())
-            differs |= bool((distances != 0).any())
-            ratios.append((steps, _ratio(distances, noise, is_large), f"{kind}/{path}"))
-    found = _worst(ratios, factor)
-    if not ratios:
-        verdict: Any = "inconclusive"
-    elif found is not None and found[2] > factor:
+            if not len(found.steps):
+                continue
+            steps_seen.update(found.steps.tolist())
+            differs |= found.differ
+            name = f"{kind}/{path}"
+            ratio = ratio_of(found.apart, found.noise, found.is_large)
+            ratios.append((found.steps, ratio, name, names[1]))
+            if basis == "reference":
+                back = ratio_of(found.noise, found.apart, found.is_large)
+                ratios.append((found.steps, back, name, names[0]))
+    worst = worst_of(ratios, factor)
+    verdict: Any = "within noise" if differs else "equal"
+    if worst is not None and worst[2] > factor:
         verdict = "differs"
-    else:
-        verdict = "within noise" if differs else "equal"
-    step, tensor, ratio = found if found is not None else (None, None, None)
+    elif not ratios or damage:
+        verdict = "inconclusive"
+    step, tensor, largest, farther = worst if worst is not None else (None, None, None, None)
     return NoiseResult(
-        *names,
-        verdict,
-        step,
-        tensor,
-        ratio,
-        len(ratios),
-        format_steps(sorted(steps_seen)),
-        len(repeats),
+        a=names[0],
+        b=names[1],
+        basis=basis,
+        verdict=verdict,
+        step=step,
+        tensor=tensor,
+        ratio=largest,
+        farther=farther if basis == "reference" and largest else None,
+        tensors=len({name for _, _, name, _ in ratios}),
+        steps=format_steps(sorted(steps_seen)),
+        repeats=len(runs) - 2,
+        not_compared=tuple(dict.fromkeys(damage)),
     )
 
 
-def _common(runs: "Sequence[xr.DataTree]", kind: Kind, path: str) -> "list[xr.DataArray] | None":
-    """Return a tensor of every run, None where one has none of the shape."""
-    if any(path not in tensor_paths(run, kind) for run in runs):
-        return None
-    arrays = [get_tensor(run, kind, path) for run in runs]
-    shapes = {array.shape[1:] for array in arrays}
-    if len(shapes) > 1 or any(array.dims[:1] != (STEP,) for array in arrays):
-        return None
-    return arrays if all(array.dtype.kind == "f" for array in arrays) else None
+def noise_of(
+    a: "TraceOrPath",
+    b: "TraceOrPath",
+    repeats: "Sequence[TraceOrPath]",
+    rounding: "TraceOrPath | None",
+    reference: "TraceOrPath | None",
+    *,
+    kinds: Sequence[Kind] | None,
+    names: tuple[str, str],
+) -> NoiseResult | None:
+    """Compare two runs by the one thing that shows what is normal; None where none is given.
 
-
-def _distances(
-    arrays: "Sequence[xr.DataArray]",
-) -> "tuple[npt.NDArray[np.int64], _Rows, _Rows, npt.NDArray[np.bool_]]":
-    """Return, by step, the distance of the first two, and the largest between two of the others.
-
-    And whether the first two are farther apart than rounding makes them.
+    Raises
+    ------
+    UnknownNameError
+        If more than one is given.
     """
-    steps = np.asarray(arrays[0].coords[STEP])
-    for array in arrays[1:]:
-        steps = np.intersect1d(steps, np.asarray(array.coords[STEP]))
-    apart, noise, large = np.zeros(len(steps)), np.zeros(len(steps)), np.zeros(len(steps), bool)
-    for part in _blocks(arrays[0], len(steps)):
-        labels = {STEP: steps[part]}
-        rows = [np.asarray(x.sel(labels)).reshape(part.stop - part.start, -1) for x in arrays]
-        apart[part] = _rms(rows[0], rows[1])
-        large[part] = _is_large(rows[0], rows[1])
-        for one, other in itertools.combinations(rows[2:], 2):
-            noise[part] = np.fmax(noise[part], _rms(one, other))
-    return steps, apart, noise, large
-
-
-def _blocks(array: "xr.DataArray", count: int) -> Iterator[slice]:
-    row = max(1, int(np.prod(array.shape[1:], dtype=np.int64)) * array.dtype.itemsize)
-    size = max(1, _BLOCK_BYTES // row)
-    yield from (slice(start, min(start + size, count)) for start in range(0, count, size))
-
-
-def _rms(a: "npt.NDArray[Any]", b: "npt.NDArray[Any]") -> "_Rows":
-    """Return the root mean square of the difference of each row; infinite where only one is NaN."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        difference = a.astype(np.float64) - b.astype(np.float64)
-        same = (a == b) | (np.isnan(a) & np.isnan(b))
-        difference[same] = 0.0
-        found = np.sqrt(np.mean(np.square(difference), axis=1))
-    return np.where(np.isnan(found), np.inf, found)
-
-
-def _is_large(a: "npt.NDArray[Any]", b: "npt.NDArray[Any]") -> "npt.NDArray[np.bool_]":
-    with np.errstate(invalid="ignore", over="ignore"):
-        size = np.fmax(np.abs(a), np.abs(b)).max(axis=1, initial=0)
-        apart = np.abs(a.astype(np.float64) - b.astype(np.float64)).max(axis=1, initial=0)
-        within = apart <= _ROUNDING * np.spacing(size.astype(a.dtype)).astype(np.float64)
-    same = ((a == b) | (np.isnan(a) & np.isnan(b))).all(axis=1)
-    return np.asarray(~(within | same))
-
-
-def _ratio(apart: "_Rows", noise: "_Rows", is_large: "npt.NDArray[np.bool_]") -> "_Rows":
-    """Return distance over noise; the noise of a step is the largest so far, and a little later."""
-    level = np.maximum.accumulate(noise)
-    ahead = np.concatenate([level[_AHEAD:], np.full(min(_AHEAD, len(level)), level[-1])])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = np.where(apart > 0, apart / ahead, 0.0)
-    return np.where(is_large, np.nan_to_num(found, nan=0.0, posinf=np.inf), 0.0)
-
-
-def _worst(
-    ratios: "Sequence[tuple[npt.NDArray[np.int64], _Rows, str]]", factor: float
-) -> tuple[int, str, float] | None:
-    """Return the first step beyond the factor and its worst tensor, else the worst of all."""
-    beyond = [int(steps[row > factor][0]) for steps, row, _ in ratios if (row > factor).any()]
-    first = min(beyond) if beyond else None
-    best: tuple[int, str, float] | None = None
-    for steps, row, name in ratios:
-        chosen = row if first is None else np.where(steps == first, row, -1.0)
-        at = int(np.argmax(chosen))
-        if best is None or chosen[at] > best[2]:
-            best = int(steps[at]), name, float(chosen[at])
-    return best
+    given = (len(repeats) > 0) + (rounding is not None) + (reference is not None)
+    if given > 1:
+        msg = "give repeats, a run changed by rounding, or a reference: only one of them"
+        raise UnknownNameError(msg)
+    chosen = NOISY_KINDS if kinds is None else kinds
+    if rounding is not None:
+        return compare_with_rounding(a, b, rounding, kinds=chosen, names=names)
+    if reference is not None:
+        return compare_with_reference(a, b, reference, kinds=chosen, names=names)
+    if not repeats:
+        return None
+    return compare_with_noise(a, b, repeats, kinds=chosen, names=names)

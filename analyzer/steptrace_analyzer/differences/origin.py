@@ -24,7 +24,12 @@ _RANDOM: Final = ("Dropout", "GaussianNoise", "Random")
 
 
 def origin_of(
-    found: StepDifference, execution: Execution, compared: Compared, *, is_first: bool
+    found: StepDifference,
+    execution: Execution,
+    compared: Compared,
+    *,
+    is_first: bool,
+    is_whole: bool = True,
 ) -> str:
     """Say what was computed, from what, and how far the results are apart.
 
@@ -38,11 +43,14 @@ def origin_of(
         Whether a tensor was compared at the step.
     is_first
         Whether it is the first step that both runs have.
+    is_whole
+        Whether all that comes earlier could be compared.
     """
     place = found.place
     where = f"step {place.step}, {place.phase}" if place.step is not None else place.phase
     known = _circumstances(place, execution, compared, is_first=is_first)
-    return f"{where}, {place.name}{_unit(place)}: {known}; {size_of(found)}"
+    part = "" if is_whole else "; not everything before it could be compared"
+    return f"{where}, {place.name}{_unit(place)}: {known}{part}; {size_of(found)}"
 
 
 def size_of(found: StepDifference) -> str:
@@ -104,9 +112,10 @@ def _circumstances(
     if place.phase == "update" and place.kind == "scalars":
         return "other hyper-parameters: the learning rate differs, and nothing before it"
     named = {
-        "loss": "the batch, the weights and all recorded outputs of layers are equal",
+        "loss": "the batch, the weights and the outputs of layers are equal, as far as they are "
+        "recorded",
         "backward": "the forward pass and the loss are equal, as far as they are recorded",
-        "gradients": "the loss and all recorded gradients of outputs are equal",
+        "gradients": "the loss and the gradients of outputs are equal, as far as they are recorded",
         "update": "the gradients are equal, as far as they are recorded",
     }
     return named.get(place.phase, "nothing that the training computes differs before it")

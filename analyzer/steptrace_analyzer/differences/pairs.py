@@ -40,8 +40,12 @@ class Pairs:
 
     Attributes
     ----------
+    matching, shift
+        As given.
+    present
+        Per kind that is compared, the fingerprints that both have; those of a kind may have none.
     marks
-        Per kind, the fingerprints of both.
+        The same, for the kinds of which both have a tensor.
     in_b
         Per kind, path of a tensor in the first trace to its path in the second.
     left_out
@@ -56,7 +60,8 @@ class Pairs:
         matching: Matching,
         shift: int,
     ) -> None:
-        self.a, self.b, self.shift = a, b, shift
+        self.a, self.b, self.shift, self.matching = a, b, shift, matching
+        self.present: dict[Kind, tuple[Marks, Marks]] = {}
         self.marks: dict[Kind, tuple[Marks, Marks]] = {}
         self.in_b: dict[Kind, dict[str, str]] = {}
         self.left_out: list[str] = []
@@ -67,6 +72,7 @@ class Pairs:
 
     def _add(self, kind: Kind, matching: Matching) -> None:
         ours, theirs = marks_of(self.a, kind), marks_of(self.b, kind)
+        self.present[kind] = ours, theirs
         known = set(theirs.paths)
         pairs = {path: matching.in_b(path) for path in ours.paths}
         pairs = {path: other for path, other in pairs.items() if other in known}
@@ -90,10 +96,21 @@ class Pairs:
             ours |= steps[0]
             theirs |= steps[1]
             common |= steps[0] & steps[1]
+        if self.marks and not common:
+            self.left_out.append(
+                "no step is recorded in both runs; --align looks for the shift that fits"
+            )
         for only, which in ((ours - common, "first"), (theirs - common, "second")):
             if only:
                 self.left_out.append(f"steps {format_steps(sorted(only))}: only in the {which} run")
         return sorted(common)
+
+    def steps(self, kind: Kind) -> set[int]:
+        """Return the steps, of the first trace, at which either has anything of a kind."""
+        if kind not in self.present:
+            return set()
+        ours, theirs = self.present[kind]
+        return steps_of(self.a, ours) | {s - self.shift for s in steps_of(self.b, theirs)}
 
     @property
     def count(self) -> int:

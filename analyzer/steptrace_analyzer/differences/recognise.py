@@ -37,6 +37,8 @@ def recognised_settings(
     matching
         How their layers were matched.
     """
+    if a.version != b.version:
+        yield f"other format of the trace: {a.version} and {b.version}"
     if a.optimizer is not None and b.optimizer is not None:
         if a.optimizer.class_name != b.optimizer.class_name:
             yield f"other optimizer: {a.optimizer.class_name} and {b.optimizer.class_name}"
@@ -48,6 +50,8 @@ def recognised_settings(
     (versions_a, machine_a), (versions_b, machine_b) = map(_split, (a.environment, b.environment))
     yield from _changes("other versions or script", versions_a, versions_b)
     yield from _changes("other hardware or system", machine_a, machine_b)
+    if a.layers and len(matching.only_a) == len(a.layers) and b.layers:
+        yield "other model: the two have no layer in common, so nothing follows from what differs"
     if matching.renamed:
         pairs = [f"{m.a} is {m.b}" for m in matching.renamed]
         yield f"renamed layers, matched in order: {_listed(pairs)}"

@@ -5,14 +5,19 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from steptrace_analyzer.differences.divergence_result import Divergence
+import numpy as np
+
+from steptrace_analyzer.differences.coverage import Coverage
+from steptrace_analyzer.differences.divergence_result import Divergence, Verdict
 from steptrace_analyzer.differences.noise import NoiseResult
 from steptrace_analyzer.trace.select import format_steps
 from steptrace_schema.json_ready import as_json
-from steptrace_schema.names import Kind
+from steptrace_schema.names import STEP, TENSOR, Kind
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import pandas as pd
+    import xarray as xr
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +82,33 @@ class FirstDifference:
 
 
 @dataclasses.dataclass(frozen=True)
+class StepDistances:
+    """How far one tensor is from the other at each step that both have."""
+
+    kind: Kind
+    path: str
+    steps: "npt.NDArray[np.int64]"
+    distance: "npt.NDArray[np.float64]"
+    """Root mean square of the difference; infinite where an element is finite on one side alone."""
+    size: "npt.NDArray[np.float64]"
+    """Root mean square of the first."""
+
+    @property
+    def name(self) -> str:
+        """Kind and path, ``"weights/dense/kernel"``."""
+        return f"{self.kind}/{self.path}"
+
+
+@dataclasses.dataclass(frozen=True)
 class DiffDocument:
     """A :class:`DiffResult` as JSON has it."""
 
     a: str
     b: str
+    verdict: Verdict
     differs: bool
+    """Whether anything at all is different, what only one side has included."""
+    coverage: Coverage
     steps: str
     """Written compactly: ``"0-3, 7"``."""
     first_difference: FirstDifference | None
@@ -91,42 +117,8 @@ class DiffDocument:
     not_compared: tuple[Mismatch, ...]
     divergence: Divergence | None
     """Where two runs part and why; None between two steps of one."""
-    noise: NoiseResult | None = None
-    """How the two compare with repeats of one run; None without repeats."""
-
-
-def document_of(found: Divergence) -> DiffDocument:
-    """Return what ``steptrace diff --first --json`` prints, where no table of tensors is made."""
-    place = found.place
-    return DiffDocument(
-        a=found.a,
-        b=found.b,
-        differs=found.differs,
-        steps=found.steps,
-        first_difference=None
-        if place is None
-        else FirstDifference(place.step, place.kind, place.path),
-        tensors=(),
-        mismatches=(),
-        not_compared=(),
-        divergence=found,
-    )
-
-
-def document_of_noise(found: NoiseResult) -> DiffDocument:
-    """Return what ``steptrace diff --noise --json`` prints."""
-    return DiffDocument(
-        a=found.a,
-        b=found.b,
-        differs=found.verdict == "differs",
-        steps=found.steps,
-        first_difference=None,
-        tensors=(),
-        mismatches=(),
-        not_compared=(),
-        divergence=None,
-        noise=found,
-    )
+    noise: NoiseResult | None
+    """How far the two are apart in relation to noise; None where none was given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +127,8 @@ class DiffResult:
 
     a: str
     b: str
+    verdict: Verdict
+    coverage: Coverage
     tensors: tuple[TensorDiff, ...]
     """Every compared tensor, in dataflow order, equal ones included."""
     mismatches: tuple[Mismatch, ...]
@@ -145,24 +139,42 @@ class DiffResult:
     first_difference: FirstDifference | None
     divergence: Divergence | None = None
     """Where two runs part and why; None between two steps of one."""
+    noise: NoiseResult | None = None
+    """How far the two are apart in relation to noise; None where none was given."""
+    by_step: tuple[StepDistances, ...] = dataclasses.field(default=(), repr=False, compare=False)
+    """How far each tensor of two runs is from the other, step by step."""
 
     @property
     def differs(self) -> bool:
         """Whether anything at all is different."""
-        return bool(self.mismatches) or any(tensor.differs for tensor in self.tensors)
+        return (
+            bool(self.mismatches)
+            or any(tensor.differs for tensor in self.tensors)
+            or (not self.tensors and self.divergence is not None and self.divergence.differs)
+        )
+
+    @property
+    def steps_text(self) -> str:
+        """The steps that were compared, written compactly."""
+        if self.steps or self.divergence is None:
+            return format_steps(self.steps)
+        return self.divergence.steps
 
     def document(self) -> DiffDocument:
         """Return what ``steptrace diff --json`` prints."""
         return DiffDocument(
             a=self.a,
             b=self.b,
+            verdict=self.verdict,
             differs=self.differs,
-            steps=format_steps(self.steps),
+            coverage=self.coverage,
+            steps=self.steps_text,
             first_difference=self.first_difference,
             tensors=self.tensors,
             mismatches=self.mismatches,
             not_compared=self.not_compared,
             divergence=self.divergence,
+            noise=self.noise,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -176,11 +188,48 @@ class DiffResult:
 
         return pd.DataFrame([dataclasses.asdict(tensor) for tensor in self.tensors])
 
+    def to_xarray(self) -> "xr.Dataset":
+        """Return how far each tensor is from the other, by tensor and step.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``distance`` and ``size``, float64, dims (tensor, step): the root mean squares of the
+            difference and of the first. NaN where a tensor has no value at a step.
+
+        Examples
+        --------
+        >>> diff("a.zarr", "b.zarr").to_xarray()["distance"].max("step")  # doctest: +SKIP
+        """
+        import xarray as xr
+
+        no_steps = np.empty(0, np.int64)
+        steps = np.unique(np.concatenate([no_steps, *(each.steps for each in self.by_step)]))
+        shape = (len(self.by_step), len(steps))
+        distance, size = np.full(shape, np.nan), np.full(shape, np.nan)
+        for row, each in enumerate(self.by_step):
+            at = np.searchsorted(steps, each.steps)
+            distance[row, at], size[row, at] = each.distance, each.size
+        dims = (TENSOR, STEP)
+        return xr.Dataset(
+            {"distance": (dims, distance), "size": (dims, size)},
+            coords={TENSOR: [each.name for each in self.by_step], STEP: steps},
+            attrs={"a": self.a, "b": self.b, "verdict": self.verdict},
+        )
+
     def __str__(self) -> str:
         """Say whether the two differ, and where first."""
-        if not self.differs:
-            return f"{self.a} and {self.b} are equal: {len(self.tensors)} tensors"
-        said = f"{self.a} and {self.b} differ"
+        both = f"{self.a} and {self.b}"
+        if self.verdict == "equal":
+            count = f"{len(self.tensors)} tensors" if self.tensors else str(self.coverage)
+            only = " in what both have" if self.mismatches else ""
+            return f"{both} are equal{only}: {count}"
+        said = {
+            "rounding-sized": f"{both} differ by the size of rounding",
+            "within noise": f"{both} differ within noise",
+            "differs": f"{both} differ",
+            "inconclusive": f"{both}: inconclusive",
+        }[self.verdict]
         if self.first_difference is not None:
             first = self.first_difference
             at = "" if first.step is None else f" at step {first.step}"
@@ -193,6 +242,7 @@ class DiffResult:
         differing = [tensor for tensor in self.tensors if tensor.differs]
         shown = dataclasses.replace(self, tensors=tuple(differing))
         table = shown.to_dataframe().to_html(index=False, escape=True) if differing else ""
-        origin = self.divergence.origin if self.divergence is not None else None
-        said = [str(self), *([origin] if origin else [])]
+        said = [f"{self} (verdict: {self.verdict}, {self.coverage})"]
+        if self.divergence is not None:
+            said += [text for text in (self.divergence.origin, *self.divergence.recognised) if text]
         return "".join(f"<p>{escape(text)}</p>" for text in said) + table

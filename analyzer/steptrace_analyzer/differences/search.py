@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from steptrace_analyzer.differences.coverage import covered, declared_count
 from steptrace_analyzer.differences.divergence_result import (
-    Coverage,
     Divergence,
     Place,
     StepDifference,
@@ -20,12 +20,13 @@ from steptrace_analyzer.differences.fingerprints import (
     unequal_plain,
     windows,
 )
-from steptrace_analyzer.differences.matching import Matching, match_layers
+from steptrace_analyzer.differences.matching import Matching, match_models
 from steptrace_analyzer.differences.measuring import difference_at
 from steptrace_analyzer.differences.origin import origin_of
 from steptrace_analyzer.differences.pairs import Pairs
 from steptrace_analyzer.differences.phases import Execution, phase_of
 from steptrace_analyzer.differences.recognise import recognised_batch, recognised_settings
+from steptrace_analyzer.differences.verdict import Obstacles, verdict_of
 from steptrace_analyzer.trace.open import trace_attributes
 from steptrace_analyzer.trace.select import format_steps
 from steptrace_schema.errors import DamagedTraceError
@@ -37,15 +38,10 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-    from steptrace_analyzer.differences.allowed import Allowed
+    from steptrace_analyzer.differences.coverage import Coverage
     from steptrace_analyzer.differences.divergence_result import Verdict
+    from steptrace_analyzer.differences.elements import Tolerance
     from steptrace_schema.names import Kind
-
-ROUNDING: Final = 256
-"""Units in the last place of a tensor's largest magnitude that rounding alone is taken to make."""
-
-_DATA: Final = frozenset({"batch", "weights", "optimizer"})
-"""Phases in which nothing is computed that could be rounded in another way."""
 
 
 class Search:
@@ -68,32 +64,43 @@ class Search:
         a: xr.DataTree,
         b: xr.DataTree,
         kinds: Sequence[Kind] | None,
-        allowed: Allowed,
+        allowed: Tolerance,
         renamed: Mapping[str, str] | None,
         shift: int,
     ) -> None:
-        self.allowed, self.shift = allowed, shift
+        self.allowed, self.shift, self.kinds = allowed, shift, kinds
         self.attributes = trace_attributes(a), trace_attributes(b)
         layers_a, layers_b = (attributes.layers for attributes in self.attributes)
-        self.matching: Matching = match_layers(layers_a, layers_b, renamed)
+        self.matching: Matching = match_models(*self.attributes, renamed)
         self.execution = Execution.of(layers_a)
         self.pairs = Pairs(a, b, kinds, self.matching, shift)
         self.not_compared = self.pairs.left_out
         self.compared: set[tuple[Kind, str]] = set()
         self.by_digest = 0
         self.weak: Counter[Kind] = Counter()
-        self.damaged = False
-        self.beyond_values = False
+        self.absent = 0
+        self.last: int | None = None
+        self.obstacles = Obstacles(
+            other_layers=bool(self.matching.only_a or self.matching.only_b),
+            other_model=bool(layers_a and layers_b)
+            and len(self.matching.only_a) == len(layers_a)
+            and len(self.matching.only_b) == len(layers_b),
+        )
 
     def run(self, name_a: str, name_b: str, *, values_are_equal: bool) -> Divergence:
         """Compare, and say what was found."""
         common = self.pairs.common_steps()
+        if not self.pairs.marks:
+            self.not_compared.append(
+                "the two have no tensor in common; --map OLD=NEW says which layer is which"
+            )
         recognised = [*recognised_settings(*self.attributes, self.matching)]
         differing: list[StepDifference] = self._static()
         step: int | None = None
         for window in windows(common) if not differing else ():
             step, differing = self._in_window(window)
             if differing:
+                self.last = window[1] - 1
                 break
         if values_are_equal:
             self.by_digest += self.by_statistics
@@ -114,6 +121,7 @@ class Search:
                 self.execution,
                 lambda kind, path: self._was_compared(kind, path, step),
                 is_first=at_first,
+                is_whole=not self.obstacles.any,
             )
             if not self.allowed.is_exact:
                 origin += "; what is called equal is equal within the tolerance"
@@ -126,7 +134,7 @@ class Search:
             recognised=tuple(recognised),
             differing=tuple(differing),
             steps=format_steps(common),
-            coverage=self._coverage(),
+            coverage=self._coverage(self.kinds),
             renamed=self.matching.renamed,
             not_compared=tuple(dict.fromkeys(self.not_compared)),
         )
@@ -167,6 +175,7 @@ class Search:
                 self.compared.add((kind, path))
                 self.by_digest += 1
                 if a.shape != b.shape:
+                    self.obstacles.reshaped = True
                     self.not_compared.append(f"{kind}/{path}: shapes {a.shape} and {b.shape}")
                 elif row_digests(a[np.newaxis]) != row_digests(b[np.newaxis]):
                     dims = tuple(map(str, sides[0].dims))
@@ -183,7 +192,7 @@ class Search:
             try:
                 found = [*self._of_kind(kind, ours, theirs, window)]
             except DamagedTraceError as error:
-                self.damaged = True
+                self.obstacles.damaged = True
                 self.not_compared.append(str(error))
                 continue
             for each in found:
@@ -206,8 +215,11 @@ class Search:
     def _of_kind(
         self, kind: Kind, ours: Marks, theirs: Marks, window: tuple[int, int]
     ) -> Iterator[Unequal]:
-        found, exact, weak = unequal_in(ours, theirs, self.pairs.in_b[kind], window, self.shift)
+        found, exact, weak, absent = unequal_in(
+            ours, theirs, self.pairs.in_b[kind], window, self.shift
+        )
         self.by_digest += exact
+        self.absent += absent
         self.weak[kind] += weak
         if exact or weak:
             self.compared |= {(kind, p) for p in ours.names if p in self.pairs.in_b[kind]}
@@ -230,13 +242,13 @@ class Search:
         try:
             rows = self.pairs.rows(found.kind, found.path, found.step)
         except DamagedTraceError as error:
-            self.damaged = True
+            self.obstacles.damaged = True
             self.not_compared.append(str(error))
             return unmeasured
         if rows is None:
             if self.allowed.is_exact:
                 return unmeasured
-            self.beyond_values = True
+            self.obstacles.beyond_values = True
             self.not_compared.append(
                 f"{found.kind}/{found.path}: its digests differ at step {found.step}, where its "
                 "values are not recorded, so it is unknown whether it is within the tolerance"
@@ -244,8 +256,9 @@ class Search:
             return None
         a, b, dims = rows
         if a.shape != b.shape:
+            self.obstacles.reshaped = True
             self.not_compared.append(f"{found.kind}/{found.path}: shapes {a.shape} and {b.shape}")
-            return unmeasured
+            return None
         measured = difference_at(found.step, found.kind, found.path, dims, a, b)
         if measured.distance is None or measured.distance.differing == 0:
             return None  # statistics that were computed in another way
@@ -265,7 +278,7 @@ class Search:
                     try:
                         steps, count = unequal_plain(sides[0], sides[1], window, self.shift)
                     except DamagedTraceError as error:
-                        self.damaged = True
+                        self.obstacles.damaged = True
                         self.not_compared.append(str(error))
                         continue
                     self.by_digest += count
@@ -278,41 +291,19 @@ class Search:
         return None, []
 
     def _verdict(self, differing: list[StepDifference], has_steps: bool) -> Verdict:
-        if differing:
-            return "rounding-sized" if _is_rounding(differing) else "differs"
-        if not (self.by_digest or self.by_statistics) or self.damaged or self.beyond_values:
-            return "inconclusive"
-        if self.by_statistics:
+        if self.by_statistics and not differing:
             kinds = [kind for kind, count in self.weak.items() if count]
             self.not_compared.append(
                 f"{', '.join(kinds)}: tensors of which neither digests nor values are recorded "
                 "have equal statistics, which does not show that they are equal"
             )
             # Where all weights are equal, what they were computed from was as good as equal.
-            if self.weak["weights"] or "weights" not in self.pairs.marks:
-                return "inconclusive"
-        if not has_steps or self.matching.only_a or self.matching.only_b:
-            return "inconclusive"
-        return "equal"
+            self.obstacles.weak_weights = (
+                bool(self.weak["weights"]) or "weights" not in self.pairs.marks
+            )
+        compared = bool(self.by_digest or self.by_statistics)
+        return verdict_of(differing, self.obstacles, compared=compared, has_steps=has_steps)
 
-    def _coverage(self) -> Coverage:
-        compared = len(self.compared)
-        return Coverage(
-            by_digest=self.by_digest,
-            by_statistics=self.by_statistics,
-            tensors=self.pairs.count,
-            share=compared / self.pairs.count if self.pairs.count else 0.0,
-        )
-
-
-def _is_rounding(differing: list[StepDifference]) -> bool:
-    """Whether rounding may have made all that differs at a step."""
-    if differing[0].place.phase in _DATA:
-        return False
-    return all(
-        found.distance is not None
-        and found.distance.in_last_place is not None
-        and found.distance.in_last_place <= ROUNDING
-        and found.distance.non_finite_a == found.distance.non_finite_b
-        for found in differing
-    )
+    def _coverage(self, kinds: Sequence[Kind] | None) -> Coverage:
+        declared = declared_count(self.pairs, self.attributes, kinds, self.last)
+        return covered(self.by_digest, self.by_statistics, declared - self.absent, self.pairs.count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Final, TypeAlias
+from urllib.request import url2pathname
 
 from steptrace_schema.errors import TraceError
 from steptrace_schema.storage.object_store import SCHEME, Remote
@@ -11,6 +12,8 @@ from steptrace_schema.storage.object_store import SCHEME, Remote
 PACKED_SUFFIX: Final = ".zip"
 """File name ending of a trace packed into one file."""
 
+
+_FILE_SCHEME: Final = "file://"
 
 Location: TypeAlias = Path | Remote
 """Where a trace is."""
@@ -22,7 +25,7 @@ def locate(path: str | Location) -> Location:
     Parameters
     ----------
     path
-        A local path, or ``s3://bucket/path``.
+        A local path, ``file:///path``, or ``s3://bucket/path``.
 
     Raises
     ------
@@ -40,10 +43,21 @@ def locate(path: str | Location) -> Location:
         return path
     if "://" not in path:
         return Path(path)
+    if path.startswith(_FILE_SCHEME):
+        return _local(path)
     if not path.startswith(SCHEME):
         msg = f"{path}: traces are on a local disk or at {SCHEME}bucket/path; give one of these"
         raise TraceError(msg)
     return Remote(path.rstrip("/"))
+
+
+def _local(address: str) -> Path:
+    """Return the path that a ``file://`` address of this machine names (RFC 8089)."""
+    host, separator, path = address.removeprefix(_FILE_SCHEME).partition("/")
+    if not separator or host not in ("", "localhost"):
+        msg = f"{address}: an address of a file names no other host; write file:///path"
+        raise TraceError(msg)
+    return Path(url2pathname(f"/{path}"))
 
 
 def is_packed(location: Location) -> bool:

@@ -302,9 +302,14 @@ def test_a_truncated_chunk_is_named(
     path = _copy(healthy_path, tmp_path / "cut.zarr")
     chunk = path / "weights" / "sequential" / "dense" / "kernel" / "c.0.0.0"
     chunk.write_bytes(chunk.read_bytes()[:100])
-    message = _trouble(capsys, "diff", healthy_path, path, "--kind", "weights")
+    message = _trouble(capsys, "plot", "weights", path, "--layer", "dense", "--step", "0")
     assert str(path) in message
     assert "weights/sequential/dense/kernel" in message
+    code, out, err = _run(capsys, "diff", healthy_path, path, "--kind", "weights")
+    assert code == 2
+    assert out == f"{healthy_path} and {path}: inconclusive\n"
+    assert f"not compared: damaged, {path}: array 'weights/sequential/dense/kernel'" in err
+    assert "verdict: inconclusive; compared 100 % of what is declared" in err  # by digests
 
 
 def test_an_unknown_kind_lists_the_kinds(
@@ -616,7 +621,7 @@ def test_diff_first_reads_digests_and_exits_by_its_verdict(
     assert code == 1
     assert out.splitlines()[0] == f"{healthy_path} and {other}: differs, steps 0-60"
     assert out.splitlines()[1].startswith("step 20, update, scalars/learning_rate: other hyper-par")
-    assert "compared 100 % of the 25 tensors that both have" in err
+    assert "compared 100 % of what is declared; 25 tensors are in both" in err
     assert _run(capsys, "diff", healthy_path, healthy_path, "--first")[0] == 0
     code, out, _ = _run(capsys, "diff", healthy_path, other, "--shift", "1000", "--json")
     assert code == 2

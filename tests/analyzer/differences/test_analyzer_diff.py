@@ -165,7 +165,7 @@ def test_blocks_of_a_long_trace_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     a, b = rng.normal(size=(2, 40, 7))
     whole = _only(diff(_trace(a, dtype="float64"), _trace(b, dtype="float64")))
-    monkeypatch.setattr("steptrace_analyzer.differences.traces._BLOCK_BYTES", 3 * 7 * 8)
+    monkeypatch.setattr("steptrace_analyzer.differences.table._BLOCK_BYTES", 3 * 7 * 8)
     parts = _only(diff(_trace(a, dtype="float64"), _trace(b, dtype="float64")))
     assert parts.max_abs == whole.max_abs == np.abs(a - b).max()
     assert parts.mean_abs == pytest.approx(np.abs(a - b).mean())
