@@ -105,7 +105,7 @@ def _rows(steps: int, folder: Path) -> list[Values]:
     store = folder / f"mlp-{steps}-fast.zarr"
     if not journal_path(store).exists():
         store = journal_of("mlp", steps, "fast", folder)
-    records = [Record(path) for path in JournalReader(journal_path(store)).paths()[:ROWS]]
+    records = [Record(place) for place in JournalReader(journal_path(store)).places()[:ROWS]]
     return [np.stack([record.read(key) for record in records]) for key in KEYS]
 
 

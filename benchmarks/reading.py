@@ -224,7 +224,7 @@ def compare(steps: int, folder: Path, others: Path) -> None:
     appended: dict[str, float] = {}
     decoding: dict[str, float] = {}
     store = journal_of("mlp", steps, "none", folder)
-    records = [Record(path) for path in JournalReader(journal_path(store)).paths()][:steps]
+    records = [Record(place) for place in JournalReader(journal_path(store)).places()][:steps]
     keys = [k for k in sorted(records[0].keys) if k.split("/")[0] in KINDS]
     raw = {key: records[0].read(key).nbytes * steps for key in keys}
     writers = {
@@ -238,7 +238,7 @@ def compare(steps: int, folder: Path, others: Path) -> None:
         appended[name] = sum(raw.values()) / (time.perf_counter() - began)
     for profile in PROFILES:
         store = journal_of("mlp", steps, profile, folder)
-        size = sum(path.stat().st_size for path in JournalReader(journal_path(store)).paths())
+        size = JournalReader(journal_path(store)).pending().nbytes
         began = time.perf_counter()
         JournalMover(journal_path(store), store, 1).finish("complete", None)
         appended[profile] = size / (time.perf_counter() - began)

@@ -38,7 +38,7 @@ def move(store: Path, workers: int, *, where: bool) -> dict[str, float]:
     from steptrace_schema.moving.journal_mover import JournalMover
 
     journal = journal_path(store)
-    raw = sum(path.stat().st_size for path in JournalReader(journal).paths())
+    raw = JournalReader(journal).pending().nbytes
     profile = cProfile.Profile()
     cpu, began = time.process_time(), time.perf_counter()
     if where:

@@ -68,7 +68,7 @@ BOXES = (
     Box(36, 76, 180, "training step", "", "fit, or a custom loop"),
     Box(266, 76, 200, "taps", "capture/", "outputs, gradients, weights"),
     Box(516, 76, 180, "arrays of one step", "record/", "in a thread"),
-    Box(746, 76, 200, "journal", "journal/", "one file for each step", "disk"),
+    Box(746, 76, 200, "journal", "journal/", "a slot for each step", "disk"),
     Box(746, 256, 200, "a shard of steps", "moving/", "one array at a time"),
     Box(516, 256, 180, "statistics", "statistics/", "norms, percentiles"),
     Box(266, 256, 200, "chunks", "encoding/", "lossless, with checksums"),

@@ -16,6 +16,7 @@ from steptrace_schema.journal.writer import JournalWriter
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from steptrace_schema.journal.ring import RingSize
     from steptrace_schema.storage.location import Location
 
 Arrays = dict[str, "npt.NDArray[Any]"]
@@ -37,9 +38,13 @@ def write_journal(
     steps: list[tuple[int, Arrays]],
     *,
     specify_for: list[tuple[int, Arrays]] | None = None,
+    ring: RingSize | None = None,
     **fields: Any,
 ) -> JournalWriter:
-    """Write a journal whose declaration fits the arrays of `steps`, or those given for it."""
+    """Write a journal whose declaration fits the arrays of `steps`, or those given for it.
+
+    Records that do not fit into the `ring` have files of their own; all have, without one.
+    """
     largest: dict[str, npt.NDArray[Any]] = {}
     for _, arrays in specify_for or steps:
         for key, values in arrays.items():
@@ -56,6 +61,8 @@ def write_journal(
     ]
     declaration = Declaration(attributes(**fields), tuple(resolve_dims(specs)))
     writer = JournalWriter.create(journal_path(store), declaration)
+    if ring is not None:
+        writer.make_ring(ring)
     for step, arrays in steps:
         writer.append(step, arrays)
     return writer

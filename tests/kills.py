@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from journals import Arrays, attributes, write_journal
+from steptrace_schema.journal.ring import RingSize
 from steptrace_tracer.record.recorder_process import record
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ class Death:
     operation
         What operations are counted: a pattern of their lines in the log.
     half
-        Whether it is killed halfway through the file that it then opens, not before.
+        Whether it is killed halfway through what it then writes, or through the file that it then
+        opens, not before.
     seconds
         After which time it is; 0 for none.
     """
@@ -77,6 +79,7 @@ def run(
     acknowledged: Any,
     *,
     step_by_step: bool = False,
+    ring: bool = False,
 ) -> None:
     """Write :func:`known_steps` and move them, in two processes, of which one or both die.
 
@@ -93,13 +96,16 @@ def run(
         Gets the number of each step that is in the journal; ends when both processes have ended.
     step_by_step
         Whether each step waits until something comes back for the one before.
+    ring
+        Whether the journal has a ring, which not all of the steps that wait have room in.
     """
     logs = [
         os.open(log_of(store, name), os.O_WRONLY | os.O_CREAT) for name in ("trainer", "recorder")
     ]
     steps = known_steps()
     _arm(deaths.get("trainer", Death()), logs[0])
-    writer = write_journal(store, [], specify_for=steps, shard_steps=SHARD_STEPS)
+    size = RingSize(SHARD_STEPS + 1, 4096) if ring else None
+    writer = write_journal(store, [], specify_for=steps, ring=size, shard_steps=SHARD_STEPS)
     read, write = os.pipe()
     recorder = os.fork()
     if recorder == 0:
@@ -144,13 +150,15 @@ def _arm(death: Death, log: int) -> None:
     counter, process = itertools.count(1), os.getpid()
     counted = re.compile(death.operation)
 
+    def is_last(line: str) -> bool:
+        os.write(log, line.encode())
+        return counted.search(line) is not None and next(counter) == death.number
+
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         writing = event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_ACCMODE
         if not (writing or event in _FILE_OPERATIONS) or os.getpid() != process:
             return
-        line = f"{event} {arguments[1 if event == 'os.rename' else 0]}\n"
-        os.write(log, line.encode())
-        if counted.search(line) and next(counter) == death.number:
+        if is_last(f"{event} {arguments[1 if event == 'os.rename' else 0]}\n"):
             if not death.half:
                 os.kill(process, signal.SIGKILL)
             # Of a longer file the kernel writes so much, and kills with the rest.
@@ -158,6 +166,17 @@ def _arm(death: Death, log: int) -> None:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_FSIZE, (_HALF, resource.RLIM_INFINITY))
 
+    pwritev = os.pwritev
+
+    def write_into_ring(descriptor: int, buffers: list[memoryview], begin: int) -> int:
+        name = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115
+        if os.getpid() == process and is_last(f"pwritev {name} {begin}\n"):
+            whole = b"".join(buffers)
+            pwritev(descriptor, [whole[: len(whole) // 2 * death.half]], begin)
+            os.kill(process, signal.SIGKILL)
+        return pwritev(descriptor, buffers, begin)
+
+    setattr(os, "pwritev", write_into_ring)  # noqa: B010 - which no audit hook hears of
     sys.addaudithook(hook)
     if death.seconds:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process at once, as SIGKILL does

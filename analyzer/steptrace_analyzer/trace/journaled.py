@@ -14,7 +14,7 @@ from steptrace_schema.encoding.expansion import refuse_at_once
 from steptrace_schema.errors import DamagedTraceError
 from steptrace_schema.format.layout import ArraySpec, fill_value
 from steptrace_schema.journal.fitting import refuse_misfit
-from steptrace_schema.journal.record import MappedRecord
+from steptrace_schema.journal.lasting import LastingRecord, lasting
 from steptrace_schema.names import STATISTIC, STATISTIC_NAMES, STEP, TENSOR
 from steptrace_schema.statistics.describe import compute_statistics
 from steptrace_schema.statistics.digests import UNKNOWN_DIGEST, row_digests
@@ -30,23 +30,26 @@ _BLOCK_BYTES = 4 * 2**20
 _READ_ATTEMPTS = 10  # the recorder may move records while they are being listed
 
 
-def read_journal(journal: JournalReader) -> tuple[Declaration | None, list[MappedRecord]]:
+def read_journal(journal: JournalReader) -> tuple[Declaration | None, list[LastingRecord]]:
     """Read the declaration and open every record; an open record outlives its deletion."""
     for _ in range(_READ_ATTEMPTS):
         if not journal.exists:
             return None, []
         try:
-            paths = journal.paths()
-            records = [MappedRecord(path) for path in paths]
+            places = journal.places()
+        except FileNotFoundError:  # the recorder has just finished
+            continue
+        try:
+            records = [record for place in places if (record := lasting(place)) is not None]
             return journal.declaration(), records
         except DamagedTraceError:
-            if all(path.exists() for path in paths) and journal.exists:
+            if all(place.is_there() for place in places) and journal.exists:
                 raise
     msg = f"{journal.directory} changes too fast to be read; try again in a moment"
     raise DamagedTraceError(msg)
 
 
-def static_rows(spec: ArraySpec, records: list[MappedRecord]) -> xr.Variable:
+def static_rows(spec: ArraySpec, records: list[LastingRecord]) -> xr.Variable:
     """Return the value of an array without a step dimension."""
     record = next(r for r in records if spec.key in r.keys)
     values = record.read(spec.key)
@@ -54,7 +57,7 @@ def static_rows(spec: ArraySpec, records: list[MappedRecord]) -> xr.Variable:
     return xr.Variable(spec.dims, values, attrs=spec.attributes)
 
 
-def journal_rows(spec: ArraySpec, records: list[MappedRecord]) -> xr.Variable:
+def journal_rows(spec: ArraySpec, records: list[LastingRecord]) -> xr.Variable:
     """Return one lazily read row (step, ...) for each record."""
     row_bytes = max(1, math.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
     refuse_at_once(row_bytes, max((record.nbytes for record in records), default=0))
@@ -70,11 +73,11 @@ def journal_rows(spec: ArraySpec, records: list[MappedRecord]) -> xr.Variable:
     return xr.Variable((STEP, *spec.dims), joined, attrs=spec.attributes)
 
 
-def _block(records: list[MappedRecord], spec: ArraySpec) -> npt.NDArray[Any]:
+def _block(records: list[LastingRecord], spec: ArraySpec) -> npt.NDArray[Any]:
     return np.stack([_padded(record, spec) for record in records])
 
 
-def _padded(record: MappedRecord, spec: ArraySpec) -> npt.NDArray[Any]:
+def _padded(record: LastingRecord, spec: ArraySpec) -> npt.NDArray[Any]:
     row = np.full(spec.shape, fill_value(spec.dtype), dtype=np.dtype(spec.dtype))
     if spec.key in record.keys:
         values = record.read(spec.key)
@@ -83,7 +86,7 @@ def _padded(record: MappedRecord, spec: ArraySpec) -> npt.NDArray[Any]:
     return row
 
 
-def journal_statistics(specs: list[ArraySpec], records: list[MappedRecord]) -> xr.Variable:
+def journal_statistics(specs: list[ArraySpec], records: list[LastingRecord]) -> xr.Variable:
     """Compute the statistics of every record, dims (step, tensor, statistic)."""
     shape = (len(records), len(specs), len(STATISTIC_NAMES))
     refuse_at_once(8 * math.prod(shape), sum(record.nbytes for record in records))
@@ -96,7 +99,7 @@ def journal_statistics(specs: list[ArraySpec], records: list[MappedRecord]) -> x
     return statistics_variable(values, [spec.path for spec in specs])
 
 
-def journal_digests(specs: list[ArraySpec], records: list[MappedRecord]) -> xr.Variable:
+def journal_digests(specs: list[ArraySpec], records: list[LastingRecord]) -> xr.Variable:
     """Compute the digests of every record, dims (step, tensor)."""
     digests = np.full((len(records), len(specs)), UNKNOWN_DIGEST, np.int64)
     for row, record in enumerate(records):

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from steptrace_schema.format.attributes import TraceAttributes
     from steptrace_schema.format.layout import ArraySpec
-    from steptrace_schema.journal.record import MappedRecord
+    from steptrace_schema.journal.lasting import LastingRecord
     from steptrace_schema.names import Status
 
 _SOURCE: Final = "source"  # what xarray calls it, too
@@ -90,7 +90,7 @@ def open_trace(path: str | Location) -> xr.DataTree:
     >>> trace["weights/dense/kernel"].sel(step=40).mean().compute()  # doctest: +SKIP
     """
     path = locate(path)
-    journal = JournalReader(journal_path(path))
+    journal = JournalReader(journal_path(path), checks=False)  # what is copied is checked then
     declaration, records = read_journal(journal)
     if declaration is not None and not has_root(path):
         attributes, stored = declaration.attributes, {}
@@ -196,7 +196,7 @@ def _present_attributes(
 
 
 def _join(
-    stored: dict[str, xr.Variable], records: list[MappedRecord], arrays: tuple[ArraySpec, ...]
+    stored: dict[str, xr.Variable], records: list[LastingRecord], arrays: tuple[ArraySpec, ...]
 ) -> dict[str, xr.Dataset]:
     """Put stored rows and journal rows one after the other, one dataset per group."""
     variables = dict(stored)

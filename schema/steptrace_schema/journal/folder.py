@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from steptrace_schema.format.json_text import MOST_BYTES
 from steptrace_schema.journal.pending import RECORD_SUFFIX
+from steptrace_schema.journal.ring import RING_FILE
 from steptrace_schema.storage.locks import MOVER, WRITER
 from steptrace_schema.storage.names import open_to_read, open_to_write
 
@@ -72,6 +73,7 @@ def is_of_a_journal(name: str) -> bool:
         NOTED_FILE,
         BALLAST_FILE,
         RECORDER_LOG,
+        RING_FILE,
         MOVER,
         WRITER,
     )

@@ -1,15 +1,14 @@
 """The journal: steps on local disk that are not yet in the store.
 
-One folder beside the store. A record is one step's arrays in a safetensors file, written under a
-temporary name and renamed, so it is there whole or not at all.
+One folder beside the store. A record is one step's arrays as a safetensors file, in a slot of the
+journal's ring, or in a file of its own where the ring has no room for it.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -24,17 +23,17 @@ from steptrace_schema.journal.folder import (
     read_text,
     write_atomically,
 )
-from steptrace_schema.journal.pending import RECORD_SUFFIX, Pending, PendingRecords
+from steptrace_schema.journal.pending import Pending, PendingRecords
+from steptrace_schema.journal.place import SlotPlace
 from steptrace_schema.storage.durability import persistence
 from steptrace_schema.storage.locks import live_writer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from steptrace_schema.format.policy import Durability
-
-
-_RECORD: Final = re.compile(rf"(\d{{8}}|[1-9]\d{{8,11}}){re.escape(RECORD_SUFFIX)}", re.ASCII)
+    from steptrace_schema.journal.place import Place
 
 
 def _does_not_say(path: Path, error: Exception) -> DamagedTraceError:
@@ -53,11 +52,29 @@ def _first_line(error: Exception) -> str:
 
 
 class JournalReader:
-    """Reads a journal, whether or not it is still being written."""
+    """Reads a journal, whether or not it is still being written.
 
-    def __init__(self, directory: Path) -> None:
+    Parameters
+    ----------
+    directory
+        Its folder.
+    checks
+        Whether to compare every record with its checksum. There is no need to while the machine
+        has been running since it was written, however its writer may have ended.
+
+    Attributes
+    ----------
+    torn
+        Numbers of the records that were found not to be as they were written: those that a loss of
+        power reached.
+    """
+
+    def __init__(self, directory: Path, *, checks: bool = True) -> None:
         self.directory = directory
+        self.torn: set[int] = set()
         self._pending = PendingRecords(directory)
+        self._checks = checks
+        self._whole: set[int] = set()
 
     @property
     def exists(self) -> bool:
@@ -155,15 +172,32 @@ class JournalReader:
         except FileNotFoundError:
             return None
 
-    def paths(self, start: int = 0) -> list[Path]:
-        """Return the record files with index `start` or later, in order."""
-        found = map(_RECORD.fullmatch, os.listdir(self.directory))  # noqa: PTH208
-        names = sorted((int(match[1]), match[0]) for match in found if match)
-        return [self.directory / name for index, name in names if index >= start]
+    def places(self, start: int = 0) -> list[Place]:
+        """Return where the records with index `start` or later are, in order."""
+        places = [place for place in self._pending.places() if place.index >= start]
+        return [place for place in places if not self._checks or self._is_whole(place)]
+
+    def _is_whole(self, place: Place) -> bool:
+        if isinstance(place, SlotPlace) and place.index not in self._whole:
+            if not place.ring.is_whole(place.slot):
+                self.torn.add(place.index)
+                return False
+            self._whole.add(place.index)
+        return True
+
+    def release(self, places: Iterable[Place]) -> None:
+        """Give up records that are in the store."""
+        places = list(places)
+        if slots := [place for place in places if isinstance(place, SlotPlace)]:
+            slots[0].ring.release(place.slot for place in slots)
+        for place in places:
+            if not isinstance(place, SlotPlace):
+                place.path.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Delete the journal; everything in it must be in the store."""
         # Without its declaration it is no journal any more, whatever is left of it after a crash.
         (self.directory / DECLARATION_FILE).unlink()
+        self._pending.close()
         # The rest may hold what a killed writer left under a temporary name.
         shutil.rmtree(self.directory)

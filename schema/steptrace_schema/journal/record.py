@@ -1,15 +1,12 @@
-"""One step of a journal, read from its file."""
+"""One step of a journal, read from its place."""
 
 from __future__ import annotations
 
 import functools
-import os
 import re
-import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from steptrace_schema.errors import DamagedTraceError
 from steptrace_schema.journal.record_file import (
@@ -17,8 +14,6 @@ from steptrace_schema.journal.record_file import (
     read_header,
 )
 from steptrace_schema.names import STEP
-from steptrace_schema.storage.names import open_to_read
-from steptrace_schema.storage.posix import IS_POSIX, read_exactly
 
 if TYPE_CHECKING:
     from collections.abc import Set
@@ -26,26 +21,36 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from steptrace_schema.journal.place import Place
+
 
 class Record:
-    """One step of a journal, read from its file when an array is asked for.
+    """One step of a journal, read when an array is asked for.
 
-    The file has to be there until the first array is asked for.
+    It has to be in its place until the first array is asked for.
+
+    Parameters
+    ----------
+    place
+        Where its bytes are.
+
+    Raises
+    ------
+    DamagedTraceError
+        If they are no record.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.index = int(path.stem)
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.path = place.path
+        self.index = place.index
         try:
-            descriptor = open_to_read(path)
-            try:
-                metadata, self._arrays = read_header(descriptor)
-                self.nbytes = os.fstat(descriptor).st_size
-            finally:
-                os.close(descriptor)  # many records may wait, and few files be open at a time
-            self.step = _step(metadata[STEP])
+            self.nbytes = place.nbytes
+            metadata, self._arrays = read_header(place)
+            self.step = step_number(metadata[STEP]) if place.step is None else place.step
         except (FileNotFoundError, KeyError, ValueError) as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(self.path, error) from error
+        place.rest()  # many records may wait, and few files be open at a time
         self.keys: Set[str] = self._arrays.keys()
 
     def shape(self, key: str) -> tuple[int, ...]:
@@ -89,59 +94,27 @@ class Record:
 
     def _read_bytes(self, begin: int, target: memoryview) -> None:
         try:
-            if IS_POSIX:
-                read_exactly(self._descriptor, begin, target)
-                return
-            descriptor = open_to_read(self.path)  # an open file could not be deleted
-            try:
-                read_exactly(descriptor, begin, target)
-            finally:
-                os.close(descriptor)
+            self.place.read(begin, target)
         except (FileNotFoundError, ValueError) as error:
-            raise _unreadable(self.path, error) from error
-
-    @functools.cached_property
-    def _descriptor(self) -> int:
-        descriptor = open_to_read(self.path)
-        weakref.finalize(self, os.close, descriptor)
-        return descriptor
+            raise unreadable(self.path, error) from error
 
 
-class MappedRecord:
-    """One step of a journal that can be read although its file has been deleted since.
+def step_number(text: str) -> int:
+    """Return the number of a step from the metadata of a record.
 
-    The file is mapped into memory, which keeps it, without a file descriptor.
+    Raises
+    ------
+    ValueError
+        If it is none.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.index = int(path.stem)
-        try:
-            file: Any = safe_open(path, framework="np")  # Any: the package has no types for it
-            self.nbytes = path.stat().st_size
-            self.step = _step(file.metadata()[STEP])
-            self.keys: Set[str] = frozenset(file.keys())
-        except (SafetensorError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
-            raise _unreadable(path, error) from error
-        self._file = file
-
-    def read(self, key: str) -> npt.NDArray[Any]:
-        """Return the array ``kind/path`` of this step."""
-        try:
-            array: npt.NDArray[Any] = self._file.get_tensor(key)
-        except (SafetensorError, TypeError, KeyError, AttributeError) as error:
-            raise _unreadable(self.path, error) from error
-        return array
-
-
-def _step(text: str) -> int:
     if re.fullmatch(r"\d{1,18}", text, re.ASCII):
         return int(text)
     msg = f"{text!r:.80} is no number of a step"
     raise ValueError(msg)
 
 
-def _unreadable(path: Path, error: Exception) -> DamagedTraceError:
+def unreadable(path: Path, error: Exception) -> DamagedTraceError:
+    """Return the error for what is no record."""
     return DamagedTraceError(
         f"{path} is not a readable journal record ({error}); move it away and run "
         "'steptrace recover' to keep the steps before and after it"

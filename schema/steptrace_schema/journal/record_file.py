@@ -21,13 +21,15 @@ import numpy as np
 from steptrace_schema.format.declared import checked_shape
 from steptrace_schema.format.json_text import parse_json
 from steptrace_schema.storage.names import open_to_write
-from steptrace_schema.storage.posix import read_exactly, write_all
+from steptrace_schema.storage.posix import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     import numpy.typing as npt
+
+    from steptrace_schema.journal.place import Place
 
 DTYPES: Final = {
     np.dtype(name): code
@@ -83,7 +85,7 @@ def write_record_file(
     >>> write_record_file(path, {"scalars/loss": np.float32(1.5)}, {"step": "0"})  # doctest: +SKIP
     4
     """
-    head, buffers = _parts(arrays, metadata)
+    head, buffers = record_parts(arrays, metadata)
     descriptor = open_to_write(path)
     try:
         write_all(descriptor, [head, *buffers])
@@ -100,14 +102,14 @@ def record_file_bytes(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[
     >>> record_file_bytes({"scalars/loss": np.array(1.5)}, {"step": "0"})
     112
     """
-    head, buffers = _parts(arrays, metadata)
+    head, buffers = record_parts(arrays, metadata)
     return len(head) + sum(len(buffer) for buffer in buffers)
 
 
-def _parts(
+def record_parts(
     arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]
 ) -> tuple[memoryview, list[memoryview]]:
-    """Return length and header of a file, and then the bytes of its arrays."""
+    """Return length and header of a file, and then the bytes of its arrays, not copied."""
     # Not ascontiguousarray: it makes a 0-d array one-dimensional.
     values = {key: np.asarray(array, order="C") for key, array in arrays.items()}
     keys, table = _table(tuple((key, v.dtype, v.shape) for key, v in values.items()))
@@ -159,34 +161,41 @@ class StoredArray:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def _part(descriptor: int, begin: int, length: int) -> bytes:
-    content = bytearray(length)
-    read_exactly(descriptor, begin, memoryview(content))
-    return bytes(content)
-
-
-def read_header(descriptor: int) -> tuple[dict[str, str], dict[str, StoredArray]]:
+def read_header(place: Place) -> tuple[dict[str, str], dict[str, StoredArray]]:
     """Read the metadata of a safetensors file, and where its arrays are.
 
     Parameters
     ----------
-    descriptor
-        The open file.
+    place
+        Where the bytes of the file are.
 
     Raises
     ------
     ValueError
         If it is no whole safetensors file, with numbers that NumPy has a type for.
     """
-    size = os.fstat(descriptor).st_size
-    length = int.from_bytes(_part(descriptor, 0, min(size, _LENGTH_BYTES)), "little")
+    size = place.nbytes
+    length = int.from_bytes(_part(place, 0, min(size, _LENGTH_BYTES)), "little")
     start = _LENGTH_BYTES + length
     if size < _LENGTH_BYTES or size < start:
         msg = f"it has {size} bytes, fewer than its header says"
         raise ValueError(msg)
+    return _parsed(_part(place, _LENGTH_BYTES, length), size)
+
+
+def _part(place: Place, begin: int, length: int) -> bytes:
+    content = bytearray(length)
+    place.read(begin, memoryview(content))
+    return bytes(content)
+
+
+@functools.lru_cache(maxsize=8)  # most steps are like the one before
+def _parsed(text: bytes, size: int) -> tuple[dict[str, str], dict[str, StoredArray]]:
+    """Return what the header of a file of `size` bytes says."""
+    start = _LENGTH_BYTES + len(text)
     arrays = {}
     try:
-        header = parse_json(_part(descriptor, _LENGTH_BYTES, length))
+        header = parse_json(text)
         metadata = {str(k): str(v) for k, v in header.pop(_METADATA, {}).items()}
         for key, entry in header.items():
             begin, end = entry["data_offsets"]

@@ -19,8 +19,10 @@ from steptrace_schema.journal.folder import (
 from steptrace_schema.journal.pending import RECORD_SUFFIX, PendingRecords
 from steptrace_schema.journal.record_file import (
     record_file_bytes,
+    record_parts,
     write_record_file,
 )
+from steptrace_schema.journal.ring import RING_FILE, RingSize, RingWriter
 from steptrace_schema.names import STEP, Status
 from steptrace_schema.storage.durability import make_folder, persistence
 from steptrace_schema.storage.locks import hold_as_writer
@@ -59,6 +61,7 @@ class JournalWriter:
         self.directory = directory
         self._lasting = persistence(durability)
         self._pending = PendingRecords(directory)
+        self._ring: RingWriter | None = None
         self.appended_bytes = 0
         self._next = first  # a journal has one writer, and each time it records a new one
         self._release = weakref.finalize(self, os.close, hold_as_writer(directory))
@@ -98,6 +101,10 @@ class JournalWriter:
         """Replace the declaration; call it before a record that needs a new or larger array."""
         write_atomically(self.directory / DECLARATION_FILE, declaration.to_json(), self._lasting)
 
+    def make_ring(self, size: RingSize) -> None:
+        """Make a ring of slots, which records are written into from here on where one has room."""
+        self._ring = RingWriter(self.directory / RING_FILE, size, self._lasting)
+
     @staticmethod
     def size(step: int, arrays: Mapping[str, npt.NDArray[Any]]) -> int:
         """Return the bytes of the file that :meth:`append` writes."""
@@ -113,10 +120,20 @@ class JournalWriter:
         arrays
             ``kind/path`` to array, without the step dimension.
         """
+        head, buffers = record_parts(arrays, {})
+        if self._ring is not None and self._ring.put(self._next, step, [head, *buffers]):
+            size = len(head) + sum(map(len, buffers))
+        else:
+            size = self._append_file(step, arrays)
+        self.appended_bytes += size
+        self._next += 1
+        return sum(map(len, buffers))
+
+    def _append_file(self, step: int, arrays: Mapping[str, npt.NDArray[Any]]) -> int:
         path = self.directory / f"{self._next:08d}{RECORD_SUFFIX}"
         temporary = path.with_suffix(".partial")
         try:
-            nbytes = write_record_file(temporary, arrays, {STEP: str(step)})
+            write_record_file(temporary, arrays, {STEP: str(step)})
             self._lasting.file(temporary)
             size = temporary.stat().st_size  # the recorder may move it once it has its name
             temporary.replace(path)
@@ -124,9 +141,7 @@ class JournalWriter:
         except BaseException:
             temporary.unlink(missing_ok=True)  # on a full disk, the room is needed
             raise
-        self.appended_bytes += size
-        self._next += 1
-        return nbytes
+        return size
 
     def close(self, status: Status, reason: str | None, attributes: TraceAttributes) -> None:
         """Say how the run ended; `attributes` replace the declared ones.

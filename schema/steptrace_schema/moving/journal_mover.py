@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from steptrace_schema.encoding.expansion import Expansion
     from steptrace_schema.format.attributes import TraceAttributes
     from steptrace_schema.format.layout import ArraySpec
+    from steptrace_schema.journal.place import Place
     from steptrace_schema.names import Kind, Status
     from steptrace_schema.storage.location import Location
 
@@ -39,6 +40,10 @@ _THINNED = "from here on only some steps keep their tensors, as the policy's 're
 _FORGOTTEN = (
     "what the recorder had noted of earlier triggers could not be read, so steps around a trigger "
     "before this one may lack their tensors"
+)
+_TORN = (
+    "{} of the last records in the journal were not written to their end, as by a loss of power, "
+    "and are left out"
 )
 _NONE_KEPT = "no step was retained; its statistics are recorded"
 
@@ -57,6 +62,11 @@ class JournalMover:
         Where the store is; made if it is not there.
     workers
         Threads that move arrays. It may be changed between moves.
+    expansion
+        Bounds what is made of records that a stranger may have written; None for the training's
+        own.
+    checks
+        Whether to compare records with their checksums, as `JournalReader` takes it.
     """
 
     def __init__(
@@ -65,9 +75,11 @@ class JournalMover:
         store: Location,
         workers: int = 1,
         expansion: Expansion | None = None,
+        *,
+        checks: bool = True,
     ) -> None:
         self.workers = workers
-        self._reader = JournalReader(journal)
+        self._reader = JournalReader(journal, checks=checks)
         self._declaration = self._reader.declaration()
         attributes = self._declaration.attributes
         limit = DiskLimit.of(attributes.policy)
@@ -81,13 +93,13 @@ class JournalMover:
         self._thins = self._chooser is not None or limit is not None
         self._rows = RowWriter(self._writer, self._reader, thins=self._thins, expansion=expansion)
         self._kept: set[int] = set()
-        self._opened: dict[Path, Record] = {}
-        self._left: list[Path] = []
-        left = self._reader.paths()
+        self._opened: dict[int, Record] = {}
+        self._left: list[Place] = []
+        left = self._reader.places()
         self._forgotten = not self._resume_choosing(left)
         self._delete(left, self.records_moved)
 
-    def _resume_choosing(self, left: list[Path]) -> bool:
+    def _resume_choosing(self, left: list[Place]) -> bool:
         """Go on choosing where an earlier mover was; False where what it has noted is damaged.
 
         A loss of power may leave the file empty. The records are whole, so the trace goes on.
@@ -109,7 +121,7 @@ class JournalMover:
     @property
     def records_pending(self) -> int:
         """How many records wait in the journal."""
-        return len(self._reader.paths(self.records_moved))
+        return len(self._reader.places(self.records_moved))
 
     def move_ready(self, stop: Callable[[], bool] = lambda: False) -> int:
         """Move all whole shards of records; return how many records were moved.
@@ -128,14 +140,14 @@ class JournalMover:
             If not even what is kept of every step has room within the policy's limit.
         """
         moved = 0
-        while paths := self._reader.paths(self.records_moved):
-            due = paths[: len(paths) - self._held_back(paths)]
+        while places := self._reader.places(self.records_moved):
+            due = places[: len(places) - self._held_back(places)]
             if len(due) < self._shard_steps:
                 if self._budget is None or not self._budget.is_pressed:
                     break
-                due = paths[: self._due()]  # no more than has to be moved
+                due = places[: self._due()]  # no more than has to be moved
             if self._chooser is not None:
-                self._choose(self._records(paths), ended=False, crashed=False)
+                self._choose(self._records(places), ended=False, crashed=False)
             while due:
                 count = self._move(due[: self._due()])
                 moved += count
@@ -144,15 +156,16 @@ class JournalMover:
                     return moved
         return moved
 
-    def _held_back(self, paths: list[Path]) -> int:
+    def _held_back(self, places: list[Place]) -> int:
         """Return how many of the newest records wait until it is clear which are kept."""
-        if self._retain == "all" or len(paths) < self._shard_steps:
+        if self._retain == "all" or len(places) < self._shard_steps:
             return 0
-        return held_back(self._records(paths), self._retain.waiting)
+        return held_back(self._records(places), self._retain.waiting)
 
-    def _records(self, paths: list[Path]) -> list[Record]:
+    def _records(self, places: list[Place]) -> list[Record]:
         return [
-            self._opened.get(path) or self._opened.setdefault(path, Record(path)) for path in paths
+            self._opened.get(place.index) or self._opened.setdefault(place.index, Record(place))
+            for place in places
         ]
 
     def _choose(self, records: list[Record], *, ended: bool, crashed: bool) -> None:
@@ -163,10 +176,10 @@ class JournalMover:
 
     def move_all(self) -> Iterator[int]:
         """Move every record that is left, yielding how many each time."""
-        while paths := self._reader.paths(self.records_moved):
-            while paths:
-                moved = self._move(paths[: self._due()])
-                paths = paths[moved:]
+        while places := self._reader.places(self.records_moved):
+            while places:
+                moved = self._move(places[: self._due()])
+                places = places[moved:]
                 yield moved
 
     def _due(self) -> int:
@@ -178,7 +191,7 @@ class JournalMover:
         """Move what is left, set the trace's status, and delete the journal."""
         self._declaration = self._reader.declaration()
         if self._chooser is not None:
-            records = self._records(self._reader.paths(self.records_moved))
+            records = self._records(self._reader.places(self.records_moved))
             self._choose(records, ended=True, crashed=status != "complete")
             if self._budget is not None:
                 self._budget.prefer_newest(records)
@@ -196,12 +209,18 @@ class JournalMover:
             "status": status,
             "status_reason": reason,
             "finished": now,
+            "events": (*attributes.events, *self._torn(now)),
             "missing": (*attributes.missing, *self._never_kept(attributes, reason)),
         }
         self._writer.commit(attributes.model_copy(update=update))
         with suppress(DiskLimitError):  # a copy that readers can do without
             self._writer.consolidate()
         self._reader.clear()
+
+    def _torn(self, now: str) -> Iterator[Event]:
+        """Yield an event that says how many steps a loss of power has taken."""
+        if self._reader.torn:
+            yield Event(time=now, message=_TORN.format(len(self._reader.torn)))
 
     def _attributes(self) -> TraceAttributes:
         """Return the latest attributes from the trainer with what the store has committed."""
@@ -225,7 +244,7 @@ class JournalMover:
             }
         )
 
-    def _move(self, paths: list[Path]) -> int:
+    def _move(self, places: list[Place]) -> int:
         """Move records, with as many of their tensors as there is room for.
 
         Raises
@@ -234,26 +253,27 @@ class JournalMover:
             If there is not even room for them without their tensors.
         """
         self._declaration = self._reader.declaration()  # made before the records that need it
-        records = self._records(paths)
+        records = self._records(places)
         wanted = self._wanted(records)
         if self._budget is None:
             self._write(records, self._kinds(records, wanted), ())
         else:
             self._write_within(self._budget, records, wanted)
-        self._delete([*self._left, *paths], records[-1].index + 1)
-        return len(paths)
+        self._delete([*self._left, *places], records[-1].index + 1)
+        return len(places)
 
-    def _delete(self, paths: list[Path], moved: int) -> None:
-        """Delete those of `paths` that are in the store, also where an earlier mover did not.
+    def _delete(self, places: list[Place], moved: int) -> None:
+        """Delete those of `places` that are in the store, also where an earlier mover did not.
 
         The last one stays until the next move where the store may lack its weights, from which the
         next update is computed; a record that is counted as moved is not read as data.
         """
-        done = [path for path in paths if int(path.stem) < moved]
+        done = [place for place in places if place.index < moved]
         self._left = done[len(done) - self._thins :]
-        for path in done[: len(done) - len(self._left)]:
-            path.unlink(missing_ok=True)
-            self._opened.pop(path, None)
+        deleted = done[: len(done) - len(self._left)]
+        for place in deleted:
+            self._opened.pop(place.index, None)
+        self._reader.release(deleted)
 
     def _write_within(self, budget: Budget, records: list[Record], wanted: set[int]) -> None:
         """Write records with fewer and fewer tensors, until they have room."""

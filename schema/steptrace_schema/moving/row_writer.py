@@ -131,7 +131,7 @@ class RowWriter:
         """Refuse rows that are declared far larger than what the records hold."""
         if self._expansion is None:
             return
-        records = {record.path: record.nbytes for move in moves for record in move.records}
+        records = {record.index: record.nbytes for move in moves for record in move.records}
         try:
             self._expansion.take_together([m.nbytes for m in moves], sum(records.values()))
         except ValueError as error:
@@ -169,8 +169,8 @@ class RowWriter:
         if not self._thins:
             return self._store.array(spec, new.start, len(new.records)).read_row(new.start - 1)
         moved = self._store.attributes.records
-        for path in self._journal.paths(moved - 1)[:1]:
-            left = Record(path)
+        for place in self._journal.places(moved - 1)[:1]:
+            left = Record(place)
             if left.index < moved and spec.key in left.keys:
                 return left.read(spec.key)
         return None

@@ -12,6 +12,7 @@ from steptrace_schema.storage.posix import (
     NO_LINK,
     NO_WAIT,
     is_regular,
+    read_exactly,
 )
 
 if TYPE_CHECKING:
@@ -87,6 +88,23 @@ def open_to_write(path: str | Path, *, emptied: bool = True) -> int:
     """
     flags = os.O_RDWR | os.O_CREAT | (os.O_TRUNC if emptied else 0)
     return os.open(path, flags | CLOSED_BY_CHILD | NO_LINK | NO_WAIT | BINARY, 0o666)
+
+
+def read_alone(path: str | Path, begin: int, target: memoryview) -> None:
+    """Fill `target` with the bytes of a file that is opened for this alone.
+
+    Raises
+    ------
+    ValueError
+        If the file ends before, or is no regular one.
+    OSError
+        If it cannot be opened.
+    """
+    descriptor = open_to_read(path)
+    try:
+        read_exactly(descriptor, begin, target)
+    finally:
+        os.close(descriptor)
 
 
 class Folders:

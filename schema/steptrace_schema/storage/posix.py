@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from steptrace_schema.errors import TraceError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 _fcntl: Any
@@ -111,16 +112,32 @@ def wait_for_disk(path: Path) -> None:
 
 def write_all(descriptor: int, buffers: list[memoryview]) -> None:
     """Write everything; a system call may write less than it was given."""
-    if not hasattr(os, "writev"):
-        for buffer in buffers:
-            rest = buffer.cast("B")
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-        return
+    if hasattr(os, "writev"):
+        _write_each(buffers, lambda rest, _: os.writev(descriptor, rest))
+    else:
+        _write_each(buffers, lambda rest, _: os.write(descriptor, rest[0]))
+
+
+def write_at(descriptor: int, begin: int, buffers: list[memoryview]) -> None:
+    """Write everything from position `begin` of an open file on.
+
+    Where there is no `os.pwritev`, the file's own position moves.
+    """
+    if hasattr(os, "pwritev"):
+        _write_each(buffers, lambda rest, done: os.pwritev(descriptor, rest, begin + done))
+    else:
+        os.lseek(descriptor, begin, os.SEEK_SET)
+        write_all(descriptor, buffers)
+
+
+def _write_each(buffers: list[memoryview], write: Callable[[list[memoryview], int], int]) -> None:
+    """Call `write` with what is left, and how much is done, until everything is written."""
+    done = 0
     for start in range(0, len(buffers), _MOST_BUFFERS):
-        pending = buffers[start : start + _MOST_BUFFERS]
+        pending = [buffer.cast("B") for buffer in buffers[start : start + _MOST_BUFFERS]]
         while pending:
-            written = os.writev(descriptor, pending)
+            written = write(pending, done)
+            done += written
             while pending and written >= len(pending[0]):
                 written -= len(pending.pop(0))
             if written:

@@ -14,6 +14,7 @@ from journals import attributes, random_steps, write_journal
 from steptrace_schema.errors import DamagedTraceError, TraceError
 from steptrace_schema.format.layout import ArraySpec
 from steptrace_schema.format.retention import around
+from steptrace_schema.journal.place import FilePlace
 from steptrace_schema.journal.reader import JournalReader
 from steptrace_schema.journal.record import Record
 from steptrace_schema.journal.record_file import write_record_file
@@ -296,7 +297,7 @@ def test_a_record_whose_header_is_not_true_is_named(tmp_path: Path, header: obje
     path = tmp_path / "00000000.safetensors"
     _header(path, header, bytes(8))
     with pytest.raises(DamagedTraceError, match="not a readable journal record"):
-        Record(path)
+        Record(FilePlace(path))
 
 
 @pytest.mark.parametrize("length", [0, 7, 2**63, 2**64 - 1])
@@ -306,7 +307,7 @@ def test_a_record_whose_header_is_longer_than_the_file_is_named(
     path = tmp_path / "00000000.safetensors"
     path.write_bytes(length.to_bytes(8, "little") + b"{}" * 3)
     with pytest.raises(DamagedTraceError, match="not a readable journal record"):
-        Record(path)
+        Record(FilePlace(path))
 
 
 @pytest.mark.parametrize(

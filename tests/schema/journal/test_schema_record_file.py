@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from steptrace_schema.journal.place import FilePlace
 from steptrace_schema.journal.record import Record
 from steptrace_schema.journal.record_file import write_record_file
 
@@ -77,7 +78,7 @@ def test_a_type_that_safetensors_has_not_is_refused(tmp_path: Path) -> None:
 def test_small_arrays_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = {str(i): np.full(30_000 if i % 2 else 10, i, np.float32) for i in range(20)}
     write_record_file(tmp_path / "0.safetensors", arrays, {"step": "0"})
-    record, reads, preadv = Record(tmp_path / "0.safetensors"), [], os.preadv
+    record, reads, preadv = Record(FilePlace(tmp_path / "0.safetensors")), [], os.preadv
 
     def counted(descriptor: int, buffers: list[memoryview], begin: int) -> int:
         reads.append(begin)

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 
 from journals import attributes, random_steps, write_journal
 from steptrace_analyzer.trace.open import open_trace
 from steptrace_schema.format.policy import Policy
+from steptrace_schema.journal.ring import Ring, RingSize, Slot
 from steptrace_schema.journal.where import journal_path
 from steptrace_schema.moving.journal_mover import JournalMover
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Iterable
 
 STEPS = random_steps(4)
 RUN = "runs/today/run.zarr"
@@ -79,8 +81,9 @@ def _holds(folder: Path, acknowledged: int) -> bool:
     return bool(np.array_equal(kernel[:acknowledged], np.stack(rows)))
 
 
+@pytest.mark.parametrize("ring", [None, RingSize(3, 4096)], ids=["files", "ring"])
 def test_acknowledged_steps_survive_a_loss_of_power_at_any_moment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ring: RingSize | None
 ) -> None:
     folder = tmp_path / "disk"
     folder.mkdir()
@@ -102,11 +105,18 @@ def test_acknowledged_steps_survive_a_loss_of_power_at_any_moment(
             check()
         unlink(self, missing_ok=missing_ok)
 
+    release = Ring.release
+
+    def release_after_a_loss(self: Ring, slots: Iterable[Slot]) -> None:
+        check()
+        release(self, slots)
+
     monkeypatch.setattr(os, "fsync", disk.fsync)
     monkeypatch.setattr(Path, "unlink", unlink_after_a_loss)
+    monkeypatch.setattr(Ring, "release", release_after_a_loss)
     store = folder / RUN
     writer = write_journal(
-        store, [], specify_for=STEPS, shard_steps=2, policy=Policy(durability="fsync")
+        store, [], specify_for=STEPS, ring=ring, shard_steps=2, policy=Policy(durability="fsync")
     )
     mover = JournalMover(writer.directory, store)
     for step, arrays in STEPS:
@@ -124,12 +134,13 @@ def test_acknowledged_steps_survive_a_loss_of_power_at_any_moment(
     assert disk.states >= 2 * len(STEPS)
 
 
+@pytest.mark.parametrize("ring", [None, RingSize(3, 4096)], ids=["files", "ring"])
 def test_without_it_nothing_waits_for_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ring: RingSize | None
 ) -> None:
     waits: list[Any] = []
     monkeypatch.setattr(os, "fsync", waits.append)
     store = tmp_path / "run.zarr"
-    writer = write_journal(store, STEPS, shard_steps=2)
+    writer = write_journal(store, STEPS, ring=ring, shard_steps=2)
     JournalMover(writer.directory, store).finish("complete", None)
     assert waits == []

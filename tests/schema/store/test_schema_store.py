@@ -254,10 +254,8 @@ def test_a_journal_that_is_being_moved_is_left_alone(
         recover(tmp_path / "run.zarr")
 
 
-def test_a_damaged_record_is_named(
-    tmp_path: Path, make_journal: Callable[..., JournalWriter]
-) -> None:
-    make_journal(random_steps(2))
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    write_journal(tmp_path / "run.zarr", random_steps(2))
     record = journal_path(tmp_path / "run.zarr") / "00000001.safetensors"
     record.write_bytes(record.read_bytes()[:20])
     with pytest.raises(DamagedTraceError, match=r"00000001\.safetensors"):

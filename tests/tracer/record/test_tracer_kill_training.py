@@ -117,8 +117,7 @@ def test_a_training_killed_at_any_moment_keeps_all_steps_that_were_done(
     tree = open_trace(store)
     found = _values(tree)
     steps = len(found["scalars/step"])
-    # A step is written while the next one runs, or waits for room when the recorder dies.
-    assert done - 1 <= steps <= done + 1
+    assert done <= steps <= done + 1  # a step may be written that was not said to be done
     _assert_prefix(found, expected)
     recover(store)
     assert not journal_path(store).exists()

@@ -72,14 +72,34 @@ _MOMENTS: list[tuple[str, Process, Death]] = [
 ]
 """Moments with a name: before an operation, or halfway through the file that it opens."""
 
+_CONTENT, _ENTRY = r"pwritev .*/ring \d{4,}$", r"pwritev .*/ring \d{2,3}$"
+"""Writing a record into a slot, and its entry into the table."""
+
+_MOMENTS_OF_A_RING: list[tuple[str, Process, Death]] = [
+    ("head of the ring half written", "trainer", Death(1, r"pwritev .*/ring\.partial", half=True)),
+    ("ring renamed", "trainer", Death(1, r"rename .*/ring$")),
+    ("first record opened", "trainer", Death(1, _CONTENT)),
+    ("first record half written", "trainer", Death(1, _CONTENT, half=True)),
+    ("first entry opened", "trainer", Death(1, _ENTRY)),
+    ("first entry half written", "trainer", Death(1, _ENTRY, half=True)),
+    ("number of the first entry opened", "trainer", Death(2, _ENTRY)),
+    ("record half written", "trainer", Death(5, _CONTENT, half=True)),
+    ("entry half written", "trainer", Death(9, _ENTRY, half=True)),
+    ("number of an entry written", "trainer", Death(4, _CONTENT)),
+    ("record without a slot renamed", "trainer", Death(1, r"rename .*/\d+\.safetensors$")),
+    ("moved record about to be released", "recorder", Death(2, _ENTRY)),
+    ("moved record half released", "recorder", Death(3, _ENTRY, half=True)),
+]
+"""The same for a journal with a ring."""
+
 _NUMBERS = 60
 """Random moments; with those above, the trainer is killed at more than fifty."""
 
 
-def _run(store: Path, deaths: Mapping[Process, Death]) -> int:
+def _run(store: Path, deaths: Mapping[Process, Death], *, ring: bool = False) -> int:
     """Run until all processes have ended; return how many steps were acknowledged."""
     receiving, sending = _FORKS.Pipe(duplex=False)
-    process = _FORKS.Process(target=kills.run, args=(store, deaths, sending))
+    process = _FORKS.Process(target=kills.run, args=(store, deaths, sending), kwargs={"ring": ring})
     process.start()
     sending.close()
     count = 0
@@ -100,15 +120,16 @@ def _operations(store: Path, process: Process) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def lengths(tmp_path_factory: pytest.TempPathFactory) -> dict[Process, int]:
-    """Return how many operations each process has that is not killed."""
-    store = tmp_path_factory.mktemp("whole") / "run.zarr"
-    assert _run(store, {}) == len(kills.known_steps())
-    found: dict[Process, int] = {}
-    for process in ("trainer", "recorder"):
-        *operations, end = _operations(store, process)
-        assert end == "end"
-        found[process] = len(operations)
+def lengths(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[Process, bool], int]:
+    """Return how many operations each process has that is not killed, without and with a ring."""
+    found: dict[tuple[Process, bool], int] = {}
+    for ring in (False, True):
+        store = tmp_path_factory.mktemp("whole") / "run.zarr"
+        assert _run(store, {}, ring=ring) == len(kills.known_steps())
+        for process in ("trainer", "recorder"):
+            *operations, end = _operations(store, process)
+            assert end == "end"
+            found[process, ring] = len(operations)
     return found
 
 
@@ -134,13 +155,17 @@ def _problems(store: Path) -> list[Problem]:
 
 
 @pytest.mark.parametrize(
-    ("process", "death"), [pytest.param(*moment, id=name) for name, *moment in _MOMENTS]
+    ("process", "death", "ring"),
+    [
+        *(pytest.param(*moment, False, id=name) for name, *moment in _MOMENTS),
+        *(pytest.param(*moment, True, id=name) for name, *moment in _MOMENTS_OF_A_RING),
+    ],
 )
 def test_no_acknowledged_step_is_lost_at_a_moment_with_a_name(
-    tmp_path: Path, process: Process, death: Death
+    tmp_path: Path, process: Process, death: Death, ring: bool
 ) -> None:
     store = tmp_path / "run.zarr"
-    acknowledged = _run(store, {process: death})
+    acknowledged = _run(store, {process: death}, ring=ring)
     operations = _operations(store, process)
     assert operations[-1] != "end"
     assert len([o for o in operations if re.search(death.operation, o)]) >= death.number
@@ -148,9 +173,10 @@ def test_no_acknowledged_step_is_lost_at_a_moment_with_a_name(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ring", [False, True])
 @pytest.mark.parametrize("number", range(_NUMBERS))
 def test_no_acknowledged_step_is_lost_at_any_moment(
-    tmp_path: Path, number: int, lengths: dict[Process, int]
+    tmp_path: Path, number: int, ring: bool, lengths: dict[tuple[Process, bool], int]
 ) -> None:
     store, chance = tmp_path / "run.zarr", random.Random(number)
     victims = _VICTIMS[number % 3]
@@ -158,10 +184,10 @@ def test_no_acknowledged_step_is_lost_at_any_moment(
     deaths: dict[Process, Death] = {
         victim: Death(seconds=chance.uniform(0.001, 0.25))
         if timed
-        else Death(number=chance.randint(1, lengths[victim]))
+        else Death(number=chance.randint(1, lengths[victim, ring]))
         for victim in victims
     }
-    acknowledged = _run(store, deaths)
+    acknowledged = _run(store, deaths, ring=ring)
     if not timed:  # a recorder has less to do where the trainer dies
         assert _operations(store, victims[0])[-1] != "end"
     _assert_nothing_is_lost(store, acknowledged, whole=victims == ("recorder",))

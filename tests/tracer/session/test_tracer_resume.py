@@ -166,7 +166,7 @@ adam_mlp().fit(*vectors(24), batch_size=8, shuffle=False, verbose=0, callbacks=[
 """
     killed(script, path, slow)
     assert not path.exists()
-    waiting = len(JournalReader(journal_path(path)).paths())
+    waiting = len(JournalReader(journal_path(path)).places())
     assert waiting >= STEPS - 1
     fit(fit(adam_mlp(), epochs=1), recorder(path, resume=True), epochs=3)
     assert validate(path) == []
@@ -213,12 +213,12 @@ model.fit(*vectors(24), batch_size=8, shuffle=False, verbose=0, callbacks=[trace
         try:
             assert training.stdout is not None
             assert training.stdout.readline() == "alone\n"
-            count = len(JournalReader(journal_path(path)).paths())
+            count = len(JournalReader(journal_path(path)).places())
             assert count >= STEPS - 1
             # Whatever on_error says: hours of training without a trace are not what was asked for.
             with pytest.raises(TraceError, match=rf"still running \(process {training.pid}\)"):
                 fit(adam_mlp(), Tracer(path, resume=True, progress=False))
-            assert len(JournalReader(journal_path(path)).paths()) >= count
+            assert len(JournalReader(journal_path(path)).places()) >= count
         finally:
             training.kill()
 

@@ -46,7 +46,7 @@ class PendingStep:
     step
         Its number.
     collect
-        Turns its tensors into arrays; called in the writing thread.
+        Turns its tensors into arrays.
     """
 
     step: int

@@ -1,11 +1,10 @@
-"""One run's way from taps to journal: a thread that writes, and the recorder that follows it."""
+"""One run's way from taps to journal, and the recorder that follows it."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
-import queue
-import threading
+import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from steptrace_schema.format.attributes import Event, Missing, TraceAttributes
 from steptrace_schema.format.disk_limit import DiskLimit
 from steptrace_schema.human import human_bytes
 from steptrace_schema.journal.declaration import Declaration
+from steptrace_schema.journal.ring import RingSize
 from steptrace_schema.journal.where import journal_path
 from steptrace_schema.journal.writer import JournalWriter
 from steptrace_schema.storage.contents import file_sizes
@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 
 _JOURNAL_POLL_SECONDS = 0.05
 _CLOSE_POLL_SECONDS = 0.1
+_RING_PART = 8
+"""Of the disk that is free, the ring takes no more than one of so many parts: it is not given back
+before the end, and the store needs room too."""
+_HEADER_BYTES = 2**15
+"""More than the names and shapes of a step's arrays take, mostly; longer steps have their files."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +58,11 @@ class Summary:
 
 
 class Recording:
-    """Writes steps into a journal, in order, from a separate thread.
+    """Writes steps into a journal, in order.
 
-    While a step is being written the next one may run, but no more than that: when the process is
-    killed, all steps but the one in flight and the one before it are in the journal.
-
-    An error in the thread is raised by the next :meth:`put`, and by :meth:`close`.
+    A step is written by the thread that trains, straight from its tensors, which are then let go:
+    the training would have to copy weights that something else still holds. When the process is
+    killed, all steps but the one in flight are in the journal.
 
     Parameters
     ----------
@@ -100,9 +104,6 @@ class Recording:
         self.record_bytes = 0
         """Bytes of a step's arrays, so that shards are made for them whatever is recorded first."""
         self._error: Exception | None = None
-        self._queue: queue.Queue[PendingStep | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._write, name="steptrace-journal", daemon=True)
-        self._thread.start()
 
     @property
     def raw_bytes(self) -> int:
@@ -110,22 +111,24 @@ class Recording:
         return self._raw_bytes
 
     def put(self, pending: PendingStep) -> None:
-        """Hand over one step; waits until the one before is in the journal.
+        """Write one step into the journal.
 
         Raises
         ------
         TraceError
-            If an earlier step could not be written, or the recorder has failed.
+            If it could not be written, or the recorder has failed.
         """
-        self._queue.join()
-        self._raise_error()
-        self._queue.put(pending)
+        try:
+            self._append(pending)
+        except Exception as error:
+            self._error = error
+            self._raise_error()
         self._recorder.check()
 
     def close(
         self, status: Status, reason: str | None, waiting: Callable[[int], None]
     ) -> Summary | None:
-        """Write what is queued, and wait until the recorder has finished the store.
+        """Say how the run ended, and wait until the recorder has finished the store.
 
         Parameters
         ----------
@@ -144,8 +147,6 @@ class Recording:
         TraceError
             If a step could not be written, or the recorder failed.
         """
-        self._queue.put(None)
-        self._thread.join()
         if self._journal is None:
             self._recorder.release()
             while not self._recorder.wait(_CLOSE_POLL_SECONDS):
@@ -188,15 +189,6 @@ class Recording:
             msg = f"{self._store}: a step could not be recorded ({self._error})"
             raise TraceError(msg) from self._error
 
-    def _write(self) -> None:
-        while (pending := self._queue.get()) is not None:
-            try:
-                self._append(pending)
-            except Exception as error:  # whatever it is, it belongs to the training thread
-                self._error = error
-            finally:
-                self._queue.task_done()
-
     def _append(self, pending: PendingStep) -> None:
         collected = pending.collect()
         arrays = collected.arrays
@@ -215,6 +207,7 @@ class Recording:
             self._require_room(self._room, declaration, pending.step, size)
         if self._journal is None:
             self._journal = self._begin(declaration)
+            self._make_ring(self._journal, declaration, JournalWriter.size(pending.step, arrays))
         elif is_new:
             self._journal.declare(declaration)
         self._arrays, self._attributes = declaration.arrays, declaration.attributes
@@ -229,6 +222,15 @@ class Recording:
     def _begin(self, declaration: Declaration) -> JournalWriter:
         """Make the journal, which the recorder waits for."""
         return JournalWriter.create(journal_path(self._store), declaration)
+
+    def _make_ring(self, journal: JournalWriter, declaration: Declaration, size: int) -> None:
+        """Make a ring for records like the first one, but where every byte is counted."""
+        if self._room is not None:
+            return
+        room = min(self._journal_limit, shutil.disk_usage(journal.directory).free // _RING_PART)
+        ring = RingSize.within(max(size, self.record_bytes + _HEADER_BYTES), room)
+        if ring is not None and ring.slots >= declaration.attributes.shard_steps:
+            journal.make_ring(ring)
 
     def _require_room(
         self, room: JournalRoom, declaration: Declaration, step: int, size: int

@@ -78,7 +78,9 @@ class RetryingMover:
     def _try(self, action: Callable[[JournalMover], object]) -> UnreachableError | None:
         try:
             with object_store_errors(self._store):
-                self._mover = self._mover or JournalMover(self._journal, self._store)
+                if self._mover is None:
+                    # The machine has been running since the first record was written.
+                    self._mover = JournalMover(self._journal, self._store, checks=False)
                 action(self._mover)
         except UnreachableError as error:
             sys.stderr.write(f"{error}\n")
