@@ -88,6 +88,11 @@ def _proved(attributes: "TraceAttributes") -> str:
         return f"the step ran without the tracer, and was computed beside for the record{why}"
     if not proofs:
         return ""
+    if noisy := next((proof for proof in proofs if proof.repeats is False), None):
+        return (
+            f"cannot be shown, since two runs of step {noisy.step} without the tracer leave other "
+            "bits, too; make the operations deterministic to have it shown"
+        )
     shown = format_steps([proof.step for proof in proofs if proof.note is None])
     when = f"at steps {shown}" if shown else f"({proofs[0].note})"
     return f"every variable had the same bits with and without the tracer {when}"

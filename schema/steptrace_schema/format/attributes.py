@@ -95,6 +95,8 @@ class Proof(_Model):
     """How the step was captured."""
     identical: bool
     """Whether every variable that the step may change had the same bits after both."""
+    repeats: bool | None = None
+    """Whether two runs without the tracer had the same bits; None where that was not asked."""
     note: str | None = None
     """The first variable that differed, or why nothing was compared."""
 

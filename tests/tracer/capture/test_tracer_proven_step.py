@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose
 
 from keras_models import cnn, images, mlp, vectors, weights_of
 from steptrace_analyzer import open_trace
+from steptrace_analyzer.cli.info import info
 from steptrace_schema.errors import TraceError
 from steptrace_schema.store.opening import read_attributes
 from steptrace_tracer import Tracer
@@ -238,6 +239,47 @@ def test_an_operation_that_fails_in_the_middle_of_a_step_ends_the_training(tmp_p
     found = read_attributes(tmp_path / "run.zarr")
     assert found.status == "incomplete"
     assert found.steps_recorded["gradients"] == 4
+
+
+def test_a_step_that_does_not_repeat_itself_has_no_bits_to_keep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Clocked(keras.Sequential):  # type: ignore[misc]
+        def train_step(self, data: Any) -> Any:
+            logs = super().train_step(data)
+            bias = self.layers[-1].bias
+            bias.assign_add(1e-3 * tf.cast(tf.timestamp() % 1.0, "float32") * tf.ones_like(bias))
+            return logs
+
+    model = Clocked([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    fit(model, tracer(path := tmp_path / "run.zarr"))
+    found = read_attributes(path)
+    assert found.status == "complete"
+    assert set(found.capture.values()) == {"inside"}
+    assert [(p.step, p.identical, p.repeats) for p in found.proofs] == [(0, False, False)]
+    assert "bias" in str(found.proofs[0].note)
+    info(path)
+    assert "cannot be shown, since two runs of step 0" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_network_that_looks_words_up_is_recorded(tmp_path: Path) -> None:
+    def train(*callbacks: Any) -> Any:
+        keras.utils.set_random_seed(3)
+        words = keras.layers.TextVectorization(20, output_sequence_length=4)
+        words.adapt(texts := np.array(["a b c", "b d", "c a a", "d e f"]))
+        layers = (words, keras.layers.Embedding(20, 3), keras.layers.Flatten())
+        model = keras.Sequential([keras.Input((), dtype="string"), *layers, keras.layers.Dense(1)])
+        model.compile("adam", "mse")
+        data = tf.data.Dataset.from_tensor_slices((texts, np.arange(4.0))).batch(2)
+        model.fit(data, epochs=2, shuffle=False, verbose=0, callbacks=callbacks)
+        return model
+
+    traced = train(tracer(tmp_path / "run.zarr"))
+    assert state_of(traced) == state_of(train())
+    found = read_attributes(tmp_path / "run.zarr")
+    assert found.status == "complete"
+    assert [proof.identical for proof in found.proofs] == [True, True]
 
 
 def test_an_eager_step_cannot_be_recorded_beside(tmp_path: Path) -> None:

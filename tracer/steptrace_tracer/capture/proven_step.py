@@ -82,8 +82,10 @@ class ProvenStep:
         self._signatures: set[Any] = set()
         self._runs = 0
         # An operation that runs by itself computes the same, whatever else uses its result.
-        # What is spread over replicas is not copied reliably, so that nothing is compared there.
-        self._proves = capture == "auto" and not program.eager and program.strategy is None
+        # The function of Keras for several replicas compiles another program where it is handed
+        # single batches.
+        spread = program.strategy is not None and not program.calls_strategy_run
+        self._proves = capture == "auto" and not program.eager and not spread
         self._is_known = False
         self._puts_back = False
         self._original_ran = False
@@ -214,9 +216,17 @@ class ProvenStep:
         result = original()
         reached = state.copy()
         difference = state.first_difference(after, reached)
-        self._note(step, difference is None, difference)
-        if difference is None:
-            if self._runs == _FIRST_PROOFS:
+        repeats = None
+        if difference is not None and not self.traced.draws_random_numbers:
+            state.put_back(before)
+            original()
+            repeats = state.first_difference(reached, state.copy()) is None
+            state.put_back(reached)
+        self._note(step, difference is None, difference, repeats)
+        if difference is None or repeats is False:
+            # A step that leaves other bits each time has none that the taps could change.
+            self._proves = difference is None
+            if self._runs == _FIRST_PROOFS and self._proves:
                 self._memory.keep(str(self._fingerprint), "inside")
             return StepResult(result, traced.tensors, traced.wall_time, traced.duration)
         self._memory.keep(str(self._fingerprint), "beside")
@@ -238,8 +248,12 @@ class ProvenStep:
         self.traced = BesideStep(*self._arguments)
         self.traced.probe = probe
 
-    def _note(self, step: int, identical: bool, note: str | None) -> None:
-        proof = Proof(step=step, time=_now(), way="inside", identical=identical, note=note)
+    def _note(
+        self, step: int, identical: bool, note: str | None, repeats: bool | None = None
+    ) -> None:
+        proof = Proof(
+            step=step, time=_now(), way="inside", identical=identical, repeats=repeats, note=note
+        )
         self.proofs = (*self.proofs, proof)
 
 

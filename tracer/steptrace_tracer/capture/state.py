@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.capture.resource_uses import READING, ResourceUses
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,6 +29,8 @@ _OUTSIDE = (
 )
 """How the names of operations begin that act on something else than variables."""
 
+_NO_VARIABLE = "it changes a resource that is no variable, which cannot be copied"
+
 
 class StepState:
     """Copies, and puts back, what a compiled step may change.
@@ -46,10 +49,18 @@ class StepState:
     """
 
     def __init__(self, function: tf.types.experimental.ConcreteFunction, program: Program) -> None:
-        used = {id(tensor) for tensor in function.captured_inputs}
+        uses = ResourceUses(function)
+        changed = {
+            id(tensor)
+            for tensor in function.captured_inputs
+            if tensor.dtype == tf.resource and not uses.of(tensor) <= READING
+        }
         parts = _with_components((*function.variables, *program.variables()))
-        self._variables = list({id(v.handle): v for v in parts if id(v.handle) in used}.values())
-        self.obstacle = _other_resource(function, parts) or outside_effect(function)
+        found = {id(v.handle): v for v in parts if id(v.handle) in changed}
+        self._variables = list(found.values())
+        self.obstacle = outside_effect(function)
+        if self.obstacle is None and changed - found.keys():
+            self.obstacle = _NO_VARIABLE
         self._read = tf.function(self._values, autograph=False)
         self._write = tf.function(self._assign, autograph=False)
 
@@ -80,17 +91,6 @@ class StepState:
 def _with_components(variables: Iterable[Any]) -> list[Any]:
     """Return variables, those of each replica where one is spread over several."""
     return [part for v in variables for part in getattr(v, "values", (v,))]
-
-
-def _other_resource(function: Any, variables: list[Any]) -> str | None:
-    """Return what the step uses that is no variable, such as a table or an iterator."""
-    known = {id(variable.handle) for variable in variables}
-    others = [
-        tensor
-        for tensor in function.captured_inputs
-        if tensor.dtype == tf.resource and id(tensor) not in known
-    ]
-    return "it uses a resource that cannot be copied" if others else None
 
 
 def outside_effect(function: Any) -> str | None:
