@@ -9,6 +9,7 @@ import numpy as np
 
 from steptrace_analyzer.anomalies.batches import UNUSUAL, input_change, loss_change
 from steptrace_analyzer.anomalies.finding import NOT_KNOWN, CauseKind, NotJudgedError
+from steptrace_analyzer.anomalies.optimizer.setting import Setting
 from steptrace_analyzer.anomalies.outside import outside_changes
 from steptrace_analyzer.anomalies.words import listed, number, times
 from steptrace_analyzer.trace.batch import is_target
@@ -62,6 +63,12 @@ def cause_of_jump(signals: Signals, jump: Jump, earlier: Sequence[Jump]) -> Caus
                 f"({number(rate.value)} instead of {number(rate.usual)})",
                 "look at what sets the learning rate here: a schedule, a callback, a resume",
             )
+    if jump.kind == "jump" and _is_average(signals, jump.step):
+        return Cause(
+            "set-up",
+            "the optimizer put the moving averages in the weights' place, as its "
+            "ema_overwrite_frequency asks",
+        )
     if jump.kind == "jump" and _is_outside(signals, jump):
         return Cause(
             "outside",
@@ -83,6 +90,14 @@ def cause_of_jump(signals: Signals, jump: Jump, earlier: Sequence[Jump]) -> Caus
         )
     in_losses = cause_in_losses(signals, jump.step)
     return in_losses or Cause("not known", NOT_KNOWN, CHECK_BATCH)
+
+
+def _is_average(signals: Signals, step: int) -> bool:
+    """Whether the optimizer is set to put averages in the weights' place at a step."""
+    try:
+        return Setting.of(signals).averages_at(step)
+    except NotJudgedError:
+        return False
 
 
 def _is_outside(signals: Signals, jump: Jump) -> bool:

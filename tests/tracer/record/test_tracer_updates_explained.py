@@ -48,6 +48,12 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "average": lambda: keras.optimizers.Adam(
         0.003, use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=10
     ),
+    "average_clipped": lambda: keras.optimizers.Adam(
+        keras.optimizers.schedules.CosineDecay(1e-2, 100),
+        clipnorm=0.1,
+        use_ema=True,
+        ema_overwrite_frequency=13,
+    ),
     "loss_scale": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.003)),
     "schedule": lambda: keras.optimizers.AdamW(
         keras.optimizers.schedules.CosineDecay(1e-4, 60, warmup_target=3e-3, warmup_steps=10)
@@ -120,6 +126,17 @@ def test_one_weight_that_is_changed_by_a_hundredth_is_seen(name: str, tmp_path: 
     assert explained.explained is False
     assert "1 element changed outside the optimizer" in explained.explain()
     assert explain_update(trace, CHANGED - 2, "hidden/kernel").explained is True
+
+
+def test_averages_that_the_optimizer_puts_in_place_are_no_fault(tmp_path: Path) -> None:
+    optimizer = keras.optimizers.Adam(0.01, use_ema=True, ema_overwrite_frequency=12)
+    found = diagnose(_train(tmp_path / "run.zarr", optimizer), rules=["outside", "update_jump"])
+    steps = {each.first_step for each in found.findings}
+    assert steps
+    assert steps <= {11, 23, 35}
+    for each in found.findings:
+        assert (each.severity, each.cause_kind) == ("info", "set-up")
+        assert "ema_overwrite_frequency" in each.cause
 
 
 @pytest.mark.parametrize("name", ["momentum", "rmsprop_centered", "adadelta", "amsgrad", "nadam"])

@@ -30,6 +30,7 @@ _CLIPS: Final = ("clipnorm", "clipvalue", "global_clipnorm")
 _FLUSHED: Final = 1e-28  # processors may take numbers near 1e-38 for zero, and divide by 1e-7
 _SPARSE: Final = 16  # times as many where the rows of an embedding are added one by one
 _CLIPPED: Final = 4  # times as much where a norm, a long sum, was divided by
+_MIX: Final = 2  # units in the last place that an average of weights loses at each update
 _EPS: Final = float(np.finfo(np.float32).eps)
 
 
@@ -237,12 +238,17 @@ class Replay:
         """Return the moving average of the weights after an update, where the optimizer has one."""
         if not self._setting.config.get("use_ema"):
             return None
-        momentum = np.float32(self._setting.config.get("ema_momentum") or 0.0)
-        weight = after - found.recorded + found.explained
+        # Where the average took the weight's place, only the formula gives the weight before that.
+        weight = after - found.recorded + found.explained if found.beyond.any() else after
         if average is None or applied == 1:
             return weight
+        momentum = self._ema_momentum
         mixed = momentum * average + (np.float32(1) - momentum) * weight
         return np.asarray(mixed, dtype=np.float32)
+
+    @property
+    def _ema_momentum(self) -> np.float32:
+        return np.float32(self._setting.config.get("ema_momentum") or 0.0)
 
     def _overwritten(
         self, found: Residual, average: Array | None, weight: Array, after: Array, applied: int
@@ -251,8 +257,11 @@ class Replay:
         if average is None or not found.beyond.any():
             return found
         error = np.abs(average - after)
-        unit = np.spacing(np.maximum(np.abs(after), np.abs(average)))
-        beyond = error > (ULP + ROUNDINGS) * unit
+        largest = np.maximum(np.maximum(np.abs(after), np.abs(average)), np.abs(weight))
+        unit = np.spacing(largest)
+        # Each mix rounds its terms and their sum, and the average forgets with its momentum.
+        mixes = min(float(applied), 1 / max(1 - float(self._ema_momentum), _EPS))
+        beyond = error > (ULP + ROUNDINGS + _MIX * mixes) * unit
         if beyond.any():
             return found
         return dataclasses.replace(

@@ -80,6 +80,13 @@ class Setting:
         """Batches whose gradients make one update."""
         return int(self.config.get("gradient_accumulation_steps") or 1)
 
+    def averages_at(self, step: int) -> bool:
+        """Whether the update of a step puts the moving averages in the weights' place."""
+        every = self.config.get("ema_overwrite_frequency")
+        if not self.config.get("use_ema") or not every:
+            return False
+        return (step + 1) % (int(every) * self.accumulation) == 0
+
     def clip(self, name: str) -> np.float32 | None:
         """Return ``clipnorm``, ``clipvalue`` or ``global_clipnorm``, None where it is not set."""
         limit = self.config.get(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from steptrace_analyzer.anomalies.causes import cause_of_jump
 from steptrace_analyzer.anomalies.finding import Finding
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from steptrace_analyzer.anomalies.findings import Jump
     from steptrace_analyzer.anomalies.signals import Signals
     from steptrace_schema.names import Kind
+
+_OVERWRITTEN: Final = "what the weights had learned is overwritten in part"
 
 
 def update_jump(signals: Signals, *, z: float = 8.0) -> Iterator[Finding]:
@@ -93,10 +95,11 @@ def _finding(signals: Signals, jump: Jump, rule: str, z: float) -> Finding:
         steps = signals.norms(kind).steps.tolist()
         last = int(steps[min(steps.index(jump.step) + jump.duration, len(steps)) - 1])
         text += f"; it stayed unusually large for {jump.duration} steps"
-    harmed = jump.kind == "jump" and is_harmed(signals)
+    intended = cause.kind == "set-up"
+    harmed = jump.kind == "jump" and not intended and is_harmed(signals)
     return Finding(
         rule=rule,
-        severity="error" if harmed else "info" if damped else "warning",
+        severity="error" if harmed else "info" if damped or intended else "warning",
         first_step=jump.step,
         last_step=last,
         explanation=f"{text}. Cause: {cause.text}.",
@@ -107,7 +110,7 @@ def _finding(signals: Signals, jump: Jump, rule: str, z: float) -> Finding:
         threshold=z,
         cause=cause.text,
         cause_kind=cause.kind,
-        consequence="what the weights had learned is overwritten in part" if not damped else "",
+        consequence="" if damped or intended else _OVERWRITTEN,
         remedy=cause.remedy,
         evidence={
             "z": top.z,
