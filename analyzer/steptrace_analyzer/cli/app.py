@@ -23,6 +23,7 @@ _COMMANDS: Final = {
         "plot": "plot:app",
         "animate": "animate:animate",
         "report": "report:report",
+        "view": "view:view",
         "pack": "pack:pack",
         "unpack": "unpack:unpack",
         "recover": "recover:recover",

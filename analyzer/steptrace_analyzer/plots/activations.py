@@ -67,6 +67,8 @@ class ActivationPoints:
         Which input of the probe the value belongs to.
     position
         Where among all values of its sample, as a share from 0 to 1.
+    unit
+        Which output unit (last axis) it belongs to.
     total
         How many values the step has.
     non_finite
@@ -78,6 +80,7 @@ class ActivationPoints:
     after: npt.NDArray[np.float64]
     sample: npt.NDArray[np.intp]
     position: npt.NDArray[np.float64]
+    unit: npt.NDArray[np.intp]
     total: int
     non_finite: int
 
@@ -238,9 +241,18 @@ def _layer_with_preactivation(trace: xr.DataTree, name: str | None) -> str:
     return choose_layer(trace, "probe", name, lambda path: path.endswith(f"/{PREACTIVATION}"))
 
 
-def _points(trace: xr.DataTree, path: str, step: int, most: int) -> ActivationPoints:
-    before = read_step(trace, "probe", f"{path}/{PREACTIVATION}", step)
-    after = read_step(trace, "probe", f"{path}/{OUTPUT}", step)
+def activation_points(
+    before: npt.NDArray[np.float64], after: npt.NDArray[np.float64], step: int, most: int
+) -> ActivationPoints:
+    """Return inputs and outputs of an activation function as points, at most `most`, evenly taken.
+
+    Parameters
+    ----------
+    before, after
+        Dims (sample, ...), the last one the unit.
+    step, most
+        The step that they are of, and how many points there may be.
+    """
     samples = before.shape[0]
     per_sample = before.size // samples if samples else 0
     sample, place = np.divmod(np.arange(before.size), max(per_sample, 1))
@@ -255,9 +267,16 @@ def _points(trace: xr.DataTree, path: str, step: int, most: int) -> ActivationPo
         after=flat_after[kept],
         sample=sample[kept],
         position=place[kept] / max(per_sample - 1, 1),
+        unit=place[kept] % max(before.shape[-1] if before.ndim > 1 else 1, 1),
         total=before.size,
         non_finite=int(before.size - known.size),
     )
+
+
+def _points(trace: xr.DataTree, path: str, step: int, most: int) -> ActivationPoints:
+    before = read_step(trace, "probe", f"{path}/{PREACTIVATION}", step)
+    after = read_step(trace, "probe", f"{path}/{OUTPUT}", step)
+    return activation_points(before, after, step, most)
 
 
 def _draw_function(axes: Axes, points: ActivationPoints, colours: list[str]) -> None:

@@ -14,18 +14,17 @@ from PIL import Image
 from steptrace_analyzer.plots.activations import activations_data, draw_activations
 from steptrace_analyzer.plots.flow import draw_flow
 from steptrace_analyzer.plots.flow_data import flow_data
-from steptrace_analyzer.plots.limits import padded_range
 from steptrace_analyzer.plots.parameters import draw_parameters, parameters_data
 from steptrace_analyzer.plots.player import player_page
 from steptrace_analyzer.plots.style import style
 from steptrace_analyzer.plots.subject import layer_tensors, model_name
 from steptrace_analyzer.plots.units import moving_units
+from steptrace_analyzer.plots.value_limits import value_limits
 from steptrace_analyzer.plots.weights import draw_weights, weights_data, weights_ranges
 from steptrace_analyzer.progress import untold
-from steptrace_analyzer.trace.described import described_tensors, statistics_table
 from steptrace_analyzer.trace.files import output_file
 from steptrace_analyzer.trace.open import opened
-from steptrace_analyzer.trace.select import get_tensor, recorded_steps, resolve_step
+from steptrace_analyzer.trace.select import get_tensor, recorded_steps
 from steptrace_schema.errors import StepNotRecordedError, TraceError
 from steptrace_schema.names import OUTPUT, PREACTIVATION
 
@@ -198,40 +197,18 @@ def drawing(
     if view == "parameters":
         path = parameters_data(trace, layer).layer
         limits = (
-            _limits(trace, "weights", layer_tensors(trace, "weights", path), steps),
-            _limits(trace, "updates", layer_tensors(trace, "updates", path), steps),
+            value_limits(trace, "weights", layer_tensors(trace, "weights", path), steps),
+            value_limits(trace, "updates", layer_tensors(trace, "updates", path), steps),
         )
         last = parameters_data(trace, path, steps[-1])
         units = moving_units(last.unit, last.update)
         return lambda step: draw_parameters(parameters_data(trace, path, step), limits, units)
     path = activations_data(trace, layer).layer
     both = (
-        _limits(trace, "probe", [f"{path}/{PREACTIVATION}"], steps),
-        _limits(trace, "probe", [f"{path}/{OUTPUT}"], steps),
+        value_limits(trace, "probe", [f"{path}/{PREACTIVATION}"], steps),
+        value_limits(trace, "probe", [f"{path}/{OUTPUT}"], steps),
     )
     return lambda step: draw_activations(activations_data(trace, path, [step]), both)
-
-
-def _limits(
-    trace: xr.DataTree, kind: Kind, paths: Sequence[str], steps: Sequence[int]
-) -> tuple[float, float]:
-    """Return the smallest and the largest finite value of some tensors over the steps."""
-    table = statistics_table(trace, kind)
-    if table is not None:
-        names = described_tensors(table)
-        columns = [names.index(path) for path in paths if path in names]
-        rows = np.flatnonzero(np.isin(recorded_steps(table), steps))
-        if columns and rows.size:
-            ends = table.isel(tensor=columns, step=rows).sel(statistic=["min", "max"])
-            return padded_range(np.asarray(ends.to_numpy(), dtype=np.float64))
-    ends_read = []
-    for path in paths:
-        array = get_tensor(trace, kind, path)
-        for step in steps:
-            values = array.sel(step=resolve_step(array, step)).to_numpy()
-            known = values[np.isfinite(values)]
-            ends_read += [known.min(), known.max()] if known.size else []
-    return padded_range(np.asarray(ends_read))
 
 
 def _even(steps: Sequence[int], most: int) -> list[int]:

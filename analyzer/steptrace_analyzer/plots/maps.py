@@ -243,7 +243,7 @@ def _draw_features(
         tiling = lay_out(values)
         tiling = dataclasses.replace(tiling, x_label="unit", y_label="time")
     else:
-        tiling = _channel_tiles(values, channels)
+        tiling = channel_tiles(values, channels)
     drawn = tiling.image[~tiling.gap]
     signed = bool((finite(drawn) < 0).any())
     norm = symmetric_norm(drawn) if signed else positive_norm(drawn)
@@ -257,7 +257,8 @@ def _draw_features(
         notes.append(non_finite_note(name, bad))
 
 
-def _channel_tiles(values: npt.NDArray[np.float64], channels: npt.NDArray[np.intp]) -> Tiling:
+def channel_tiles(values: npt.NDArray[np.float64], channels: npt.NDArray[np.intp]) -> Tiling:
+    """Lay channels (last axis) out as tiles beside each other; of a volume its middle slice."""
     note = ""
     while values.ndim > 3:
         values = values[values.shape[0] // 2]

@@ -6,12 +6,10 @@ import base64
 import io
 from typing import TYPE_CHECKING, Final
 
-import matplotlib
-import numpy as np
 from PIL import Image
 
 from steptrace_analyzer.plots.limits import magnitude_limit, shared_norm
-from steptrace_analyzer.plots.style import DIVERGING, NON_FINITE, SEQUENTIAL
+from steptrace_analyzer.plots.pixels import pixels
 from steptrace_analyzer.plots.subject import has_step, layer_classes, layer_tensors, read_step
 from steptrace_analyzer.plots.tiles import lay_out
 from steptrace_analyzer.report.contents import Picture, Shown
@@ -61,12 +59,9 @@ def thumbnails(trace: xr.DataTree, layer: str, choices: StepChoices) -> tuple[Sh
 
 
 def _picture(tiling: Tiling, norm: Normalize, alt: str) -> Picture:
-    colours = matplotlib.colormaps[DIVERGING if tiling.signed else SEQUENTIAL]
-    with np.errstate(invalid="ignore"):
-        pixels = np.asarray(colours(norm(tiling.image)), dtype=np.float64)[..., :3]
-    pixels[~np.isfinite(tiling.image)] = matplotlib.colors.to_rgb(NON_FINITE)
-    pixels[tiling.gap] = 1.0
-    image = Image.fromarray((255 * pixels).round().astype(np.uint8))
+    coloured = pixels(tiling, norm)
+    coloured[tiling.gap] = 255
+    image = Image.fromarray(coloured[..., :3])
     rows, columns = tiling.image.shape
     wide, tall = _WIDTH, _HEIGHT
     if tiling.square:
