@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from steptrace_schema.errors import NotATraceError
 from steptrace_schema.format.attributes import TraceAttributes
 from steptrace_schema.names import ATTRIBUTES_KEY, DIGESTS, KINDS, STATISTICS, STEP, TENSOR, Kind
 from steptrace_schema.statistics.digests import UNKNOWN_DIGEST, row_digests
+from steptrace_schema.storage.names import open_to_read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from steptrace_analyzer.trace.open import TraceOrPath
 
 _FORMAT: Final = "steptrace fingerprint 1"
-_LARGEST_FILE: Final = 2**30
+_LARGEST_FILE: Final = 2**28
 
 
 class _Digests(BaseModel):
@@ -149,7 +151,8 @@ def read_fingerprint(path: Path) -> xr.DataTree:
         msg = f"{path} is larger than any fingerprint; {advice}"
         raise NotATraceError(msg)
     try:
-        found = _Fingerprint.model_validate_json(path.read_bytes())
+        with os.fdopen(open_to_read(path), "rb") as file:
+            found = _Fingerprint.model_validate_json(file.read(_LARGEST_FILE))
         groups = {
             f"/{STATISTICS}/{kind}": _dataset(
                 np.array(digests.steps, np.int64), digests.tensors, _decoded(digests)

@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from steptrace_analyzer.progress import untold
 from steptrace_analyzer.trace.files import output_file
@@ -20,6 +20,7 @@ from steptrace_schema.journal.reader import JournalReader
 from steptrace_schema.journal.where import journal_path
 from steptrace_schema.moving.reencode import reencode
 from steptrace_schema.storage.location import is_packed
+from steptrace_schema.storage.names import open_to_read
 from steptrace_schema.storage.packed import Archive
 from steptrace_schema.store.opening import read_attributes
 
@@ -118,11 +119,19 @@ def _zip(path: Path, output: Path, progress: Progress) -> None:
             member = zipfile.ZipInfo(file.relative_to(path).as_posix(), date_time=_EPOCH)
             member.external_attr = 0o644 << 16
             member.file_size = file.stat().st_size
-            with file.open("rb") as source, archive.open(member, "w") as target:
+            with _opened(file) as source, archive.open(member, "w") as target:
                 while block := source.read(_BLOCK):
                     target.write(block)
                     done += len(block)
                     progress(done, total)
+
+
+def _opened(file: Path) -> IO[bytes]:
+    try:
+        return os.fdopen(open_to_read(file), "rb")
+    except ValueError as error:
+        msg = f"{file} is not packed ({error}); copy the trace again, or do not trust it"
+        raise DamagedTraceError(msg) from error
 
 
 def _without_links(path: Path) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
@@ -9,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from steptrace_schema.journal.place import MemoryPlace, SlotPlace
 from steptrace_schema.journal.record import Record, step_number, unreadable
 from steptrace_schema.names import STEP
+from steptrace_schema.storage.names import open_to_read
 
 if TYPE_CHECKING:
     from collections.abc import Set
@@ -29,6 +31,7 @@ class MappedRecord:
         self.path = path
         self.index = int(path.stem)
         try:
+            os.close(open_to_read(path))  # the package would wait for a pipe
             file: Any = safe_open(path, framework="np")  # Any: the package has no types for it
             self.nbytes = path.stat().st_size
             self.step = step_number(file.metadata()[STEP])

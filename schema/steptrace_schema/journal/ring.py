@@ -224,7 +224,7 @@ class Ring:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._descriptor = open_to_read(path)
+            self._descriptor = open_to_read(path, holes=True)
         except ValueError as error:
             raise self._damaged(str(error)) from error
         self._close = weakref.finalize(self, os.close, self._descriptor)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from steptrace_schema.errors import TraceError
-from steptrace_schema.storage.names import open_to_write
+from steptrace_schema.storage.names import open_to_read, open_to_write
 from steptrace_schema.storage.posix import is_running, try_lock
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ MOVER: Final = "lock"
 WRITER: Final = "writer"
 """The file locked by the training that writes records; it holds the number of its process."""
 
+_LONGEST_NUMBER: Final = 20
 _ATTEMPTS: Final = 10
 _SECONDS_BETWEEN: Final = 0.01
 
@@ -74,8 +75,9 @@ def hold_as_writer(journal: Path) -> int:
 def writer_of(journal: Path) -> int | None:
     """Return the number of the process that has written the journal, None if nothing says it."""
     try:
-        text = (journal / WRITER).read_text("utf-8", errors="replace")
-    except FileNotFoundError:
+        with os.fdopen(open_to_read(journal / WRITER), "rb") as file:
+            text = file.read(_LONGEST_NUMBER).decode("utf-8", errors="replace")
+    except (FileNotFoundError, ValueError):
         return None
     # A number that no process has says nothing; 0 and negative ones mean groups of processes.
     process = int(text) if re.fullmatch(r"[1-9]\d{0,9}", text, re.ASCII) else None
@@ -102,7 +104,10 @@ def _take(lock: int) -> bool:
 
 def _is_locked(path: Path) -> bool:
     try:
-        with path.open("rb") as lock:
-            return not try_lock(lock.fileno(), shared=True)  # others may look at the same time
-    except FileNotFoundError:
+        descriptor = open_to_read(path)
+    except (FileNotFoundError, ValueError):  # a pipe or a device is no lock of a journal
         return False
+    try:
+        return not try_lock(descriptor, shared=True)  # others may look at the same time
+    finally:
+        os.close(descriptor)

@@ -11,6 +11,7 @@ from steptrace_schema.storage.posix import (
     CLOSED_BY_CHILD,
     NO_LINK,
     NO_WAIT,
+    is_mostly_holes,
     is_regular,
     read_exactly,
 )
@@ -51,21 +52,32 @@ def inside(location: object, name: str) -> str:
     raise DamagedTraceError(msg)
 
 
-def open_to_read(path: str | Path) -> int:
+def open_to_read(path: str | Path, *, holes: bool = False) -> int:
     """Open a regular file and return its descriptor; it may be a link.
+
+    Parameters
+    ----------
+    path
+        The file.
+    holes
+        Whether most of it may be holes, which take no space, so that it may claim any size.
 
     Raises
     ------
     ValueError
-        If it is a folder, a pipe or a device: to read from one may never end.
+        If it is a folder, a pipe or a device: to read from one may never end; or mostly holes.
     OSError
         If it cannot be opened.
     """
     descriptor = os.open(path, os.O_RDONLY | CLOSED_BY_CHILD | NO_WAIT | BINARY)
-    if is_regular(descriptor):
+    msg = ""
+    if not is_regular(descriptor):
+        msg = "it is no regular file"
+    elif not holes and is_mostly_holes(descriptor):
+        msg = f"of its {os.fstat(descriptor).st_size} bytes nearly all are holes"
+    if not msg:
         return descriptor
     os.close(descriptor)
-    msg = "it is no regular file"
     raise ValueError(msg)
 
 

@@ -7,6 +7,7 @@ replace and delete files that are open, which Windows does not allow.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING, Any, Final
@@ -38,6 +39,8 @@ CLOSED_BY_CHILD: Final[int] = getattr(os, "O_CLOEXEC", 0)
 BINARY: Final[int] = getattr(os, "O_BINARY", 0)
 
 _MOST_BUFFERS: Final = 512  # of one system call; the limit is 1024 on Linux
+_SMALL_FILE: Final = 2**20
+_DENSEST: Final = 64
 _LOCKED_BYTE: Final = 2**30  # behind the content, because Windows keeps others from reading it
 
 
@@ -173,3 +176,24 @@ def read_exactly(descriptor: int, begin: int, target: memoryview) -> None:
 def is_regular(descriptor: int) -> bool:
     """Whether an open file is a regular one, and no folder, pipe or device."""
     return stat.S_ISREG(os.fstat(descriptor).st_mode)
+
+
+def is_mostly_holes(descriptor: int) -> bool:
+    """Whether less than a 64th of an open file is on the disk: the rest reads as zeros.
+
+    Such a file may claim any size. False where the file system does not tell.
+    """
+    size = os.fstat(descriptor).st_size
+    if size < _SMALL_FILE or not hasattr(os, "SEEK_DATA"):
+        return False
+    there = end = 0
+    while there < size // _DENSEST:
+        try:
+            begin = os.lseek(descriptor, end, os.SEEK_DATA)
+            end = os.lseek(descriptor, begin, os.SEEK_HOLE)
+        except OSError as error:
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            return error.errno == errno.ENXIO  # no more data; others: it cannot be asked
+        there += end - begin
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return False

@@ -70,8 +70,13 @@ def read_metadata(location: Location) -> dict[str, dict[str, Any]]:
         If one cannot be read.
     """
     names = [name for name in metadata_files(location) if name != METADATA_FILE]
+    try:
+        contents = read_files(location, names)
+    except ValueError as error:
+        msg = f"{location}: a {METADATA_FILE} cannot be read ({error}); copy the trace again"
+        raise DamagedTraceError(msg) from error
     found = {}
-    for name, content in read_files(location, names).items():
+    for name, content in contents.items():
         key = name.removesuffix(f"/{METADATA_FILE}")
         try:
             found[key] = _checked(key, parse_json(content))

@@ -26,12 +26,12 @@ def metadata_files(path: Location) -> dict[str, bytes | str]:
     names = sorted(name for name in file_sizes(path) if PurePosixPath(name).name == METADATA_FILE)
     try:
         return dict(read_files(path, names))
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, OSError, ValueError):
         return {name: _content_or_reason(path, name) for name in names}
 
 
 def _content_or_reason(path: Location, name: str) -> bytes | str:
     try:
         return read_file(path, name)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
         return str(error)

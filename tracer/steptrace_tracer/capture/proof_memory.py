@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from steptrace_schema.format.attributes import Way
+from steptrace_schema.storage.names import open_to_read
 from steptrace_schema.version import PACKAGE_VERSION
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.capture.names import walk_layers
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from steptrace_tracer.capture.traced_step import TracedStep
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+_LONGEST_WAY = 100
 _OF_THE_LIBRARIES = ("keras", "tensorflow")
 _VARIABLES = ("TF_", "XLA_", "ONEDNN_", "DNNL_", "OMP_", "CUDA_")
 """Beginnings of environment variables that decide how TensorFlow computes."""
@@ -43,8 +45,9 @@ class ProofMemory:
     def recall(self, fingerprint: str) -> Way | None:
         """Return the way that was shown to be right, None where nothing is known."""
         try:
-            text = (self._folder / fingerprint).read_text(encoding="utf-8").strip()
-        except OSError:
+            with os.fdopen(open_to_read(self._folder / fingerprint), "rb") as file:
+                text = file.read(_LONGEST_WAY).decode("ascii").strip()
+        except (OSError, ValueError):  # what is no file of a word says nothing
             return None
         return next((way for way in get_args(Way) if way == text), None)
 
