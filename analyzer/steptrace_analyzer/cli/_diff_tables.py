@@ -46,6 +46,8 @@ def show_result(result: DiffResult, *, every: bool, wide: bool) -> None:
     """Print what a comparison of all tensors found."""
     steps = result.steps_text
     write_line(f"{result}, steps {steps}" if result.verdict == "equal" and steps else str(result))
+    if result.noise is not None:
+        write_line(str(result.noise))
     found = result.divergence
     if found is not None and result.verdict != "equal":
         for text in (*([found.origin] if found.origin else []), *found.recognised):

@@ -36,11 +36,17 @@ def compare(
     if as_json:
         write_json(found)
     else:
-        _show(found)
-    raise typer.Exit(1 if found.partings else _INCONCLUSIVE if found.inconclusive else 0)
+        show_compared(found)
+    raise typer.Exit(compared_status(found))
 
 
-def _show(found: "ComparedRuns") -> None:
+def compared_status(found: "ComparedRuns") -> int:
+    """Return the exit status."""
+    return 1 if found.partings else _INCONCLUSIVE if found.inconclusive else 0
+
+
+def show_compared(found: "ComparedRuns") -> None:
+    """Print which runs are equal, and where groups part."""
     for parting in found.partings:
         write_line(f"{', '.join(parting.first)} | {', '.join(parting.second)}")
         write_line(f"  {parting.origin}")

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steptrace_analyzer.cli._diff_outputs import write_files
 from steptrace_analyzer.cli._diff_tables import show_divergence, show_result, show_tensor
-from steptrace_analyzer.cli._options import Json, Kinds, OtherTrace, TracePath
+from steptrace_analyzer.cli._options import Json, Kinds, OtherTrace, TracePath, local_file
 from steptrace_analyzer.cli._output import progress, write_json, write_line
+from steptrace_analyzer.cli.compare import compared_status, show_compared
 from steptrace_schema.errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -79,6 +81,32 @@ def diff(
         int,
         typer.Option(help="Compare step t with step t + SHIFT of OTHER."),
     ] = 0,
+    align: Annotated[
+        bool,
+        typer.Option(
+            "--align",
+            help="Find the SHIFT that fits best, as of a resumed run whose steps count again.",
+        ),
+    ] = False,
+    ranks: Annotated[
+        bool,
+        typer.Option(
+            "--ranks",
+            help="TRACE is the folder of a distributed run: compare the weights of its processes.",
+        ),
+    ] = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Compare the weights with a Keras .weights.h5 or a .safetensors file.",
+            show_default=False,
+        ),
+    ] = None,
+    step: Annotated[
+        int,
+        typer.Option(help="Which weights --checkpoint is compared with: those before this step."),
+    ] = -1,
     tensor: Annotated[
         str | None, typer.Option(metavar="KIND/PATH", help="Show all numbers of one tensor.")
     ] = None,
@@ -93,12 +121,39 @@ def diff(
         ),
     ] = "rounding-sized",
     as_json: Json = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            parser=local_file,
+            help="Write one page with where the two part, layer by layer and in the first tensor.",
+            show_default=False,
+        ),
+    ] = None,
+    sarif: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            parser=local_file,
+            help="Write SARIF, which code hosts show beside a change.",
+            show_default=False,
+        ),
+    ] = None,
+    junit: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            parser=local_file,
+            help="Write JUnit XML, a test for each tensor.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Compare two traces, or two steps of one.
+    """Compare two traces, two steps of one, its processes, or its weights with a checkpoint.
 
     Shows where they first differ, what was computed there and from what, and by how much each
-    tensor differs. Wall-clock times are not compared. Exits with 1 if they differ, and with 2 if
-    nothing could be compared.
+    tensor differs. Wall-clock times are not compared. Exits with 0 if the verdict is equal or
+    within noise, with 1 if it is rounding-sized or differs, and with 2 if it is inconclusive.
 
     Examples
     --------
@@ -109,16 +164,22 @@ def diff(
     steptrace diff a.zarr b.zarr --reference float64.zarr
     steptrace diff a.zarr b.zarr --kind weights --rtol 1e-5
     steptrace diff run.zarr --steps 10 20
+    steptrace diff a.zarr resumed.zarr --align
     steptrace diff run.zarr --golden golden.fp.json
+    steptrace diff run.zarr --checkpoint model.weights.h5
+    steptrace diff run.zarr --ranks
+    steptrace diff a.zarr b.zarr --html diff.html --sarif diff.sarif --junit diff.xml
     """
+    from steptrace_analyzer.differences.checkpoint import diff_checkpoint
+    from steptrace_analyzer.differences.ranks import RANK_KINDS, compare_ranks
     from steptrace_analyzer.differences.sides import opened_side
     from steptrace_analyzer.differences.steps import diff_steps
     from steptrace_analyzer.differences.traces import diff as compare
 
-    if sum(given is not None for given in (other, steps, golden)) != 1:
+    if sum(given is not None for given in (other, steps, golden, checkpoint)) + ranks != 1:
         msg = (
             "give either a second trace or --steps, as in 'steptrace diff run.zarr --steps 10 20', "
-            "or --golden"
+            "or --golden, --checkpoint or --ranks"
         )
         raise typer.BadParameter(msg)
     if fail_on not in _FAIL_ON:
@@ -129,8 +190,28 @@ def diff(
     layers = dict(map(_pair, renamed or ()))
     first_side, second_side = (trace, other) if golden is None else (golden, trace)
     names = (str(first_side), str(second_side))
+    if ranks and (html or sarif or junit):
+        msg = "--html, --sarif and --junit show two sides, and --ranks may have more; use --json"
+        raise typer.BadParameter(msg)
+    if ranks:
+        found = compare_ranks(trace, kinds=kinds or RANK_KINDS)
+        if as_json:
+            write_json(found)
+        else:
+            show_compared(found)
+        raise typer.Exit(compared_status(found))
     with progress("comparing") as report:
-        if steps is not None:
+        if checkpoint is not None:
+            result = diff_checkpoint(
+                opened_side(trace),
+                checkpoint,
+                step=step,
+                renamed=layers,
+                rtol=rtol,
+                atol=atol,
+                ulp=ulp,
+            )
+        elif steps is not None:
             result = diff_steps(opened_side(trace), *steps, progress=report, **within)
         else:
             assert second_side is not None
@@ -139,10 +220,11 @@ def diff(
                 opened_side(second_side),
                 renamed=layers,
                 shift=shift,
+                align=align,
                 noise=noise or (),
                 rounding=rounding,
                 reference=reference,
-                whole=not (first or golden or noise or rounding or reference),
+                whole=not (first or golden or noise or rounding or reference) or bool(html),
                 names=names,
                 progress=report,
                 **within,
@@ -151,13 +233,16 @@ def diff(
         write_json(result.document())
     elif tensor is not None:
         show_tensor(result, tensor)
-    elif result.divergence is not None and not result.tensors:
+    elif result.divergence is not None and not result.tensors and not result.mismatches:
         if result.noise is not None:
             write_line(str(result.noise))
         show_divergence(result.divergence)
     else:
         show_result(result, every=every, wide=wide)
-    raise typer.Exit(_status(result.verdict, fail_on))
+    status = _status(result.verdict, fail_on)
+    sides = (first_side, second_side if checkpoint is None and steps is None else None)
+    write_files(result, sides, fails=status != 0, html=html, sarif=sarif, junit=junit)
+    raise typer.Exit(status)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """Comparing traces: what differs, by how much, and where it began."""
 
+from steptrace_analyzer.differences.checkpoint import diff_checkpoint
 from steptrace_analyzer.differences.divergence import first_divergence
 from steptrace_analyzer.differences.divergence_result import Divergence
 from steptrace_analyzer.differences.elements import Tolerance, ulp_distance
@@ -15,6 +16,7 @@ from steptrace_analyzer.differences.noise import (
     compare_with_reference,
     compare_with_rounding,
 )
+from steptrace_analyzer.differences.ranks import compare_ranks
 from steptrace_analyzer.differences.result import (
     DiffResult,
     FirstDifference,
@@ -35,11 +37,13 @@ __all__ = [
     "StepDistances",
     "TensorDiff",
     "Tolerance",
+    "compare_ranks",
     "compare_runs",
     "compare_with_noise",
     "compare_with_reference",
     "compare_with_rounding",
     "diff",
+    "diff_checkpoint",
     "diff_steps",
     "fingerprint",
     "first_divergence",

@@ -98,7 +98,10 @@ class Divergence:
     """The steps that both have, written compactly; those after the first that differs were not
     compared."""
     coverage: Coverage
+    shift: int
+    """Step t of the first run was compared with step t + shift of the second."""
     renamed: tuple[MatchedLayer, ...]
+    """Layers with another path in the second; all others were matched by their path."""
     not_compared: tuple[str, ...]
     """What was left out, and why; one sentence each."""
 

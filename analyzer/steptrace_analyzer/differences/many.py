@@ -13,6 +13,7 @@ from steptrace_analyzer.differences.sides import name_of, opened_side
 from steptrace_analyzer.trace.open import trace_attributes
 from steptrace_schema.errors import UnknownNameError
 from steptrace_schema.json_ready import as_json
+from steptrace_schema.names import Kind
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -63,7 +64,12 @@ class ComparedRuns:
         return fields
 
 
-def compare_runs(runs: "Sequence[TraceOrPath]", names: Sequence[str] | None = None) -> ComparedRuns:
+def compare_runs(
+    runs: "Sequence[TraceOrPath]",
+    names: Sequence[str] | None = None,
+    *,
+    kinds: Sequence[Kind] | None = None,
+) -> ComparedRuns:
     """Say which runs are equal, and where they part, as a tree.
 
     Parameters
@@ -72,6 +78,8 @@ def compare_runs(runs: "Sequence[TraceOrPath]", names: Sequence[str] | None = No
         At least two traces, or their paths.
     names
         Their names in the result; by default their paths, or else their own names.
+    kinds
+        Kinds of data to compare; by default all.
 
     Returns
     -------
@@ -101,7 +109,10 @@ def compare_runs(runs: "Sequence[TraceOrPath]", names: Sequence[str] | None = No
         group = waiting.pop(0)
         found = {
             other: first_divergence(
-                trees[group[0]], trees[other], names=(named[group[0]], named[other])
+                trees[group[0]],
+                trees[other],
+                kinds=kinds,
+                names=(named[group[0]], named[other]),
             )
             for other in group[1:]
         }

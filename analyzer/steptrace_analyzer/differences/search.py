@@ -135,6 +135,7 @@ class Search:
             differing=tuple(differing),
             steps=format_steps(common),
             coverage=self._coverage(self.kinds),
+            shift=self.shift,
             renamed=self.matching.renamed,
             not_compared=tuple(dict.fromkeys(self.not_compared)),
         )

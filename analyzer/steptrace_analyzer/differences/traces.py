@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from typing import TYPE_CHECKING, Final
 
+from steptrace_analyzer.differences.align import find_shift
 from steptrace_analyzer.differences.coverage import covered
 from steptrace_analyzer.differences.divergence import first_divergence
 from steptrace_analyzer.differences.elements import Tolerance
@@ -34,6 +36,12 @@ if TYPE_CHECKING:
     from steptrace_analyzer.trace.open import TraceOrPath
 
 
+_NOT_ALIGNED: Final = (
+    "no step of one run has the weights, samples or loss of a step of the other, so steps are "
+    "compared by their numbers"
+)
+
+
 def diff(
     a: TraceOrPath,
     b: TraceOrPath,
@@ -44,6 +52,7 @@ def diff(
     ulp: int = 0,
     renamed: Mapping[str, str] | None = None,
     shift: int = 0,
+    align: bool = False,
     noise: Sequence[TraceOrPath] = (),
     rounding: TraceOrPath | None = None,
     reference: TraceOrPath | None = None,
@@ -69,6 +78,9 @@ def diff(
         left by class, shape and order.
     shift
         Step t of `a` is compared with step t + shift of `b`.
+    align
+        Whether to look for the `shift` that makes most steps equal: in their weights, else in the
+        samples of their batches, else in the loss. `divergence.recognised` says what was found.
     noise, rounding, reference
         What shows which differences are normal: repeats of one run; a run whose inputs were changed
         by one representable number, as ``steptrace perturb`` makes it; or the same training in
@@ -107,6 +119,11 @@ def diff(
     matching = Matching()
     if described:
         matching = match_models(trace_attributes(a), trace_attributes(b), renamed)
+    note: str | None = None
+    if align:
+        aligned = find_shift(a, b, matching)
+        shift = shift if aligned is None else aligned.shift
+        note = _NOT_ALIGNED if aligned is None else str(aligned)
     tables = _Tables(a, b, (name_a, name_b), matching, shift)
     if whole and not (is_fingerprint(a) or is_fingerprint(b)):
         tables.compare(_chosen_kinds(known, a, b), Tolerance(rtol, atol, ulp), progress)
@@ -124,6 +141,9 @@ def diff(
             names=(name_a, name_b),
             values_are_equal=tables.are_equal,
         )
+        if note is not None:
+            recognised = (note, *found.recognised)
+            found = dataclasses.replace(found, recognised=recognised)
     normal = noise_of(a, b, noise, rounding, reference, kinds=known, names=(name_a, name_b))
     return tables.result(found, normal)
 

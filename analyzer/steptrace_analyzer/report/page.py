@@ -28,15 +28,29 @@ def build_page(page: Page) -> str:
     str
         A whole HTML document.
     """
-    css = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
-    css += "".join(_step_rules(page.choices.control(step)) for step in page.choices.steps)
+    rules = "".join(_step_rules(page.choices.control(step)) for step in page.choices.steps)
+    return render("page.html", rules, page=page)
+
+
+def render(name: str, rules: str = "", **values: object) -> str:
+    """Return a whole HTML document: a template with the style sheet, some more rules, and values.
+
+    Parameters
+    ----------
+    name
+        Of the template.
+    rules
+        More rules of the style sheet, the program's own.
+    values
+        What the template writes; no text in them can become markup.
+    """
+    css = files(__package__).joinpath("page.css").read_text(encoding="utf-8") + rules
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    template = _templates().get_template("page.html")
-    return template.render(page=page, css=css, policy=policy)
+    return _templates().get_template(name).render(css=css, policy=policy, **values)
 
 
 @cache

@@ -188,7 +188,7 @@ def write_report(
             drawn[layer] = section
             progress(done, total)
     sections = tuple(drawn[layer] for layer in shown)
-    return _replace(output, build_page(dataclasses.replace(page, sections=sections)))
+    return replace_page(output, build_page(dataclasses.replace(page, sections=sections)))
 
 
 def _where(trace: TraceOrPath, path: str | Location | None) -> Location | None:
@@ -243,7 +243,7 @@ def _lead(trace: xr.DataTree, found: Sequence[Anomaly], stories: Sequence[Story]
     return f"{where}. {count}; the biggest is {what} at step {biggest.step}."
 
 
-def _replace(output: Path, page: str) -> Path:
+def replace_page(output: Path, page: str) -> Path:
     """Write the page under its name only when it is whole."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".report.") as folder:

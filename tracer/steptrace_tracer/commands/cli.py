@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -110,23 +110,50 @@ def record(
     steptrace record -o run.zarr --every 10 train.py --epochs 3
     steptrace record -o run.zarr -m project.train
     """
-    from steptrace_schema.errors import TraceError
-    from steptrace_tracer.scripts.record_script import record_script
-    from steptrace_tracer.scripts.script import Script
-
-    if "://" in output:
-        msg = (
-            f"{output}: record writes only to a local path; give one, and copy the trace afterwards"
-        )
-        raise TraceError(msg)
-    found = record_script(
-        Script(script, tuple(arguments or ()), is_module),
-        Path(output),
+    _record(
+        (script, tuple(arguments or ()), is_module),
+        output,
         _policy(every, samples, kind, include, exclude),
         overwrite=overwrite,
+        changed=False,
     )
-    sys.stderr.write(f"steptrace: traces: {', '.join(map(str, found.traces)) or 'none'}\n")
-    raise typer.Exit(found.exit_status)
+
+
+def perturb(
+    script: ScriptName,
+    arguments: ScriptArguments = None,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="RUN", help="Path of the first trace.")
+    ] = "perturbed.zarr",
+    is_module: IsModule = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace existing traces.")
+    ] = False,
+    every: Every = 1,
+    samples: Samples = None,
+    kind: KindNames = None,
+    include: Include = None,
+    exclude: Exclude = None,
+) -> None:
+    """Record a training script whose inputs are changed by rounding: to the next number.
+
+    The trace shows how far rounding alone moves the training, for 'steptrace diff
+    --noise-from-rounding'. Changes every input by one representable number of the type that the
+    model computes in; initial weights where no input is a floating-point number. Seed the script,
+    so that nothing else differs. Otherwise like 'steptrace record'.
+
+    Examples
+    --------
+    steptrace perturb -o perturbed.zarr train.py --epochs 3
+    steptrace diff run.zarr other.zarr --noise-from-rounding perturbed.zarr
+    """
+    _record(
+        (script, tuple(arguments or ()), is_module),
+        output,
+        _policy(every, samples, kind, include, exclude),
+        overwrite=overwrite,
+        changed=True,
+    )
 
 
 def verify(
@@ -215,6 +242,32 @@ def plan(
     raise typer.Exit(1 if found.budget is not None and found.fitting is None else 0)
 
 
+def _record(
+    script: tuple[str, tuple[str, ...], bool],
+    output: str,
+    policy: "Policy",
+    *,
+    overwrite: bool,
+    changed: bool,
+) -> NoReturn:
+    """Run a script with every fit recorded, and end with its exit status."""
+    from steptrace_schema.errors import TraceError
+    from steptrace_tracer.scripts.record_script import record_script
+    from steptrace_tracer.scripts.script import Script
+
+    if "://" in output:
+        what = "perturb" if changed else "record"
+        msg = (
+            f"{output}: {what} writes only to a local path; give one, and copy the trace afterwards"
+        )
+        raise TraceError(msg)
+    found = record_script(
+        Script(*script), Path(output), policy, overwrite=overwrite, perturb=changed
+    )
+    sys.stderr.write(f"steptrace: traces: {', '.join(map(str, found.traces)) or 'none'}\n")
+    raise typer.Exit(found.exit_status)
+
+
 def _policy(
     every: int,
     samples: int | None,
@@ -242,5 +295,5 @@ def _policy(
 
 
 # Whatever stands behind the script is the script's own.
-for _command in (record, verify, plan):
+for _command in (record, perturb, verify, plan):
     vars(_command)["context_settings"] = {"allow_interspersed_args": False}

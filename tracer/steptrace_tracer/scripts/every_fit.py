@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     ExtraCallbacks = Callable[[list[Any]], list[Any]]
+    Change = Callable[[inspect.BoundArguments], list[Any]]
 
 
 @contextmanager
 def every_fit(
-    added: ExtraCallbacks, prepare: Callable[[Any], None] | None = None
+    added: ExtraCallbacks,
+    prepare: Callable[[Any], None] | None = None,
+    change: Change | None = None,
 ) -> Iterator[None]:
     """Give every ``fit`` that is called inside the context more callbacks.
 
@@ -35,6 +38,9 @@ def every_fit(
         exception that ends it.
     prepare
         Called with the module ``keras`` once it is imported.
+    change
+        Called with the arguments of each ``fit`` that gets more callbacks; may replace them, and
+        returns callbacks that come before those.
     """
     owner: Any = None
     original: Any = None
@@ -45,7 +51,7 @@ def every_fit(
             prepare(keras)
         owner = next(base for base in keras.Model.__mro__ if "fit" in vars(base))
         original = vars(owner)["fit"]
-        owner.fit = _with_more(original, added, keras)
+        owner.fit = _with_more(original, added, keras, change)
 
     watch = _AfterImport("keras", patch)
     if "keras" in sys.modules:
@@ -61,7 +67,9 @@ def every_fit(
             owner.fit = original
 
 
-def _with_more(fit: Callable[..., Any], added: ExtraCallbacks, keras: Any) -> Callable[..., Any]:
+def _with_more(
+    fit: Callable[..., Any], added: ExtraCallbacks, keras: Any, change: Change | None
+) -> Callable[..., Any]:
     signature = inspect.signature(fit)
 
     @functools.wraps(fit)
@@ -73,10 +81,12 @@ def _with_more(fit: Callable[..., Any], added: ExtraCallbacks, keras: Any) -> Ca
         given = bound.arguments.get("callbacks")
         if isinstance(given, keras.callbacks.CallbackList):
             more = added(list(given.callbacks))
+            more = [*(change(bound) if change is not None and more else ()), *more]
             with _appended(given, more, bound.args[0]), _entered(more):
-                return fit(*args, **kwargs)
+                return fit(*bound.args, **bound.kwargs)
         present = list(keras.tree.flatten(given)) if given else []
         more = added(present)
+        more = [*(change(bound) if change is not None and more else ()), *more]
         bound.arguments["callbacks"] = [*present, *more]
         with _entered(more):
             return fit(*bound.args, **bound.kwargs)

@@ -13,6 +13,7 @@ from steptrace_tracer.scripts.every_fit import every_fit
 from steptrace_tracer.session.workers import current_worker
 
 if TYPE_CHECKING:
+    from inspect import BoundArguments
     from pathlib import Path
 
     from steptrace_schema.format.policy import Policy
@@ -36,7 +37,12 @@ class Recorded:
 
 
 def record_script(
-    script: Script, path: Path, policy: Policy, *, overwrite: bool = False
+    script: Script,
+    path: Path,
+    policy: Policy,
+    *,
+    overwrite: bool = False,
+    perturb: bool = False,
 ) -> Recorded:
     """Run `script` in this process with every ``fit`` in it traced.
 
@@ -53,6 +59,8 @@ def record_script(
         What is recorded, for all of them.
     overwrite
         Replace existing traces.
+    perturb
+        Change what is traced by rounding; see :func:`perturb_fit`.
 
     Returns
     -------
@@ -85,7 +93,12 @@ def record_script(
         paths.append(numbered(path, len(paths) + 1))
         return [Tracer(paths[-1], policy, overwrite=overwrite)]
 
-    with every_fit(added):
+    def perturbed(arguments: BoundArguments) -> list[Any]:
+        from steptrace_tracer.scripts.perturb_fit import perturb_fit
+
+        return perturb_fit(arguments)
+
+    with every_fit(added, change=perturbed if perturb else None):
         status = script.run()
     if not paths and status == 0:
         msg = (
