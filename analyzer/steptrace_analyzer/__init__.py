@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from steptrace_analyzer.anomalies import find_anomalies as find_anomalies
     from steptrace_analyzer.anomalies.diagnosis import diagnose as diagnose
     from steptrace_analyzer.anomalies.explain import explain_update as explain_update
+    from steptrace_analyzer.differences.checkpoint import diff_checkpoint as diff_checkpoint
     from steptrace_analyzer.differences.divergence import first_divergence as first_divergence
     from steptrace_analyzer.differences.golden import fingerprint as fingerprint
     from steptrace_analyzer.differences.golden import read_fingerprint as read_fingerprint
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from steptrace_analyzer.differences.traces import diff as diff
     from steptrace_analyzer.plots.activations import plot_activations as plot_activations
     from steptrace_analyzer.plots.animate import animate as animate
+    from steptrace_analyzer.plots.divergence import plot_divergence as plot_divergence
     from steptrace_analyzer.plots.flow import plot_flow as plot_flow
     from steptrace_analyzer.plots.gradients import plot_gradients as plot_gradients
     from steptrace_analyzer.plots.loss import plot_loss as plot_loss
@@ -42,6 +44,7 @@ _HOMES = {
     "describe": "trace.info",
     "diagnose": "anomalies.diagnosis",
     "diff": "differences.traces",
+    "diff_checkpoint": "differences.checkpoint",
     "diff_steps": "differences.steps",
     "explain_update": "anomalies.explain",
     "find_anomalies": "anomalies",
@@ -53,6 +56,7 @@ _HOMES = {
     "read_fingerprint": "differences.golden",
     "plot_activation_maps": "plots.maps",
     "plot_activations": "plots.activations",
+    "plot_divergence": "plots.divergence",
     "plot_flow": "plots.flow",
     "plot_gradients": "plots.gradients",
     "plot_loss": "plots.loss",
@@ -76,6 +80,7 @@ __all__ = [
     "describe",
     "diagnose",
     "diff",
+    "diff_checkpoint",
     "diff_steps",
     "explain_update",
     "find_anomalies",
@@ -86,6 +91,7 @@ __all__ = [
     "pack",
     "plot_activation_maps",
     "plot_activations",
+    "plot_divergence",
     "plot_flow",
     "plot_gradients",
     "plot_loss",

@@ -66,7 +66,9 @@ class Pairs:
         self.in_b: dict[Kind, dict[str, str]] = {}
         self.left_out: list[str] = []
         for kind in KINDS:
-            derived = kind == "updates" and is_derived(a, kind) and is_derived(b, kind)
+            # Updates that are derived in one run, and absent in the other, are nobody's record.
+            absent = [is_derived(side, kind) or not marks_of(side, kind).paths for side in (a, b)]
+            derived = kind == "updates" and all(absent)
             if (kinds is None or kind in kinds) and not derived:
                 self._add(kind, matching)
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _MACHINE: Final = frozenset({"platform", "cpu_count", "gpus"})
 _MOST_STEPS: Final = 4096
 _MOST_NAMED: Final = 6
+_FEWEST_VALUES: Final = 8
+"""Different numbers that show a precision: a few may have zeros in their last bits by chance."""
+_LOWER_HALF: Final = np.uint32(0xFFFF)
 _RESUMED: Final = "recording was resumed here"
 
 
@@ -142,6 +145,50 @@ def recognised_batch(a: xr.DataTree, b: xr.DataTree, step: int, shift: int) -> s
             "second, at other steps"
         )
     return f"other data: none of the {width} samples of step {step} is in the second run's batch"
+
+
+def recognised_precision(name: str, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> str | None:
+    """Return in which precision two runs computed a tensor, None where it is the same or unknown.
+
+    Numbers that were computed, or recorded, in fewer bits have zeros in their last ones.
+
+    Parameters
+    ----------
+    name
+        Of the tensor.
+    a, b
+        Its values in both.
+
+    Examples
+    --------
+    >>> values = np.linspace(0.1, 1, 20, dtype=np.float32)
+    >>> recognised_precision("a/output", values, values.astype(np.float16).astype(np.float32))
+    'other precision: a/output has numbers of float32 in the first run, of float16 in the second'
+    """
+    first, second = _precision(a), _precision(b)
+    if first is None or second is None or first == second:
+        return None
+    return (
+        f"other precision: {name} has numbers of {first} in the first run, of {second} in the "
+        "second"
+    )
+
+
+def _precision(values: npt.NDArray[Any]) -> str | None:
+    """Return the narrowest type that holds all finite values; None where there are too few."""
+    if values.dtype.kind != "f":
+        return None
+    known = np.unique(values[np.isfinite(values) & (values != 0)])
+    if len(known) < _FEWEST_VALUES:
+        return None
+    wide = known.astype(np.float64)
+    with np.errstate(over="ignore"):
+        if (wide.astype(np.float16).astype(np.float64) == wide).all():
+            return "float16"
+        single = wide.astype(np.float32)
+    if not (single.astype(np.float64) == wide).all():
+        return "float64"
+    return "float32" if (single.view(np.uint32) & _LOWER_HALF).any() else "bfloat16"
 
 
 def _is(row: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> bool:

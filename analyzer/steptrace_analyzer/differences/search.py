@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -25,7 +25,11 @@ from steptrace_analyzer.differences.measuring import difference_at
 from steptrace_analyzer.differences.origin import origin_of
 from steptrace_analyzer.differences.pairs import Pairs
 from steptrace_analyzer.differences.phases import Execution, phase_of
-from steptrace_analyzer.differences.recognise import recognised_batch, recognised_settings
+from steptrace_analyzer.differences.recognise import (
+    recognised_batch,
+    recognised_precision,
+    recognised_settings,
+)
 from steptrace_analyzer.differences.verdict import Obstacles, verdict_of
 from steptrace_analyzer.trace.open import trace_attributes
 from steptrace_analyzer.trace.select import format_steps
@@ -42,6 +46,9 @@ if TYPE_CHECKING:
     from steptrace_analyzer.differences.divergence_result import Verdict
     from steptrace_analyzer.differences.elements import Tolerance
     from steptrace_schema.names import Kind
+
+
+_MOST_LOOKED_AT: Final = 5
 
 
 class Search:
@@ -113,6 +120,7 @@ class Search:
         if differing and differing[0].place.phase == "batch" and step is not None:
             batch = recognised_batch(self.pairs.a, self.pairs.b, step, self.shift)
             recognised = ([batch] if batch else []) + recognised
+        recognised = [*self._precision(differing), *recognised]
         origin = None
         if differing:
             first = differing[0]
@@ -139,6 +147,19 @@ class Search:
             renamed=self.matching.renamed,
             not_compared=tuple(dict.fromkeys(self.not_compared)),
         )
+
+    def _precision(self, differing: list[StepDifference]) -> list[str]:
+        """Return what the values of the first tensors that differ say of their precision."""
+        for each in differing[:_MOST_LOOKED_AT]:
+            place = each.place
+            if place.step is None or each.distance is None:
+                continue
+            rows = self.pairs.rows(place.kind, place.path, place.step)
+            if rows is not None and rows[0].shape == rows[1].shape:
+                found = recognised_precision(place.name, rows[0], rows[1])
+                if found is not None:
+                    return [found]
+        return []
 
     @property
     def by_statistics(self) -> int:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     Block = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.int64] | None]
 
 _BLOCK_BYTES: Final = 8 * 2**20  # of one side; float64 copies take a few times as much
+_READ_BYTES: Final = 192 * 2**20
+"""Of one side that are decoded at once, so that no chunk of a large tensor is decoded twice."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,14 +130,16 @@ def _aligned(a: xr.DataArray, b: xr.DataArray, shift: int, damage: list[str]) ->
     steps, rows_a, rows_b = np.intersect1d(
         np.asarray(a.coords[STEP]), np.asarray(b.coords[STEP]) - shift, return_indices=True
     )
-    row_bytes = math.prod(row_shape(a)) * max(a.dtype.itemsize, b.dtype.itemsize)
-    count = max(1, _BLOCK_BYTES // max(1, row_bytes))
-    chunk = a.chunks[0][0] if a.chunks else count
-    # Whole chunks, or equal parts of one, so that little is decoded twice.
+    row_bytes = max(1, math.prod(row_shape(a)) * max(a.dtype.itemsize, b.dtype.itemsize))
+    piece = max(1, _BLOCK_BYTES // row_bytes)
+    chunk = a.chunks[0][0] if a.chunks else piece
+    count = piece
     if count > chunk > 0:
-        count -= count % chunk
+        count -= count % chunk  # whole chunks
+    else:
+        count = min(chunk, max(piece, _READ_BYTES // row_bytes))
     while 0 < count < chunk and chunk % count:
-        count -= 1
+        count -= 1  # or equal parts of one
     waiting = [
         slice(start, min(start + count, len(steps))) for start in range(0, len(steps), count)
     ]
@@ -152,7 +156,10 @@ def _aligned(a: xr.DataArray, b: xr.DataArray, shift: int, damage: list[str]) ->
             else:
                 damage.append(str(error))
             continue
-        yield *rows, steps[block]
+        own = steps[block]
+        for start in range(0, len(own), piece):
+            part = slice(start, start + piece)
+            yield rows[0][part], rows[1][part], own[part]
 
 
 def _rows(array: xr.DataArray, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:

@@ -6,6 +6,7 @@ from steptrace_analyzer._lazy import lazy_names
 
 if TYPE_CHECKING:
     from steptrace_analyzer.plots.activations import plot_activations as plot_activations
+    from steptrace_analyzer.plots.divergence import plot_divergence as plot_divergence
     from steptrace_analyzer.plots.flow import plot_flow as plot_flow
     from steptrace_analyzer.plots.gradients import plot_gradients as plot_gradients
     from steptrace_analyzer.plots.loss import plot_loss as plot_loss
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "plot_activation_maps": "maps",
     "plot_activations": "activations",
+    "plot_divergence": "divergence",
     "plot_gradients": "gradients",
     "plot_loss": "loss",
     "plot_parameters": "parameters",
@@ -38,6 +40,7 @@ _HOMES = {
 __all__ = [
     "plot_activation_maps",
     "plot_activations",
+    "plot_divergence",
     "plot_flow",
     "plot_gradients",
     "plot_loss",

@@ -194,6 +194,4 @@ def plot_difference_map(a: npt.NDArray[Any], b: npt.NDArray[Any], place: Place) 
 def _bad_is_marked() -> Any:
     import matplotlib
 
-    colours = matplotlib.colormaps[DIVERGING].copy()
-    colours.set_bad(NON_FINITE)
-    return colours
+    return matplotlib.colormaps[DIVERGING].with_extremes(bad=NON_FINITE)

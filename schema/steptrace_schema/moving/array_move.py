@@ -21,7 +21,7 @@ from steptrace_schema.statistics.describe import (
     compute_statistics,
     has_statistics,
 )
-from steptrace_schema.statistics.digests import UNKNOWN_DIGEST, row_digests
+from steptrace_schema.statistics.digests import UNKNOWN_DIGEST, RowHasher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -119,9 +119,13 @@ class ArrayMove:
         spec = self.spec
         smaller: dict[int, npt.NDArray[Any]] = {}
         absent: list[int] = []
+        digests = _no_digests(len(rows)).view(np.uint64)
+        hasher = RowHasher(rows.shape[1:], rows.dtype) if has_statistics(spec) else None
         for row, record in enumerate(self.records):
             if spec.key in record.keys and record.is_of(spec.key, spec.shape, rows.dtype):
                 record.read_into(spec.key, rows[row, ...])
+                if hasher is not None:
+                    digests[row] = hasher.digest(rows[row, ...])
                 continue
             rows[row] = fill_value(spec.dtype)
             if spec.key in record.keys:
@@ -129,6 +133,8 @@ class ArrayMove:
                 # A smaller row, of a last smaller batch, fills the leading corner.
                 values = smaller[row] = record.read(spec.key)
                 rows[row, ...][tuple(slice(0, extent) for extent in values.shape)] = values
+                if hasher is not None:
+                    digests[row] = hasher.digest(rows[row, ...])
             else:
                 absent.append(row)
         if self.writer is not None:
@@ -139,7 +145,7 @@ class ArrayMove:
             spec.key,
             (missing,) if absent and spec.kind != "logged" else (),
             _describe(rows, smaller, absent) if has_statistics(spec) else None,
-            _digests(rows, absent) if has_statistics(spec) else _no_digests(len(rows)),
+            digests.view(np.int64),
             self._describe_updates(rows, {*smaller, *absent}) if self.updates else None,
             rows[-1, ...].copy() if self.updates and len(rows) - 1 not in absent else None,
         )
@@ -175,12 +181,6 @@ def _describe(
     result[list(absent)] = np.nan
     for row, values in smaller.items():
         result[row] = compute_statistics(values)
-    return result
-
-
-def _digests(rows: npt.NDArray[Any], absent: Sequence[int]) -> npt.NDArray[np.int64]:
-    result = row_digests(rows)
-    result[list(absent)] = UNKNOWN_DIGEST
     return result
 
 

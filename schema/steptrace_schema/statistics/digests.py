@@ -14,6 +14,8 @@ import xxhash
 from steptrace_schema.format.layout import fill_value
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy.typing as npt
 
 UNKNOWN_DIGEST: Final = -1
@@ -45,24 +47,51 @@ def row_digests(rows: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     >>> row_digests(padded) == row_digests(padded[:, :2])
     array([ True])
     """
-    fill = fill_value(str(rows.dtype))
     rows = np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("<")).reshape(rows.shape)
-    # A row whose last element is a value has no padding, which is the common case.
-    whole = rows.size > 0 and ~_is_fill(rows.reshape(len(rows), -1)[:, -1], fill)
-    shape = np.array(rows.shape[1:], "<i8").tobytes()
-    found = np.empty(len(rows), np.uint64)
-    for number in range(len(rows)):
-        row = rows[number, ...]
-        if whole is False or not whole[number]:
-            extents = _extents(row, fill)
-            row = np.ascontiguousarray(row[tuple(slice(0, n) for n in extents)]).reshape(extents)
-            digest = xxhash.xxh3_64(row.data if row.size else b"")
-            digest.update(np.array(extents, "<i8").tobytes())
-        else:
-            digest = xxhash.xxh3_64(row.data)
-            digest.update(shape)
-        found[number] = digest.intdigest()
+    hasher = RowHasher(rows.shape[1:], rows.dtype)
+    found = np.fromiter((hasher.digest(row) for row in _each(rows)), np.uint64, len(rows))
     return found.view(np.int64)
+
+
+def _each(rows: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    return (rows[number, ...] for number in range(len(rows)))
+
+
+class RowHasher:
+    """Digests of rows of one shape and type, one row at a time.
+
+    A row that was just read is in the processor's cache, where it is hashed several times as fast
+    as later, when all rows are there.
+
+    Parameters
+    ----------
+    shape, dtype
+        Of a row.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self._fill = fill_value(str(dtype))
+        self._is_nan = isinstance(self._fill, float)
+        self._last = int(np.prod(shape, dtype=np.int64)) - 1
+        self._extents = np.array(shape, "<i8").tobytes()
+
+    def digest(self, row: npt.NDArray[Any]) -> int:
+        """Return the digest of a row that is contiguous and little-endian, as :func:`row_digests`.
+
+        It is unsigned; traces hold the same 64 bits as a signed integer.
+        """
+        # A row whose last element is a value has no padding, which is the common case.
+        if self._last >= 0:
+            value = row.item(self._last)
+            if not (value != value if self._is_nan else value == self._fill):
+                found = xxhash.xxh3_64(row.data)
+                found.update(self._extents)
+                return found.intdigest()
+        extents = _extents(row, self._fill)
+        part = np.ascontiguousarray(row[tuple(slice(0, n) for n in extents)]).reshape(extents)
+        found = xxhash.xxh3_64(part.data if part.size else b"")
+        found.update(np.array(extents, "<i8").tobytes())
+        return found.intdigest()
 
 
 def _extents(row: npt.NDArray[Any], fill: Any) -> tuple[int, ...]:

@@ -18,6 +18,8 @@ from steptrace_schema.validate.rules import COPY, MOST_PROBLEMS, REWRITE, Proble
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy.typing as npt
+
     from steptrace_schema.encoding.objects import Position
 
     _Part: TypeAlias = tuple[slice, ...]
@@ -149,27 +151,41 @@ def _other_digests(trace: Hierarchy, kind: str) -> Iterator[Problem]:
     if digests.shape != (len(described), len(tensors)) or digests.dtype != np.int64:
         return  # a violation of R9 or R21
     _, rows, columns = np.intersect1d(steps, described, return_indices=True)
-    for number, path in enumerate(tensors):
-        key = f"{kind}/{path}"
-        if key not in trace.arrays or not len(rows):
+    stated = digests[columns]
+    present = [n for n, path in enumerate(tensors) if f"{kind}/{path}" in trace.arrays]
+
+    def wrong(number: int) -> Problem | None:
+        return _other_digest(trace, f"{kind}/{tensors[number]}", steps, rows, stated[:, number])
+
+    if len(rows):
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            yield from (problem for problem in pool.map(wrong, present) if problem is not None)
+
+
+def _other_digest(
+    trace: Hierarchy,
+    key: str,
+    steps: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.intp],
+    stated: npt.NDArray[np.int64],
+) -> Problem | None:
+    """Return the first digest of a tensor that is not that of its row; they are of `rows`."""
+    array = trace.arrays[key]
+    unit = array.metadata.encoding.chunks[0]
+    for start in range(0, len(steps), unit):
+        part = slice(start, min(start + unit, len(steps)))
+        inside = (rows >= part.start) & (rows < part.stop)
+        try:
+            found = row_digests(array.read((part, *(slice(0, n) for n in array.shape[1:]))))
+        except Exception:  # a violation of R17 or R18
             continue
-        array = trace.arrays[key]
-        unit = array.metadata.encoding.chunks[0]
-        for start in range(0, len(steps), unit):
-            part = slice(start, min(start + unit, len(steps)))
-            inside = (rows >= part.start) & (rows < part.stop)
-            try:
-                found = row_digests(array.read((part, *(slice(0, n) for n in array.shape[1:]))))
-            except Exception:  # a violation of R17 or R18
-                continue
-            stated = digests[columns[inside], number]
-            computed = found[rows[inside] - part.start]
-            (wrong,) = np.nonzero((stated != computed) & (stated != UNKNOWN_DIGEST))
-            if len(wrong):
-                step = steps[rows[inside][wrong[0]]]
-                expected = f"digest {stated[wrong[0]]} at step {step}"
-                yield Problem(key, "R22", expected, str(computed[wrong[0]]), COPY)
-                break
+        computed = found[rows[inside] - part.start]
+        (wrong,) = np.nonzero((stated[inside] != computed) & (stated[inside] != UNKNOWN_DIGEST))
+        if len(wrong):
+            step = steps[rows[inside][wrong[0]]]
+            expected = f"digest {stated[inside][wrong[0]]} at step {step}"
+            return Problem(key, "R22", expected, str(computed[wrong[0]]), COPY)
+    return None
 
 
 def _where(trace: Hierarchy, key: str, part: _Part) -> str:
