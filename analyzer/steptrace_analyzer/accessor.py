@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from steptrace_analyzer.markup import facts_html
 from steptrace_analyzer.trace.open import open_trace as open_trace
 from steptrace_analyzer.trace.open import trace_attributes
 from steptrace_analyzer.trace.select import format_steps, recorded_steps, resolve_step
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from steptrace_analyzer.anomalies.finding import Finding
+    from steptrace_analyzer.anomalies.finding import Findings
     from steptrace_schema.format.attributes import Layer
 
 _PLOTS = {
@@ -95,8 +95,8 @@ class SteptraceAccessor:
         """The layers of the model, as the root attributes describe them."""
         return trace_attributes(self._trace).layers
 
-    def findings(self, **options: Any) -> tuple[Finding, ...]:
-        """Return what went wrong, causes before effects.
+    def findings(self, **options: Any) -> Findings:
+        """Return what went wrong, causes before effects; a notebook shows it as a table.
 
         Parameters
         ----------
@@ -104,8 +104,9 @@ class SteptraceAccessor:
             Of :func:`steptrace_analyzer.diagnose`.
         """
         from steptrace_analyzer.anomalies.diagnosis import diagnose
+        from steptrace_analyzer.anomalies.finding import Findings
 
-        return diagnose(self._trace, **options).findings
+        return Findings(diagnose(self._trace, **options).findings)
 
     def step(self, step: int) -> xr.DataTree:
         """Return everything that is recorded of one step, still lazy.
@@ -150,12 +151,7 @@ class SteptraceAccessor:
 
     def _repr_html_(self) -> str:
         """Return a table for notebooks: what was trained, what is recorded, which layers."""
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{escape(name)}</th>"
-            f"<td style='text-align:left'>{escape(value)}</td></tr>"
-            for name, value in self._facts()
-        )
-        return f"<table>{rows}</table>"
+        return facts_html(self._facts())
 
     def _facts(self) -> list[tuple[str, str]]:
         attributes = trace_attributes(self._trace)

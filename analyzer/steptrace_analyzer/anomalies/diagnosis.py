@@ -11,6 +11,7 @@ from steptrace_analyzer.anomalies.finding import SEVERITIES, Finding, NotJudged,
 from steptrace_analyzer.anomalies.registry import rules as chosen_rules
 from steptrace_analyzer.anomalies.signals import Signals
 from steptrace_analyzer.anomalies.stories import Story, tell
+from steptrace_analyzer.markup import text_html
 from steptrace_analyzer.trace.open import opened
 
 if TYPE_CHECKING:
@@ -50,6 +51,13 @@ class Diagnosis:
         return pd.DataFrame(
             [[getattr(found, name) for name in columns] for found in self.findings],
             columns=columns,
+        )
+
+    def _repr_html_(self) -> str:
+        told = "".join(story._repr_html_() for story in self.stories)
+        unjudged = ", ".join(rule.rule for rule in self.not_judged)
+        return (told or "<p>nothing unusual found</p>") + (
+            f"<p>not judged, for want of data: {text_html(unjudged)}</p>" if unjudged else ""
         )
 
     def __str__(self) -> str:

@@ -7,6 +7,8 @@ from typing import Any, Final, Literal, get_args
 
 from pydantic import TypeAdapter
 
+from steptrace_analyzer.markup import facts_html, table_html
+
 Severity = Literal["error", "warning", "info"]
 """``error``: the training is harmed, as its outcome shows; ``warning``: something is wrong whose
 harm the outcome does not show yet; ``info``: worth knowing."""
@@ -92,6 +94,37 @@ class Finding:
         """Return JSON-ready values."""
         fields: dict[str, Any] = TypeAdapter(Finding).dump_python(self, mode="json")
         return fields
+
+    def _repr_html_(self) -> str:
+        unit = "" if self.unit is None else f", unit {self.unit}"
+        return facts_html(
+            [
+                ("rule", f"{self.rule} ({self.severity})"),
+                ("steps", steps_text(self)),
+                ("what", self.explanation),
+                ("where", f"{self.tensor}{unit}" if self.tensor else ""),
+                ("cause", self.cause),
+                ("consequence", self.consequence),
+                ("what to do", self.remedy),
+            ]
+        )
+
+
+def steps_text(finding: Finding) -> str:
+    """Return the steps at which a finding shows: ``"60"`` or ``"60 to 99"``."""
+    first, last = finding.first_step, finding.last_step
+    return str(first) if first == last else f"{first} to {last}"
+
+
+class Findings(tuple[Finding, ...]):
+    """Findings that a notebook shows as a table; else a tuple."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        rows = [(f.severity, steps_text(f), f.rule, f.explanation, f.remedy) for f in self]
+        head = ("severity", "steps", "rule", "what", "what to do")
+        return table_html(head, rows) if rows else "<p>nothing unusual found</p>"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
-from steptrace_analyzer.anomalies.finding import SEVERITIES, Finding, Severity
+from steptrace_analyzer.anomalies.finding import SEVERITIES, Finding, Severity, steps_text
 from steptrace_analyzer.anomalies.rules import BUILT_IN
+from steptrace_analyzer.markup import table_html
 from steptrace_analyzer.trace.dataflow import Dataflow
 from steptrace_schema.names import KINDS, Kind
 
@@ -63,6 +64,11 @@ class Story:
         if head.remedy:
             lines.append(f"  what to do: {head.remedy}")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = [(steps_text(f), f.rule, f.explanation) for f in self.findings]
+        caption = f"{self.severity}. {'What to do: ' if self.head.remedy else ''}{self.head.remedy}"
+        return table_html(("steps", "rule", "cause, then effects"), rows, caption)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values; findings by their rule, tensor and first step."""
@@ -156,9 +162,8 @@ def _rank(story: Story) -> tuple[int, int]:
 
 
 def _when(finding: Finding) -> str:
-    if finding.first_step == finding.last_step:
-        return f"step {finding.first_step}"
-    return f"steps {finding.first_step} to {finding.last_step}"
+    noun = "step" if finding.first_step == finding.last_step else "steps"
+    return f"{noun} {steps_text(finding)}"
 
 
 def _kind(name: str) -> Kind:

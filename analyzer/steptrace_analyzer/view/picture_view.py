@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from bokeh.layouts import column
-from bokeh.models import ColumnDataSource, Div, FixedTicker, HoverTool, Range1d
+from bokeh.models import ColumnDataSource, Div, HoverTool, Range1d
 from bokeh.plotting import figure
 from matplotlib.colors import AsinhNorm
 
@@ -17,7 +17,6 @@ from steptrace_analyzer.view.pictures import gradient_css
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from steptrace_analyzer.plots.tiles import Ticks
     from steptrace_analyzer.view.pictures import Frame, Image
 
 _NARROWEST, _WIDEST = 0.75, 3.2  # width over height
@@ -52,7 +51,10 @@ class PictureView:
                 min_border=4,
             )
         )
+        # Each text and line on a canvas is looked up in the page's styles whenever it is painted,
+        # which takes longer than the picture. Hovering says the numbers, the note what is what.
         self.figure.grid.visible = False
+        self.figure.axis.visible = False
         self._image = self.figure.image_rgba(
             image="image", x=-0.5, y=-0.5, dw=1, dh=1, source=self._source
         )
@@ -82,10 +84,6 @@ class PictureView:
         self.figure.aspect_ratio = float(
             np.clip(ratio, _NARROWEST, _WIDEST if rows > 1 else _STRIP)
         )
-        _set_ticks(self.figure.xaxis[0], frame.tiling.x_ticks, lambda place: place)
-        _set_ticks(self.figure.yaxis[0], frame.tiling.y_ticks, lambda place: rows - 1 - place)
-        self.figure.xaxis[0].axis_label = frame.tiling.x_label or None
-        self.figure.yaxis[0].axis_label = frame.tiling.y_label or None
         self._scale.text = _scale_html(frame)
         data: dict[str, Any] = {"image": [], "value": []}
         data |= {key: [frame.places[name]] for key, name in names}
@@ -98,8 +96,7 @@ class PictureView:
         if self._frame is None:
             return
         images, values = _columns(self._frame, image)
-        self._source.data["image"] = images
-        self._source.data["value"] = values
+        self._source.data.update(image=images, value=values)  # one message for both
         self._say(missing if image is None else "")
 
     def _say(self, text: str) -> None:
@@ -130,14 +127,6 @@ def _columns(frame: Frame, image: Image | None) -> tuple[list[Any], list[Any]]:
     return [image.rgba], [image.values]
 
 
-def _set_ticks(axis: Any, ticks: Ticks, place: Callable[[float], float]) -> None:
-    kept = [(place(at), text) for at, text in ticks if text]
-    stride = max(1, -(-len(kept) // 6))
-    kept = kept[::stride]
-    axis.ticker = FixedTicker(ticks=[at for at, _ in kept])
-    axis.major_label_overrides = {at: text for at, text in kept}
-
-
 def _scale_html(frame: Frame) -> str:
     low, high = float(frame.norm.vmin or 0.0), float(frame.norm.vmax or 1.0)
     bends = isinstance(frame.norm, AsinhNorm)
@@ -146,10 +135,14 @@ def _scale_html(frame: Frame) -> str:
         if bends
         else ""
     )
-    note = f"<small>{html(frame.note)}</small>" if frame.note else ""
+    across, down = frame.tiling.x_label, frame.tiling.y_label
+    where = ", ".join(
+        f"{way} {html(text)}" for way, text in (("across:", across), ("down:", down)) if text
+    )
+    note = f"<small>{'. '.join(filter(None, [where, html(frame.note)]))}</small>"
     return (
         f'<div class="scale"><span>{low:.3g}</span>'
         f'<span class="bar" style="background:{gradient_css(frame.colours)}"></span>'
-        f"<span>{high:.3g}</span></div>"
-        f'<div class="scale">{bent}{note}</div>'
+        f"<span>{high:.3g}</span>{bent}</div>"
+        f"<div>{note}</div>"
     )

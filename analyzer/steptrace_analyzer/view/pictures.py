@@ -110,7 +110,7 @@ def lay(values: Values, subject: Subject, classes: Sequence[str]) -> Tiling:
         tiling = channel_tiles(values, channels)
         if channels.size == 1:
             return dataclasses.replace(tiling, x_label="", y_label="", y_ticks=())
-        return dataclasses.replace(tiling, x_label="", y_label="channel, first of the row")
+        return dataclasses.replace(tiling, x_label="channels", y_label="")
     tiling = lay_out(values)
     labels = ("unit", "time") if values.ndim == 2 else ("unit", "")
     if subject.kind == "inputs":

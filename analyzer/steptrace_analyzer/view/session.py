@@ -185,7 +185,6 @@ class Session:
                 path = choice.variable if choice.variable in paths else next(iter(paths), None)
                 self._statistics.show_tensor(runs, choice.kind, path)
         if "runs" in stale or "step" in stale:
-            self.controls.show_step(choice, self._steps, runs)
             self._loss.show_step(choice.step)
             self._statistics.show_step(choice.step)
             self._flow.show_step(choice.step)
@@ -194,6 +193,8 @@ class Session:
             if "layer" not in stale:
                 for pane in self._panes[: 2 if choice.compare == "beside" else 1]:
                     pane.show_step(choice)
+            # The last one: whoever sees the step's number there has the figures of the step.
+            self.controls.show_step(choice, self._steps, runs)
 
     def _draw_panes(self) -> None:
         choice, runs = self._choice, self._shown
