@@ -74,6 +74,9 @@ LEARNING_RATES: Final = "learning_rates"
 LOSS_SCALE: Final = "loss_scale"
 """The factor that mixed precision multiplies the loss by before it is differentiated."""
 
+SKIPPED: Final = "skipped"
+"""Whether the optimizer skipped the step, because a gradient times that factor was not finite."""
+
 # inputs, activations, probe
 X: Final = "x"
 Y: Final = "y"

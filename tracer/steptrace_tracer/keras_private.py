@@ -13,6 +13,8 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.private_names import (
     AUTOGRAPH,
@@ -137,14 +139,22 @@ def strategy_of(model: Any) -> Any:
 
 def update_count(optimizer: Any) -> int:
     """Return how many steps the optimizer has done; those that only accumulate count as well."""
+    return int(np.asarray(update_counter(optimizer)))
+
+
+def update_counter(optimizer: Any) -> Any:
+    """Return what counts the steps that the optimizer does, a variable or a tensor.
+
+    Steps that only accumulate count as well. Steps that a loss scale has it skip do not.
+    """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     if inner.gradient_accumulation_steps:
         counter = ITERATION.name.split("'")[1]
         for variable in inner.variables:
             if variable.name == counter:
-                return int(variable.numpy())
+                return variable
         note(ITERATION)
-    return int(inner.iterations.numpy())
+    return inner.iterations
 
 
 def optimizer_weights(optimizer: Any) -> list[Any]:
@@ -270,3 +280,10 @@ def random_operations(graph: Any) -> Iterator[Any]:
     for operation in graph.get_operations():
         if operation.op_def.is_stateful and "Random" in operation.type:
             yield operation
+
+
+def draws_random_numbers() -> bool:
+    """Whether the graph that is being built draws random numbers from a state of its own."""
+    if tf.executing_eagerly():
+        return False
+    return any(True for _ in random_operations(tf.compat.v1.get_default_graph()))

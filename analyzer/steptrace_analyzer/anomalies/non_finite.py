@@ -9,6 +9,7 @@ import numpy as np
 from steptrace_analyzer.anomalies.findings import NonFinite, NonFiniteTensor
 from steptrace_analyzer.anomalies.measurements import scalar, statistic
 from steptrace_analyzer.anomalies.non_finite_cause import cause_of_non_finite
+from steptrace_analyzer.anomalies.skipped import skipped_steps, without_skipped
 from steptrace_analyzer.trace.dataflow import Dataflow
 from steptrace_analyzer.trace.select import get_tensor, tensor_paths
 from steptrace_schema.names import ATTRIBUTES_KEY, KINDS, Kind
@@ -47,6 +48,8 @@ def _tensors(trace: xr.DataTree, kind: Kind) -> list[NonFiniteTensor]:
     nan, inf = statistic(trace, kind, "nan"), statistic(trace, kind, "inf")
     if nan is None or inf is None:
         return []
+    skipped = skipped_steps(trace)
+    nan, inf = (without_skipped(series, kind, skipped) for series in (nan, inf))
     counts = np.nan_to_num(nan.values) + np.nan_to_num(inf.values)  # NaN: not recorded then
     found = []
     for column in np.flatnonzero(counts.any(axis=0)).tolist():

@@ -9,6 +9,7 @@ import numpy as np
 
 from steptrace_analyzer.anomalies.finding import NotJudgedError
 from steptrace_analyzer.anomalies.measurements import Series, norms, scalar, statistics
+from steptrace_analyzer.anomalies.skipped import skipped_steps, without_skipped
 from steptrace_analyzer.trace.open import trace_attributes
 from steptrace_analyzer.trace.select import recorded_steps, tensor_paths
 from steptrace_schema.names import (
@@ -91,6 +92,14 @@ class Signals:
             path.startswith("losses/") for path in self.paths("scalars")
         )
 
+    @functools.cached_property
+    def skipped(self) -> npt.NDArray[np.int64]:
+        """The steps that the optimizer skipped, since gradients times a loss scale overflowed.
+
+        At these, :meth:`statistic` and :meth:`norms` of what the backward pass gave are NaN.
+        """
+        return skipped_steps(self.trace)
+
     def once(self, name: str, make: Callable[[], T]) -> T:
         """Return what `make` returned when it was first asked for under `name`."""
         if name not in self._made:
@@ -156,7 +165,10 @@ class Signals:
         if (kind, name) not in self._statistics:
             wanted = _TOGETHER if name in _TOGETHER else (name,)
             found = statistics(self.trace, kind, wanted)
-            self._statistics |= {(kind, each): series for each, series in found.items()}
+            self._statistics |= {
+                (kind, each): without_skipped(series, kind, self.skipped)
+                for each, series in found.items()
+            }
         series = self._statistics.get((kind, name))
         if series is None or not len(series.steps):
             msg = f"the trace holds no statistics of {kind}"
@@ -172,7 +184,7 @@ class Signals:
             if found is None or not len(found.steps):
                 msg = f"the trace holds neither statistics nor values of {kind}"
                 raise NotJudgedError(msg)
-            self._norms[kind] = found
+            self._norms[kind] = without_skipped(found, kind, self.skipped)
         return self._norms[kind]
 
     def unit_sizes(self, kind: Kind, path: str) -> npt.NDArray[np.float64]:

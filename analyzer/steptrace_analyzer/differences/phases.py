@@ -16,6 +16,7 @@ from steptrace_schema.names import (
     LOSS_SCALE,
     SAMPLE_DIGEST,
     SAMPLE_LOSS,
+    SKIPPED,
     X,
 )
 
@@ -64,6 +65,7 @@ _OF_SCALAR: Final[dict[str, Phase]] = {
     BATCH_SIZE: "batch",
     LEARNING_RATE: "update",
     LOSS_SCALE: "loss",
+    SKIPPED: "update",
 }
 
 

@@ -16,6 +16,7 @@ from steptrace_schema.names import (
     LEARNING_RATES,
     LOSS_SCALE,
     SAMPLE_LOSS,
+    SKIPPED,
     Kind,
 )
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-_GIVEN: Final = frozenset({LEARNING_RATE, EPOCH, BATCH_INDEX, BATCH_SIZE, LOSS_SCALE})
+_GIVEN: Final = frozenset({LEARNING_RATE, EPOCH, BATCH_INDEX, BATCH_SIZE, LOSS_SCALE, SKIPPED})
 
 _STAGES: Final[dict[Kind, int]] = {
     "inputs": 1,

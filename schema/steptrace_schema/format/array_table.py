@@ -120,6 +120,16 @@ ARRAYS: Final[tuple[ArrayDefinition, ...]] = (
         "factor that the loss was multiplied by before it was differentiated",
     ),
     ArrayDefinition(
+        "scalars",
+        "skipped",
+        "step",
+        "int64",
+        "1",
+        "if the optimizer scales the loss",
+        "1 where the optimizer left the weights as they were, because a gradient times the loss "
+        "scale was not finite; 0 elsewhere",
+    ),
+    ArrayDefinition(
         "weights",
         "<layer>/<variable>",
         "step, ...",

@@ -223,10 +223,34 @@ def test_skipped_steps_of_mixed_precision_are_told_when_there_are_many() -> None
     arrays["gradients/net/first/kernel"][:18] = np.inf
     arrays["inputs/x_gradient"] = arrays["inputs/x"].copy()
     arrays["inputs/x_gradient"][:18] = np.inf
+    arrays["scalars/loss_scale"][:] = 0.125
     arrays["scalars/loss_scale"][:18] = 2.0 ** (15 - np.arange(18))
-    (found,) = find("non_finite", arrays)
+    assert find("non_finite", arrays) == []
+    (found,) = find("loss_scale", arrays)
     assert (found.severity, found.first_step, found.last_step) == ("warning", 0, 17)
     assert "18 steps in a row, 0 to 17, were skipped" in found.explanation
+    assert "fell from 3.28e+04 to 0.125" in found.explanation
+    # A trace of version 1.3 says it itself, whatever its gradients are.
+    arrays["scalars/skipped"] = np.zeros(STEPS, np.int64)
+    assert find("loss_scale", arrays) == []
+    assert [f.rule for f in find("non_finite", arrays)] == ["non_finite"]
+
+
+def test_a_scale_that_never_stops_falling_is_an_error() -> None:
+    arrays = quiet_run()
+    arrays["scalars/loss_scale"] = np.full(STEPS, 1024.0, np.float32)
+    arrays["scalars/loss_scale"][-12:] = 1024 * 0.5 ** np.arange(12)
+    arrays["scalars/skipped"] = np.zeros(STEPS, np.int64)
+    arrays["scalars/skipped"][-12:] = 1
+    arrays["gradients/net/first/kernel"][-12:] = np.inf
+    (found,) = find("loss_scale", arrays)
+    assert (found.severity, found.first_step, found.last_step) == ("error", STEPS - 12, STEPS - 1)
+    assert (found.observed, found.cause_kind) == (12.0, "overflow")
+    assert find("non_finite", arrays) == []
+    # What is NaN in the forward pass is a fault, whatever the optimizer did.
+    arrays["scalars/loss"][-12:] = np.nan
+    assert "the loss itself was not finite" in find("loss_scale", arrays)[0].cause
+    assert find("non_finite", arrays)[0].tensor == "scalars/loss"
 
 
 def test_a_jump_names_the_update_and_a_changed_learning_rate(

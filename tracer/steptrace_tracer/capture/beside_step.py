@@ -13,10 +13,9 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from steptrace_schema.format.paths import safe_path
-from steptrace_schema.names import LOSS, METRICS
 from steptrace_tracer._tensorflow import tf
-from steptrace_tracer.capture.names import leaves
+from steptrace_tracer.capture.metric_taps import metric_taps
+from steptrace_tracer.capture.optimizer_state import build_slots, scaled_counts
 from steptrace_tracer.capture.rebinding import rebound
 from steptrace_tracer.capture.state import StepState
 from steptrace_tracer.capture.traced_step import StepResult, TracedStep
@@ -38,6 +37,15 @@ class BesideStep(TracedStep):
             functools.partial(self._weights, "updates"), autograph=False
         )
 
+    def prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Make ready what the step needs, optimizers whose loss scale it reads included.
+
+        The observed step leaves out what would build them.
+        """
+        if any(hasattr(optimizer, "inner_optimizer") for optimizer in self.program.optimizers):
+            build_slots(self.program)
+        super().prepare(args, kwargs)
+
     def run(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], original: Callable[[], Any]
     ) -> StepResult:
@@ -52,17 +60,15 @@ class BesideStep(TracedStep):
         """
         self.prepare(args, kwargs)
         tensors = self._observe(args, kwargs)
-        before = self._read_weights()
+        before, counts = self._read_weights(), scaled_counts(self.program.optimizers)
         wall_time, start = time.time(), time.perf_counter()
         result = original()
         duration = time.perf_counter() - start
         for path, after in self._read_weights().items() if before else ():
             tensors[f"updates/{path}"] = after - before[path]
         # The training's own metrics, rather than those of the observed step.
-        for name, metric in leaves(self.program.logs(result)):
-            key = f"scalars/{METRICS}/{safe_path(name)}"
-            if name != LOSS and key in tensors:
-                tensors[key] = tf.cast(metric, tf.float32)
+        tensors |= {k: v for k, v in metric_taps(self.program.logs(result)).items() if k in tensors}
+        tensors |= super()._skipped(tensors, counts)
         return StepResult(result, self._reduced(tensors), wall_time, duration)
 
     def _observe(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -79,6 +85,10 @@ class BesideStep(TracedStep):
 
     def _updates(self, before: dict[str, Any]) -> dict[str, Any]:
         """Return nothing: the observed step need not change the weights."""
+        return {}
+
+    def _skipped(self, tensors: dict[str, Any], counts: list[Any]) -> dict[str, Any]:
+        """Return nothing: whether it is skipped shows in the training's own step."""
         return {}
 
     def _observed(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:

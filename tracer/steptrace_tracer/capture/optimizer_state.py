@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.format.attributes import Missing
 from steptrace_schema.format.paths import safe_path, unique_paths
-from steptrace_schema.names import LEARNING_RATE, LEARNING_RATES
+from steptrace_schema.names import LEARNING_RATE, LEARNING_RATES, SKIPPED
 from steptrace_tracer._tensorflow import tf
-from steptrace_tracer.keras_private import optimizer_weights, strategy_of
+from steptrace_tracer.keras_private import optimizer_weights, strategy_of, update_counter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,6 +37,29 @@ def learning_rates(optimizers: Sequence[Any]) -> dict[str, Any]:
         for name, (_, rate) in zip(names, (main, *others), strict=True):
             rates[f"scalars/{LEARNING_RATES}/{name}"] = rate
     return rates
+
+
+def scaled_counts(optimizers: Sequence[Any]) -> list[Any]:
+    """Return how many steps each optimizer that scales the loss has done so far, as tensors."""
+    return [
+        tf.identity(update_counter(optimizer))
+        for optimizer in optimizers
+        if hasattr(optimizer, "inner_optimizer")
+    ]
+
+
+def skip_tap(before: Sequence[Any], after: Sequence[Any]) -> dict[str, Any]:
+    """Return ``scalars/skipped``: 1 where no optimizer that scales the loss has done a step.
+
+    Parameters
+    ----------
+    before, after
+        What :func:`scaled_counts` returned before the training step and after it.
+    """
+    if not before:
+        return {}
+    same = [tf.equal(one, other) for one, other in zip(before, after, strict=True)]
+    return {f"scalars/{SKIPPED}": tf.cast(tf.reduce_all(tf.stack(same)), tf.int64)}
 
 
 _UNBUILT = (

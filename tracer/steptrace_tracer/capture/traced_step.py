@@ -10,22 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.attributes import Missing
-from steptrace_schema.format.paths import safe_path
-from steptrace_schema.names import LOSS, METRICS, X_GRADIENT
+from steptrace_schema.names import LOSS_SCALE, X_GRADIENT
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.batch_taps import batch_taps
 from steptrace_tracer.capture.finished_taps import finished
 from steptrace_tracer.capture.frozen_step import batch_kind
 from steptrace_tracer.capture.graph_statistics import tensor_statistics
 from steptrace_tracer.capture.input_gradient import InputGradientShortcut
-from steptrace_tracer.capture.names import inside_recurrent, leaves, walk_layers
-from steptrace_tracer.capture.optimizer_state import build_slots, learning_rates, slot_taps
+from steptrace_tracer.capture.metric_taps import metric_taps
+from steptrace_tracer.capture.names import inside_recurrent, walk_layers
+from steptrace_tracer.capture.optimizer_state import (
+    build_slots,
+    learning_rates,
+    scaled_counts,
+    skip_tap,
+    slot_taps,
+)
 from steptrace_tracer.capture.probe import Probe, same_inputs, working_probe
 from steptrace_tracer.capture.rebinding import tapped
 from steptrace_tracer.capture.replicas import on_every_replica, run_on_replicas
 from steptrace_tracer.capture.tap_collector import TapCollector
-from steptrace_tracer.capture.taps import NO_GRADIENT, Taps, storable
-from steptrace_tracer.keras_private import missing_logits, random_operations
+from steptrace_tracer.capture.taps import NO_GRADIENT, Taps
+from steptrace_tracer.keras_private import draws_random_numbers, missing_logits
 from steptrace_tracer.private_names import MissingNameError
 
 if TYPE_CHECKING:
@@ -210,13 +216,13 @@ class TracedStep:
         variables.
         """
         probed = self.probe() if self.probe is not None else {}
-        optimizers = self.program.optimizers
-        rates = learning_rates(optimizers)
+        rates = learning_rates(self.program.optimizers)
+        counts = scaled_counts(self.program.optimizers)
         before = self._weights("weights", "updates")
         slots = self._slots()
         shortcut_weights = self._shortcut.weights() if self._shortcut is not None else []
         result, tensors = step(*args, **kwargs)
-        tensors = tensors | probed | rates
+        tensors |= probed | rates
         if self._shortcut is not None:
             x = self.program.batch(*args, **kwargs).x
             tensors |= self._input_gradient(self._shortcut, shortcut_weights, x, tensors)
@@ -225,8 +231,7 @@ class TracedStep:
             for path, tensor in before.items()
             if self.policy.covers("weights", path)
         }
-        tensors |= slots
-        tensors |= self._updates(before)
+        tensors |= slots | self._updates(before) | self._skipped(tensors, counts)
         data = batch_taps(self.program.batch(*args, **kwargs), self.policy, self.program.strategy)
         tensors |= data.tensors
         self._batch_taps_of[number := self._number(self._batch_taps_of)] = data
@@ -242,6 +247,11 @@ class TracedStep:
             f"updates/{path}": after - before[path]
             for path, after in self._weights("updates").items()
         }
+
+    def _skipped(self, tensors: dict[str, Any], counts: list[Any]) -> dict[str, Any]:
+        """Say whether the step that began at `counts` was skipped, where its loss was scaled."""
+        after = scaled_counts(self.program.optimizers)
+        return skip_tap(counts, after) if f"scalars/{LOSS_SCALE}" in tensors else {}
 
     def _input_gradient(
         self, shortcut: InputGradientShortcut, weights: list[Any], x: Any, tensors: dict[str, Any]
@@ -302,12 +312,9 @@ class TracedStep:
             raise TraceError(_NOT_SPREAD)
         self.taps = collectors[0].taps
         self._taps_of[number := self._number(self._taps_of)] = self.taps
-        self.draws_random_numbers |= _draws_random_numbers()
-        for name, metric in leaves(program.logs(result)) if tensors else ():
-            if name == LOSS or not storable(metric) or metric.shape.rank != 0:
-                continue  # Keras' loss is a mean over the epoch; the step's own is there already
-            tensors[f"scalars/{METRICS}/{safe_path(name)}"] = tf.cast(metric, tf.float32)
-        return result, tensors | {_INNER: tf.constant(number)}
+        self.draws_random_numbers |= draws_random_numbers()
+        metrics = metric_taps(program.logs(result)) if tensors else {}
+        return result, tensors | metrics | {_INNER: tf.constant(number)}
 
     def _slots(self) -> dict[str, Any]:
         try:
@@ -341,9 +348,3 @@ class TracedStep:
             key: tensor_statistics(tensor) if only(key.partition("/")[0]) else tensor
             for key, tensor in tensors.items()
         }
-
-
-def _draws_random_numbers() -> bool:
-    if tf.executing_eagerly():
-        return False
-    return any(True for _ in random_operations(tf.compat.v1.get_default_graph()))

@@ -21,6 +21,7 @@ from steptrace_analyzer.anomalies.rules.drift import drift
 from steptrace_analyzer.anomalies.rules.flow import exploding, vanishing
 from steptrace_analyzer.anomalies.rules.frozen import frozen
 from steptrace_analyzer.anomalies.rules.jumps import gradient_jump, update_jump
+from steptrace_analyzer.anomalies.rules.loss_scale import loss_scale
 from steptrace_analyzer.anomalies.rules.loss_spike import loss_spike
 from steptrace_analyzer.anomalies.rules.non_finite import non_finite
 from steptrace_analyzer.anomalies.rules.not_learning import diverging, not_learning
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 _ALL: Final[tuple[Callable[..., Iterable[Finding]], ...]] = (
     non_finite,
+    loss_scale,
     outside,
     bad_batch,
     update_jump,

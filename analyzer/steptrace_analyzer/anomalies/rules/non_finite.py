@@ -11,10 +11,10 @@ from steptrace_analyzer.anomalies.finding import CauseKind, Finding, NotJudgedEr
 from steptrace_analyzer.anomalies.growth import growth
 from steptrace_analyzer.anomalies.rules.non_finite_beside import non_finite_beside
 from steptrace_analyzer.anomalies.signals import layer_path
-from steptrace_analyzer.anomalies.words import listed, number, plural
+from steptrace_analyzer.anomalies.words import listed, plural
 from steptrace_analyzer.trace.batch import is_input_gradient
 from steptrace_analyzer.trace.dataflow import Dataflow
-from steptrace_schema.names import LOSS, LOSS_SCALE, SAMPLE_LOSS, Kind
+from steptrace_schema.names import LOSS, SAMPLE_LOSS, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,8 +34,6 @@ _KINDS: Final[tuple[Kind, ...]] = (
     "gradients",
     "updates",
 )
-_HARMED: Final = ("inputs", "weights", "updates")  # not finite: the step was not skipped
-_SKIPS: Final = 10  # skipped steps in a row that are more than the usual search for a loss scale
 
 _REMEDY: Final[dict[str, str]] = {
     "data": "find the sample in the data set and drop or repair it; check for 0/0 in its scaling",
@@ -68,8 +66,8 @@ def non_finite(signals: Signals) -> Iterator[Finding]:
     backward pass, update. The origin is the first that is not finite. A step whose weights
     already were not finite has no separate origin, so there is one finding for each time that
     non-finite values appear again. An activation that is not finite while the step's loss and all
-    gradients are (a mask of minus infinity) did no harm and is none. Steps that mixed precision
-    skipped because of its loss scale are none either, unless 10 or more follow one another.
+    gradients are (a mask of minus infinity) did no harm and is none. What the backward
+    pass gave at steps that mixed precision skipped because of its loss scale is none either.
     What does not train (metrics, validation, the probe, what was logged) is a warning of its own
     where it is not finite before anything else is.
 
@@ -86,14 +84,9 @@ def non_finite(signals: Signals) -> Iterator[Finding]:
     at = _by_step(signals)
     spread: list[int] = []
     finding: Finding | None = None
-    skipped: list[int] = []
-    scaled = any(path == LOSS_SCALE for path in signals.paths("scalars"))
     for step in sorted(at):
         bad = at[step]
         if _is_harmless(bad):
-            continue
-        if scaled and not any(_harms(b) for b in bad):
-            skipped.append(step)
             continue
         from_before = any(b.kind == "weights" for b in bad)
         repeated = bool(spread) and step == spread[-1] + 1 and _persists(bad, at, step)
@@ -105,15 +98,7 @@ def non_finite(signals: Signals) -> Iterator[Finding]:
         finding, spread = _finding(signals, step, bad), [step]
     if finding is not None:
         yield dataclasses.replace(finding, last_step=spread[-1])
-    yield from _skips(signals, skipped)
     yield from non_finite_beside(signals)
-
-
-def _harms(bad: _Bad) -> bool:
-    """Whether a step was not skipped, because more than its gradients is not finite."""
-    if is_input_gradient(bad.path):
-        return False
-    return bad.kind in _HARMED or bad.path == LOSS
 
 
 def _persists(bad: list[_Bad], at: dict[int, list[_Bad]], step: int) -> bool:
@@ -177,9 +162,29 @@ def _scalars(signals: Signals) -> Iterator[tuple[int, _Bad]]:
         return
     values = loss.values[:, 0]
     absent = _absent(signals, loss.steps)
+    absent |= np.isinf(values) & _with_finite_parts(signals, loss.steps)
     for row in np.flatnonzero(~np.isfinite(values) & ~absent).tolist():
         is_nan = bool(np.isnan(values[row]))
         yield int(loss.steps[row]), _Bad("scalars", LOSS, int(is_nan), int(not is_nan))
+
+
+def _with_finite_parts(signals: Signals, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Return the skipped steps at which the losses of all samples are finite.
+
+    Where the loss is infinite there, it overflowed as it was scaled.
+    """
+    skipped = np.isin(steps, signals.skipped)
+    if not skipped.any() or not signals.has("inputs", SAMPLE_LOSS):
+        return np.zeros(len(steps), dtype=bool)
+    known, losses = signals.sample_losses
+    sizes = signals.batch_size
+    finite = np.isin(steps, known)
+    for row in np.flatnonzero(skipped & finite):
+        of = losses[np.searchsorted(known, steps[row])]
+        size = sizes.row(int(steps[row]))
+        count = len(of) if size is None else int(sizes.values[size, 0])
+        finite[row] = bool(np.isfinite(of[:count]).all())
+    return skipped & finite
 
 
 def _absent(signals: Signals, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
@@ -298,32 +303,3 @@ def _rows(signals: Signals, step: int, first: _Bad) -> list[int]:
 def _counts(bad: _Bad) -> str:
     parts = [f"{bad.nan} NaN"] * (bad.nan > 0) + [f"{bad.inf} infinite"] * (bad.inf > 0)
     return " and ".join(parts) + f" element{'s' * (bad.nan + bad.inf > 1)}"
-
-
-def _skips(signals: Signals, skipped: list[int]) -> Iterator[Finding]:
-    """Yield a finding where mixed precision skipped many steps in a row."""
-    runs = np.split(np.asarray(skipped, dtype=np.int64), np.flatnonzero(np.diff(skipped) > 1) + 1)
-    for run in runs:
-        if len(run) < _SKIPS:
-            continue
-        first, last = int(run[0]), int(run[-1])
-        scale = signals.scalar(LOSS_SCALE)
-        values = [float(v) for v in scale.values[np.isin(scale.steps, (first, last)), 0]]
-        yield Finding(
-            rule="non_finite",
-            severity="warning",
-            first_step=first,
-            last_step=last,
-            explanation=(
-                f"{len(run)} steps in a row, {first} to {last}, were skipped because gradients "
-                f"overflowed, while the loss scale fell from {number(values[0])} to "
-                f"{number(values[-1])}."
-            ),
-            tensor=f"scalars/{LOSS_SCALE}",
-            observed=float(len(run)),
-            threshold=float(_SKIPS),
-            cause="the gradients are too large for float16 at the first loss scale",
-            cause_kind="overflow",
-            consequence="nothing is learned at skipped steps",
-            remedy="begin with a smaller loss scale, or use bfloat16, which has float32's range",
-        )
