@@ -87,6 +87,8 @@ SAMPLE_ID: Final = "sample_id"
 RECORDED_ID: Final = "recorded_id"
 SAMPLE_LOSS: Final = "sample_loss"
 SAMPLE_WEIGHT: Final = "sample_weight"
+SAMPLE_STATISTICS: Final = "sample_statistics"
+"""Sizes of every sample's inputs and targets; also the root attribute that names its columns."""
 OUTPUT: Final = "output"
 PREACTIVATION: Final = "preactivation"
 

@@ -10,7 +10,8 @@ import numpy as np
 from steptrace_analyzer.anomalies.finding import NotJudgedError
 from steptrace_analyzer.anomalies.scores import WINDOW, log_sizes, trailing_scores
 from steptrace_analyzer.anomalies.trends import known_median
-from steptrace_analyzer.anomalies.words import number, times
+from steptrace_analyzer.anomalies.whole_batch import knows_whole_batch, outstanding_rows
+from steptrace_analyzer.anomalies.words import listed, number, times
 from steptrace_analyzer.trace.batch import is_target, measured_arrays
 
 if TYPE_CHECKING:
@@ -37,7 +38,11 @@ _TAIL: Final = 0.9  # quantile of the losses before, above which a loss is high
 
 @dataclasses.dataclass(frozen=True)
 class InputChange:
-    """A property of the recorded rows of one input or target against the steps before."""
+    """A property of one input or target against the steps before.
+
+    It is that of the whole batch where the trace has statistics of every sample, else that of the
+    recorded rows.
+    """
 
     path: str
     quantity: Literal["size", "spread", "mean"]
@@ -45,6 +50,10 @@ class InputChange:
     value: float
     usual: float
     z: float
+    whole: bool = False
+    """Whether it is of all rows of the batch."""
+    rows: tuple[int, ...] = ()
+    """Rows that alone are far larger than the others, where they are few."""
 
     @property
     def text(self) -> str:
@@ -56,9 +65,13 @@ class InputChange:
             return f"the batch's {name} had a mean of {number(self.value)} instead of {usual}"
         if not self.value:
             what = "zero" if self.quantity == "size" else "the same number"
-            return f"the recorded rows of the batch's {name} were all {what}"
+            rows = "" if self.whole else "the recorded rows of "
+            return f"{rows}the batch's {name} were all {what}"
         what = "as large" if self.quantity == "size" else "as spread out"
-        return f"the batch's {name} were {times(self.value / self.usual)} {what} as usual"
+        text = f"the batch's {name} were {times(self.value / self.usual)} {what} as usual"
+        if self.rows and self.value > self.usual:
+            text += f", because of row{'s' * (len(self.rows) > 1)} {listed(self.rows)}"
+        return text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,11 +120,12 @@ def input_scores(signals: Signals) -> Iterator[tuple[int, InputChange]]:
     NotJudgedError
         If the trace holds no statistics of inputs.
     """
-    means, stds = signals.statistic("inputs", "mean"), signals.statistic("inputs", "std")
+    means, stds = signals.input_statistic("mean"), signals.input_statistic("std")
     for path in numeric_inputs(signals):
         mean, std = means.of(path), stds.of(path)
         if mean is None or std is None:
             continue
+        whole = knows_whole_batch(signals.trace, path)
         sizes = np.hypot(mean.values, std.values)
         scores = trailing_scores(log_sizes(sizes))
         usual = np.exp(scores.median[:, 0])
@@ -120,8 +134,9 @@ def input_scores(signals: Signals) -> Iterator[tuple[int, InputChange]]:
             z = np.log(ratio) / scores.scale[:, 0]
             rows = np.flatnonzero(np.isfinite(z) & (np.abs(z) > UNUSUAL))
         for row in rows.tolist():
-            value, before = float(sizes[row, 0]), float(usual[row])
-            yield int(mean.steps[row]), InputChange(path, "size", value, before, float(z[row]))
+            value, before, step = float(sizes[row, 0]), float(usual[row]), int(mean.steps[row])
+            far = outstanding_rows(signals.trace, path, step) if whole else ()
+            yield step, InputChange(path, "size", value, before, float(z[row]), whole, far)
 
 
 def same_inputs(signals: Signals, row: int) -> list[int]:
@@ -136,7 +151,7 @@ def same_inputs(signals: Signals, row: int) -> list[int]:
 
 
 def input_change(signals: Signals, step: int) -> InputChange | None:
-    """Return what is most unusual about the recorded rows of a step's batch.
+    """Return what is most unusual about a step's batch, or about its recorded rows.
 
     A size says more than a spread, and that more than a mean, where all are unusual.
 
@@ -147,7 +162,7 @@ def input_change(signals: Signals, step: int) -> InputChange | None:
         recorded, or the history is too short.
     """
     try:
-        means, stds = signals.statistic("inputs", "mean"), signals.statistic("inputs", "std")
+        means, stds = signals.input_statistic("mean"), signals.input_statistic("std")
     except NotJudgedError:
         return None
     found: list[InputChange] = []
@@ -163,8 +178,17 @@ def input_change(signals: Signals, step: int) -> InputChange | None:
         z, median = float(scores.z[-1, 0]), float(scores.median[-1, 0])
         if np.isfinite(z):
             found.append(InputChange(path, "mean", float(mean[-1]), median, z))
+    found = [_with_rows(signals, step, change) for change in found]
     unusual = (each for each in found if abs(each.z) > UNUSUAL)
     return next(unusual, max(found, key=lambda each: abs(each.z), default=None))
+
+
+def _with_rows(signals: Signals, step: int, change: InputChange) -> InputChange:
+    """Return a change that knows whether it is of the whole batch, and of which rows."""
+    if not knows_whole_batch(signals.trace, change.path):
+        return change
+    far = outstanding_rows(signals.trace, change.path, step) if change.quantity == "size" else ()
+    return dataclasses.replace(change, whole=True, rows=far)
 
 
 def loss_change(signals: Signals, step: int) -> LossChange | None:

@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from steptrace_analyzer.anomalies.batches import UNUSUAL, input_change, loss_change
+from steptrace_analyzer.anomalies.batches import (
+    UNUSUAL,
+    input_change,
+    loss_change,
+    numeric_inputs,
+)
 from steptrace_analyzer.anomalies.finding import NOT_KNOWN, CauseKind, NotJudgedError
 from steptrace_analyzer.anomalies.optimizer.setting import Setting
 from steptrace_analyzer.anomalies.outside import outside_changes
+from steptrace_analyzer.anomalies.whole_batch import knows_whole_batch
 from steptrace_analyzer.anomalies.words import listed, number, times
-from steptrace_analyzer.trace.batch import is_target
+from steptrace_analyzer.trace.batch import is_input, is_target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,7 +124,7 @@ def first_broken(signals: Signals) -> int | None:
 
 
 def cause_in_inputs(signals: Signals, step: int) -> Cause | None:
-    """Return what is unusual about the recorded rows of a step's batch, None where nothing is."""
+    """Return what is unusual about the inputs or targets of a step, None where nothing is."""
     inputs = input_change(signals, step)
     if inputs is not None and abs(inputs.z) > UNUSUAL:
         kind: CauseKind = "labels" if is_target(inputs.path) else "batch"
@@ -133,7 +139,7 @@ def cause_in_losses(signals: Signals, step: int) -> Cause | None:
     """
     losses = loss_change(signals, step)
     if losses is not None and losses.all_high:
-        return cause_of_all_high(losses)
+        return cause_of_all_high(signals, losses)
     if losses is not None and losses.rows:
         rows = listed(losses.rows)
         return Cause(
@@ -144,7 +150,19 @@ def cause_in_losses(signals: Signals, step: int) -> Cause | None:
     return None
 
 
-def cause_of_all_high(losses: LossChange) -> Cause:
+def _usual_rows(signals: Signals) -> str:
+    """Say what of the inputs was looked at, and what is left."""
+    inputs = [path for path in numeric_inputs(signals) if is_input(path)]
+    if inputs and all(knows_whole_batch(signals.trace, path) for path in inputs):
+        return (
+            "the size of its inputs is as usual, over all rows: its labels, or what its inputs show"
+        )
+    return (
+        "the recorded rows of its inputs look as usual: its labels, or rows that are not recorded"
+    )
+
+
+def cause_of_all_high(signals: Signals, losses: LossChange) -> Cause:
     """Say what a batch is that nearly all samples of which have a loss far above the usual."""
     known = losses.seen >= losses.samples / 2 and losses.seen_loss is not None
     if known and losses.seen_loss is not None and losses.median > 2 * losses.seen_loss:
@@ -157,7 +175,6 @@ def cause_of_all_high(losses: LossChange) -> Cause:
     return Cause(
         "batch",
         f"the batch: the median of its losses was {number(losses.median)} instead of "
-        f"{number(losses.usual)}, while the recorded rows of its inputs look as usual: its labels, "
-        "or rows that are not recorded",
+        f"{number(losses.usual)}, while {_usual_rows(signals)}",
         CHECK_LABELS,
     )

@@ -14,8 +14,9 @@ from steptrace_analyzer.anomalies.findings import (
     InputChange,
     InputProperty,
 )
-from steptrace_analyzer.anomalies.measurements import Series, norms, scalar, statistic
+from steptrace_analyzer.anomalies.measurements import Series, norms, scalar
 from steptrace_analyzer.anomalies.scores import WINDOW, log_sizes, trailing_scores
+from steptrace_analyzer.anomalies.whole_batch import input_statistic
 from steptrace_analyzer.trace.batch import is_target, measured_arrays
 from steptrace_analyzer.trace.select import get_tensor, recorded_steps, tensor_paths
 from steptrace_schema.names import BATCH_SIZE, LEARNING_RATE, LOSS, SAMPLE_DIGEST, STEP
@@ -63,8 +64,8 @@ class Surroundings:
             learning_rate=scalar(trace, LEARNING_RATE),
             loss=scalar(trace, LOSS),
             batch_size=scalar(trace, BATCH_SIZE),
-            input_means=statistic(trace, "inputs", "mean"),
-            input_stds=statistic(trace, "inputs", "std"),
+            input_means=input_statistic(trace, "mean"),
+            input_stds=input_statistic(trace, "std"),
             measured=measured_arrays(trace),
         )
 

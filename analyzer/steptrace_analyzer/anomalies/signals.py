@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
 import numpy as np
 
 from steptrace_analyzer.anomalies.finding import NotJudgedError
 from steptrace_analyzer.anomalies.measurements import Series, norms, scalar, statistics
 from steptrace_analyzer.anomalies.skipped import skipped_steps, without_skipped
+from steptrace_analyzer.anomalies.whole_batch import input_statistic
 from steptrace_analyzer.trace.open import trace_attributes
 from steptrace_analyzer.trace.select import recorded_steps, tensor_paths
 from steptrace_schema.names import (
@@ -174,6 +175,15 @@ class Signals:
             msg = f"the trace holds no statistics of {kind}"
             raise NotJudgedError(msg)
         return series
+
+    def input_statistic(self, name: Literal["mean", "std"]) -> Series:
+        """Return a statistic of inputs and targets, (step, tensor): of whole batches where known.
+
+        That is where the trace has statistics of every sample; elsewhere, of the recorded rows.
+        """
+        found = self.once(f"inputs {name}", lambda: input_statistic(self.trace, name))
+        require(found is not None and len(found.steps), "the trace holds no statistics of inputs")
+        return cast("Series", found)
 
     def norms(self, kind: Kind) -> Series:
         """Return the L2 norm of every tensor of a kind, (step, tensor)."""

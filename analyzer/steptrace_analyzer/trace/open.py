@@ -20,6 +20,7 @@ from steptrace_analyzer.trace.journaled import (
     static_rows,
     statistics_variable,
 )
+from steptrace_analyzer.trace.sample_statistics import with_sample_statistics
 from steptrace_analyzer.trace.stored import stored_arrays
 from steptrace_analyzer.trace.updates import with_updates
 from steptrace_schema.errors import TraceError
@@ -107,7 +108,7 @@ def open_trace(path: str | Location) -> xr.DataTree:
     arrays = declaration.arrays if declaration is not None else ()
     root = xr.Dataset(attrs={ATTRIBUTES_KEY: present.model_dump(mode="json")})
     with _in_one_sentence(path):
-        datasets = _join(stored, records, arrays)
+        datasets = with_sample_statistics(_join(stored, records, arrays), present)
         tree = with_updates(xr.DataTree.from_dict({"/": root, **datasets}, name=path.name))
     tree.encoding[_SOURCE] = str(path.absolute())  # found from any folder
     return tree

@@ -250,6 +250,15 @@ ARRAYS: Final[tuple[ArrayDefinition, ...]] = (
     ),
     ArrayDefinition(
         "inputs",
+        "sample_statistics",
+        "step, batch, statistic",
+        "float64",
+        "",
+        _RECORDED,
+        "how large each input and target of each sample of the whole batch is, or which category",
+    ),
+    ArrayDefinition(
+        "inputs",
         "sample_id",
         "step, batch",
         "int64",

@@ -135,6 +135,8 @@ class TraceAttributes(_Model):
     events: tuple[Event, ...] = ()
     capture: dict[Kind, Way] = Field(default_factory=dict)
     """Where the tensors of each kind are computed; empty before format 1.3."""
+    sample_statistics: tuple[str, ...] = ()
+    """Names of the columns of ``inputs/sample_statistics``: ``x/rms``, ``y/category``, ..."""
     proofs: tuple[Proof, ...] = ()
     """When it was shown that the step is not changed."""
     shard_steps: Annotated[int, Field(ge=1, le=65536)] = 8

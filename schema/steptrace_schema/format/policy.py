@@ -111,6 +111,10 @@ class Policy(BaseModel):
     total_bytes
         The most bytes of all steps, before encoding. When they are used up, the recording ends
         and the training continues.
+    sample_statistics
+        Whether ``inputs/sample_statistics`` is recorded: the root mean square, mean and largest
+        magnitude of each input and target of every sample of the batch, and how many of its values
+        are not finite; the category where it is one.
     disk_limit
         The most bytes of the trace on disk, store and journal together, at every moment. It counts
         the lengths of files, as ``ls -l`` shows them. A disk gives space in blocks, so each file
@@ -151,6 +155,7 @@ class Policy(BaseModel):
     exclude: tuple[str, ...] = ()
     precision: dict[Kind, Precision] = Field(default_factory=dict)
     statistics_only: tuple[StatisticsKind, ...] = ()
+    sample_statistics: bool = True
     step_bytes: Annotated[int, Field(ge=1)] | None = None
     total_bytes: Annotated[int, Field(ge=1)] | None = None
     disk_limit: Annotated[int, Field(ge=1)] | None = None

@@ -17,6 +17,7 @@ from steptrace_schema.names import (
     SAMPLE_DIGEST,
     SAMPLE_ID,
     SAMPLE_REPLICA,
+    SAMPLE_STATISTICS,
     STATISTIC_NAMES,
 )
 from steptrace_schema.statistics.moments import SUMS, moments, row_sums
@@ -63,7 +64,10 @@ def has_statistics(spec: ArraySpec) -> bool:
         return False
     if spec.kind == "logged" and not spec.shape:
         return False
-    return spec.path not in (SAMPLE_DIGEST, SAMPLE_REPLICA, SAMPLE_ID, RECORDED_ID)
+    return spec.path not in _UNDESCRIBED
+
+
+_UNDESCRIBED: Final = (SAMPLE_DIGEST, SAMPLE_REPLICA, SAMPLE_ID, SAMPLE_STATISTICS, RECORDED_ID)
 
 
 def compute_statistics(values: Array) -> Float64:

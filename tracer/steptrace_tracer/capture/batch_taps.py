@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from steptrace_schema.names import SAMPLE_REPLICA, X, Y
+from steptrace_schema.names import SAMPLE_REPLICA, SAMPLE_STATISTICS, X, Y
 from steptrace_tracer.capture.names import joined, leaves
 from steptrace_tracer.capture.replicas import whole_batch
 from steptrace_tracer.capture.taps import NOT_NUMBERS, NOT_SAMPLES, Taps, storable
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from steptrace_schema.format.policy import Policy
     from steptrace_tracer.capture.program import Batch
 
-BATCH_INPUT = "batch_input"
-"""Key of the taps that the digests are made of; they are no arrays of the trace."""
+BATCH_INPUT, BATCH_TARGET = "batch_input", "batch_target"
+"""Where the keys begin of taps with all samples, ``batch_input/number/path``.
+
+Digests and statistics of samples are made of them; they are no arrays of the trace.
+"""
 
 
 def batch_taps(batch: Batch, policy: Policy, strategy: Any) -> Taps:
@@ -50,20 +53,29 @@ def batch_taps(batch: Batch, policy: Policy, strategy: Any) -> Taps:
                 taps.explain_missing("inputs", place, NOT_SAMPLES)
             else:
                 taps.add("inputs", place, tensor[:samples])
-    taps.tensors |= _whole_input(whole)
+    taps.tensors |= _whole(BATCH_INPUT, X, whole.x)
+    if policy.sample_statistics and policy.covers("inputs", SAMPLE_STATISTICS):
+        taps.tensors |= _whole(BATCH_TARGET, Y, whole.y)
     return taps
 
 
-def _whole_input(batch: Batch) -> dict[str, Any]:
-    """Return the whole batch's inputs, for digests of every sample."""
+def _whole(kind: str, base: str, structure: Any) -> dict[str, Any]:
+    """Return all samples of inputs or targets."""
     return {
-        f"{BATCH_INPUT}/{number}": tensor
-        for number, (_, tensor) in enumerate(leaves(batch.x))
+        f"{kind}/{number:04d}/{joined(base, name)}": tensor
+        for number, (name, tensor) in enumerate(leaves(structure))
         if storable(tensor) and tensor.shape.rank != 0
     }
 
 
+def take_whole(tensors: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Take the taps with all samples of a kind out of others; return them by path, in order."""
+    keys = sorted(key for key in tensors if key.startswith(f"{kind}/"))
+    return {key.split("/", 2)[2]: tensors.pop(key) for key in keys}
+
+
 def recorded_bytes(tensors: Mapping[str, Any]) -> int:
     """Return the bytes of what a step records, of `kind/path` to tensor."""
-    taps = (tensor for key, tensor in tensors.items() if not key.startswith(BATCH_INPUT))
+    whole = (f"{BATCH_INPUT}/", f"{BATCH_TARGET}/")
+    taps = (tensor for key, tensor in tensors.items() if not key.startswith(whole))
     return sum(int(tensor.dtype.size) * math.prod(tensor.shape) for tensor in taps)

@@ -22,6 +22,7 @@ from steptrace_schema.names import (
     SAMPLE_DIGEST,
     SAMPLE_ID,
     SAMPLE_LOSS,
+    SAMPLE_STATISTICS,
     SAMPLE_WEIGHT,
     STATISTIC,
     Kind,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 _FIXED_KINDS: Final = ("weights", "gradients", "updates", "optimizer")
 _PROBE_KINDS: Final = ("probe", "probe_gradients")
-OF_THE_BATCH: Final = (SAMPLE_DIGEST, SAMPLE_ID, SAMPLE_LOSS, SAMPLE_WEIGHT)
+OF_THE_BATCH: Final = (*(SAMPLE_DIGEST, SAMPLE_ID, SAMPLE_LOSS, SAMPLE_STATISTICS, SAMPLE_WEIGHT),)
 """Arrays of `inputs` that have a value for every sample of the batch."""
 
 Arrays = Mapping[str, "npt.NDArray[Any]"]
@@ -128,7 +129,7 @@ def _dims(kind: Kind, path: str, rank: int) -> tuple[str, ...]:
     if kind == "logged":
         return tuple(f"axis_{i}" for i in range(1, rank + 1))
     if kind == "inputs" and path in OF_THE_BATCH:
-        return (BATCH,)
+        return (BATCH, STATISTIC)[:rank]
     return (SAMPLE, *feature_dims(rank - 1))
 
 

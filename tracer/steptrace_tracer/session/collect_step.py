@@ -16,16 +16,18 @@ from steptrace_schema.names import (
     SAMPLE_DIGEST,
     SAMPLE_ID,
     SAMPLE_LOSS,
+    SAMPLE_STATISTICS,
     SAMPLE_WEIGHT,
 )
 from steptrace_tracer._tensorflow import tf
-from steptrace_tracer.capture.batch_taps import BATCH_INPUT
+from steptrace_tracer.capture.batch_taps import BATCH_INPUT, BATCH_TARGET, take_whole
 from steptrace_tracer.capture.finished_taps import ROWS
 from steptrace_tracer.capture.taps import NOT_SAMPLES, as_missing
 from steptrace_tracer.record.declare import has_samples
 from steptrace_tracer.record.pending_step import Collected
 from steptrace_tracer.record.precision import rounded
 from steptrace_tracer.record.sample_digests import sample_digests
+from steptrace_tracer.record.sample_statistics import sample_statistics
 from steptrace_tracer.record.step_budget import beyond_budget
 
 if TYPE_CHECKING:
@@ -82,9 +84,12 @@ def collect_step(
     TraceError
         If `ids` are not one integer for each sample.
     """
-    inputs = [np.asarray(tensors.pop(k)) for k in sorted(tensors) if k.startswith(BATCH_INPUT)]
+    inputs, targets = (
+        {path: np.asarray(tensor) for path, tensor in take_whole(tensors, kind).items()}
+        for kind in (BATCH_INPUT, BATCH_TARGET)
+    )
     rows = np.asarray(tensors.pop(ROWS)).tolist()
-    size = len(inputs[0]) if inputs else max(rows, default=0)
+    size = len(next(iter(inputs.values()))) if inputs else max(rows, default=0)
     not_samples = taps.explain_other_rows(rows, size)
     for kind, path in not_samples:
         tensors.pop(f"{kind}/{path}", None)
@@ -96,7 +101,11 @@ def collect_step(
     if ids is not None:
         arrays |= _with_ids(arrays, _checked_ids(ids, size), policy)
     if inputs and policy.covers("inputs", SAMPLE_DIGEST):
-        arrays[f"inputs/{SAMPLE_DIGEST}"] = sample_digests(inputs)
+        arrays[f"inputs/{SAMPLE_DIGEST}"] = sample_digests([*inputs.values()])
+    columns: tuple[str, ...] = ()
+    if policy.sample_statistics and policy.covers("inputs", SAMPLE_STATISTICS):
+        columns, statistics = sample_statistics(inputs, targets, size)
+        arrays |= {f"inputs/{SAMPLE_STATISTICS}": statistics} if columns else {}
     arrays |= {
         "scalars/epoch": scalar(position.epoch, np.int64),
         "scalars/batch": scalar(position.batch, np.int64),
@@ -104,11 +113,10 @@ def collect_step(
         "scalars/wall_time": scalar(result.wall_time, np.float64),
         "scalars/step_duration": scalar(result.duration, np.float64),
     }
-    if policy.step_bytes is None:
-        return Collected(arrays, (*missing, *as_missing(not_samples)), notes)
-    left_out = beyond_budget(arrays, policy.step_bytes)
+    left_out = {} if policy.step_bytes is None else beyond_budget(arrays, policy.step_bytes)
     arrays = {key: values for key, values in arrays.items() if key not in left_out}
-    return Collected(arrays, (*missing, *as_missing(not_samples), *left_out.values()), notes)
+    all_missing = (*missing, *as_missing(not_samples), *left_out.values())
+    return Collected(arrays, all_missing, notes, {SAMPLE_STATISTICS: columns} if columns else {})
 
 
 def with_precision(collected: Collected, policy: Policy) -> Collected:

@@ -34,6 +34,7 @@ from steptrace_tracer.session.last_weights import LastWeights
 from steptrace_tracer.session.logged_names import LoggedNames
 from steptrace_tracer.session.provenance import describe_run, resumed_run
 from steptrace_tracer.session.sampling import with_sample_count
+from steptrace_tracer.session.told import Told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -71,6 +72,7 @@ class Session:
         self._before: Continuation | None = None
         self._last_weights = LastWeights()
         self._has_probe = False
+        self._told = Told()
         self._notes: tuple[str, ...] = ()
         private_names.forget()
         self._logged: dict[str, npt.NDArray[Any]] = {}
@@ -272,8 +274,7 @@ class Session:
     ) -> None:
         if self._recording is None:
             return
-        traced = capture.traced
-        tensors = dict(result.tensors)
+        traced, tensors = capture.traced, dict(result.tensors)
         if not self._has_probe and traced.probe is not None:
             tensors |= traced.probe.inputs()
             self._has_probe = True
@@ -283,7 +284,7 @@ class Session:
 
         def collect() -> Collected:
             collected = collect_step(tensors, result, position, taps, missing, ids, policy, notes)
-            return dataclasses.replace(collected, attributes=attributes)
+            return self._told.with_news(collected, attributes)
 
         self._put(position.step, collect)
 

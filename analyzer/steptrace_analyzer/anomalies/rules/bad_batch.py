@@ -40,7 +40,8 @@ def bad_batch(
     """Find batches whose inputs or targets, or whose samples' losses, are unlike those before.
 
     Inputs and targets that are magnitudes are scored by the logarithm of the root mean square of
-    their recorded rows against the 50 steps before; class ids and token ids are not magnitudes.
+    all rows against the 50 steps before, or of the recorded ones where the trace has no statistics
+    of every sample; class ids and token ids are not magnitudes.
     Losses are those of all samples of the batch: the batch is unlike the 20 before it where so
     many of its losses are above nine tenths of theirs that chance gives it once in 10^8, where
     the median's logarithm is `losses` spreads above theirs and higher than any of them, where no
@@ -87,7 +88,7 @@ def _from_inputs(step: int, change: InputChange, z: float) -> Finding:
         last_step=step,
         explanation=(
             f"at step {step} {change.text} (root mean square {number(change.value)} instead of "
-            f"{number(change.usual)}, in the recorded rows)."
+            f"{number(change.usual)}, in {'all' if change.whole else 'the recorded'} rows)."
         ),
         tensor=f"inputs/{change.path}",
         observed=change.value,
@@ -97,7 +98,7 @@ def _from_inputs(step: int, change: InputChange, z: float) -> Finding:
         cause_kind="labels" if of_targets else "batch",
         consequence="the step follows a gradient that this batch alone has",
         remedy=CHECK_LABELS if of_targets else CHECK_BATCH,
-        evidence={"z": change.z},
+        evidence={"z": change.z, "rows": list(change.rows)},
     )
 
 
@@ -125,7 +126,7 @@ def _from_losses(
         change = loss_change(signals, step)
         if change is None or _chance(change.high, change.samples) > _CHANCE:
             continue
-        cause = cause_of_all_high(change)
+        cause = cause_of_all_high(signals, change)
         inputs = same_inputs(signals, row)
         yield Finding(
             rule="bad_batch",

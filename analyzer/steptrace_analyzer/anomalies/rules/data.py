@@ -44,7 +44,7 @@ def unscaled_inputs(
     Source
         [-1, 1]: UMLAUT, DeepDiagnosis, here ten times that
     """
-    means, stds = signals.statistic("inputs", "mean"), signals.statistic("inputs", "std")
+    means, stds = signals.input_statistic("mean"), signals.input_statistic("std")
     lows, highs = signals.statistic("inputs", "min"), signals.statistic("inputs", "max")
     first_layers = [
         layer.class_name for layer in signals.attributes.layers if layer.class_name != "InputLayer"

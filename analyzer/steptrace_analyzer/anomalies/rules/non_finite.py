@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from steptrace_analyzer.anomalies.bad_samples import bad_rows, bad_samples, category_outside
 from steptrace_analyzer.anomalies.finding import CauseKind, Finding, NotJudgedError
 from steptrace_analyzer.anomalies.growth import growth
 from steptrace_analyzer.anomalies.rules.non_finite_beside import non_finite_beside
@@ -117,6 +118,11 @@ def _by_step(signals: Signals) -> dict[int, list[_Bad]]:
     for kind in _KINDS:
         for step, bad in _scalars(signals) if kind == "scalars" else _tensors(signals, kind):
             found.setdefault(step, []).append(bad)
+    for step, path, nan, inf in bad_samples(signals.trace):
+        others = found.setdefault(step, [])
+        # Of the recorded rows and the others together.
+        others[:] = [b for b in others if (b.kind, b.path) != ("inputs", path)]
+        others.append(_Bad("inputs", path, nan, inf))
 
     def rank(bad: _Bad) -> tuple[int, int]:
         if bad.kind == "inputs" and bad.path == SAMPLE_LOSS:
@@ -275,6 +281,10 @@ def _has_finite_bias(signals: Signals, step: int, path: str) -> bool:
 
 def _loss_cause(signals: Signals, step: int, rows: list[int], where: str) -> tuple[CauseKind, str]:
     """Say why a loss is not finite although inputs, weights and recorded activations are."""
+    if rows and (outside := category_outside(signals, step, rows)) is not None:
+        return "data", (
+            f"the loss of {plural(len(rows), 'sample')} is not finite{where}, because {outside}"
+        )
     if rows:
         return "data", (
             f"the loss of {plural(len(rows), 'sample')} is not finite{where}, while the recorded "
@@ -290,6 +300,8 @@ def _loss_cause(signals: Signals, step: int, rows: list[int], where: str) -> tup
 def _rows(signals: Signals, step: int, first: _Bad) -> list[int]:
     """Return the places in the batch of the samples that are not finite, where they are few."""
     path = first.path if first.kind == "inputs" else SAMPLE_LOSS if first.kind == "scalars" else ""
+    if (samples := bad_rows(signals.trace, path, step)) is not None:
+        return samples
     values = signals.row("inputs", path, step) if path else None
     if values is None or values.dtype.kind != "f" or not values.ndim:
         return []
