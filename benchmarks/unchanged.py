@@ -23,90 +23,16 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
+from steptrace_tracer.verification import networks
+from steptrace_tracer.verification.networks import Row
+
 PAGE: Final = Path(__file__).parents[1] / "docs" / "unchanged.md"
-STEPS: Final = 6
-NETWORKS: Final = (
-    "MobileNetV2",
-    "MobileNetV3Small",
-    "ResNet50",
-    "ResNet50V2",
-    "EfficientNetB0",
-    "EfficientNetV2B0",
-    "DenseNet121",
-    "Xception",
-    "InceptionV3",
-    "NASNetMobile",
-    "ConvNeXtTiny",
-    "VGG16",
-)
-SMALLEST: Final = {"Xception": 71, "InceptionV3": 75}
-"""The smallest images that a network takes, where 64 pixels are too few."""
 
 
-def rows() -> list[str]:
-    """Return the names of all rows: network, pixels and what else differs from the default."""
-    found = [f"{name} {max(64, SMALLEST.get(name, 0))}" for name in NETWORKS]
-    found += [f"{name} 96" for name in NETWORKS]
-    found += ["unet 64", "lstm", "vit 64"]
-    for name in ("MobileNetV2 64", "ResNet50 64", "unet 64", "vit 64"):
-        found += [f"{name} {how}" for how in ("xla", "bfloat16", "batch32", "everything")]
-    return found
-
-
-def network(name: str, size: int) -> Any:
-    """Return an uncompiled network with two classes."""
-    import keras
-    from keras import layers
-
-    if name in NETWORKS:
-        make = getattr(keras.applications, name)
-        return make(input_shape=(size, size, 3), weights=None, classes=2)
-    if name == "lstm":
-        x = inputs = keras.Input((12, 8))
-        x = layers.LSTM(16, return_sequences=True)(x)
-        x = layers.Bidirectional(layers.GRU(16))(x)
-        return keras.Model(inputs, layers.Dense(2, activation="softmax")(x))
-    inputs = keras.Input((size, size, 3))
-    if name == "unet":
-        down, x = [], inputs
-        for filters in (8, 16, 32):
-            x = layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
-            x = layers.ReLU()(layers.BatchNormalization()(x))
-            down.append(x)
-            x = layers.MaxPooling2D()(x)
-        for filters, skip in zip((32, 16, 8), reversed(down), strict=True):
-            x = layers.Conv2DTranspose(filters, 2, strides=2)(x)
-            x = layers.Concatenate()([x, skip])
-            x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
-        x = layers.GlobalAveragePooling2D()(x)
-    else:
-        x = layers.Reshape((-1, 32))(layers.Conv2D(32, 8, strides=8)(inputs))
-        for _ in range(2):
-            y = layers.LayerNormalization()(x)
-            x = layers.Add()([x, layers.MultiHeadAttention(2, 16, dropout=0.1)(y, y)])
-            y = layers.Dense(64, activation="gelu")(layers.LayerNormalization()(x))
-            x = layers.Add()([x, layers.Dropout(0.1)(layers.Dense(32)(y))])
-        x = layers.GlobalAveragePooling1D()(x)
-    return keras.Model(inputs, layers.Dense(2, activation="softmax", dtype="float32")(x))
-
-
-def train(row: str, trace: str) -> dict[str, Any]:
+def train(row: Row, trace: str) -> dict[str, Any]:
     """Train one network, traced where `trace` names a path; return a digest and times."""
     import keras
-    import numpy as np
 
-    name, *how = row.split()
-    size = next((int(part) for part in how if part.isdigit()), 0)
-    batch = 32 if "batch32" in how else 8
-    if "bfloat16" in how:
-        keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    keras.utils.set_random_seed(0)
-    rng = np.random.default_rng(0)
-    shape = (12, 8) if name == "lstm" else (size, size, 3)
-    x = rng.normal(size=(batch * STEPS, *shape)).astype("f4")
-    y = rng.integers(0, 2, batch * STEPS)
-    model = network(name, size)
-    model.compile("adam", "sparse_categorical_crossentropy", jit_compile="xla" in how)
     times: list[float] = []
 
     class Clock(keras.callbacks.Callback):  # type: ignore[misc]
@@ -121,13 +47,8 @@ def train(row: str, trace: str) -> dict[str, Any]:
     if trace:
         from steptrace_tracer import Tracer
 
-        computed = ("weights", "gradients", "activations", "activation_gradients", "inputs")
-        fields: dict[str, Any] = (
-            {"kinds": (*computed, "optimizer", "probe")} if "everything" in how else {}
-        )
-        tracer = Tracer(trace, progress=False, on_error="raise", **fields)
-        callbacks.insert(0, tracer)
-    model.fit(x, y, batch_size=batch, verbose=0, shuffle=False, callbacks=callbacks)
+        callbacks.insert(0, Tracer(trace, row.policy, progress=False, on_error="raise"))
+    model = networks.train(row, networks.STEPS, callbacks)
     if trace:
         from steptrace_schema.store.opening import read_attributes
 
@@ -140,10 +61,10 @@ def train(row: str, trace: str) -> dict[str, Any]:
     return {"digest": digest, "first": times[0], "step": step, "way": way, "note": note}
 
 
-def in_own_process(row: str, trace: str, cache: str) -> dict[str, Any]:
+def in_own_process(row: Row, trace: str, cache: str) -> dict[str, Any]:
     """Train in a process of its own, so that nothing is left of another network."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "XDG_CACHE_HOME": cache}
-    command = [sys.executable, __file__, "--one", row, "--trace", trace]
+    command = [sys.executable, __file__, "--one", str(row), "--trace", trace]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         return {"error": done.stderr.strip().splitlines()[-1][:200]}
@@ -151,7 +72,7 @@ def in_own_process(row: str, trace: str, cache: str) -> dict[str, Any]:
     return result
 
 
-def measure(row: str) -> str:
+def measure(row: Row) -> str:
     """Return the line of the table for one network."""
     with tempfile.TemporaryDirectory() as folder:
         cache = str(Path(folder) / "cache")
@@ -179,9 +100,9 @@ def write(lines: dict[str, str]) -> None:
 
 Written by `python benchmarks/unchanged.py` on {date.today()}, {os.cpu_count()} cores,
 {platform.machine()}, Python {platform.python_version()}. Each network is trained from a seed for
-{STEPS} steps of batch 8 (Adam, `fit` as compiled by default, default policy), twice untraced and
-twice traced; *identical* says that all variables of model and optimizer have the same bits. *Way*
-is what `capture="auto"` found to be harmless. A step's time is the median of an untraced run;
+{networks.STEPS} steps of batch 8 (Adam, `fit` as compiled by default, default policy), twice
+untraced and twice traced; *identical* says that all variables of model and optimizer have the same
+bits. *Way* is what `capture="auto"` found to be harmless. *Step* is the median of an untraced run;
 *traced* is the ratio of a traced step to it. *First step* is that ratio for the first step, which
 compiles, and with the tracer makes the proof; *remembered* is that of the second traced run, which
 remembers it.
@@ -189,7 +110,7 @@ remembers it.
 | network, pixels | verdict | way | step, ms | traced | first step | remembered |
 | --- | --- | --- | --- | --- | --- | --- |
 """
-    order = [row for row in rows() if row in lines]
+    order = [str(row) for row in networks.rows() if str(row) in lines]
     PAGE.write_text(head + "\n".join(lines[row] for row in order) + "\n", encoding="utf-8")
 
 
@@ -209,12 +130,12 @@ def main() -> None:
     parser.add_argument("--trace", default="")
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(train(options.one, options.trace)))
+        print(json.dumps(train(Row.of(options.one), options.trace)))
         return
     lines = known()
-    for row in options.rows or rows():
-        lines[row] = measure(row)
-        print(lines[row], flush=True)
+    for row in list(map(Row.of, options.rows)) or networks.rows():
+        lines[str(row)] = measure(row)
+        print(lines[str(row)], flush=True)
         write(lines)
 
 

@@ -157,9 +157,22 @@ def perturb(
 
 
 def verify(
-    script: ScriptName,
+    script: Annotated[
+        str,
+        typer.Argument(
+            metavar="[SCRIPT]", help="The training script; with -m, a module.", show_default=False
+        ),
+    ] = "",
     arguments: ScriptArguments = None,
     is_module: IsModule = False,
+    networks: Annotated[
+        bool,
+        typer.Option(
+            "--networks",
+            help="Verify well-known networks instead: all, or those named in place of SCRIPT, "
+            "such as MobileNetV2 'vit 64'.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of Python, NumPy and Keras.")] = 0,
     every: Every = 1,
     samples: Samples = None,
@@ -178,11 +191,18 @@ def verify(
     --------
     steptrace verify train.py --epochs 1
     steptrace verify --seed 3 --json train.py
+    steptrace verify --networks MobileNetV2 unet
     """
     from steptrace_schema.errors import TraceError
     from steptrace_tracer.scripts.script import Script
     from steptrace_tracer.verification.verify import verify_script
 
+    if networks:
+        names = [name for name in (script, *(arguments or ())) if name]
+        raise typer.Exit(_verify_networks(names, seed, as_json=as_json))
+    if not script:
+        msg = "name the script to verify, or --networks"
+        raise TraceError(msg)
     found = verify_script(
         Script(script, tuple(arguments or ()), is_module),
         policy=_policy(every, samples, kind, include, exclude),
@@ -196,6 +216,22 @@ def verify(
         msg = f"{script}: {found}"
         raise TraceError(msg)
     raise typer.Exit(0 if found.verdict == "identical" else 1)
+
+
+def _verify_networks(names: list[str], seed: int, *, as_json: bool) -> int:
+    """Verify networks, say of each what came out, and return the exit status."""
+    from steptrace_tracer.verification.networks import Row, rows
+    from steptrace_tracer.verification.verify import verify_network
+
+    chosen = [Row.of(name) for name in names] or rows()
+    found = {}
+    for row in chosen:
+        found[str(row)] = verify_network(str(row), seed=seed)
+        if not as_json:
+            typer.echo(f"{row}: {found[str(row)]}")
+    if as_json:
+        typer.echo(json.dumps({name: each.to_dict() for name, each in found.items()}, indent=2))
+    return int(any(each.verdict == "different" for each in found.values()))
 
 
 def plan(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.policy import Policy
 from steptrace_schema.json_ready import as_json
+from steptrace_tracer.verification.networks import Row
 from steptrace_tracer.verification.state import State
 
 if TYPE_CHECKING:
@@ -197,6 +198,39 @@ def verify_script(script: Script, *, policy: Policy | None = None, seed: int = 0
             return _run(script, folder / label, traces, policy or Policy(), seed)
 
         return compare(lambda: run("untraced", None), lambda: run("traced", folder / "traces"))
+
+
+def verify_network(row: str, *, policy: Policy | None = None, seed: int = 0) -> Verification:
+    """Train a well-known network with and without the tracer, and compare every bit.
+
+    Parameters
+    ----------
+    row
+        The network, as :mod:`steptrace_tracer.verification.networks` names it.
+    policy
+        What the tracer records; what the row says by default.
+    seed
+        For Python, NumPy and Keras.
+
+    Returns
+    -------
+    Verification
+        Whether all weights and optimizer variables are bit-identical after every step.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such network.
+    TraceError
+        If it cannot be trained here.
+
+    Examples
+    --------
+    >>> verify_network("MobileNetV2 64").verdict  # doctest: +SKIP
+    'identical'
+    """
+    found = Row.of(row)
+    return verify_script(found.script(), policy=policy or found.policy, seed=seed)
 
 
 def compare(untraced: Callable[[], list[State]], traced: Callable[[], list[State]]) -> Verification:
