@@ -45,6 +45,7 @@ from steptrace_schema.format.root_checksum import sealed
 from steptrace_schema.journal.declaration import Declaration
 from steptrace_schema.journal.reader import JournalReader
 from steptrace_schema.journal.record_file import write_record_file
+from steptrace_schema.journal.ring import RING_FILE, RingSize, _checksum
 from steptrace_schema.moving.recover import recover
 from steptrace_schema.validate import validate
 
@@ -216,6 +217,12 @@ class Material:
             (writer.directory / "noted.json").write_text("[3, [2], [0.5, 0.25]]")
             writer._release()
             self.journals.append(_files(writer.directory))
+        writer = write_journal(
+            folder / "ring.zarr", random_steps(9), shard_steps=8, ring=RingSize(16, 4096)
+        )
+        writer._release()
+        self.ring = _files(writer.directory)
+        assert not any(name.endswith(".safetensors") for name in self.ring)
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -394,6 +401,54 @@ def fuzz_journals(random: Random, material: Material, folder: Path) -> None:
         _use(random, store)
 
 
+def fuzz_rings(random: Random, material: Material, folder: Path) -> None:
+    """Change the table and the slots of a killed run's ring, most with right checksums."""
+    store, journal = folder / "run.zarr", folder / "run.zarr.journal"
+    files = dict(material.ring)
+    files.pop("ballast", None)
+    content = bytearray(files[RING_FILE])
+    size = RingSize(*(int(n) for n in np.frombuffer(content[16:32], "<u8")))
+    if random.randrange(5) == 0:
+        end = random.choice((32, size.first_slot, len(content)))
+        content[:end] = scramble(random, bytes(content[:end]))
+    else:
+        for _ in range(random.choice((1, 1, 2, 4))):
+            _change_slot(random, content, size)
+    files[RING_FILE] = bytes(content)
+    _write(journal, files)
+    if random.randrange(2):
+        _load_all(store)
+        _command("info", str(store))
+    _command("recover", str(store))
+    if store.exists() and random.randrange(4) == 0:
+        _use(random, store)
+
+
+def _change_slot(random: Random, content: bytearray, size: RingSize) -> None:
+    """Change a record in a ring, or what the table says of it, and give it a right checksum."""
+    slot = random.randrange(10)
+    at, begin = 32 + slot * 32, size.slot_at(slot)
+    record, length, step, checksum = (int(n) for n in np.frombuffer(content[at : at + 32], "<u8"))
+    data = bytes(content[begin : begin + length])
+    act = random.randrange(5)
+    numbers = [n for n in NUMBERS if isinstance(n, int) and 0 <= n < 2**64]
+    if act == 0:
+        record = random.choice((*numbers, 1, 2, 5, 12))
+    elif act == 1:
+        step = random.choice((*numbers, 0, 3, 10**18 - 1))
+    elif act == 2:
+        length = random.choice(numbers)
+        data = bytes(content[begin : begin + min(length, 4096)])
+    else:
+        data = _changed_record(random, data)[: size.slot_bytes]
+        length = len(data)
+    fields = np.array([record, length, step], "<u8").tobytes()
+    if random.randrange(8):
+        checksum = _checksum(fields, [memoryview(data)])
+    content[at : at + 32] = fields + checksum.to_bytes(8, "little")
+    content[begin : begin + len(data)] = data
+
+
 def _changed_record(random: Random, content: bytes) -> bytes:
     """Change a record's header, with a right length, or give it other arrays."""
     if random.randrange(2):
@@ -450,6 +505,7 @@ TARGETS: Final[dict[str, Callable[[Random, Material, Path], None]]] = {
     "chunks": fuzz_chunks,
     "decoders": fuzz_decoders,
     "journals": fuzz_journals,
+    "rings": fuzz_rings,
     "zips": fuzz_zips,
 }
 INPUTS: Final = {"decoders": 50}
