@@ -49,7 +49,7 @@ class Ended:
             "no exit status": self.code not in (0, 1, 2),
             "unexpected": "error: unexpected" in self.err or "Traceback" in self.err,
             "control characters": any(c in written for c in "\x1b\x07\x00\u202e"),
-            "no sentence": self.code == 2 and "error: " not in self.err and not self.out,
+            "no sentence": self.code == 2 and not self.err and not self.out,
             "more than a sentence": "error: " in self.err and self.err.count("\n") > 1,
             "slow": self.seconds > SECONDS,
             "large": self.nbytes > BYTES,

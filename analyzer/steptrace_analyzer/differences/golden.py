@@ -12,7 +12,7 @@ import xarray as xr
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steptrace_analyzer.differences.fingerprints import BLOCK_STEPS, Marks, marks_of
-from steptrace_analyzer.trace.open import opened, trace_attributes
+from steptrace_analyzer.trace.open import opened, refuse_unordered, trace_attributes
 from steptrace_analyzer.trace.select import get_tensor, has_tensor
 from steptrace_analyzer.trace.updates import is_derived
 from steptrace_schema.errors import NotATraceError
@@ -153,6 +153,11 @@ def read_fingerprint(path: Path) -> xr.DataTree:
     try:
         with os.fdopen(open_to_read(path), "rb") as file:
             found = _Fingerprint.model_validate_json(file.read(_LARGEST_FILE))
+        for kind, digests in found.kinds.items():
+            refuse_unordered(f"{kind}/{STEP}", np.array(digests.steps, np.int64))
+            if len({*digests.tensors}) < len(digests.tensors):
+                msg = f"'{kind}' names a tensor twice"
+                raise ValueError(msg)
         groups = {
             f"/{STATISTICS}/{kind}": _dataset(
                 np.array(digests.steps, np.int64), digests.tensors, _decoded(digests)

@@ -48,6 +48,8 @@ from steptrace_schema.store.opening import not_understood, parse_attributes, rea
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy.typing as npt
+
     from steptrace_schema.format.attributes import TraceAttributes
     from steptrace_schema.format.layout import ArraySpec
     from steptrace_schema.journal.lasting import LastingRecord
@@ -240,6 +242,7 @@ def _dataset(group: str, members: dict[str, xr.Variable]) -> xr.Dataset:
     coords: dict[str, Any] = {}
     if STEP in members and members[STEP].dims == (STEP,):
         coords[STEP] = members.pop(STEP).load()
+        refuse_unordered(f"{group}/{STEP}", coords[STEP].values)
     if group.startswith(f"{STATISTICS}/") and STATISTICS_VALUES in members:
         attrs = members[STATISTICS_VALUES].attrs
         coords[TENSOR] = _names(group, attrs.get("tensors", []))
@@ -266,6 +269,19 @@ def _refuse_misshapen(group: str, members: dict[str, xr.Variable]) -> None:
             wrong = f"'{group}/{STEP}' is {members[STEP].dtype}, where int64 is expected"
     if wrong is not None:
         raise ValueError(wrong)
+
+
+def refuse_unordered(key: str, steps: npt.NDArray[np.int64]) -> None:
+    """Refuse steps that are not those of a training: each counts from 0, and follows the last.
+
+    Raises
+    ------
+    ValueError
+        If they are not. No selection of a step would find what it is to find.
+    """
+    if len(steps) and (steps[0] < 0 or (steps[1:] <= steps[:-1]).any()):
+        msg = f"'{key}' does not count upwards from a step that is not negative"
+        raise ValueError(msg)
 
 
 def _begin_alike(found: object, known: tuple[str, ...]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -15,6 +16,7 @@ MOST_BYTES: Final = 64 * 2**20
 MOST_DEPTH: Final = 64
 """Lists and objects inside each other. What reads the result may call itself for each of them."""
 
+_HALF_CHARACTER: Final = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 _BRACKETS: Final = b"[]{}"
 _OTHERS: Final = bytes(byte for byte in range(256) if byte not in _BRACKETS)
 _STEP: Final = np.zeros(256, np.int8)
@@ -37,7 +39,8 @@ def parse_json(
     Raises
     ------
     ValueError
-        If it is no JSON, has more than `MOST_BYTES`, or is nested deeper than `MOST_DEPTH`.
+        If it is no JSON, has more than `MOST_BYTES`, is nested deeper than `MOST_DEPTH`, or has a
+        text that is no Unicode.
 
     Examples
     --------
@@ -58,6 +61,12 @@ def parse_json(
     )
     if len(depths) and depths.max() > MOST_DEPTH and _is_deeper(value, MOST_DEPTH):
         raise _too_deep()
+    if _HALF_CHARACTER.search(encoded):  # which is a half only if the other one is not behind it
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            msg = "a text in it has half a character, which no file can hold"
+            raise ValueError(msg) from None
     return value
 
 

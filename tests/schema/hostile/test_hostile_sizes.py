@@ -111,6 +111,13 @@ def test_json_of_the_depth_that_is_allowed_is_read() -> None:
         parse_json(f"[{text}]")
 
 
+@pytest.mark.parametrize("text", [b'"\\ud800"', b'{"\\uDFFF x": 1}', b'["\xed\xa0\x80"]'])
+def test_json_with_half_a_character_is_refused(text: bytes) -> None:
+    with pytest.raises(ValueError, match="half a character"):
+        parse_json(text)
+    assert parse_json(b'"\\ud83d\\ude00 \xed\x95\x9c"') == "\U0001f600 \ud55c"
+
+
 def zipped(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
     with zipfile.ZipFile(path, "w", method) as archive:
         for name, content in members.items():

@@ -1,0 +1,100 @@
+"""Commands on traces that are sound for a checksum, and hold what no training writes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from forked_commands import command
+from hostile_traces import GOLDEN, TEXTS, TRACES
+from steptrace_analyzer.differences.golden import write_fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def good(write_run: Callable[..., Path]) -> Path:
+    return write_run(steps=20)
+
+
+def copied(good: Path, folder: Path, name: str) -> Path:
+    """Return a copy of a sound trace that has been changed in one way."""
+    store = folder / "run.zarr"
+    shutil.copytree(good, store)
+    TRACES[name](store)
+    return store
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_a_hostile_trace_ends_in_a_result_or_in_one_sentence(
+    good: Path, tmp_path: Path, name: str
+) -> None:
+    store = copied(good, tmp_path, name)
+    out = tmp_path / "out"
+    out.mkdir()
+    for arguments in (
+        ("info", store),
+        ("validate", store, "--json"),
+        ("anomalies", store),
+        ("explain", store, "--step", "3"),
+        ("diff", store, good),
+        ("diff", good, store, "--first"),
+        ("compare", good, store),
+        ("fingerprint", store, "-o", out / "run.fp.json"),
+    ):
+        ended = command(*arguments)
+        assert not ended.problem, (arguments, ended)
+    assert {path.name for path in tmp_path.iterdir()} == {"run.zarr", "out"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRACES)
+def test_a_hostile_trace_is_drawn_or_refused(good: Path, tmp_path: Path, name: str) -> None:
+    store = copied(good, tmp_path, name)
+    out = tmp_path / "out"
+    out.mkdir()
+    views = ("weights", "parameters", "activations", "gradients", "loss", "maps", "flow", "ridge")
+    for arguments in (
+        *(("plot", view, store, "-o", out / f"{view}.png") for view in views),
+        ("plot", "trajectory", store, "-o", out / "trajectory.png"),
+        ("plot", "statistics", store, "--layer", "dense", "-o", out / "statistics.png"),
+        ("animate", store, "--frames", "2", "-o", out / "run.gif"),
+        ("report", store, "-o", out / "run.html"),
+    ):
+        ended = command(*arguments)
+        assert not ended.problem, (arguments, ended)
+    page = out / "run.html"
+    if page.exists():
+        text = page.read_text(encoding="utf-8")
+        assert TEXTS[2] not in text
+        assert TEXTS[8] not in text
+        assert not set(text) & set("\x1b\x07\x00\u202e")
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_hostile_golden_file_ends_in_a_result_or_in_one_sentence(
+    good: Path, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "golden.fp.json"
+    write_fingerprint(good, path)
+    fields: dict[str, Any] = json.loads(path.read_text())
+    GOLDEN[name](fields)
+    path.write_text(json.dumps(fields))
+    for more in ((), ("--json",), ("--ulp", "3")):
+        ended = command("diff", good, "--golden", path, *more)
+        assert not ended.problem, (more, ended)
+
+
+@pytest.mark.parametrize("content", ["", "[" * 200_000, '{"a":' * 100_000, "\x00" * 10_000, "null"])
+def test_what_is_no_golden_file_is_named(good: Path, tmp_path: Path, content: str) -> None:
+    path = tmp_path / "golden.fp.json"
+    path.write_text(content)
+    ended = command("diff", good, "--golden", path)
+    assert not ended.problem, ended
+    assert ended.code == 2
+    assert "is no fingerprint of a run" in ended.err
