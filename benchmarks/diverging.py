@@ -1,8 +1,9 @@
 """What it costs to find where two runs part, and what digests cost while recording.
 
 ``python benchmarks/diverging.py [steps] [width]`` writes two runs of random walks that are equal up
-to nine tenths, and compares them: by digests, without digests, and by reading both whole. Bytes are
-what the process reads from files (``/proc/self/io``), so it runs on Linux only.
+to nine tenths, and compares them: by digests, without digests, by reading both whole, and by
+loading a checkpoint of the weights for each step. Bytes are what the process reads from files
+(``/proc/self/io``), so it runs on Linux only.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import numpy as np
+from safetensors.numpy import load, save_file
 
-from steptrace_analyzer import diff, first_divergence
+from steptrace_analyzer import diff, first_divergence, open_trace
 from steptrace_schema.format.attributes import Layer, TraceAttributes
 from steptrace_schema.format.layout import ArraySpec
 from steptrace_schema.format.policy import Policy
@@ -120,7 +122,7 @@ def measured(label: str, total: int, run: Callable[[], object]) -> None:
     found = run()
     seconds, count = time.perf_counter() - begin, _bytes_read() - before
     print(
-        f"{label:28} {seconds:8.2f} s {count / 1e6:10.1f} MB {100 * count / total:7.2f} %  {found}"
+        f"{label:32} {seconds:8.2f} s {count / 1e6:10.1f} MB {100 * count / total:7.2f} %  {found}"
     )
 
 
@@ -131,6 +133,31 @@ def _bytes_read() -> int:
 
 def _size(path: Path, pattern: str = "**/*") -> int:
     return sum(file.stat().st_size for file in path.glob(pattern) if file.is_file())
+
+
+def save_checkpoints(path: Path, suffix: str) -> None:
+    """Save the weights of every step in a file of its own, as trainings do that have no trace."""
+    weights = open_trace(path)["weights"]
+    folder = path.with_suffix(suffix)
+    folder.mkdir()
+    kernels = {f"layer_{i}": np.asarray(weights[f"layer_{i}/kernel"]) for i in range(LAYERS)}
+    for index, step in enumerate(np.asarray(weights["step"])):
+        named = {name: values[index] for name, values in kernels.items()}
+        if suffix == ".npz":
+            np.savez(folder / f"{step}.npz", **named)
+        else:
+            save_file(named, folder / f"{step}.safetensors")
+
+
+def by_checkpoints(a: Path, b: Path, steps: int, suffix: str) -> object:
+    """Load the checkpoints of both runs, step by step, until one differs; as a script would."""
+    read: Any = np.load if suffix == ".npz" else lambda file: load(file.read_bytes())
+    for step in range(steps + 1):
+        ours, theirs = (read(p.with_suffix(suffix) / f"{step}{suffix}") for p in (a, b))
+        for name in ours:
+            if not np.array_equal(ours[name], theirs[name]):
+                return step, name
+    return None
 
 
 def without_digests(path: Path) -> None:
@@ -166,6 +193,12 @@ def main(steps: int, width: int) -> None:
 
         measured("by digests", total, first)
         measured("all tensors (diff)", total, lambda: str(diff(a, b).first_difference))
+        for suffix in (".npz", ".safetensors"):
+            for path in (a, b):
+                save_checkpoints(path, suffix)
+            how = "numpy" if suffix == ".npz" else "state dicts"
+            label = f"{how}, a checkpoint a step"
+            measured(label, total, lambda suffix=suffix: by_checkpoints(a, b, steps, suffix))  # type: ignore[misc]
         for path in (a, b):
             without_digests(path)
         measured("by statistics, no digests", total, first)

@@ -11,7 +11,11 @@ from steptrace_schema.errors import UnknownNameError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from steptrace_analyzer.differences.divergence_result import Divergence, StepDifference
+    from steptrace_analyzer.differences.divergence_result import (
+        Divergence,
+        StepDifference,
+        Verdict,
+    )
     from steptrace_analyzer.differences.result import DiffResult, TensorDiff
 
 _NAME_WIDTH: Final = 32
@@ -74,10 +78,10 @@ def show_result(result: DiffResult, *, every: bool, wide: bool) -> None:
             hint(f"not compared: {text}")
 
 
-def show_divergence(found: Divergence) -> None:
-    """Print where two runs part."""
+def show_divergence(found: Divergence, verdict: Verdict) -> None:
+    """Print where two runs part, with the verdict on it."""
     where = "" if found.steps == "" else f", steps {found.steps}"
-    write_line(f"{found.a} and {found.b}: {found.verdict}{where}")
+    write_line(f"{found.a} and {found.b}: {verdict}{where}")
     for text in (*([found.origin] if found.origin else []), *found.recognised):
         write_line(text)
     if found.differing:

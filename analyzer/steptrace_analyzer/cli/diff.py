@@ -236,7 +236,7 @@ def diff(
     elif result.divergence is not None and not result.tensors and not result.mismatches:
         if result.noise is not None:
             write_line(str(result.noise))
-        show_divergence(result.divergence)
+        show_divergence(result.divergence, result.verdict)
     else:
         show_result(result, every=every, wide=wide)
     status = _status(result.verdict, fail_on)

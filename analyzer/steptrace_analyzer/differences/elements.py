@@ -20,6 +20,9 @@ _ULP_TYPES: Final[dict[str, tuple[type, type]]] = {
 }
 
 
+_TILE: Final = 2**15
+"""Elements that are compared at once."""
+
 _SUMMED: Final = frozenset({"float32", "float64"})
 
 
@@ -83,6 +86,16 @@ class Tolerance:
         return bool((same | within).all())
 
 
+class _RowSums:
+    """What is known of the rows of one block."""
+
+    def __init__(self, rows: int) -> None:
+        self.squares, self.apart, self.farthest = np.zeros((3, rows))
+        """Sums of squares of the first side and of the difference; the largest difference."""
+        self.lost, self.differs = np.zeros((2, rows), bool)
+        """Whether an element is finite on one side alone; whether any differs."""
+
+
 @dataclasses.dataclass
 class Accumulated:
     """What is known about a pair of arrays after some of their blocks.
@@ -133,94 +146,100 @@ class Accumulated:
         a, b = a.reshape(rows, -1), b.reshape(rows, -1)
         if _have_equal_bits(a, b) and self._add_equal(a, steps):
             return
-        wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
-        finite_a, finite_b = np.isfinite(wide_a), np.isfinite(wide_b)
-        unequal = np.asarray((a != b) & ~(np.isnan(wide_a) & np.isnan(wide_b)))
-        finite = finite_a & finite_b
-        if not finite.all():
-            wide_a[~finite] = 0.0
-            wide_b[~finite] = 0.0
-        self.elements += a.size
-        self.finite += int(finite.sum())
-        self.non_finite_a += int(a.size - finite_a.sum())
-        self.non_finite_b += int(b.size - finite_b.sum())
         has_ulps = a.dtype == b.dtype and a.dtype.name in _ULP_TYPES
         if has_ulps and self.max_ulp is None:
             self.max_ulp = 0
-        with np.errstate(over="ignore", invalid="ignore"):
-            self.dot += float(np.vdot(wide_a, wide_b))
-            squares = np.einsum("ij,ij->i", wide_a, wide_a)
-            self.squares_a += float(squares.sum())
-            self.squares_b += float(np.vdot(wide_b, wide_b))
-            apart = np.abs(wide_a - wide_b) if unequal.any() else None
-            if steps is not None:
-                lost = np.asarray((unequal & ~finite).any(axis=1))
-                self._add_rows(steps, squares, apart, lost, a.shape[1])
-        if apart is None:
-            return
-        size = np.maximum(np.abs(wide_a), np.abs(wide_b))
-        self._add_distances(apart, size, steps)
-        if has_ulps:
-            distance = ulp_distance(a[finite], b[finite])
-            self.max_ulp = max(self.max_ulp or 0, int(distance.max(initial=0)))
-        if not tolerance.is_exact:
-            unequal &= ~tolerance.within(a, b, finite, apart, size)
-        by_row = unequal.any(axis=1)
-        self.differing += int(unequal.sum())
-        self.steps_differing += int(by_row.sum())
-        if steps is not None and self.first_step is None and by_row.any():
-            self.first_step = int(steps[int(np.argmax(by_row))])
+        row = _RowSums(rows)
+        # Parts of rows that stay in the processor's cache from one operation to the next.
+        width = max(1, _TILE // rows)
+        for start in range(0, a.shape[1], width):
+            tile = slice(start, start + width)
+            self._add_tile(a[:, tile], b[:, tile], tolerance, row, has_ulps=has_ulps)
+        worst = int(np.argmax(row.farthest))
+        if steps is not None:
+            self._add_rows(steps, row, a.shape[1])
+            if row.farthest[worst] > self.max_abs:
+                self.worst_step = int(steps[worst])
+            if self.first_step is None and row.differs.any():
+                self.first_step = int(steps[int(np.argmax(row.differs))])
+        self.max_abs = max(self.max_abs, float(row.farthest[worst]))
+        self.squares_a += float(row.squares.sum())
+        self.steps_differing += int(row.differs.sum())
 
     def _add_equal(self, values: npt.NDArray[Any], steps: npt.NDArray[np.int64] | None) -> bool:
         """Take in a block that is the same on both sides; False where not all of it is finite."""
         sums = row_sums(values, None)
         if not np.isfinite(sums).all():
             return False
-        squares = sums[:, 1]
+        row = _RowSums(len(values))
+        row.squares = sums[:, 1]
+        total = float(row.squares.sum())
         self.elements += values.size
         self.finite += values.size
         self.max_ulp = self.max_ulp or 0
-        for name in ("dot", "squares_a", "squares_b"):
-            setattr(self, name, getattr(self, name) + float(squares.sum()))
+        self.dot += total
+        self.squares_a += total
+        self.squares_b += total
         if steps is not None:
-            none_lost = np.zeros(len(values), bool)
-            self._add_rows(steps, squares, None, none_lost, values.shape[1])
+            self._add_rows(steps, row, values.shape[1])
         return True
 
-    def _add_rows(
-        self,
-        steps: npt.NDArray[np.int64],
-        squares: npt.NDArray[np.float64],
-        apart: npt.NDArray[np.float64] | None,
-        lost: npt.NDArray[np.bool_],
-        elements: int,
-    ) -> None:
+    def _add_rows(self, steps: npt.NDArray[np.int64], row: _RowSums, elements: int) -> None:
         """Take in the root mean squares of each row, and of its difference."""
         count = max(1, elements)
         self.steps.append(steps)
-        self.sizes.append(np.sqrt(squares / count))
-        if apart is None:
-            self.distances.append(np.zeros(len(steps)))
-            return
-        found = np.sqrt(np.einsum("ij,ij->i", apart, apart) / count)
-        self.distances.append(np.where(lost, np.inf, found))
+        self.sizes.append(np.sqrt(row.squares / count))
+        self.distances.append(np.where(row.lost, np.inf, np.sqrt(row.apart / count)))
 
-    def _add_distances(
+    def _add_tile(
         self,
-        apart: npt.NDArray[np.float64],
-        size: npt.NDArray[np.float64],
-        steps: npt.NDArray[np.int64] | None,
+        a: npt.NDArray[Any],
+        b: npt.NDArray[Any],
+        tolerance: Tolerance,
+        row: _RowSums,
+        *,
+        has_ulps: bool,
     ) -> None:
-        """Take in absolute differences and the larger magnitudes, (row, element)."""
-        relative = np.divide(apart, size, out=np.zeros_like(apart), where=size > 0)
-        by_row = apart.max(axis=1, initial=0.0)
-        worst = int(np.argmax(by_row))
-        if steps is not None and by_row[worst] > self.max_abs:
-            self.worst_step = int(steps[worst])
-        self.max_abs = max(self.max_abs, float(by_row[worst]))
+        """Take in some columns of both sides, (row, element)."""
+        wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+        finite_a, finite_b = np.isfinite(wide_a), np.isfinite(wide_b)
+        finite = finite_a & finite_b
+        all_finite = bool(finite.all())
+        unequal = np.asarray(a != b)
+        if not all_finite:
+            unequal &= ~(np.isnan(wide_a) & np.isnan(wide_b))
+            wide_a[~finite] = 0.0
+            wide_b[~finite] = 0.0
+            row.lost |= (unequal & ~finite).any(axis=1)
+        self.elements += a.size
+        self.finite += int(finite.sum())
+        self.non_finite_a += int(a.size - finite_a.sum())
+        self.non_finite_b += int(b.size - finite_b.sum())
+        with np.errstate(over="ignore", invalid="ignore"):
+            # Not by BLAS, which starts threads that here only wait for each other.
+            self.dot += float(np.einsum("ij,ij->", wide_a, wide_b))
+            self.squares_b += float(np.einsum("ij,ij->", wide_b, wide_b))
+            row.squares += np.einsum("ij,ij->i", wide_a, wide_a)
+            if not unequal.any():
+                return
+            apart = np.abs(wide_a - wide_b)
+            row.apart += np.einsum("ij,ij->i", apart, apart)
+        size = np.maximum(np.abs(wide_a), np.abs(wide_b))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            relative = apart / size
+        if not size.all():
+            relative[size == 0] = 0.0
+        row.farthest = np.maximum(row.farthest, apart.max(axis=1))
         self.sum_abs += float(apart.sum())
-        self.max_rel = max(self.max_rel, float(relative.max(initial=0.0)))
+        self.max_rel = max(self.max_rel, float(relative.max()))
         self.sum_rel += float(relative.sum())
+        if has_ulps:
+            ours, theirs = (a, b) if all_finite else (a[finite], b[finite])
+            self.max_ulp = max(self.max_ulp or 0, int(ulp_distance(ours, theirs).max(initial=0)))
+        if not tolerance.is_exact:
+            unequal &= ~tolerance.within(a, b, finite, apart, size)
+        row.differs |= unequal.any(axis=1)
+        self.differing += int(unequal.sum())
 
     @property
     def mean_abs(self) -> float | None:
@@ -271,12 +290,18 @@ def ulp_distance(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[Any]:
     array([1, 0], dtype=uint32)
     """
     signed, unsigned = _ULP_TYPES[a.dtype.name]
-    bias = np.array(1, unsigned) << np.array(np.dtype(unsigned).itemsize * 8 - 1, unsigned)
-
-    def ordered(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        bits: npt.NDArray[Any] = np.ascontiguousarray(values).view(unsigned)
-        negative = np.ascontiguousarray(values).view(signed) < 0
-        return np.where(negative, bias - (bits - bias), bias + bits)
-
-    low, high = ordered(a), ordered(b)
+    low, high = (_ordered(values, signed, unsigned) for values in (a, b))
+    if low.dtype == np.int64:
+        return np.asarray(np.abs(low - high).astype(unsigned))
     return np.asarray(np.where(low > high, low - high, high - low))
+
+
+def _ordered(values: npt.NDArray[Any], signed: type, unsigned: type) -> npt.NDArray[Any]:
+    """Return integers in the order of floating-point numbers, +0 and -0 the same."""
+    bits: npt.NDArray[Any] = np.ascontiguousarray(values).view(signed)
+    if bits.dtype.itemsize < 8:  # their differences fit into 64 bits
+        wide = bits.astype(np.int64)
+        return np.where(wide < 0, np.iinfo(signed).min - wide, wide)
+    bias = np.array(1, unsigned) << np.array(63, unsigned)
+    whole: npt.NDArray[Any] = bits.view(unsigned)
+    return np.where(bits < 0, bias - (whole - bias), bias + whole)

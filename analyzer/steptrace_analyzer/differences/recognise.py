@@ -24,6 +24,7 @@ _MOST_STEPS: Final = 4096
 _MOST_NAMED: Final = 6
 _FEWEST_VALUES: Final = 8
 """Different numbers that show a precision: a few may have zeros in their last bits by chance."""
+_MOST_VALUES: Final = 2**16
 _LOWER_HALF: Final = np.uint32(0xFFFF)
 _RESUMED: Final = "recording was resumed here"
 
@@ -175,10 +176,11 @@ def recognised_precision(name: str, a: npt.NDArray[Any], b: npt.NDArray[Any]) ->
 
 
 def _precision(values: npt.NDArray[Any]) -> str | None:
-    """Return the narrowest type that holds all finite values; None where there are too few."""
+    """Return the narrowest type that holds the first values; None where there are too few."""
     if values.dtype.kind != "f":
         return None
-    known = np.unique(values[np.isfinite(values) & (values != 0)])
+    some = values.reshape(-1)[:_MOST_VALUES]
+    known = np.unique(some[np.isfinite(some) & (some != 0)])
     if len(known) < _FEWEST_VALUES:
         return None
     wide = known.astype(np.float64)

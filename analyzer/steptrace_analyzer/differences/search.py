@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 
 _MOST_LOOKED_AT: Final = 5
+"""Tensors that differ whose numbers are looked at for the precision they were computed in."""
 
 
 class Search:
@@ -86,6 +87,8 @@ class Search:
         self.by_digest = 0
         self.weak: Counter[Kind] = Counter()
         self.absent = 0
+        self.precisions: list[str] = []
+        self.confirmed = 0
         self.last: int | None = None
         self.obstacles = Obstacles(
             other_layers=bool(self.matching.only_a or self.matching.only_b),
@@ -120,7 +123,7 @@ class Search:
         if differing and differing[0].place.phase == "batch" and step is not None:
             batch = recognised_batch(self.pairs.a, self.pairs.b, step, self.shift)
             recognised = ([batch] if batch else []) + recognised
-        recognised = [*self._precision(differing), *recognised]
+        recognised = [*self.precisions[:1], *recognised]
         origin = None
         if differing:
             first = differing[0]
@@ -147,19 +150,6 @@ class Search:
             renamed=self.matching.renamed,
             not_compared=tuple(dict.fromkeys(self.not_compared)),
         )
-
-    def _precision(self, differing: list[StepDifference]) -> list[str]:
-        """Return what the values of the first tensors that differ say of their precision."""
-        for each in differing[:_MOST_LOOKED_AT]:
-            place = each.place
-            if place.step is None or each.distance is None:
-                continue
-            rows = self.pairs.rows(place.kind, place.path, place.step)
-            if rows is not None and rows[0].shape == rows[1].shape:
-                found = recognised_precision(place.name, rows[0], rows[1])
-                if found is not None:
-                    return [found]
-        return []
 
     @property
     def by_statistics(self) -> int:
@@ -284,7 +274,13 @@ class Search:
         measured = difference_at(found.step, found.kind, found.path, dims, a, b)
         if measured.distance is None or measured.distance.differing == 0:
             return None  # statistics that were computed in another way
-        return None if self.allowed.covers(a, b) else measured
+        if self.allowed.covers(a, b):
+            return None
+        self.confirmed += 1
+        if self.confirmed <= _MOST_LOOKED_AT:
+            precision = recognised_precision(measured.place.name, a, b)
+            self.precisions += [precision] if precision is not None else []
+        return measured
 
     def _by_values(self, common: list[int]) -> tuple[int | None, list[StepDifference]]:
         """Read the tensors that no digest speaks for, in the order of steps."""

@@ -13,7 +13,6 @@ from steptrace_analyzer.plots.reduce import reduce_matrix
 from steptrace_analyzer.plots.style import (
     DIVERGING,
     NON_FINITE,
-    QUIET,
     VERMILION,
     category_colours,
     label,
@@ -108,6 +107,10 @@ def plot_divergence(result: DiffResult) -> Figure:
         shown = sorted(lines, key=lambda line: -np.nanmax(line.distance))[:_MOST_LINES]
         if len(shown) < len(lines):
             notes.append(f"{len(lines) - len(shown)} layers that are less far apart are not drawn")
+        lost = [line.layer for line in lines if np.isinf(line.distance).any()]
+        if lost:
+            more = "" if len(lost) == 1 else f" and {len(lost) - 1} more"
+            notes.append(f"Values are finite in one run alone in {lost[0]}{more}")
         set_title(figure, [f"{result.a} and {result.b}", "distance by layer"], notes)
         if not lines:
             say(axes, f"no {kind} differ at any step that both have")
@@ -125,9 +128,6 @@ def plot_divergence(result: DiffResult) -> Figure:
         place = result.divergence.place if result.divergence is not None else None
         if place is not None and place.step is not None:
             axes.axvline(place.step, color=VERMILION, linewidth=1, linestyle="--", zorder=0)
-        lost = [line.layer for line in lines if np.isinf(line.distance).any()]
-        if lost:
-            axes.set_title(label(f"finite in one run alone: {', '.join(lost[:3])}"), color=QUIET)
         axes.set_xlabel("step")
         axes.set_ylabel("rms of difference / rms")
         axes.grid(axis="y")

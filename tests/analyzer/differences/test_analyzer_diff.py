@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -171,6 +172,33 @@ def test_blocks_of_a_long_trace_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parts.mean_abs == pytest.approx(np.abs(a - b).mean())
     assert parts.cosine == pytest.approx(whole.cosine)
     assert parts.worst_step == whole.worst_step == int(np.abs(a - b).max(axis=1).argmax())
+
+
+@pytest.mark.parametrize("equal", [False, True])
+def test_parts_of_wide_rows_add_up(monkeypatch: pytest.MonkeyPatch, equal: bool) -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(size=(2, 6, 101)).astype("f4")
+    b = a.copy() if equal else b
+    a[2, 5], b[2, 5] = np.nan, 1.0
+    a[3, 7] = b[3, 7] = np.inf
+    a[4, 9], b[4, 9] = 0.0, -0.0
+    whole = diff(_trace(a), _trace(b))
+    monkeypatch.setattr("steptrace_analyzer.differences.elements._TILE", 40)
+    parts = diff(_trace(a), _trace(b))
+    left, right = _only(whole), _only(parts)
+    for field in dataclasses.fields(left):
+        ours, theirs = getattr(left, field.name), getattr(right, field.name)
+        assert ours == (pytest.approx(theirs, rel=1e-12) if isinstance(ours, float) else theirs)
+    np.testing.assert_allclose(whole.by_step[0].distance, parts.by_step[0].distance, rtol=1e-12)
+    finite = np.isfinite(a) & np.isfinite(b)
+    apart = np.abs(a[finite].astype("f8") - b[finite])
+    assert left.max_abs == apart.max()
+    assert left.elements == a.size
+    assert left.differing == int(((a != b) & ~(np.isnan(a) & np.isnan(b))).sum())
+    assert np.isinf(whole.by_step[0].distance[2])
+    assert np.isfinite(np.delete(whole.by_step[0].distance, 2)).all()
+    size = np.sqrt(np.mean(np.where(finite, a.astype("f8"), 0) ** 2, axis=1))
+    np.testing.assert_allclose(whole.by_step[0].size, size, rtol=1e-12)
 
 
 def test_two_steps_of_one_trace_are_compared(

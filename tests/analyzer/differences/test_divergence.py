@@ -441,3 +441,22 @@ def test_what_is_not_recorded_at_the_step_is_not_called_equal(write: Write) -> N
     found = first_divergence(write(without), write(wrong))
     assert place(found) == (10, "forward", LOGITS)
     assert "the output of dense and kernel are equal, bias not recorded" in str(found.origin)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_another_precision_is_recognised_by_the_last_bits(write: Write, precision: str) -> None:
+    def narrow(step: int, arrays: Arrays) -> None:
+        if 5 <= step < STEPS:
+            values = arrays[KERNEL]
+            if precision == "float16":
+                arrays[KERNEL] = values.astype("f2").astype("f4")
+            else:
+                arrays[KERNEL] = (values.view("u4") & np.uint32(0xFFFF0000)).view("f4")
+
+    found = first_divergence(write(), write(narrow))
+    assert place(found) == (5, "weights", KERNEL)
+    assert found.recognised[0] == (
+        f"other precision: {KERNEL} has numbers of float32 in the first run, of {precision} in the "
+        "second"
+    )
+    assert not any("precision" in text for text in first_divergence(write(), write()).recognised)

@@ -180,7 +180,10 @@ def test_noise_decides_the_verdict_of_a_comparison(
     assert "differ within noise" in str(within)
     arguments = ["diff", str(base), str(other), "--noise-from-rounding", str(rounded)]
     assert app.run(arguments) == 0
-    assert "within noise; at most at step" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "within noise; at most at step" in out
+    assert ": within noise, steps 0-40" in out
+    assert ": differs" not in out
     assert app.run([*arguments, "--reference", str(base)]) == 2
     assert "only one of them" in capsys.readouterr().err
     fault = str(write(9, **FAULTS[1]))

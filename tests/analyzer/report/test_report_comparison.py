@@ -11,6 +11,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from figure_layout import layout_faults
+from plot_traces import make_trace
 from steptrace_analyzer import diff, diff_steps, open_trace
 from steptrace_analyzer.cli import app
 from steptrace_analyzer.differences.divergence_result import Place
@@ -24,6 +26,7 @@ from steptrace_analyzer.report.comparison import write_comparison
 from steptrace_analyzer.report.junit import junit_text
 from steptrace_analyzer.report.sarif import sarif_document
 from steptrace_schema.errors import TraceError
+from steptrace_schema.format.attributes import Layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,6 +91,47 @@ def test_the_lines_and_the_map_are_drawn(result: DiffResult, healthy_path: Path)
         "no weights differ"
         in plot_divergence(diff(healthy_path, healthy_path)).axes[0].texts[0].get_text()
     )
+
+
+def _pair(count: int, steps: int, worst: float) -> DiffResult:
+    """Compare two runs of so many layers that part at a third of their steps."""
+    names = [f"net/encoder/block_{n // 2}_projection_{n % 2}" for n in range(count)]
+    layers = [Layer(path=n, name=n, class_name="Dense") for n in names]
+    rng = np.random.default_rng(0)
+    sides = []
+    for scale in (0.0, worst):
+        walk = np.exp(np.linspace(-12, 0, steps + 1)) * (np.arange(steps + 1) > steps // 3)
+        own = np.random.default_rng(1)
+        arrays: dict[str, Any] = {"scalars/loss": np.ones(steps, "f4")}
+        for name in names:
+            apart = scale * walk[:, None, None] * rng.normal(size=(3, 4))
+            arrays[f"weights/{name}/kernel"] = (own.normal(size=(3, 4)) + apart).astype("f4")
+        sides.append(make_trace(arrays, layers=layers))
+    return diff(sides[0], sides[1], names=("/runs/of/a/long/name/a.zarr", "b.zarr"))
+
+
+@pytest.mark.parametrize(("count", "steps"), [(1, 12), (2, 40), (60, 300)])
+@pytest.mark.parametrize("worst", [1.0, 1e30, np.nan])
+def test_the_lines_of_any_number_of_layers_can_be_read(
+    count: int, steps: int, worst: float
+) -> None:
+    result = _pair(count, steps, worst)
+    figure = plot_divergence(result)
+    assert layout_faults(figure) == []
+    found = layer_distances(result, "weights")
+    assert len(found) == count
+    lost = any(np.isinf(line.distance).any() for line in found)
+    assert lost == np.isnan(worst)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 3, 16, 32), (512, 64)])
+@pytest.mark.parametrize("value", [1e-7, 1e30, np.nan])
+def test_the_map_of_a_tensor_of_any_shape_can_be_read(shape: tuple[int, ...], value: float) -> None:
+    a, b = np.zeros(shape, "f4"), np.zeros(shape, "f4")
+    b[...] = np.float32(value) * np.linspace(-1, 1, b.size).reshape(shape).astype("f4")
+    name = "net/encoder/block_12/attention/query/kernel"
+    figure = plot_difference_map(a, b, Place(1234, "weights", "weights", name))
+    assert layout_faults(figure) == []
 
 
 def test_the_map_has_the_difference_at_its_place() -> None:
