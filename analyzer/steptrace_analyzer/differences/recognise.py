@@ -185,12 +185,13 @@ def _precision(values: npt.NDArray[Any]) -> str | None:
         return None
     wide = known.astype(np.float64)
     with np.errstate(over="ignore"):
-        if (wide.astype(np.float16).astype(np.float64) == wide).all():
-            return "float16"
-        single = wide.astype(np.float32)
-    if not (single.astype(np.float64) == wide).all():
-        return "float64"
-    return "float32" if (single.view(np.uint32) & _LOWER_HALF).any() else "bfloat16"
+        single, half = wide.astype(np.float32), wide.astype(np.float16)
+    # First bfloat16: of usual size, its numbers are numbers of float16 too, which has more bits.
+    if (single.astype(np.float64) == wide).all():
+        if not (single.view(np.uint32) & _LOWER_HALF).any():
+            return "bfloat16"
+        return "float16" if (half.astype(np.float64) == wide).all() else "float32"
+    return "float64"
 
 
 def _is(row: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> bool:
