@@ -1,6 +1,6 @@
 """What recording costs: the training loop with and without the tracer, side by side.
 
-    python benchmarks/recording.py                       both workloads, five rounds
+    python benchmarks/recording.py                       all workloads, five rounds
     python benchmarks/recording.py --workload mlp --rounds 3
     python benchmarks/recording.py --peers --rounds 3    the MLP, and other ways to record it
     python benchmarks/recording.py --memory              memory over 2,000 steps of the MLP
@@ -33,8 +33,10 @@ from peers import PEERS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-WORKLOADS = {"mlp": 500, "cnn": 24}
+WORKLOADS = {"mlp": 500, "cnn": 24, "two layers": 2016, "two layers, 32 at once": 2016, "lstm": 200}
 """Steps of each workload."""
+AT_ONCE = {"two layers, 32 at once": 32}
+"""Steps of one execution, where it is not one."""
 OWN = {
     "untraced": "nothing",
     "one step of all": "the first step; the others are not traced",
@@ -80,6 +82,25 @@ def build(workload: str) -> tuple[Any, Any, Any, int]:
         model.compile("adam", "sparse_categorical_crossentropy")
         x = rng.random((64 * steps, 784), dtype=np.float32)
         return model, x, rng.integers(0, 10, 64 * steps), 64
+    if workload.startswith("two layers"):
+        model = keras.Sequential(
+            [
+                keras.Input((20,)),
+                layers.Dense(32, activation="relu"),
+                layers.Dense(4, activation="softmax"),
+            ]
+        )
+        at_once = AT_ONCE.get(workload, 1)
+        model.compile("adam", "sparse_categorical_crossentropy", steps_per_execution=at_once)
+        x = rng.random((32 * steps, 20), dtype=np.float32)
+        return model, x, rng.integers(0, 4, 32 * steps), 32
+    if workload == "lstm":
+        model = keras.Sequential(
+            [keras.Input((32, 8)), layers.LSTM(32), layers.Dense(4, activation="softmax")]
+        )
+        model.compile("adam", "sparse_categorical_crossentropy")
+        x = rng.random((32 * steps, 32, 8), dtype=np.float32)
+        return model, x, rng.integers(0, 4, 32 * steps), 32
     model = keras.Sequential([keras.Input((150, 150, 3))])
     for filters in (32, 64, 128, 128):
         model.add(layers.Conv2D(filters, 3, activation="relu"))
@@ -122,8 +143,8 @@ def run_variant(workload: str, variant: str, epochs: int, folder: str) -> dict[s
             cpu.append(time.process_time())
 
         def on_train_end(self, logs: Any = None) -> None:
-            # Behind the tracer's own. What Keras then does to take its data set apart, more than a
-            # second for the MLP, is no part of recording.
+            # Behind the tracer's own. How long Keras then takes to let go of its data set is
+            # another matter, and a column of its own.
             closed[:] = [time.time(), time.process_time()]
 
     model.fit(
@@ -136,17 +157,20 @@ def run_variant(workload: str, variant: str, epochs: int, folder: str) -> dict[s
         callbacks=[*callbacks, Clock()],
     )
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    timed = len(ends) - WARM_UP
+    returned = time.time()
+    at_once = AT_ONCE.get(workload, 1)
+    timed, done = (len(ends) - WARM_UP) * at_once, len(ends) * at_once
     stored = sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
     return {
-        "steps": len(ends),
+        "steps": done,
         "began": ends[WARM_UP - 1],
         "ended": ends[-1],
         "loop": (ends[-1] - ends[WARM_UP - 1]) / timed,
-        "close": (closed[0] - ends[-1]) / len(ends),
-        "cpu": (cpu[-1] - cpu[WARM_UP - 1]) / timed + (closed[1] - cpu[-1]) / len(ends),
-        "recorder_cpu": (children.ru_utime + children.ru_stime) / len(ends),
-        "stored": stored / len(ends),
+        "close": (closed[0] - ends[-1]) / done,
+        "cpu": (cpu[-1] - cpu[WARM_UP - 1]) / timed + (closed[1] - cpu[-1]) / done,
+        "recorder_cpu": (children.ru_utime + children.ru_stime) / done,
+        "late": returned - closed[0],
+        "stored": stored / done,
     }
 
 
@@ -199,9 +223,9 @@ def measure(workload: str, rounds: int, variants: dict[str, str]) -> None:
     print(
         "| variant | records | steps | loop, ms a step | loop ratio | closing, ms a step "
         "| loop + closing ratio | CPU ratio, all processes | recorder CPU, ms a step | trainer MB "
-        "| recorder MB | on disk, MB a step |"
+        "| recorder MB | on disk, MB a step | fit returns later, s |"
     )
-    print("| --- " * 12 + "|")
+    print("| --- " * 13 + "|")
     for variant, runs in results.items():
         print(_row(variant, variants[variant], runs, base))
     sys.stdout.flush()
@@ -231,7 +255,8 @@ def _row(
         f"{median('recorder_cpu') * 1e3:.2f}",
         f"{median('trainer_mb'):.0f}",
         f"{median('recorder_mb'):.0f}" if variant in OWN and variant != "untraced" else "",
-        f"{median('stored') / 1e6:.2f}",
+        f"{median('stored') / 1e6:.3f}",
+        f"{median('late'):.2f}",
     ]
     return "| " + " | ".join(cells) + " |"
 

@@ -112,18 +112,17 @@ def record_parts(
     """Return length and header of a file, and then the bytes of its arrays, not copied."""
     # Not ascontiguousarray: it makes a 0-d array one-dimensional.
     values = {key: np.asarray(array, order="C") for key, array in arrays.items()}
-    keys, table = _table(tuple((key, v.dtype, v.shape) for key, v in values.items()))
-    text = f"{{{json.dumps(_METADATA)}:{json.dumps(dict(metadata))}{table}}}".encode()
-    text += b" " * (-len(text) % _ALIGNMENT)
-    head = memoryview(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
+    entries = tuple((key, v.dtype, v.shape) for key, v in values.items())
+    keys, head = _head(entries, tuple(metadata.items()))
     return head, [v.reshape(-1).view(np.uint8).data for k in keys if (v := values[k]).nbytes]
 
 
 @functools.lru_cache(maxsize=8)  # most steps are like the one before
-def _table(
+def _head(
     entries: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...],
-) -> tuple[tuple[str, ...], str]:
-    """Return the order of arrays in a file, and what the header says of them."""
+    metadata: tuple[tuple[str, str], ...],
+) -> tuple[tuple[str, ...], memoryview]:
+    """Return the order of arrays in a file, and its length and header, which say where they are."""
     table = []
     end = 0
     # The widest types first, as safetensors itself orders them, so that each array is aligned; of
@@ -136,7 +135,10 @@ def _table(
         start, end = end, end + math.prod(shape) * dtype.itemsize
         entry = {"dtype": code, "shape": shape, "data_offsets": (start, end)}
         table.append(f",{json.dumps(key)}:{json.dumps(entry, separators=(',', ':'))}")
-    return tuple(key for key, *_ in ordered), "".join(table)
+    text = f"{{{json.dumps(_METADATA)}:{json.dumps(dict(metadata))}{''.join(table)}}}".encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    head = memoryview(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
+    return tuple(key for key, *_ in ordered), head
 
 
 @dataclasses.dataclass(frozen=True)

@@ -316,7 +316,7 @@ class Ring:
         if IS_POSIX:
             read_exactly(self._descriptor, begin, target)
             return
-        read_alone(self.path, begin, target)
+        read_alone(self.path, begin, target, holes=True)
 
     def _table(self) -> npt.NDArray[Any]:
         content = self.read(_HEAD, self.size.slots * _ENTRY.itemsize)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from steptrace_schema.errors import TraceExistsError
 from steptrace_schema.format.disk_limit import BALLAST, DiskLimit
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from steptrace_schema.format.attributes import TraceAttributes
     from steptrace_schema.format.policy import Durability
     from steptrace_schema.journal.declaration import Declaration
+
+
+_SMALL_BYTES: Final = 2**16
+"""A record that is copied once more, which takes less time than to handle its parts."""
 
 
 class JournalWriter:
@@ -121,13 +125,16 @@ class JournalWriter:
             ``kind/path`` to array, without the step dimension.
         """
         head, buffers = record_parts(arrays, {})
-        if self._ring is not None and self._ring.put(self._next, step, [head, *buffers]):
-            size = len(head) + sum(map(len, buffers))
-        else:
+        nbytes = sum(map(len, buffers))
+        size = len(head) + nbytes
+        parts = [head, *buffers]
+        if size <= _SMALL_BYTES:
+            parts = [memoryview(b"".join(parts))]
+        if self._ring is None or not self._ring.put(self._next, step, parts):
             size = self._append_file(step, arrays)
         self.appended_bytes += size
         self._next += 1
-        return sum(map(len, buffers))
+        return nbytes
 
     def _append_file(self, step: int, arrays: Mapping[str, npt.NDArray[Any]]) -> int:
         path = self.directory / f"{self._next:08d}{RECORD_SUFFIX}"

@@ -102,8 +102,10 @@ def open_to_write(path: str | Path, *, emptied: bool = True) -> int:
     return os.open(path, flags | CLOSED_BY_CHILD | NO_LINK | NO_WAIT | BINARY, 0o666)
 
 
-def read_alone(path: str | Path, begin: int, target: memoryview) -> None:
+def read_alone(path: str | Path, begin: int, target: memoryview, *, holes: bool = False) -> None:
     """Fill `target` with the bytes of a file that is opened for this alone.
+
+    `holes` as for :func:`open_to_read`.
 
     Raises
     ------
@@ -112,7 +114,7 @@ def read_alone(path: str | Path, begin: int, target: memoryview) -> None:
     OSError
         If it cannot be opened.
     """
-    descriptor = open_to_read(path)
+    descriptor = open_to_read(path, holes=holes)
     try:
         read_exactly(descriptor, begin, target)
     finally:

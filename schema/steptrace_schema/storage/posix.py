@@ -137,13 +137,15 @@ def _write_each(buffers: list[memoryview], write: Callable[[list[memoryview], in
     """Call `write` with what is left, and how much is done, until everything is written."""
     done = 0
     for start in range(0, len(buffers), _MOST_BUFFERS):
-        pending = [buffer.cast("B") for buffer in buffers[start : start + _MOST_BUFFERS]]
-        while pending:
+        pending = buffers[start : start + _MOST_BUFFERS]
+        left = sum(map(len, pending))
+        while left:
             written = write(pending, done)
             done += written
-            while pending and written >= len(pending[0]):
+            left -= written
+            while left and written >= len(pending[0]):
                 written -= len(pending.pop(0))
-            if written:
+            if left and written:
                 pending[0] = pending[0][written:]
 
 

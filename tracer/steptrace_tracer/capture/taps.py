@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from steptrace_schema.format.attributes import Missing
 from steptrace_tracer._tensorflow import tf
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    import numpy.typing as npt
 
     from steptrace_schema.format.policy import Policy
     from steptrace_schema.names import Kind
@@ -74,6 +78,13 @@ def as_missing(reasons: Mapping[tuple[Kind, str], str]) -> tuple[Missing, ...]:
     return tuple(
         Missing(kind=kind, path=path, reason=reason) for (kind, path), reason in reasons.items()
     )
+
+
+def to_array(tensor: Any) -> npt.NDArray[Any]:
+    """Return an eager tensor as an array of NumPy, which has no bfloat16: that is a float32."""
+    if isinstance(tensor, np.ndarray):
+        return tensor
+    return np.asarray(tf.cast(tensor, tf.float32) if tensor.dtype is tf.bfloat16 else tensor)
 
 
 def output_kinds(policy: Policy, place: str) -> list[Kind]:

@@ -97,18 +97,14 @@ class TracedStep:
         self.taps = Taps()
         self.traces = 0
         self.draws_random_numbers = False
-        """Whether the step's graph has random operations that keep their own state.
-
-        Such a step has to run at every step: another graph of it would draw other numbers.
-        """
+        """Whether its graph draws numbers from a state: another graph would draw other ones."""
         self._probe_inputs = probe
         self.probe: Probe | None = None
-        self._function: Any = None
+        self.function: Any = None
         self._inner: Any = None
         self._functions: dict[str, Any] = {}
         """The compiled functions around the step, by the signature of the data set."""
-        # A step with a Python argument, or with several signatures, has several functions.
-        self._taps_of: dict[int, Taps] = {}
+        self._taps_of: dict[int, Taps] = {}  # of several functions where signatures differ
         self._batch_taps_of: dict[int, Taps] = {}
         self._batch_taps = Taps()
         self._probe_missing: tuple[Missing, ...] = ()
@@ -122,7 +118,7 @@ class TracedStep:
 
         What fails here has changed nothing yet.
         """
-        if self._function is None:
+        if self.function is None:
             if self.probe is None and "probe" in self.policy.kinds:
                 self.probe, self._probe_missing = working_probe(
                     self.program, self.names, self.policy, self._probe_inputs, args, kwargs
@@ -132,7 +128,7 @@ class TracedStep:
             self._prepare_shortcut(args, kwargs)
             if "activation_gradients" in self.policy.kinds:
                 missing_logits()  # before the graph, which is no place to find out
-            self._function = self._compile()
+            self.function = self._compile()
 
     def go_on(self, program: Program, probe: Any) -> None:
         """Do the same step in another ``fit``, compiled as it was.
@@ -149,12 +145,12 @@ class TracedStep:
         if asked and (self.probe is None or not same_inputs(self.probe.x, probe)):
             self.probe, self._probe_inputs, self._probe_missing = None, probe, ()
             self._functions.clear()
-        self._function = self._functions.get(program.compiled.signature)
+        self.function = self._functions.get(program.compiled.signature)
 
     def concrete(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the compiled function for arguments of this signature, without running it."""
         self.prepare(args, kwargs)
-        return self._function.get_concrete_function(*args, **kwargs)
+        return self.function.get_concrete_function(*args, **kwargs)
 
     def run(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], original: Callable[[], Any]
@@ -175,11 +171,14 @@ class TracedStep:
         return StepResult(result, tensors, wall_time, duration)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Run the step, and note what the function that ran was asked for."""
-        result, tensors = self._function(*args, **kwargs)
+        result, tensors = self.function(*args, **kwargs)
+        self.note_function(tensors)
+        return result, tensors
+
+    def note_function(self, tensors: dict[str, Any]) -> None:
+        """Note what the function that gave `tensors` was asked for, which they say."""
         self.taps = self._taps_of[int(tensors.pop(_INNER))]
         self._batch_taps = self._batch_taps_of[int(tensors.pop(_OUTER))]
-        return result, tensors
 
     def missing(self) -> tuple[Missing, ...]:
         """Return what the last step has no data for, with reasons."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from steptrace_tracer.record.declare import specify
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import numpy.typing as npt
 
     from steptrace_schema.format.attributes import Missing
+    from steptrace_schema.format.policy import Policy
+    from steptrace_schema.moving.resume import Continuation
 
 Arrays = dict[str, "npt.NDArray[Any]"]
 
@@ -51,3 +55,17 @@ class PendingStep:
 
     step: int
     collect: Callable[[], Collected]
+
+    def resuming(self, before: Continuation | None, policy: Policy) -> PendingStep:
+        """Return the same step as the first one that resumes a trace, where there is one."""
+        if before is None:
+            return self
+
+        def go_on() -> Collected:
+            collected = self.collect()
+            # Refuses another model, while the trace is as it was.
+            specify(collected.arrays, policy, before.arrays)
+            before.begin()
+            return collected
+
+        return PendingStep(self.step, go_on)

@@ -275,7 +275,9 @@ class Recording:
 
     def _with_events(self, step: int, messages: tuple[str, ...]) -> TraceAttributes:
         """Return the attributes with an event for each message that they do not have yet."""
-        known = {event.message for event in self._attributes.events} if messages else set()
+        if not messages:
+            return self._attributes
+        known = {event.message for event in self._attributes.events}
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         new = [Event(time=now, message=m, step=step) for m in messages if m not in known]
         if not new:

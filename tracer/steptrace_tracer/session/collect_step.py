@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,10 +20,9 @@ from steptrace_schema.names import (
     SAMPLE_STATISTICS,
     SAMPLE_WEIGHT,
 )
-from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.batch_taps import BATCH_INPUT, BATCH_TARGET, take_whole
 from steptrace_tracer.capture.finished_taps import ROWS
-from steptrace_tracer.capture.taps import NOT_SAMPLES, as_missing
+from steptrace_tracer.capture.taps import NOT_SAMPLES, as_missing, to_array
 from steptrace_tracer.record.declare import has_samples
 from steptrace_tracer.record.pending_step import Collected
 from steptrace_tracer.record.precision import rounded
@@ -31,7 +31,7 @@ from steptrace_tracer.record.sample_statistics import sample_statistics
 from steptrace_tracer.record.step_budget import beyond_budget
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from steptrace_schema.format.attributes import Missing
     from steptrace_schema.format.policy import Policy
@@ -46,6 +46,11 @@ class StepPosition:
     step: int
     epoch: int
     batch: int
+
+    def onwards(self) -> Iterator[StepPosition]:
+        """Yield this position, and those of the steps after it in the same epoch."""
+        for number in itertools.count():
+            yield StepPosition(self.step + number, self.epoch, self.batch + number)
 
 
 def collect_step(
@@ -133,11 +138,7 @@ def with_precision(collected: Collected, policy: Policy) -> Collected:
 
 def to_arrays(tensors: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
     """Return eager tensors as arrays of NumPy."""
-    # NumPy has no bfloat16, and every bfloat16 is a float32.
-    return {
-        key: np.asarray(tf.cast(t, tf.float32) if t.dtype == tf.bfloat16 else t)
-        for key, t in tensors.items()
-    }
+    return {key: to_array(tensor) for key, tensor in tensors.items()}
 
 
 def _with_ids(

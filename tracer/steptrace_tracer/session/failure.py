@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import warnings
 from typing import TYPE_CHECKING
 
 from steptrace_schema.errors import TraceError
@@ -12,11 +13,20 @@ from steptrace_schema.journal.where import journal_path
 
 if TYPE_CHECKING:
     from steptrace_schema.storage.location import Location
+    from steptrace_tracer.session.settings import Settings
+
+
+_WHERE = ("Graph execution error", "Detected at node", "<stack", "Stack trace", "Node:", "  ")
 
 
 def one_line(error: BaseException) -> str:
-    """Return the type and the first line of an error."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    """Return the type of an error, and the first of its lines that says what happened.
+
+    That of a compiled function begins with where in the program the operation comes from.
+    """
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    said = next((line for line in lines if not line.startswith(_WHERE)), "".join(lines[:1]))
+    return f"{type(error).__name__}: {said}"
 
 
 def reason_text(path: Location, error: Exception) -> str:
@@ -26,6 +36,22 @@ def reason_text(path: Location, error: Exception) -> str:
     if isinstance(error.__cause__, TraceError):  # such as the recorder's, met while writing
         error = error.__cause__
     return str(error).splitlines()[0].removeprefix(f"{path}: ")
+
+
+def why_ended(error: BaseException) -> str:
+    """Return why a training ends whose step raised `error`."""
+    if isinstance(error, Exception):
+        return f"the training step raised {one_line(error)}"
+    return f"the training was interrupted ({type(error).__name__})"
+
+
+def complain(settings: Settings, error: Exception) -> None:
+    """Say that the tracing has stopped, why, and what to do; once, when it is finished."""
+    path = settings.path
+    if settings.on_error == "raise":
+        raise TraceError(stopped_message(path, error)) from error
+    text = stopped_message(path, error, "the training continues without the tracer, and ")
+    warnings.warn(text, RuntimeWarning, stacklevel=4)
 
 
 def stopped_message(path: Location, error: Exception, consequence: str = "") -> str:

@@ -18,7 +18,6 @@ from steptrace_schema.names import X
 from steptrace_tracer import private_names
 from steptrace_tracer.capture.batch_taps import recorded_bytes
 from steptrace_tracer.capture.names import Names
-from steptrace_tracer.record.declare import specify
 from steptrace_tracer.record.pending_step import Collected, PendingStep
 from steptrace_tracer.record.recording import Recording
 from steptrace_tracer.session.captures import Captures
@@ -29,7 +28,8 @@ from steptrace_tracer.session.collect_step import (
     validation_arrays,
     with_precision,
 )
-from steptrace_tracer.session.failure import one_line, reason_text, stopped_message
+from steptrace_tracer.session.executions import Executions
+from steptrace_tracer.session.failure import complain, one_line, reason_text, why_ended
 from steptrace_tracer.session.last_weights import LastWeights
 from steptrace_tracer.session.logged_names import LoggedNames
 from steptrace_tracer.session.provenance import describe_run, resumed_run
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from steptrace_tracer.capture.proven_step import ProvenStep
     from steptrace_tracer.capture.traced_step import StepResult, TracedStep
     from steptrace_tracer.session.collect_step import StepPosition
+    from steptrace_tracer.session.executions import AtOnce
     from steptrace_tracer.session.settings import Settings
 
 NOT_ENDED = "the program ended before the training did"
@@ -78,6 +79,7 @@ class Session:
         self._logged: dict[str, npt.NDArray[Any]] = {}
         self._logged_at: int | None = None
         self._logged_names = LoggedNames()
+        self._executions = Executions(settings)
         self._handing_over = 0.0
         self._step_seconds = 0.0
         atexit.register(self.abandon)
@@ -101,13 +103,9 @@ class Session:
         captures = Captures(settings.capture, names, policy, probe)
         capture = captures.of(program)
         fresh = describe_run(program, names, policy, settings.worker)
-        if before is None:
-            self._recording = Recording(settings.path, fresh, settings.journal_limit)
-        else:
-            attributes = resumed_run(before.attributes, fresh)
-            self._recording = Recording(
-                settings.path, attributes, settings.journal_limit, before.arrays
-            )
+        attributes = fresh if before is None else resumed_run(before.attributes, fresh)
+        arrays = () if before is None else before.arrays
+        self._recording = Recording(settings.path, attributes, settings.journal_limit, arrays)
         self._before = before
         self._capture, self._captures = capture, captures
         if self._logged_at is None:
@@ -120,7 +118,7 @@ class Session:
 
     @property
     def traced(self) -> TracedStep | None:
-        """The step with its taps, as it is captured at present; None before and after."""
+        """The step with its taps; None before and after."""
         return self._capture.traced if self._capture is not None else None
 
     def wants(self, first: int, epoch: int, count: int = 1) -> bool:
@@ -140,16 +138,9 @@ class Session:
         position: StepPosition,
         original: Callable[[], Any],
     ) -> Any:
-        """Do one step, and record it where the policy wants it.
+        """Do one step with the arguments of the program's, and record it where the policy wants it.
 
-        Parameters
-        ----------
-        args, kwargs
-            The arguments of the program's step.
-        position
-            When it runs.
-        original
-            Does the same step without the tracer, for when tracing fails.
+        `original` does the same step without the tracer, for when tracing fails.
         """
         capture = self._capture
         if capture is None:
@@ -157,31 +148,57 @@ class Session:
         begin = time.perf_counter()
         try:
             result = capture.run(args, kwargs, position.step, original)
-        except Exception as error:
-            if capture.may_have_trained(error):
-                self.end("incomplete", f"the training step raised {one_line(error)}")
-                raise
-            return self._run_untraced(original, error)
         except BaseException as error:
-            self.end("incomplete", f"the training was interrupted ({type(error).__name__})")
+            if isinstance(error, Exception) and not capture.may_have_trained(error):
+                return self._run_untraced(original, error)
+            self.end("incomplete", why_ended(error))
             raise
-        traced = capture.traced
+        ids = self.settings.sample_ids
+        self._record(capture, [result], position, begin, ids and (lambda: ids(*args, **kwargs)))
+        return result.result
+
+    def several(self, iterator: Any, count: int, original: Callable[[Any], Any]) -> AtOnce | None:
+        """Return what does `count` steps in one execution; None where each is done by itself."""
+        size = 0 if self._recording is None else self._recording.record_bytes
+        return self._executions.of(self._capture, iterator, count, original, size)
+
+    def run_several(
+        self, several: AtOnce, iterator: Any, position: StepPosition
+    ) -> list[StepResult]:
+        """Do several steps in one execution, the first at `position`, and record them."""
+        begin = time.perf_counter()
+        try:
+            results = several.run(iterator, position.step)
+        except BaseException as error:
+            self.end("incomplete", why_ended(error))
+            raise
+        if self._capture is not None:
+            self._record(self._capture, results, position, begin)
+        return results
+
+    def _record(
+        self,
+        capture: ProvenStep,
+        results: list[StepResult],
+        first: StepPosition,
+        begin: float,
+        ids: Callable[[], Any] | None = None,
+    ) -> None:
+        """Record the steps that the policy wants, which ran since the time `begin`."""
         try:
             self.note_missing_names()
-            if traced.taps.error is not None:
-                raise traced.taps.error
-            if self._recording is not None and not self._recording.record_bytes:
-                self._recording.record_bytes = recorded_bytes(result.tensors)
-            if self.settings.policy.records_step(position.step, position.epoch):
-                ids = self.settings.sample_ids
-                self._hand_over(
-                    capture, result, position, None if ids is None else ids(*args, **kwargs)
-                )
+            if capture.traced.taps.error is not None:
+                raise capture.traced.taps.error
+            for position, result in zip(first.onwards(), results, strict=False):
+                if self._recording is not None and not self._recording.record_bytes:
+                    self._recording.record_bytes = recorded_bytes(result.tensors)
+                if self.settings.policy.records_step(position.step, position.epoch):
+                    self._hand_over(capture, result, position, ids and ids())
         except Exception as error:
             self.fail(error)
-        self._step_seconds += result.duration
-        self._handing_over += time.perf_counter() - begin - result.duration
-        return result.result
+        seconds = sum(result.duration for result in results)
+        self._step_seconds += seconds
+        self._handing_over += time.perf_counter() - begin - seconds
 
     def note_missing_names(self) -> None:
         """Warn of names that this version of Keras or TensorFlow does not have, each once."""
@@ -243,7 +260,7 @@ class Session:
         reason = reason_text(self.settings.path, error)
         is_limit = isinstance(error, DiskLimitError)
         self._finish("incomplete", reason if is_limit else f"tracing failed: {reason}")
-        self._complain(error)
+        complain(self.settings, error)
 
     def abandon(self) -> None:
         """End a recording whose training did not reach its end.
@@ -257,7 +274,7 @@ class Session:
         """Finish the trace, and say so if that failed."""
         error = self._finish(status, reason)
         if error is not None:
-            self._complain(error)
+            complain(self.settings, error)
 
     def _run_untraced(self, original: Callable[[], Any], error: Exception) -> Any:
         """Do the step without the tracer, which shows whose error it was."""
@@ -280,7 +297,7 @@ class Session:
             self._has_probe = True
         taps, missing, policy = traced.taps, traced.missing(), self.settings.policy
         attributes, said = capture.news()
-        notes = (*self._notes, *said)
+        notes = (*self._notes, *self._executions.notes, *said)
 
         def collect() -> Collected:
             collected = collect_step(tensors, result, position, taps, missing, ids, policy, notes)
@@ -306,25 +323,7 @@ class Session:
     def _pending(self, step: int, collect: Callable[[], Collected]) -> PendingStep:
         """Return a step to hand over; the first one resumes a trace that is there."""
         before, self._before = self._before, None
-        if before is None:
-            return PendingStep(step, collect)
-
-        def go_on() -> Collected:
-            collected = collect()
-            # Refuses another model, while the trace is as it was.
-            specify(collected.arrays, self.settings.policy, before.arrays)
-            before.begin()
-            return collected
-
-        return PendingStep(step, go_on)
-
-    def _complain(self, error: Exception) -> None:
-        """Say that the tracing has stopped, why, and what to do; once, when it is finished."""
-        path = self.settings.path
-        if self.settings.on_error == "raise":
-            raise TraceError(stopped_message(path, error)) from error
-        text = stopped_message(path, error, "the training continues without the tracer, and ")
-        warnings.warn(text, RuntimeWarning, stacklevel=3)
+        return PendingStep(step, collect).resuming(before, self.settings.policy)
 
     def _finish(self, status: Status, reason: str | None) -> TraceError | None:
         """Finish the trace; return what went wrong."""

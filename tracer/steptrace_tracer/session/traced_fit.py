@@ -18,6 +18,7 @@ from steptrace_tracer.session.fed_batches import FedBatches, can_feed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from steptrace_tracer.session.executions import AtOnce
     from steptrace_tracer.session.session import Session
 
 
@@ -136,6 +137,13 @@ class TracedFit:
             self.next_step = max(first + 1, present)
             self._keep_weights(session, batch + count - 1)
             return logs
+        if count > 1 and (several := self._several(session, iterator, count)) is not None:
+            position = StepPosition(first, self._epoch(), batch)
+            results = session.run_several(several, iterator, position)
+            if not results:
+                raise StopIteration
+            self.next_step = first + len(results)
+            return self._left(session, batch + count - 1, results[-1].result)
         logs = None
         for offset in range(count):
             try:
@@ -149,10 +157,20 @@ class TracedFit:
                 raise
             spec = getattr(iterator, "element_spec", None)
             logs = self._train_on(session, data, batch + offset, spec)
-        self._keep_weights(session, batch + count - 1)
+        return self._left(session, batch + count - 1, logs)
+
+    def _left(self, session: Session, batch: int, logs: Any) -> Any:
+        """Return what an execution gave, whose last batch was `batch`, when all is kept of it."""
+        self._keep_weights(session, batch)
         if not session.active:
             self.give_back()
         return logs
+
+    def _several(self, session: Session, iterator: Any, count: int) -> AtOnce | None:
+        """Return what does the steps of one execution at once, None where each is done alone."""
+        if not isinstance(iterator, tf.data.Iterator) or self._turns:
+            return None
+        return session.several(iterator, count, self._original)
 
     def _keep_weights(self, session: Session, batch: int) -> None:
         if self._may_be_last(batch):

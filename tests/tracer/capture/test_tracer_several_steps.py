@@ -1,0 +1,232 @@
+"""Several steps in one execution, as ``steps_per_execution`` asks for, each recorded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import zarr
+from keras import layers
+
+from keras_models import weights_of
+from steptrace_schema.store.opening import read_attributes
+from steptrace_schema.validate import validate
+from steptrace_tracer import Tracer
+from steptrace_tracer.capture.several_steps import SeveralSteps
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+BATCHES = 7
+ROWS = 8 * (BATCHES - 1) + 3
+"""Of an epoch, whose last batch is smaller."""
+_TIMES = ("scalars/wall_time", "scalars/step_duration")
+
+
+@pytest.fixture
+def executions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count the steps of each execution that did several."""
+    run, counts = SeveralSteps.run, []
+
+    def counted(self: SeveralSteps, iterator: Any, step: int) -> Any:
+        results = run(self, iterator, step)
+        counts.append(len(results))
+        return results
+
+    monkeypatch.setattr(SeveralSteps, "run", counted)
+    return counts
+
+
+def _model(count: int) -> Any:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((5,)),
+            layers.Dense(6, activation="relu", name="hidden"),
+            layers.Dropout(0.3, name="dropout"),
+            layers.Dense(3, activation="softmax", name="out"),
+        ],
+        name="net",
+    )
+    model.compile(
+        "adam",
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        steps_per_execution=count,
+    )
+    return model
+
+
+def _data() -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(ROWS, 5)).astype(np.float32), rng.integers(0, 3, ROWS)
+
+
+def _fit(count: int, callbacks: list[Any], epochs: int = 3) -> tuple[Any, dict[str, list[float]]]:
+    model = _model(count)
+    x, y = _data()
+    history = model.fit(
+        x, y, batch_size=8, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks
+    )
+    return model, history.history
+
+
+def _tracer(path: Path, **fields: Any) -> Tracer:
+    return Tracer(path, on_error="raise", progress=False, **{"capture": "inside", **fields})
+
+
+def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    group = zarr.open_group(path, mode="r")
+    return {
+        name: np.asarray(array) for name, array in group.members(max_depth=None)
+        if isinstance(array, zarr.Array)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [2, 4, 32])
+def test_the_training_is_the_same_to_the_last_bit(
+    tmp_path: Path, count: int, executions: list[int]
+) -> None:
+    plain, history = _fit(count, [])
+    traced, found = _fit(count, [_tracer(tmp_path / "run.zarr")])
+    assert found == history
+    for left, right in zip(weights_of(plain), weights_of(traced), strict=True):
+        assert left.tobytes() == right.tobytes()
+    for left, right in zip(plain.optimizer.variables, traced.optimizer.variables, strict=True):
+        assert left.numpy().tobytes() == right.numpy().tobytes()
+    # The first execution finds out how large a step is; the last one of an epoch may be smaller.
+    sizes = [min(count, BATCHES - first) for first in range(0, BATCHES, count)]
+    assert [n for n in executions if n] == (sizes * 3)[1:]
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras, also without the tracer
+def test_an_epoch_of_unknown_length_ends_where_an_execution_finds_no_batch(
+    tmp_path: Path, executions: list[int]
+) -> None:
+    def run(callbacks: list[Any]) -> Any:
+        data = tf.data.Dataset.from_tensor_slices(_data()).batch(8, drop_remainder=True)
+        model = _model(3)
+        model.fit(
+            data.filter(lambda x, y: True), epochs=2, shuffle=False, verbose=0, callbacks=callbacks
+        )
+        return model
+
+    plain, traced = run([]), run([_tracer(tmp_path / "run.zarr")])
+    assert executions[0] == 3
+    assert sum(executions) == 9  # the first three of twelve were done one by one
+    assert _arrays(tmp_path / "run.zarr")["scalars/step"].tolist() == list(range(12))
+    for left, right in zip(weights_of(plain), weights_of(traced), strict=True):
+        assert left.tobytes() == right.tobytes()
+
+
+def test_what_is_recorded_is_what_single_steps_record(
+    tmp_path: Path, executions: list[int]
+) -> None:
+    several, single = tmp_path / "several.zarr", tmp_path / "single.zarr"
+    _fit(4, [_tracer(several)])
+    assert executions
+    _fit(1, [_tracer(single)])
+    assert validate(several) == []
+    found, expected = _arrays(several), _arrays(single)
+    assert found.keys() == expected.keys()
+    assert expected["scalars/step"].tolist() == list(range(3 * BATCHES))
+    for key, values in expected.items():
+        if key not in _TIMES and not key.startswith("statistics/scalars"):
+            assert found[key].tobytes() == values.tobytes(), key
+    assert (np.diff(found["scalars/wall_time"]) >= 0).all()
+    assert read_attributes(several).missing == read_attributes(single).missing
+
+
+def test_of_several_steps_those_are_recorded_that_the_policy_wants(
+    tmp_path: Path, executions: list[int]
+) -> None:
+    path = tmp_path / "run.zarr"
+    plain, _ = _fit(4, [])
+    traced, _ = _fit(4, [_tracer(path, every=5)])
+    assert executions
+    assert _arrays(path)["scalars/step"].tolist() == [0, 5, 10, 15, 20]
+    for left, right in zip(weights_of(plain), weights_of(traced), strict=True):
+        assert left.tobytes() == right.tobytes()
+
+
+def test_several_steps_are_shown_to_leave_what_those_of_keras_leave(
+    tmp_path: Path, executions: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    plain, history = _fit(3, [], epochs=4)
+    traced, found = _fit(3, [_tracer(tmp_path / "run.zarr", capture="auto")], epochs=4)
+    assert found == history
+    for left, right in zip(weights_of(plain), weights_of(traced), strict=True):
+        assert left.tobytes() == right.tobytes()
+    for left, right in zip(plain.optimizer.variables, traced.optimizer.variables, strict=True):
+        assert left.numpy().tobytes() == right.numpy().tobytes()
+    # The first execution does single steps, and the second one shows what the others rely on.
+    assert executions == [3, 1, *([3, 3, 1] * 3)]
+    proofs = read_attributes(tmp_path / "run.zarr").proofs
+    assert [(proof.step, proof.identical) for proof in proofs if proof.note] == [(3, True)]
+    assert _arrays(tmp_path / "run.zarr")["scalars/step"].tolist() == list(range(4 * BATCHES))
+    assert validate(tmp_path / "run.zarr") == []
+
+
+def test_several_steps_that_change_the_training_are_done_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = SeveralSteps.run
+
+    def changing(self: SeveralSteps, iterator: Any, step: int) -> Any:
+        results = run(self, iterator, step)
+        weight = self._traced.program.models[0].trainable_variables[0]
+        weight.assign(weight + 1e-6)
+        return results
+
+    monkeypatch.setattr(SeveralSteps, "run", changing)
+    plain, history = _fit(3, [])
+    traced, found = _fit(3, [_tracer(tmp_path / "run.zarr", capture="auto")])
+    assert found == history
+    for left, right in zip(weights_of(plain), weights_of(traced), strict=True):
+        assert left.tobytes() == right.tobytes()
+    (event,) = read_attributes(tmp_path / "run.zarr").events
+    assert event.message.startswith("the steps of one execution are done one by one")
+    assert "kernel" in event.message
+    assert _arrays(tmp_path / "run.zarr")["scalars/step"].tolist() == list(range(3 * BATCHES))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"sample_ids": lambda data: np.arange(len(data[1]))}, {"capture": "beside"}],
+    ids=["sample_ids", "beside"],
+)
+def test_where_each_step_needs_python_they_are_done_one_by_one(
+    tmp_path: Path, fields: dict[str, Any], executions: list[int]
+) -> None:
+    plain, _ = _fit(4, [])
+    traced, _ = _fit(4, [_tracer(tmp_path / "run.zarr", **fields)])
+    assert executions == []
+    assert _arrays(tmp_path / "run.zarr")["scalars/step"].tolist() == list(range(3 * BATCHES))
+    for left, right in zip(weights_of(plain), weights_of(traced), strict=True):
+        assert left.tobytes() == right.tobytes()
+
+
+def test_data_that_cannot_be_read_within_an_execution_ends_the_trace_with_that_reason(
+    tmp_path: Path, executions: list[int]
+) -> None:
+    x, y = _data()
+
+    def parse(number: Any) -> Any:
+        tf.debugging.assert_less(number, np.int64(10), "a bad file")
+        return tf.gather(x, [number]), tf.gather(y, [number])
+
+    data = tf.data.Dataset.range(16).map(parse)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a bad file"):
+        _model(4).fit(data, shuffle=False, verbose=0, callbacks=[_tracer(tmp_path / "run.zarr")])
+    assert executions == [4]
+    found = read_attributes(tmp_path / "run.zarr")
+    assert found.status == "incomplete"
+    assert "a bad file" in str(found.status_reason)
+    # Steps 8 and 9 were done; what they computed is lost with the execution.
+    assert found.steps_recorded["scalars"] == 8

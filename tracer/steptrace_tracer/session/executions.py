@@ -1,0 +1,216 @@
+"""How the steps of one execution are done: at once, or each by itself.
+
+With ``capture="auto"`` it is shown first that the loop with taps leaves what Keras' own leaves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import time
+from typing import TYPE_CHECKING, Any
+
+from steptrace_schema.format.attributes import Proof
+from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.capture.proven_step import PROOF_STEPS
+from steptrace_tracer.capture.several_steps import MOST_BYTES, SeveralSteps
+from steptrace_tracer.capture.state import StepState
+from steptrace_tracer.capture.traced_step import StepResult
+from steptrace_tracer.keras_private import train_on
+from steptrace_tracer.session.failure import one_line
+from steptrace_tracer.session.fed_batches import FedBatches, can_feed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from steptrace_tracer.capture.proven_step import ProvenStep
+    from steptrace_tracer.session.settings import Settings
+
+
+class Executions:
+    """Finds what does the steps of one execution at once, and keeps it.
+
+    Parameters
+    ----------
+    settings
+        How the recording is made.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._found: dict[tuple[int, str, int], AtOnce | None] = {}
+        self._refused = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the trace has to say of them."""
+        found = (several for several in self._found.values() if isinstance(several, ShownSteps))
+        return tuple(filter(None, (self._refused, *(several.refused for several in found))))
+
+    def of(
+        self,
+        capture: ProvenStep | None,
+        iterator: Any,
+        count: int,
+        original: Callable[[Any], Any],
+        record_bytes: int,
+    ) -> AtOnce | None:
+        """Return what does `count` steps of `capture` at once; None where each is done by itself.
+
+        Parameters
+        ----------
+        capture
+            Captures the steps.
+        iterator
+            Gives their batches.
+        count
+            Steps of an execution.
+        original
+            Keras' own function, which does them without the tracer.
+        record_bytes
+            Bytes of a step's arrays.
+        """
+        # Ids are asked for with the batch, which Python does not see.
+        if capture is None or capture.way == "beside" or self._settings.sample_ids is not None:
+            return None
+        if not record_bytes or count * record_bytes > MOST_BYTES:
+            return None
+        key = (id(capture.traced), repr(iterator.element_spec), count)
+        if key not in self._found:
+            self._found[key] = self._new(capture, iterator, count, original)
+        found = self._found[key]
+        return None if isinstance(found, ShownSteps) and found.refused else found
+
+    def _new(
+        self, capture: ProvenStep, iterator: Any, count: int, original: Callable[[Any], Any]
+    ) -> AtOnce | None:
+        spec = iterator.element_spec
+        try:
+            found = SeveralSteps.of(capture.traced, iterator, count)
+        except Exception as error:  # the training is not to suffer from what cannot be compiled
+            self._refused = _REFUSED.format(f"their loop cannot be compiled ({one_line(error)})")
+            return None
+        if found is None or self._settings.capture == "inside":
+            return found
+        return ShownSteps(found, capture, spec, count, original) if can_feed(spec) else None
+
+
+class ShownSteps:
+    """Does several steps at once, and shows now and then that this does not change the training.
+
+    Parameters
+    ----------
+    several
+        What does them.
+    capture
+        Captures single steps.
+    spec
+        The ``element_spec`` of the data set, whose batches can be handed over.
+    count
+        Steps of an execution.
+    original
+        Keras' own function, which does them without the tracer.
+
+    Attributes
+    ----------
+    refused
+        Why the steps have to be done one by one; empty where they need not be.
+    """
+
+    def __init__(
+        self,
+        several: SeveralSteps,
+        capture: ProvenStep,
+        spec: Any,
+        count: int,
+        original: Callable[[Any], Any],
+    ) -> None:
+        self._several = several
+        self._capture = capture
+        self._count = count
+        self._original = original
+        self._fed = FedBatches(spec)
+        self._until_proof = 0
+        self._error: BaseException | None = None
+        self.refused = ""
+
+    def run(self, iterator: Any, step: int) -> list[StepResult]:
+        """Train on the next batches, as :meth:`SeveralSteps.run` does."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        if self._until_proof > 0:
+            self._until_proof -= 1
+            return self._several.run(iterator, step)
+        batches = self._take(iterator)
+        if len(batches) == self._count:
+            results = self._prove(batches, step)
+            if results is not None:
+                return results
+        return [self._run_one(batch, number) for number, batch in enumerate(batches, step)]
+
+    def _take(self, iterator: Any) -> list[Any]:
+        """Take the batches of an execution; what reading one raises comes after those before."""
+        batches: list[Any] = []
+        try:
+            while len(batches) < self._count:
+                batches.append(next(iterator))
+        except (StopIteration, tf.errors.OutOfRangeError):
+            pass
+        except BaseException as error:
+            if not batches:
+                raise
+            self._error = error
+        return batches
+
+    def _run_one(self, batch: Any, step: int) -> StepResult:
+        def original() -> Any:
+            return train_on(self._original, batch)
+
+        try:
+            return self._capture.run((batch,), {}, step, original)
+        except Exception as error:
+            if self._capture.may_have_trained(error):
+                raise
+            self._capture.traced.taps.error = error  # which ends the tracing, not the training
+            return StepResult(original(), {}, time.time(), 0.0)
+
+    def _prove(self, batches: list[Any], step: int) -> list[StepResult] | None:
+        """Do the steps at once, with and without taps from the same state; keep the latter's.
+
+        Returns None, and leaves the state as it was, where the two differ.
+        """
+        traced = self._capture.traced
+        state = StepState(traced.concrete((batches[0],), {}), traced.program)
+        if state.obstacle is not None:
+            self.refused = _REFUSED.format(state.obstacle)
+            return None
+        before = state.copy()
+        try:
+            results = self._several.run(self._feed(batches), step)
+            after = state.copy()
+        except Exception as error:
+            self.refused = _REFUSED.format(f"together they fail ({one_line(error)})")
+            return None
+        finally:
+            state.put_back(before)
+        logs = self._original(self._feed(batches))
+        difference = state.first_difference(after, state.copy())
+        if difference is not None:
+            state.put_back(before)
+            self.refused = _REFUSED.format(f"together they change the last bits of '{difference}'")
+            return None
+        self._until_proof = PROOF_STEPS // self._count
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        note = f"{self._count} steps in one execution"
+        proof = Proof(step=step, time=now, way="inside", identical=True, note=note)
+        self._capture.proofs = (*self._capture.proofs, proof)
+        return [dataclasses.replace(result, result=logs) for result in results]
+
+    def _feed(self, batches: list[Any]) -> Any:
+        return [self._fed(batch) for batch in batches][-1]
+
+
+AtOnce = SeveralSteps | ShownSteps
+
+_REFUSED = "the steps of one execution are done one by one, which takes longer, because {}"
