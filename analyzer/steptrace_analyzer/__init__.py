@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from steptrace_analyzer._lazy import lazy_names
+from steptrace_analyzer.plots import HOMES as PLOTS
 
 if TYPE_CHECKING:
     from steptrace_analyzer.anomalies import find_anomalies as find_anomalies
@@ -54,63 +55,15 @@ _HOMES = {
     "open_trace": "accessor",
     "pack": "trace.packing",
     "read_fingerprint": "differences.golden",
-    "plot_activation_maps": "plots.maps",
-    "plot_activations": "plots.activations",
-    "plot_divergence": "plots.divergence",
-    "plot_flow": "plots.flow",
-    "plot_gradients": "plots.gradients",
-    "plot_loss": "plots.loss",
-    "plot_parameters": "plots.parameters",
-    "plot_ridge": "plots.ridge",
-    "plot_sensitivity": "plots.sensitivity",
-    "plot_statistics": "plots.statistics",
-    "plot_strip": "plots.strips",
-    "plot_trajectory": "plots.trajectory",
-    "plot_weights": "plots.weights",
-    "save_figure": "plots.save",
     "total_gradient": "trace.sensitivity",
     "trace_attributes": "trace.open",
     "unpack": "trace.packing",
     "write_fingerprint": "differences.golden",
     "write_report": "report.write",
+    **{name: f"plots.{home}" for name, home in PLOTS.items()},
 }
 
-__all__ = [
-    "animate",
-    "describe",
-    "diagnose",
-    "diff",
-    "diff_checkpoint",
-    "diff_steps",
-    "explain_update",
-    "find_anomalies",
-    "fingerprint",
-    "first_divergence",
-    "follow",
-    "open_trace",
-    "pack",
-    "plot_activation_maps",
-    "plot_activations",
-    "plot_divergence",
-    "plot_flow",
-    "plot_gradients",
-    "plot_loss",
-    "plot_parameters",
-    "plot_ridge",
-    "plot_sensitivity",
-    "plot_statistics",
-    "plot_strip",
-    "plot_trajectory",
-    "plot_weights",
-    "read_fingerprint",
-    "save_figure",
-    "total_gradient",
-    "trace_attributes",
-    "unpack",
-    "write_fingerprint",
-    "write_report",
-]
-
+__all__ = sorted(_HOMES)
 
 __getattr__ = lazy_names(__name__, _HOMES)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from steptrace_analyzer.plots.trajectory import plot_trajectory as plot_trajectory
     from steptrace_analyzer.plots.weights import plot_weights as plot_weights
 
-_HOMES = {
+HOMES = {
     "plot_activation_maps": "maps",
     "plot_activations": "activations",
     "plot_divergence": "divergence",
@@ -36,25 +36,11 @@ _HOMES = {
     "plot_weights": "weights",
     "save_figure": "save",
 }
+"""Public name to the module of this package that defines it."""
 
-__all__ = [
-    "plot_activation_maps",
-    "plot_activations",
-    "plot_divergence",
-    "plot_flow",
-    "plot_gradients",
-    "plot_loss",
-    "plot_parameters",
-    "plot_ridge",
-    "plot_sensitivity",
-    "plot_statistics",
-    "plot_strip",
-    "plot_trajectory",
-    "plot_weights",
-    "save_figure",
-]
+__all__ = sorted(HOMES)
 
-__getattr__ = lazy_names(__name__, _HOMES)
+__getattr__ = lazy_names(__name__, HOMES)
 
 
 def __dir__() -> list[str]:

@@ -9,6 +9,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+def step_place(step: int) -> str:
+    """Return the id of the control that chooses a step, and the place of what is shown then."""
+    return f"step-{step}"
+
+
+def figure_place(step: int) -> str:
+    """Return the place of what is drawn at a step, and shown for the steps around it too."""
+    return f"figure-{step}"
+
+
+def layer_place(step: int) -> str:
+    """Return the place of a layer's figures of a step; shown for the steps around it too."""
+    return f"layer-{step}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Picture:
     """A figure as an image inside the page."""
@@ -28,8 +43,10 @@ class Shown:
 
     picture: Picture | None
     reason: str = ""
-    control: str | None = None
-    """Id of the control that has to be chosen for it to be shown; None where it always is."""
+    place: str | None = None
+    """:func:`step_place` or :func:`figure_place` of its step; None where it is always shown."""
+    numbers: Table | None = None
+    """What it shows, as numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +54,28 @@ class Figures:
     """Pictures of one view of a layer."""
 
     title: str
+    shown: tuple[Shown, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Moving:
+    """One array at many steps, with one range of colours.
+
+    Parameters
+    ----------
+    title, note
+        What it is, and what the reader must know.
+    low, high, bar
+        The ends of the colours, and a strip of them; None where there is no picture.
+    shown
+        A picture for each step.
+    """
+
+    title: str
+    note: str
+    low: str
+    high: str
+    bar: Picture | None
     shown: tuple[Shown, ...]
 
 
@@ -54,11 +93,13 @@ class LayerSection:
     figures: tuple[Figures, ...] = ()
     command: str = ""
     thumbnails: tuple[Shown, ...] = ()
+    moving: tuple[Moving, ...] = ()
 
     @property
     def size(self) -> int:
         """Characters that its pictures take on the page."""
-        return pictures_size(self.thumbnails) + sum(pictures_size(v.shown) for v in self.figures)
+        views = [view.shown for view in self.figures] + [view.shown for view in self.moving]
+        return pictures_size(self.thumbnails) + sum(map(pictures_size, views))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,14 +154,38 @@ class Told:
 
 @dataclasses.dataclass(frozen=True)
 class StepChoices:
-    """The steps whose figures the page has, and the one it shows at first."""
+    """The steps of the page, and the one it shows at first.
+
+    Parameters
+    ----------
+    steps
+        Ascending; all can be chosen.
+    chosen
+        The one that is shown at first; None where there is none.
+    drawn
+        Those with figures of the whole model, which are shown for the steps around them, too.
+    closely
+        Those with all figures of every layer.
+    """
 
     steps: tuple[int, ...]
     chosen: int | None
+    drawn: tuple[int, ...] = ()
+    closely: tuple[int, ...] = ()
 
-    def control(self, step: int) -> str:
-        """Return the id of the control that chooses a step."""
-        return f"step-{self.steps.index(step)}"
+    @property
+    def controls(self) -> tuple[tuple[int, str], ...]:
+        """The steps, and the ids of the controls that choose them."""
+        return tuple((step, step_place(step)) for step in self.steps)
+
+    def places(self, step: int) -> tuple[str, ...]:
+        """Return the places of what is shown while a step is chosen."""
+        found = [step_place(step)]
+        for prefix, steps in (("figure", self.drawn), ("layer", self.closely)):
+            if steps:
+                nearest = min(steps, key=lambda other: (abs(other - step), other))
+                found.append(f"{prefix}-{nearest}")
+        return tuple(found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +224,8 @@ class Page:
     summary: tuple[Fact, ...]
     kinds: Table | None
     findings: tuple[Told, ...]
-    loss: Picture | None
-    gradients: Picture | None
+    loss: Shown | None
+    gradients: Shown | None
     whole: tuple[Figures, ...]
     layers: Table | None
     sections: tuple[LayerSection, ...]

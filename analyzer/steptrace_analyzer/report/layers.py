@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 from steptrace_analyzer.plots.activations import plot_activations
-from steptrace_analyzer.plots.maps import plot_activation_maps
 from steptrace_analyzer.plots.parameters import plot_parameters
 from steptrace_analyzer.plots.statistics import plot_statistics
-from steptrace_analyzer.plots.subject import has_step, layer_tensors
-from steptrace_analyzer.plots.weights import draw_weights, weights_data, weights_ranges
-from steptrace_analyzer.report.contents import Figures, Shown, StepChoices
+from steptrace_analyzer.plots.subject import layer_tensors
+from steptrace_analyzer.report.contents import Figures, Shown, layer_place
+from steptrace_analyzer.report.numbers import tensor_numbers
 from steptrace_analyzer.report.pictures import Layout, pixel_picture
 from steptrace_analyzer.trace.described import described_tensors, statistics_table
 from steptrace_analyzer.trace.select import has_tensor, layer_of, layer_paths, tensor_paths
@@ -19,12 +18,12 @@ from steptrace_schema.errors import TraceError
 from steptrace_schema.names import KINDS, PREACTIVATION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import xarray as xr
     from matplotlib.figure import Figure
 
-    from steptrace_analyzer.plots.weights import Ranges
+    from steptrace_analyzer.report.contents import StepChoices, Table
 
 
 def drawn_layers(trace: xr.DataTree) -> list[str]:
@@ -54,46 +53,27 @@ def layer_figures(trace: xr.DataTree, layer: str, choices: StepChoices) -> tuple
     Returns
     -------
     tuple of Figures
-        One for each view; pictures of a step are shown when it is chosen.
+        One for each view; pictures of a step are shown while it is the nearest to the chosen one.
     """
     views: list[Figures] = []
-    if layer_tensors(trace, "weights", layer):
-        ranges = cache(lambda: _ranges(trace, layer, choices))
-        views.append(
-            at_each(
-                "Weights and their update",
-                choices,
-                lambda step: draw_weights(weights_data(trace, layer, step, ranges=ranges())),
-                lambda step: f"Weights of {layer} at step {step} beside the update of that step",
-            )
-        )
     if layer_tensors(trace, "updates", layer):
         views.append(
             at_each(
                 "Parameters and the force on each",
-                choices,
+                choices.closely,
+                layer_place,
                 lambda step: plot_parameters(trace, layer, step),
                 lambda step: f"Parameters of {layer} as points with their updates at step {step}",
+                lambda step: tensor_numbers(trace, ("weights", "updates"), layer, [step]),
             )
         )
     if has_tensor(trace, "probe", f"{layer}/{PREACTIVATION}"):
         views.append(
             at_all(
                 "Activation function: input against output",
-                lambda: plot_activations(trace, layer, choices.steps),
+                lambda: plot_activations(trace, layer, choices.drawn),
                 f"Inputs and outputs of the activation function of {layer} at several steps",
-            )
-        )
-    if layer in layer_paths(trace, "activations"):
-        views.append(
-            at_each(
-                "Activation maps of one input",
-                choices,
-                lambda step: plot_activation_maps(trace, layer, step),
-                lambda step: (
-                    f"Input, output of {layer}, and the gradients of both, "
-                    f"for the first sample of step {step}"
-                ),
+                tensor_numbers(trace, ("probe",), layer, choices.drawn),
             )
         )
     if _has_statistics(trace, layer):
@@ -102,48 +82,62 @@ def layer_figures(trace: xr.DataTree, layer: str, choices: StepChoices) -> tuple
                 "Values over time",
                 lambda: plot_statistics(trace, layer),
                 f"Distribution of the values of each tensor of {layer} by step",
+                tensor_numbers(trace, KINDS, layer, choices.drawn),
             )
         )
     return tuple(views)
 
 
 def at_each(
-    title: str, choices: StepChoices, plot: Callable[[int], Figure], alt: Callable[[int], str]
+    title: str,
+    steps: Sequence[int],
+    place: Callable[[int], str],
+    plot: Callable[[int], Figure],
+    alt: Callable[[int], str],
+    numbers: Callable[[int], Table | None] = lambda step: None,
 ) -> Figures:
-    """Draw a view at each step, all laid out as the first; one that cannot be drawn says why."""
+    """Draw a view at each step, all laid out as the first; one that cannot be drawn says why.
+
+    Parameters
+    ----------
+    title
+        Of the view.
+    steps
+        The steps.
+    place
+        Returns the place of a step's picture.
+    plot, alt, numbers
+        Return the figure of a step, what it shows, and the same as numbers.
+    """
     layout: Layout = []
     return Figures(
         title,
         tuple(
-            _picture_or_reason(partial(plot, step), alt(step), choices.control(step), layout)
-            for step in choices.steps
+            _picture_or_reason(partial(plot, step), alt(step), place(step), layout, numbers(step))
+            for step in steps
         ),
     )
 
 
-def at_all(title: str, plot: Callable[[], Figure], alt: str) -> Figures:
+def at_all(
+    title: str, plot: Callable[[], Figure], alt: str, numbers: Table | None = None
+) -> Figures:
     """Draw a view of all steps; one that cannot be drawn says why."""
-    return Figures(title, (_picture_or_reason(plot, alt),))
+    return Figures(title, (_picture_or_reason(plot, alt, numbers=numbers),))
 
 
 def _picture_or_reason(
     plot: Callable[[], Figure],
     alt: str,
-    control: str | None = None,
+    place: str | None = None,
     layout: Layout | None = None,
+    numbers: Table | None = None,
 ) -> Shown:
     try:
         figure = plot()
     except TraceError as error:
-        return Shown(None, str(error), control)
-    return Shown(pixel_picture(figure, alt, layout), control=control)
-
-
-def _ranges(trace: xr.DataTree, layer: str, choices: StepChoices) -> Ranges:
-    """Return the colour ranges of the steps at which the layer's weights are recorded."""
-    path = layer_tensors(trace, "weights", layer)[0]
-    steps = [step for step in choices.steps if has_step(trace, "weights", path, step)]
-    return weights_ranges(trace, layer, steps)
+        return Shown(None, str(error), place)
+    return Shown(pixel_picture(figure, alt, layout), place=place, numbers=numbers)
 
 
 def _has_statistics(trace: xr.DataTree, layer: str) -> bool:

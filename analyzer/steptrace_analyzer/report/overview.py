@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from steptrace_analyzer.plots.steps import by_size
-from steptrace_analyzer.report.contents import Fact, Link, StepChoices, Table, Told
+from steptrace_analyzer.report.contents import Fact, Link, StepChoices, Table, Told, step_place
 from steptrace_analyzer.text import shape_text
 from steptrace_analyzer.trace.select import format_steps, get_tensor, has_tensor, recorded_steps
 from steptrace_schema.human import human_bytes
@@ -104,7 +104,7 @@ def findings(anomalies: Sequence[Anomaly], choices: StepChoices) -> tuple[Told, 
             heading=f"Step {anomaly.step}: {_WORDS[anomaly.kind]}.",
             text=anomaly.explain(),
             step=anomaly.step,
-            control=choices.control(anomaly.step) if anomaly.step in choices.steps else None,
+            control=step_place(anomaly.step) if anomaly.step in choices.steps else None,
         )
         for anomaly in by_size(anomalies)
     )
@@ -125,7 +125,7 @@ def stories(told: Sequence[Story], choices: StepChoices) -> tuple[Told, ...]:
             heading=f"Step {story.step} ({story.severity}):",
             text=_sentence(story.head.explanation),
             step=story.step,
-            control=choices.control(story.step) if story.step in choices.steps else None,
+            control=step_place(story.step) if story.step in choices.steps else None,
             effects=tuple(_sentence(effect.explanation) for effect in story.findings[1:]),
             remedy=story.head.remedy,
         )

@@ -20,19 +20,21 @@ def build_page(page: Page) -> str:
     """Build the page.
 
     The page needs nothing but itself, and its policy forbids the browser to ask for anything else
-    or to run scripts. Choosing a step works without any: a radio button, and rules for its
-    siblings.
+    or to run another script than its own, which it knows by its digest. Choosing a step works
+    without scripts: a radio button, and rules for its siblings. The script adds a slider that
+    plays.
 
     Returns
     -------
     str
         A whole HTML document.
     """
-    rules = "".join(_step_rules(page.choices.control(step)) for step in page.choices.steps)
-    return render("page.html", rules, page=page)
+    choices = page.choices
+    rules = "".join(_step_rules(place, choices.places(step)) for step, place in choices.controls)
+    return render("page.html", rules, _file("page.js"), page=page)
 
 
-def render(name: str, rules: str = "", **values: object) -> str:
+def render(name: str, rules: str = "", script: str = "", **values: object) -> str:
     """Return a whole HTML document: a template with the style sheet, some more rules, and values.
 
     Parameters
@@ -41,16 +43,25 @@ def render(name: str, rules: str = "", **values: object) -> str:
         Of the template.
     rules
         More rules of the style sheet, the program's own.
+    script
+        The page's script, the program's own; the page may run no other.
     values
         What the template writes; no text in them can become markup.
     """
-    css = files(__package__).joinpath("page.css").read_text(encoding="utf-8") + rules
-    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    return _templates().get_template(name).render(css=css, policy=policy, **values)
+    css = _file("page.css") + rules
+    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{_digest(css)}'; "
+    if script:
+        policy += f"script-src 'sha256-{_digest(script)}'; "
+    policy += "base-uri 'none'; form-action 'none'"
+    return _templates().get_template(name).render(css=css, script=script, policy=policy, **values)
+
+
+def _file(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 @cache
@@ -74,10 +85,11 @@ def _without_control_characters(value: object) -> object:
     return value if value.isprintable() else printable(value)
 
 
-def _step_rules(control: str) -> str:
+def _step_rules(control: str, places: tuple[str, ...]) -> str:
     """Return the rules that show what belongs to a chosen step and mark its label."""
+    shown = ",".join(f"#{control}:checked~main .at-{place}" for place in places)
     return (
-        f"#{control}:checked~main .at-{control}{{display:block}}"
+        f"{shown}{{display:block}}"
         f"#{control}:checked~.steps .choice-{control}"
         "{background:var(--accent);color:var(--on-accent)}"
         f"#{control}:focus-visible~.steps .choice-{control}{{outline:3px solid var(--focus)}}\n"

@@ -12,7 +12,7 @@ from steptrace_analyzer.plots.limits import magnitude_limit, shared_norm
 from steptrace_analyzer.plots.pixels import pixels
 from steptrace_analyzer.plots.subject import has_step, layer_classes, layer_tensors, read_step
 from steptrace_analyzer.plots.tiles import lay_out
-from steptrace_analyzer.report.contents import Picture, Shown
+from steptrace_analyzer.report.contents import Picture, Shown, figure_place
 from steptrace_analyzer.trace.select import get_tensor
 
 if TYPE_CHECKING:
@@ -48,12 +48,12 @@ def thumbnails(trace: xr.DataTree, layer: str, choices: StepChoices) -> tuple[Sh
         return ()
     path = next((t for t in tensors if get_tensor(trace, "weights", t).ndim > 2), tensors[0])
     classes = layer_classes(trace, layer)
-    steps = [step for step in choices.steps if has_step(trace, "weights", path, step)]
+    steps = [step for step in choices.drawn if has_step(trace, "weights", path, step)]
     tilings = [lay_out(read_step(trace, "weights", path, step), classes, path) for step in steps]
     limits = [magnitude_limit(tiling.image[~tiling.gap]) for tiling in tilings]
     norm = shared_norm(limits, signed=all(tiling.signed for tiling in tilings))
     return tuple(
-        Shown(_picture(tiling, norm, f"{path} at step {step}"), control=choices.control(step))
+        Shown(_picture(tiling, norm, f"{path} at step {step}"), place=figure_place(step))
         for step, tiling in zip(steps, tilings, strict=True)
     )
 

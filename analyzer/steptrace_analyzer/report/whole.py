@@ -8,7 +8,9 @@ from steptrace_analyzer.plots.flow import draw_flow
 from steptrace_analyzer.plots.flow_data import flow_data
 from steptrace_analyzer.plots.sensitivity import plot_sensitivity
 from steptrace_analyzer.plots.trajectory import plot_trajectory
+from steptrace_analyzer.report.contents import figure_place
 from steptrace_analyzer.report.layers import at_all, at_each
+from steptrace_analyzer.report.numbers import flow_numbers
 from steptrace_analyzer.trace.described import statistics_table
 from steptrace_analyzer.trace.select import layer_paths
 
@@ -45,11 +47,13 @@ def whole_figures(
         views.append(
             at_each(
                 "Model flow",
-                choices,
+                choices.drawn,
+                figure_place,
                 lambda step: draw_flow(flow, step),
                 lambda step: (
                     f"The layers as a graph, with what goes forward and back at step {step}"
                 ),
+                lambda step: flow_numbers(flow, step) if step in flow.steps else None,
             )
         )
     if weighted:
@@ -64,7 +68,8 @@ def whole_figures(
         views.append(
             at_each(
                 "Sensitivity to the input",
-                choices,
+                choices.drawn,
+                figure_place,
                 lambda step: plot_sensitivity(trace, step),
                 lambda step: f"The gradient of each layer with respect to the input at step {step}",
             )

@@ -9,17 +9,22 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from steptrace_analyzer.anomalies import NonFinite, find_anomalies
 from steptrace_analyzer.anomalies.diagnosis import diagnose
 from steptrace_analyzer.anomalies.stories import MOST_STORIES
 from steptrace_analyzer.plots.gradients import plot_gradients
-from steptrace_analyzer.plots.loss import plot_loss
+from steptrace_analyzer.plots.loss import draw_loss, loss_data
+from steptrace_analyzer.plots.norms import layer_norms
 from steptrace_analyzer.plots.steps import by_size, key_steps
 from steptrace_analyzer.plots.subject import model_name
 from steptrace_analyzer.progress import untold
 from steptrace_analyzer.report import overview
-from steptrace_analyzer.report.contents import LayerSection, Page, StepChoices, pictures_size
+from steptrace_analyzer.report.contents import LayerSection, Page, Shown, StepChoices, pictures_size
 from steptrace_analyzer.report.layers import drawn_layers, layer_figures
+from steptrace_analyzer.report.moving import fewer, key_and_even, moving_pictures, only
+from steptrace_analyzer.report.numbers import loss_numbers, norm_numbers
 from steptrace_analyzer.report.page import build_page
 from steptrace_analyzer.report.parallel import draw_layers
 from steptrace_analyzer.report.pictures import line_picture, pixel_picture
@@ -29,6 +34,7 @@ from steptrace_analyzer.trace.described import statistics_table
 from steptrace_analyzer.trace.files import output_file
 from steptrace_analyzer.trace.info import describe
 from steptrace_analyzer.trace.open import opened, trace_attributes, trace_location
+from steptrace_analyzer.trace.rows import Rows
 from steptrace_analyzer.trace.select import (
     format_steps,
     has_tensor,
@@ -48,12 +54,18 @@ if TYPE_CHECKING:
     from steptrace_analyzer.anomalies import Anomaly
     from steptrace_analyzer.anomalies.stories import Story
     from steptrace_analyzer.progress import Progress
+    from steptrace_analyzer.report.contents import Moving
     from steptrace_analyzer.trace.open import TraceOrPath
 
 MOST_BYTES: Final = 8_000_000
 """Where a page would grow beyond this, the layers that are left are named instead of drawn."""
 
 _MOST_STEPS: Final = 3
+_MOST_MOVING: Final = 24
+_PICTURES: Final = 360
+"""Steps times layers whose arrays have pictures, about."""
+_SHARE: Final = 0.6
+"""Of the page's size that these may take; beyond, every second step is left out."""
 
 
 def write_report(
@@ -70,10 +82,11 @@ def write_report(
 ) -> Path:
     """Write one self-contained HTML page about a trace; an existing file is replaced.
 
-    It has the summary, the anomalies with what caused them, loss and gradients, each layer's
-    weights, parameters, activation function and activation maps at the steps that matter (first,
-    anomalies, last), values over time, the layers, what is missing and why, policy and
-    environment. It runs no script and loads nothing over the network.
+    It has the findings with what caused them, the summary, loss and gradients, the model flow at
+    the steps that matter (first, findings, last), each layer's weights, updates, gradients, inputs
+    and outputs at up to 24 steps, which a slider moves through, its parameters, activation function
+    and values over time, the layers, what is missing and why, policy and environment. Behind each
+    figure is a table. The page loads nothing over the network, and can be read without its script.
 
     Parameters
     ----------
@@ -88,7 +101,8 @@ def write_report(
         What :func:`steptrace_analyzer.anomalies.find_anomalies` found, to tell of nothing else. By
         default the page tells what all rules found, as ``steptrace anomalies`` does.
     steps
-        The steps with figures; by default the first, the last, and that of the biggest anomaly.
+        The steps with figures; by default up to 24 have pictures of every array, and the first, the
+        last, and that of the biggest anomaly have figures of the whole model, too.
     layers
         The layers with figures, by their paths or last segments; all by default.
     max_bytes
@@ -129,20 +143,27 @@ def write_report(
     if layers is not None:
         wanted = {resolve_among(trace, name, shown, "layer with figures") for name in layers}
         shown = [layer for layer in shown if layer in wanted]
-    choices = _step_choices(trace, found, steps)
+    choices = _step_choices(trace, found, steps, len(shown))
     anchors = {layer: f"layer-{place}" for place, layer in enumerate(shown)}
     total = len(shown) + 2
 
+    moving = _moving(trace, shown, choices, limit)
+    kept = _kept(moving, choices, limit)
+    if kept != choices.steps:
+        choices = dataclasses.replace(choices, steps=kept)
+        moving = {layer: only(found_, kept) for layer, found_ in moving.items()}
     progress(0, total)
     loss = None
     if has_tensor(trace, "scalars", LOSS):
         alt = "Loss, gradient norms and learning rate by step"
-        loss = line_picture(plot_loss(trace, found), alt)
+        data = loss_data(trace, found)
+        loss = Shown(line_picture(draw_loss(data), alt), numbers=loss_numbers(data))
     progress(1, total)
     gradients = None
     if statistics_table(trace, "gradients") is not None:
         alt = "Heat map of the gradient's norm, layer by step"
-        gradients = pixel_picture(plot_gradients(trace, found), alt)
+        norms = norm_numbers(layer_norms(trace, "gradients"), [each.step for each in found])
+        gradients = Shown(pixel_picture(plot_gradients(trace, found), alt), numbers=norms)
     progress(2, total)
     optimizer = attributes.optimizer
     page = Page(
@@ -167,6 +188,7 @@ def write_report(
     )
     small = {layer: thumbnails(trace, layer, choices) if limit else () for layer in shown}
     size = len(build_page(page)) + sum(pictures_size(one) for one in small.values())
+    size += _moving_size(moving)
     largest = 0
     drawn: dict[str, LayerSection] = {}
     order = _by_interest(shown, found)
@@ -176,10 +198,12 @@ def write_report(
         figures = (layer_figures(trace, layer, choices) for layer in order)
     with contextlib.closing(figures):
         for done, layer in enumerate(order, start=3):
-            section = LayerSection(anchors[layer], layer, thumbnails=small[layer])
+            section = LayerSection(
+                anchors[layer], layer, thumbnails=small[layer], moving=moving[layer]
+            )
             if size + largest < limit:
                 section = dataclasses.replace(section, figures=next(figures))
-                mine = section.size - pictures_size(small[layer])
+                mine = sum(pictures_size(view.shown) for view in section.figures)
                 size += mine
                 largest = max(largest, mine)
             else:
@@ -200,8 +224,36 @@ def _where(trace: TraceOrPath, path: str | Location | None) -> Location | None:
         return None
 
 
+def _moving(
+    trace: xr.DataTree, layers: Sequence[str], choices: StepChoices, limit: int
+) -> dict[str, tuple[Moving, ...]]:
+    rows = Rows(trace)
+    return {
+        layer: moving_pictures(trace, rows, layer, choices.steps) if limit else ()
+        for layer in layers
+    }
+
+
+def _kept(
+    moving: dict[str, tuple[Moving, ...]], choices: StepChoices, limit: int
+) -> tuple[int, ...]:
+    """Return as many of the steps as leave room for the figures, those with figures included."""
+    size, steps = _moving_size(moving), list(choices.steps)
+    while size > _SHARE * limit and len(steps) > max(len(choices.drawn), 1):
+        rest = fewer(steps, choices.drawn)
+        if rest == steps:
+            break
+        size = round(size * len(rest) / len(steps))
+        steps = rest
+    return tuple(steps)
+
+
+def _moving_size(moving: dict[str, tuple[Moving, ...]]) -> int:
+    return sum(pictures_size(view.shown) for views in moving.values() for view in views)
+
+
 def _step_choices(
-    trace: xr.DataTree, found: Sequence[Anomaly], wanted: Sequence[int] | None
+    trace: xr.DataTree, found: Sequence[Anomaly], wanted: Sequence[int] | None, layers: int
 ) -> StepChoices:
     kinds = (kind for kind in ("updates", "weights", "activations") if kind in trace.children)
     recorded = next((s for kind in kinds if (s := recorded_steps(trace.children[kind]))), [])
@@ -215,7 +267,13 @@ def _step_choices(
     else:
         steps = key_steps(recorded, found, _MOST_STEPS)
     told = [anomaly.step for anomaly in by_size(found) if anomaly.step in steps]
-    return StepChoices(tuple(steps), next(iter([*told, *steps[::-1]]), None))
+    chosen = next(iter([*told, *steps[::-1]]), None)
+    if wanted:
+        return StepChoices(tuple(steps), chosen, tuple(steps), tuple(steps))
+    most = int(np.clip(_PICTURES // max(layers, 1), _MOST_STEPS, _MOST_MOVING))
+    all_ = key_and_even(recorded, steps, most)
+    closely = () if chosen is None else (chosen,)
+    return StepChoices(tuple(all_), chosen, tuple(steps), closely)
 
 
 def _by_interest(layers: Sequence[str], found: Sequence[Anomaly]) -> list[str]:

@@ -10,6 +10,7 @@ from bokeh.models import ColumnDataSource, Div, HoverTool, Range1d, Span
 from bokeh.plotting import figure
 
 from steptrace_analyzer.plots.activations import activation_points
+from steptrace_analyzer.plots.layer_arrays import nearest_step
 from steptrace_analyzer.plots.limits import padded_range
 from steptrace_analyzer.plots.style import CATEGORIES, SILVER
 from steptrace_analyzer.plots.value_limits import value_limits
@@ -17,7 +18,6 @@ from steptrace_analyzer.trace.select import has_tensor
 from steptrace_analyzer.view.look import WIDGETS, quiet_figure
 from steptrace_analyzer.view.loss_view import RUN_COLOURS
 from steptrace_analyzer.view.page_text import html
-from steptrace_analyzer.view.subjects import nearest_step
 from steptrace_schema.names import OUTPUT, PREACTIVATION
 
 if TYPE_CHECKING:

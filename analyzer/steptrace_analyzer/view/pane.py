@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from bokeh.layouts import column
 from bokeh.models import Div
 
+from steptrace_analyzer.plots.layer_arrays import Subject, read, subjects
+from steptrace_analyzer.plots.pictures import make_frame, make_image, measured_limits, step_limits
 from steptrace_analyzer.plots.subject import layer_classes
 from steptrace_analyzer.trace.select import get_tensor
 from steptrace_analyzer.view.look import WIDGETS
 from steptrace_analyzer.view.page_text import html
 from steptrace_analyzer.view.picture_view import PictureView
-from steptrace_analyzer.view.pictures import make_frame, make_image, measured_limits, step_limits
-from steptrace_analyzer.view.subjects import Subject, read, subjects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from steptrace_analyzer.plots.layer_arrays import Slot
+    from steptrace_analyzer.plots.pictures import Frame, Image
     from steptrace_analyzer.view.choice import Choice
-    from steptrace_analyzer.view.pictures import Frame, Image
     from steptrace_analyzer.view.run import Run
-    from steptrace_analyzer.view.subjects import Slot
 
     Values = npt.NDArray[np.float64]
 

@@ -10,14 +10,14 @@ from bokeh.models import ColumnDataSource, Div, HoverTool, Range1d
 from bokeh.plotting import figure
 from matplotlib.colors import AsinhNorm
 
+from steptrace_analyzer.plots.pictures import gradient_css
 from steptrace_analyzer.view.look import WIDGETS, quiet_figure
 from steptrace_analyzer.view.page_text import html, shown
-from steptrace_analyzer.view.pictures import gradient_css
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from steptrace_analyzer.view.pictures import Frame, Image
+    from steptrace_analyzer.plots.pictures import Frame, Image
 
 _NARROWEST, _WIDEST = 0.75, 3.2  # width over height
 _STRIP = 6.0

@@ -13,8 +13,8 @@ from steptrace_analyzer.plots.flow_data import FlowData, flow_data
 from steptrace_analyzer.plots.loss import LossData, loss_data
 from steptrace_analyzer.trace.described import described_kinds
 from steptrace_analyzer.trace.open import open_trace, trace_attributes
+from steptrace_analyzer.trace.rows import Rows
 from steptrace_analyzer.trace.select import has_tensor, layer_paths, recorded_steps
-from steptrace_analyzer.view.rows import Rows
 from steptrace_schema.errors import TraceError
 from steptrace_schema.names import LOSS, STATISTICS
 

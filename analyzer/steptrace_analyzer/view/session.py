@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from bokeh.layouts import column
 
+from steptrace_analyzer.plots.layer_arrays import layer_variables, sample_count, unit_count
 from steptrace_analyzer.plots.subject import model_name
 from steptrace_analyzer.view.activation_view import ActivationView
 from steptrace_analyzer.view.choice import Choice, all_steps, nearest
@@ -19,7 +20,6 @@ from steptrace_analyzer.view.loss_view import LossView
 from steptrace_analyzer.view.pane import Pane
 from steptrace_analyzer.view.run import newer
 from steptrace_analyzer.view.statistics_view import StatisticsView, described
-from steptrace_analyzer.view.subjects import layer_variables, sample_count, unit_count
 
 if TYPE_CHECKING:
     from bokeh.document import Document

@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections import Counter
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,17 @@ from steptrace_analyzer.anomalies import find_anomalies
 from steptrace_analyzer.anomalies.diagnosis import diagnose
 from steptrace_analyzer.cli.app import run
 from steptrace_analyzer.report import write, write_report
-from steptrace_analyzer.report.contents import Fact, Link, Picture, StepChoices, Table
+from steptrace_analyzer.report.contents import (
+    Fact,
+    Link,
+    Picture,
+    Shown,
+    StepChoices,
+    Table,
+    layer_place,
+)
 from steptrace_analyzer.report.contents import Page as Contents
+from steptrace_analyzer.report.layers import at_each
 from steptrace_analyzer.report.page import build_page
 from steptrace_analyzer.report.pictures import line_picture, pixel_picture
 from steptrace_analyzer.trace.open import open_trace
@@ -116,17 +126,16 @@ def test_the_page_explains_what_was_found_and_shows_that_step_first(
         assert finding.explanation[1:] in page.text
     assert f"What to do: {story.head.remedy}." in page.text
     controls = page.attributes("input")
-    assert [c["aria-label"] for c in controls] == [
-        "Show figures at step 0",
-        "Show figures at step 37",
-        "Show figures at step 59",
-    ]
-    assert ["checked" in c for c in controls] == [False, True, False]
+    labels = [str(c["aria-label"]) for c in controls]
+    assert len(labels) == 22  # 21 evenly taken, and step 37
+    for step in (0, 37, 59):
+        assert f"Show figures at step {step}" in labels
+    assert [c["id"] for c in controls if "checked" in c] == ["step-37"]
 
 
-def test_the_page_asks_for_nothing_and_runs_nothing(page: Page) -> None:
+def test_the_page_asks_for_nothing_and_runs_nothing_but_its_slider(page: Page) -> None:
     names = {name for name, _ in page.tags}
-    assert names & {"script", "link", "iframe", "object", "base", "form"} == set()
+    assert names & {"link", "iframe", "object", "base", "form"} == set()
     for _, attributes in page.tags:
         assert not any(name.startswith("on") or name == "style" for name in attributes)
         for name in ("src", "href"):
@@ -136,11 +145,17 @@ def test_the_page_asks_for_nothing_and_runs_nothing(page: Page) -> None:
     assert policy["http-equiv"] == "Content-Security-Policy"
     css = re.search(r"<style>(.*?)</style>", page.html, re.DOTALL)
     assert css is not None
-    digest = base64.b64encode(hashlib.sha256(css[1].encode()).digest()).decode()
+    scripts = re.findall(r"<script>(.*?)</script>", page.html, re.DOTALL)
+    assert len(scripts) == 1
+    digests = [
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        for text in (css[1], scripts[0])
+    ]
     assert policy["content"] == (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digests[0]}'; "
+        f"script-src 'sha256-{digests[1]}'; base-uri 'none'; form-action 'none'"
     )
+    assert not re.search(r"fetch|XMLHttp|WebSocket|innerHTML|eval|import\s*\(", scripts[0])
     assert "url(" not in css[1]
     assert "@import" not in css[1]
 
@@ -148,7 +163,7 @@ def test_the_page_asks_for_nothing_and_runs_nothing(page: Page) -> None:
 def test_every_image_says_what_it_shows_and_every_link_leads_somewhere(page: Page) -> None:
     alts = [image["alt"] for image in page.attributes("img")]
     assert all(alts)
-    assert "Weights of sequential/dense at step 37 beside the update of that step" in alts
+    assert any(re.fullmatch(r"update of kernel \(\d+ × \d+\) at step 37", str(alt)) for alt in alts)
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     links = [str(link["href"]).removeprefix("#") for link in page.attributes("a")]
@@ -162,8 +177,41 @@ def test_every_step_has_its_figures_of_every_layer(page: Page) -> None:
         for tag, attributes in page.tags
         if tag == "div" and "class" in attributes and str(attributes["class"]).startswith("at ")
     ]
-    # Weights, parameters and maps of two layers at three steps, and the model's flow.
-    assert sorted(shown) == sorted(["at at-step-0", "at at-step-1", "at at-step-2"] * 7)
+    counts = Counter(shown)
+    # Of two layers weights, update, gradient, input, output, and the gradients of both.
+    steps = {name: count for name, count in counts.items() if name.startswith("at at-step-")}
+    assert len(steps) == 22
+    assert set(steps.values()) == {14}
+    del counts["at at-layer-37"]
+    rest = {name: count for name, count in counts.items() if name not in steps}
+    assert rest == {f"at at-figure-{step}": 1 for step in (0, 37, 59)}  # the model's flow
+
+
+def test_the_figures_of_the_nearest_step_are_shown_where_a_step_has_none() -> None:
+    choices = StepChoices((0, 10, 20, 30), 20, drawn=(0, 20), closely=(20,))
+    assert choices.places(0) == ("step-0", "figure-0", "layer-20")
+    assert choices.places(10) == ("step-10", "figure-0", "layer-20")
+    assert choices.places(30) == ("step-30", "figure-20", "layer-20")
+    assert StepChoices((3,), 3).places(3) == ("step-3",)
+
+
+def test_pictures_that_move_have_the_values_of_the_trace(page: Page, spiked: Path) -> None:
+    weights = np.asarray(open_trace(spiked)["weights/sequential/dense/kernel"], dtype=float)
+    shape = " × ".join(map(str, weights.shape[1:]))
+    slopes = []
+    for step in (0, 37, 59):
+        alt = f"kernel ({shape}) at step {step}"
+        source = next(str(i["src"]) for i in page.attributes("img") if i["alt"] == alt)
+        image = Image.open(io.BytesIO(base64.b64decode(source.partition("base64,")[2])))
+        shares = np.asarray(image, dtype=float) / 252  # the palette is the colour map
+        assert image.size == weights.shape[1:][::-1]
+        finite = (shares > 0) & (shares < 1)
+        slope, middle = np.polyfit(weights[step][finite], shares[finite], 1)
+        assert middle == pytest.approx(0.5, abs=0.01)
+        wanted = np.clip(middle + slope * weights[step], 0, 1)
+        np.testing.assert_allclose(shares, wanted, atol=0.02)
+        slopes.append(slope)
+    assert slopes == pytest.approx([slopes[0]] * 3, rel=0.02)  # one range for all steps
 
 
 def test_every_layer_has_a_thumbnail_at_every_step_that_leads_to_its_section(page: Page) -> None:
@@ -211,8 +259,8 @@ def test_nothing_that_a_trace_says_becomes_markup(tmp_path: Path) -> None:
         run_id=HOSTILE,
     )
     page = Page(write_report(trace, tmp_path / "r.html").read_text(encoding="utf-8"))
-    names = {name for name, _ in page.tags}
-    assert "script" not in names
+    assert len([n for n, _ in page.tags if n == "script"]) == 1
+    assert "alert" not in page.html[page.html.rindex("<script>") :]
     assert not any("onerror" in attributes for _, attributes in page.tags)
     assert len([n for n, _ in page.tags if n == "style"]) == 1
     assert all(str(image["src"]).startswith("data:") for image in page.attributes("img"))
@@ -243,7 +291,14 @@ def test_a_figure_that_cannot_be_drawn_is_replaced_by_the_reason(tmp_path: Path)
     arrays["activations/net/dense/output"] = np.zeros((2, 3, 5), np.float32)
     trace = make_trace(arrays, steps={"weights": [0, 1], "activations": [7, 8]})
     page = Page(write_report(trace, tmp_path / "r.html").read_text(encoding="utf-8"))
-    assert "Not drawn: step 0 of 'output' is not recorded; recorded are 7-8" in page.text
+    assert "not recorded at the steps of this page; recorded are 7-8" in page.text
+
+    def damaged(step: int) -> Figure:
+        msg = f"step {step} is damaged"
+        raise StepNotRecordedError(msg)
+
+    (shown,) = at_each("view", [3], layer_place, damaged, str).shown
+    assert (shown.picture, shown.reason, shown.place) == (None, "step 3 is damaged", "layer-3")
 
 
 def test_several_processes_draw_the_page_that_one_draws(
@@ -289,7 +344,7 @@ def build(**fields: Any) -> Page:
 
 def test_every_text_is_escaped_in_content_and_in_attributes() -> None:
     picture = Picture(source="data:,", alt='"><script>', width=1, height=1)
-    page = build(title="<b>&</b>", summary=(Fact("a < b", "red\x1b[31m"),), loss=picture)
+    page = build(title="<b>&</b>", summary=(Fact("a < b", "red\x1b[31m"),), loss=Shown(picture))
     assert "<h1>&lt;b&gt;&amp;&lt;/b&gt;</h1>" in page.html
     assert "<dt>a &lt; b</dt><dd>red\\x1b[31m</dd>" in page.html
     assert 'alt="&#34;&gt;&lt;script&gt;"' in page.html

@@ -85,7 +85,7 @@ def opened(browser: Any, address: str, **size: Any) -> Iterator[Tab]:
 
 def wait(shown: Tab, condition: str) -> None:
     """Wait until an expression is true; the page's policy forbids it to evaluate one itself."""
-    for _ in range(600):
+    for _ in range(1200):
         if shown.page.evaluate(f"!!(window.Bokeh && {condition})"):
             return
         shown.page.wait_for_timeout(50)

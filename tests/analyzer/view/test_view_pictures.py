@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from plot_traces import make_trace, small_network
+from steptrace_analyzer.plots.layer_arrays import Subject, layer_variables, nearest_step, subjects
+from steptrace_analyzer.plots.pictures import Limits, make_frame, make_image, step_limits
 from steptrace_analyzer.plots.subject import read_step
+from steptrace_analyzer.trace.rows import Rows
 from steptrace_analyzer.view import check_installed
 from steptrace_analyzer.view.choice import all_steps, nearest
 from steptrace_analyzer.view.page_text import html, shown
-from steptrace_analyzer.view.pictures import Limits, make_frame, make_image, step_limits
-from steptrace_analyzer.view.rows import Rows
 from steptrace_analyzer.view.run import Run, newer, open_runs
-from steptrace_analyzer.view.subjects import Subject, layer_variables, nearest_step, subjects
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.layout import variable_dims
 from steptrace_schema.storage.locks import exclusive
@@ -111,7 +111,7 @@ def test_rows_are_those_that_are_recorded(healthy: xr.DataTree) -> None:
 def test_rows_that_were_read_long_ago_are_forgotten(
     healthy: xr.DataTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steptrace_analyzer.view.rows._MOST_KEPT", 10_000)
+    monkeypatch.setattr("steptrace_analyzer.trace.rows._MOST_KEPT", 10_000)
     rows = Rows(healthy)
     for step in range(60):
         rows.read("weights", "sequential/dense/kernel", step)

@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import Normalize
 
+from steptrace_analyzer.plots.layer_arrays import Subject, read
 from steptrace_analyzer.plots.limits import finite, magnitude_limit, shared_norm
 from steptrace_analyzer.plots.maps import channel_tiles
 from steptrace_analyzer.plots.pixels import pixels
@@ -16,7 +17,6 @@ from steptrace_analyzer.plots.style import DIVERGING, SEQUENTIAL
 from steptrace_analyzer.plots.tiles import Tiling, lay_out
 from steptrace_analyzer.trace.described import described_tensors, statistics_table
 from steptrace_analyzer.trace.select import get_tensor
-from steptrace_analyzer.view.subjects import Subject, read
 from steptrace_schema.names import STATISTIC, TENSOR
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import xarray as xr
 
-    from steptrace_analyzer.view.rows import Rows
+    from steptrace_analyzer.trace.rows import Rows
 
     Values = npt.NDArray[np.float64]
 
@@ -130,7 +130,7 @@ def make_frame(
     Parameters
     ----------
     values
-        As :func:`steptrace_analyzer.view.subjects.read` returned them.
+        As :func:`steptrace_analyzer.plots.layer_arrays.read` returned them.
     subject
         What they are.
     dims
@@ -173,16 +173,23 @@ def make_image(values: Values, frame: Frame, subject: Subject, classes: Sequence
     if tiling.image.shape != frame.shape:  # a variable that grew, such as a list of tokens
         return Image(np.zeros(frame.shape, np.uint32), np.full(frame.shape, np.nan, np.float32))
     coloured = pixels(tiling, frame.norm, frame.colours)
-    if subject.look == "input" and _is_photo(values):
-        with np.errstate(invalid="ignore"):
-            photo = np.clip(np.asarray(frame.norm(values)), 0.0, 1.0)
-        while photo.ndim > 3:
-            photo = photo[photo.shape[0] // 2]
-        known = np.isfinite(photo).all(axis=-1)
-        coloured[known, :3] = (255 * photo[known]).round().astype(np.uint8)
+    if subject.look == "input" and (seen := photo(values, frame)) is not None:
+        known = np.isfinite(tiling.image)
+        coloured[known, :3] = seen[known]
     shown = np.where(tiling.gap, np.nan, tiling.image).astype(np.float32)
     flat = np.ascontiguousarray(coloured[::-1]).view(np.uint32)[..., 0]
     return Image(flat, np.ascontiguousarray(shown[::-1]))
+
+
+def photo(values: Values, frame: Frame) -> npt.NDArray[np.uint8] | None:
+    """Return an input of three channels as red, green and blue; None where it has others."""
+    if not _is_photo(values):
+        return None
+    while values.ndim > 3:
+        values = values[values.shape[0] // 2]
+    with np.errstate(invalid="ignore"):
+        share = np.clip(np.nan_to_num(np.asarray(frame.norm(values), dtype=np.float64)), 0.0, 1.0)
+    return np.asarray((255 * share).round(), dtype=np.uint8)
 
 
 def step_limits(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import xarray as xr
 
-    from steptrace_analyzer.view.rows import Rows
+    from steptrace_analyzer.trace.rows import Rows
     from steptrace_schema.names import Kind
 
 Slot = Literal["weights", "update", "gradient", "input", "input_gradient", "output", "backward"]
