@@ -95,7 +95,7 @@ class Pane:
                 self._shown[subject.slot] = _Shown(subject, classes)
         for slot, view in self._views.items():
             if slot not in self._shown:
-                view.frame(None, None, "")
+                view.hide()
         self._draw(choice, fresh=True)
 
     def show_step(self, choice: Choice) -> None:
@@ -122,7 +122,7 @@ class Pane:
             if values is not None and shown.frame is not None:
                 image = make_image(values, shown.frame, shown.subject, shown.classes)
             if begins:
-                self._views[slot].frame(shown.frame, image, missing)
+                self._views[slot].frame(shown.subject.title, shown.frame, image, missing)
             else:
                 self._views[slot].show(image, missing)
 

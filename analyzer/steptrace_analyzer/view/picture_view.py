@@ -66,12 +66,31 @@ class PictureView:
             self._title, self.figure, self._scale, sizing_mode="stretch_width", visible=False
         )
 
-    def frame(self, frame: Frame | None, image: Image | None, missing: str) -> None:
-        """Show another subject; hide the picture where there is none."""
+    def hide(self) -> None:
+        """Show nothing."""
+        self._frame = None
+        self.root.visible = False
+        self._source.data = {"image": [], "value": []}
+
+    def frame(self, title: str, frame: Frame | None, image: Image | None, missing: str) -> None:
+        """Show another subject; where there is no picture of it, say why.
+
+        Parameters
+        ----------
+        title
+            What the subject is called.
+        frame, image
+            What is shown of it; None where nothing can be.
+        missing
+            Why there is no image.
+        """
         self._frame = frame
-        self.root.visible = frame is not None
+        self.root.visible = True
+        self.figure.visible = self._scale.visible = frame is not None
         if frame is None:
             self._source.data = {"image": [], "value": []}
+            self._said = f"<b>{html(title)}</b> <i>{html(missing)}</i>"
+            self._title.text = self._said
             return
         rows, columns = frame.shape
         names = list(zip(_PLACES, frame.places, strict=False))
