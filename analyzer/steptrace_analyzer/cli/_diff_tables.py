@@ -53,7 +53,7 @@ def show_result(result: DiffResult, *, every: bool, wide: bool) -> None:
     if result.noise is not None:
         write_line(str(result.noise))
     found = result.divergence
-    if found is not None and result.verdict != "equal":
+    if found is not None:
         for text in (*([found.origin] if found.origin else []), *found.recognised):
             write_line(text)
     for mismatch in result.mismatches:

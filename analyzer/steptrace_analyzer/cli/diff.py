@@ -171,6 +171,7 @@ def diff(
     steptrace diff a.zarr b.zarr --html diff.html --sarif diff.sarif --junit diff.xml
     """
     from steptrace_analyzer.differences.checkpoint import diff_checkpoint
+    from steptrace_analyzer.differences.golden import read_fingerprint
     from steptrace_analyzer.differences.ranks import RANK_KINDS, compare_ranks
     from steptrace_analyzer.differences.sides import opened_side
     from steptrace_analyzer.differences.steps import diff_steps
@@ -200,6 +201,7 @@ def diff(
         else:
             show_compared(found)
         raise typer.Exit(compared_status(found))
+    sides: Any = trace, None
     with progress("comparing") as report:
         if checkpoint is not None:
             result = diff_checkpoint(
@@ -215,9 +217,10 @@ def diff(
             result = diff_steps(opened_side(trace), *steps, progress=report, **within)
         else:
             assert second_side is not None
+            first_tree = opened_side(trace) if golden is None else read_fingerprint(golden)
+            sides = first_tree, opened_side(second_side)
             result = compare(
-                opened_side(first_side),
-                opened_side(second_side),
+                *sides,
                 renamed=layers,
                 shift=shift,
                 align=align,
@@ -240,7 +243,6 @@ def diff(
     else:
         show_result(result, every=every, wide=wide)
     status = _status(result.verdict, fail_on)
-    sides = (first_side, second_side if checkpoint is None and steps is None else None)
     write_files(result, sides, fails=status != 0, html=html, sarif=sarif, junit=junit)
     raise typer.Exit(status)
 

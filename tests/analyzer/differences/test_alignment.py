@@ -184,6 +184,10 @@ def test_the_whole_table_takes_renamed_layers_for_the_same(
     option = ["--map", "sequential/dense_1=sequential/head"]
     assert app.run(["diff", str(healthy_path), str(other), *option]) == 0
     assert "equal: 25 tensors" in capsys.readouterr().out
+    assert app.run(["diff", str(healthy_path), str(other), "--align"]) == 0
+    out = capsys.readouterr().out
+    assert "step t of the first run is step t + 0 of the second: 61 steps have equal weights" in out
+    assert "renamed layers, matched in order: sequential/dense_1 is sequential/head" in out
 
 
 @pytest.fixture

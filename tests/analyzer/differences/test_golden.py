@@ -126,7 +126,7 @@ def test_the_commands_write_and_compare_a_fingerprint(
     write_run: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    path = tmp_path / "run.fp.json"
+    path = tmp_path / "golden"  # whatever it is called
     assert app.run(["fingerprint", str(healthy_path), "-o", str(path)]) == 0
     assert capsys.readouterr().out == f"{path}\n"
     assert app.run(["diff", str(healthy_path), "--golden", str(path)]) == 0
