@@ -49,15 +49,20 @@ BESIDE: Final = (
 """Of what stands beside each other where there is room."""
 
 
+BARE: Final[dict[str, Any]] = {
+    "toolbar_location": "above",
+    "toolbar_inner": True,  # else the figures keep a row free for it
+    "background_fill_color": None,
+    "border_fill_color": None,
+    "outline_line_color": None,
+}
+"""Of a plot that stands on the page as a picture does."""
+
+
 def quiet_figure(made: figure) -> figure:
     """Give a figure the look of the page: its colours follow the theme by the page's variables."""
-    made.toolbar.logo = None
-    made.toolbar.autohide = True
-    made.toolbar_location = "above"
-    made.toolbar_inner = True  # else the figures keep a row free for it
-    made.background_fill_color = None
-    made.border_fill_color = None
-    made.outline_line_color = None
+    made.toolbar.update(logo=None, autohide=True)
+    made.update(**BARE)
     for axis in (*made.xaxis, *made.yaxis):
         _quiet_axis(axis)
     for grid in made.grid:

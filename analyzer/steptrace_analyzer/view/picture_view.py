@@ -6,12 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from bokeh.layouts import column
-from bokeh.models import ColumnDataSource, Div, HoverTool, Range1d
-from bokeh.plotting import figure
+from bokeh.models import (
+    BoxZoomTool,
+    ColumnDataSource,
+    Div,
+    HoverTool,
+    ImageRGBA,
+    PanTool,
+    Plot,
+    Range1d,
+    ResetTool,
+    WheelZoomTool,
+)
 from matplotlib.colors import AsinhNorm
 
 from steptrace_analyzer.plots.pictures import gradient_css
-from steptrace_analyzer.view.look import WIDGETS, quiet_figure
+from steptrace_analyzer.view.look import BARE, WIDGETS
 from steptrace_analyzer.view.page_text import html, shown
 
 if TYPE_CHECKING:
@@ -40,24 +50,24 @@ class PictureView:
         self._scale = Div(text="", sizing_mode="stretch_width", stylesheets=[WIDGETS])
         self._source = ColumnDataSource(data={"image": [], "value": []})
         self._hover = HoverTool(tooltips=[], formatters={"@value": "printf"})
-        self.figure = quiet_figure(
-            figure(
-                name=name,
-                x_range=Range1d(0, 1),
-                y_range=Range1d(0, 1),
-                tools=["pan", "wheel_zoom", "box_zoom", "reset", self._hover],
-                sizing_mode="scale_width",
-                aspect_ratio=1.2,
-                min_border=4,
-            )
+        # A plot without axes and grid: each text and line of them would be looked up in the page's
+        # styles whenever the canvas is painted, which takes longer than the picture. Hovering says
+        # the numbers, the note what is what.
+        self.figure = Plot(
+            name=name,
+            x_range=Range1d(0, 1),
+            y_range=Range1d(0, 1),
+            sizing_mode="scale_width",
+            aspect_ratio=1.2,
+            min_border=4,
+            **BARE,
         )
-        # Each text and line on a canvas is looked up in the page's styles whenever it is painted,
-        # which takes longer than the picture. Hovering says the numbers, the note what is what.
-        self.figure.grid.visible = False
-        self.figure.axis.visible = False
-        self._image = self.figure.image_rgba(
-            image="image", x=-0.5, y=-0.5, dw=1, dh=1, source=self._source
+        self.figure.toolbar.update(logo=None, autohide=True)
+        self.figure.add_tools(
+            PanTool(), WheelZoomTool(), BoxZoomTool(match_aspect=True), ResetTool(), self._hover
         )
+        glyph = ImageRGBA(image="image", x=-0.5, y=-0.5, dw=1, dh=1)
+        self._image = self.figure.add_glyph(self._source, glyph)
         self._frame: Frame | None = None
         self._said = ""
         if on_tap is not None:
