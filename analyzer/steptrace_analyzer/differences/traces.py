@@ -21,6 +21,7 @@ from steptrace_analyzer.trace.dataflow import Dataflow
 from steptrace_analyzer.trace.open import trace_attributes
 from steptrace_analyzer.trace.select import format_steps, get_tensor, has_tensor, recorded_steps
 from steptrace_analyzer.trace.updates import is_derived
+from steptrace_schema.errors import UnknownNameError
 from steptrace_schema.names import ATTRIBUTES_KEY, KINDS, Kind
 
 if TYPE_CHECKING:
@@ -103,8 +104,8 @@ def diff(
     Raises
     ------
     UnknownNameError
-        If there is no such kind, `renamed` names a layer that is not there, or more than one thing
-        is to show which differences are normal.
+        If there is no such kind, `renamed` names a layer that is not there, more than one thing is
+        to show which differences are normal, or one together with `renamed`, `shift` or `align`.
 
     Examples
     --------
@@ -112,6 +113,12 @@ def diff(
     >>> result.verdict, result.first_difference  # doctest: +SKIP
     ('differs', FirstDifference(step=12, kind='inputs', path='x'))
     """
+    if (noise or rounding is not None or reference is not None) and (renamed or shift or align):
+        msg = (
+            "noise is learned at the steps' own numbers and under the layers' own paths; compare "
+            "without a shift, an alignment or a map, or without noise"
+        )
+        raise UnknownNameError(msg)
     name_a, name_b = names or (name_of(a, "a"), name_of(b, "b"))
     a, b = opened_side(a), opened_side(b)
     known = known_kinds(kinds)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from steptrace_analyzer.trace.open import TraceOrPath
 
 _MOST_ROWS: Final = 200
+_LONG: Final = 10**8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +179,10 @@ def _shifted(step: int | None, shift: int) -> int | None:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+    """Write a number; steps and positions are whole, and written whole."""
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) and abs(value) < _LONG else f"{value:.3g}"
 
 
 def _first(differing: Sequence[StepDifference]) -> Table:

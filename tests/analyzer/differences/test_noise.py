@@ -201,3 +201,11 @@ def test_what_is_damaged_makes_a_comparison_with_noise_inconclusive(
     found = compare_with_noise(a, b, [r, s])
     assert found.verdict == "inconclusive"
     assert "gradients/sequential/dense/kernel" in found.not_compared[0]
+
+
+def test_noise_is_not_compared_at_shifted_steps_or_under_other_names(write_run: Write) -> None:
+    path = write_run()
+    more: Any
+    for more in ({"shift": 1}, {"align": True}, {"renamed": {"sequential/dense": "a"}}):
+        with pytest.raises(UnknownNameError, match="compare without a shift, an alignment or a"):
+            diff(path, path, noise=[path, path], **more)

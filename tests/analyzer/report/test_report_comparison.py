@@ -165,6 +165,20 @@ def test_the_page_has_everything_and_needs_nothing_else(
     assert "weights/sequential/dense_1/bias" in page
 
 
+def test_steps_of_long_runs_are_written_whole(tmp_path: Path) -> None:
+    sides = [
+        make_trace(
+            {"scalars/loss": np.array([1, 2, 3 + n], "f4")},
+            steps={"scalars": [0, 10, 123456]},
+        )
+        for n in (0, 1)
+    ]
+    result = diff(sides[0], sides[1], names=("a", "b"))
+    page = write_comparison(result, sides[0], sides[1], tmp_path / "diff.html").read_text()
+    assert '<td class="number">123456</td>' in page
+    assert "step 123456, loss, scalars/loss" in page
+
+
 def test_what_a_trace_says_is_no_markup(
     healthy_path: Path, write_run: Callable[..., Path], tmp_path: Path
 ) -> None:
