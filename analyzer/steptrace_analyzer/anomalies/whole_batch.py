@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import xarray as xr
 
-_FAR: Final = 5.0  # times the median size of a batch's rows: such a row is told from the others
+_FAR: Final = 5.0  # times the median size of a batch's rows: such a row is one apart
 _FEW: Final = 0.25  # of the rows of a batch
 
 

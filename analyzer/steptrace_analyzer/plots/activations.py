@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from matplotlib.lines import Line2D
 
+from steptrace_analyzer.plots.activation_points import ActivationPoints, activation_points
 from steptrace_analyzer.plots.limits import padded_range
 from steptrace_analyzer.plots.style import (
     BLACK,
@@ -15,10 +16,12 @@ from steptrace_analyzer.plots.style import (
     NON_FINITE,
     SILVER,
     category_colours,
+    drawn_in,
     label,
     new_figure,
     set_title,
     style,
+    whole,
 )
 from steptrace_analyzer.plots.subject import choose_layer, model_name, read_step
 from steptrace_analyzer.trace.open import opened, trace_attributes
@@ -35,11 +38,11 @@ from steptrace_schema.names import OUTPUT, PREACTIVATION
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy.typing as npt
     import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from steptrace_analyzer.plots.style import Drawable
     from steptrace_analyzer.trace.open import TraceOrPath
 
 MOST_POINTS: Final = 3000
@@ -49,40 +52,6 @@ _DEFAULT_STEPS: Final = 4
 _BINS: Final = 40
 _MOST_LEGEND: Final = 8
 _MOST_FALLING: Final = 0.1
-
-
-@dataclasses.dataclass(frozen=True)
-class ActivationPoints:
-    """The values of one step; all arrays have dims (point,) and are in input order.
-
-    Parameters
-    ----------
-    step
-        The step whose weights the probe went through.
-    before
-        Inputs of the activation function.
-    after
-        Its outputs.
-    sample
-        Which input of the probe the value belongs to.
-    position
-        Where among all values of its sample, as a share from 0 to 1.
-    unit
-        Which output unit (last axis) it belongs to.
-    total
-        How many values the step has.
-    non_finite
-        How many of them are not finite, before or after; they have no point.
-    """
-
-    step: int
-    before: npt.NDArray[np.float64]
-    after: npt.NDArray[np.float64]
-    sample: npt.NDArray[np.intp]
-    position: npt.NDArray[np.float64]
-    unit: npt.NDArray[np.intp]
-    total: int
-    non_finite: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +157,11 @@ def draw_activations(
 
 
 def plot_activations(
-    trace: TraceOrPath, layer: str | None = None, steps: Sequence[int] | None = None
+    trace: TraceOrPath,
+    layer: str | None = None,
+    steps: Sequence[int] | None = None,
+    *,
+    figure: Drawable | None = None,
 ) -> Figure:
     """Draw inputs and outputs of a layer's activation function at several steps, as points.
 
@@ -204,6 +177,8 @@ def plot_activations(
         A layer's path or its last segments; the first one with a pre-activation if not given.
     steps
         Recorded steps, negative ones from the end; four from first to last if not given.
+    figure
+        Where to draw: a figure, or a part of one as its ``subfigures`` are; a new one if not given.
 
     Returns
     -------
@@ -220,7 +195,8 @@ def plot_activations(
     --------
     >>> plot_activations(open_trace("run.zarr"), "dense", steps=[0, 40, -1])  # doctest: +SKIP
     """
-    return draw_activations(activations_data(trace, layer, steps))
+    with drawn_in(figure):
+        return whole(draw_activations(activations_data(trace, layer, steps)))
 
 
 def _layer_with_preactivation(trace: xr.DataTree, name: str | None) -> str:
@@ -239,38 +215,6 @@ def _layer_with_preactivation(trace: xr.DataTree, name: str | None) -> str:
         )
         raise UnknownNameError(msg)
     return choose_layer(trace, "probe", name, lambda path: path.endswith(f"/{PREACTIVATION}"))
-
-
-def activation_points(
-    before: npt.NDArray[np.float64], after: npt.NDArray[np.float64], step: int, most: int
-) -> ActivationPoints:
-    """Return inputs and outputs of an activation function as points, at most `most`, evenly taken.
-
-    Parameters
-    ----------
-    before, after
-        Dims (sample, ...), the last one the unit.
-    step, most
-        The step that they are of, and how many points there may be.
-    """
-    samples = before.shape[0]
-    per_sample = before.size // samples if samples else 0
-    sample, place = np.divmod(np.arange(before.size), max(per_sample, 1))
-    flat_before, flat_after = before.reshape(-1), after.reshape(-1)
-    known = np.flatnonzero(np.isfinite(flat_before) & np.isfinite(flat_after))
-    kept = known
-    if known.size > most:
-        kept = known[np.linspace(0, known.size - 1, most).astype(np.intp)]
-    return ActivationPoints(
-        step=step,
-        before=flat_before[kept],
-        after=flat_after[kept],
-        sample=sample[kept],
-        position=place[kept] / max(per_sample - 1, 1),
-        unit=place[kept] % max(before.shape[-1] if before.ndim > 1 else 1, 1),
-        total=before.size,
-        non_finite=int(before.size - known.size),
-    )
 
 
 def _points(trace: xr.DataTree, path: str, step: int, most: int) -> ActivationPoints:

@@ -16,16 +16,19 @@ from steptrace_analyzer.plots.style import (
     ORANGE,
     PALE_GREY,
     QUIET,
+    drawn_in,
     label,
     new_figure,
     set_title,
     style,
+    whole,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from steptrace_analyzer.plots.style import Drawable
     from steptrace_analyzer.trace.open import TraceOrPath
 
 _WIDTHS: Final = (0.6, 5.0)  # points of an arrow
@@ -63,7 +66,9 @@ def draw_flow(data: FlowData, step: int | None = None) -> Figure:
     return figure
 
 
-def plot_flow(trace: TraceOrPath, step: int | None = None) -> Figure:
+def plot_flow(
+    trace: TraceOrPath, step: int | None = None, *, figure: Drawable | None = None
+) -> Figure:
     """Draw the network as a graph, with what goes forward and back in it at a step.
 
     Each row is a layer, in the order of the model. Arrows go from each layer to those that take its
@@ -77,6 +82,8 @@ def plot_flow(trace: TraceOrPath, step: int | None = None) -> Figure:
         A trace, or its path. Only its attributes and statistics are read.
     step
         A recorded step, negative ones from the end; the last one if not given.
+    figure
+        Where to draw: a figure, or a part of one as its ``subfigures`` are; a new one if not given.
 
     Returns
     -------
@@ -93,7 +100,8 @@ def plot_flow(trace: TraceOrPath, step: int | None = None) -> Figure:
     --------
     >>> plot_flow(open_trace("run.zarr"), step=40)  # doctest: +SKIP
     """
-    return draw_flow(flow_data(trace), step)
+    with drawn_in(figure):
+        return whole(draw_flow(flow_data(trace), step))
 
 
 def _draw_graph(axes: Axes, data: FlowData, column: int) -> None:

@@ -21,10 +21,12 @@ from steptrace_analyzer.plots.style import (
     SEQUENTIAL,
     ZERO,
     counted,
+    drawn_in,
     label,
     new_figure,
     set_title,
     style,
+    whole,
 )
 from steptrace_analyzer.plots.subject import model_name
 from steptrace_analyzer.trace.open import opened
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from steptrace_analyzer.plots.norms import LayerNorms
+    from steptrace_analyzer.plots.style import Drawable
     from steptrace_analyzer.plots.subject import Located
     from steptrace_analyzer.trace.open import TraceOrPath
 
@@ -145,7 +148,9 @@ def draw_gradients(data: GradientsData) -> Figure:
     return figure
 
 
-def plot_gradients(trace: TraceOrPath, anomalies: Iterable[Located] = ()) -> Figure:
+def plot_gradients(
+    trace: TraceOrPath, anomalies: Iterable[Located] = (), *, figure: Drawable | None = None
+) -> Figure:
     """Draw the norm of each layer's gradient at each step as a heat map, with logarithmic colours.
 
     Zero, not finite and not recorded cells have colours of their own. The profile beside it shows
@@ -157,6 +162,8 @@ def plot_gradients(trace: TraceOrPath, anomalies: Iterable[Located] = ()) -> Fig
         A trace, or its path. Only its statistics are read.
     anomalies
         What :func:`steptrace_analyzer.anomalies.find_anomalies` found; their steps are marked.
+    figure
+        Where to draw: a figure, or a part of one as its ``subfigures`` are; a new one if not given.
 
     Returns
     -------
@@ -171,7 +178,8 @@ def plot_gradients(trace: TraceOrPath, anomalies: Iterable[Located] = ()) -> Fig
     --------
     >>> plot_gradients(open_trace("run.zarr"))  # doctest: +SKIP
     """
-    return draw_gradients(gradients_data(trace, anomalies))
+    with drawn_in(figure):
+        return whole(draw_gradients(gradients_data(trace, anomalies)))
 
 
 def _reduce(norms: LayerNorms) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], int]:

@@ -19,10 +19,12 @@ from steptrace_analyzer.plots.style import (
     SILVER,
     VERMILION,
     counted,
+    drawn_in,
     label,
     new_figure,
     set_title,
     style,
+    whole,
 )
 from steptrace_analyzer.plots.subject import model_name
 from steptrace_analyzer.trace.described import statistics_table
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from steptrace_analyzer.plots.style import Drawable
     from steptrace_analyzer.plots.subject import Located
     from steptrace_analyzer.trace.open import TraceOrPath
     from steptrace_schema.names import Kind
@@ -194,7 +197,9 @@ def draw_loss(data: LossData) -> Figure:
     return figure
 
 
-def plot_loss(trace: TraceOrPath, anomalies: Iterable[Located] = ()) -> Figure:
+def plot_loss(
+    trace: TraceOrPath, anomalies: Iterable[Located] = (), *, figure: Drawable | None = None
+) -> Figure:
     """Draw the loss at each step, with that of the validation and what goes with it.
 
     Below it are gradient norms, learning rate and logged numbers; lines mark the epochs.
@@ -205,6 +210,8 @@ def plot_loss(trace: TraceOrPath, anomalies: Iterable[Located] = ()) -> Figure:
         A trace, or its path.
     anomalies
         What :func:`steptrace_analyzer.anomalies.find_anomalies` found; their steps are marked.
+    figure
+        Where to draw: a figure, or a part of one as its ``subfigures`` are; a new one if not given.
 
     Returns
     -------
@@ -219,7 +226,8 @@ def plot_loss(trace: TraceOrPath, anomalies: Iterable[Located] = ()) -> Figure:
     --------
     >>> plot_loss(open_trace("run.zarr"))  # doctest: +SKIP
     """
-    return draw_loss(loss_data(trace, anomalies))
+    with drawn_in(figure):
+        return whole(draw_loss(loss_data(trace, anomalies)))
 
 
 def _draw_loss(axes: Axes, data: LossData) -> None:

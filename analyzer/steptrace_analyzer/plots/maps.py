@@ -27,11 +27,13 @@ from steptrace_analyzer.plots.model_inputs import (
 from steptrace_analyzer.plots.style import (
     DIVERGING,
     SEQUENTIAL,
+    drawn_in,
     label,
     new_figure,
     say,
     set_title,
     style,
+    whole,
 )
 from steptrace_analyzer.plots.subject import (
     choose_layer,
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from steptrace_analyzer.plots.style import Drawable
     from steptrace_analyzer.trace.open import TraceOrPath
 
 MOST_MAPS: Final = 64
@@ -177,7 +180,12 @@ def draw_maps(data: MapsData) -> Figure:
 
 
 def plot_activation_maps(
-    trace: TraceOrPath, layer: str | None = None, step: int | None = None, sample: int = 0
+    trace: TraceOrPath,
+    layer: str | None = None,
+    step: int | None = None,
+    sample: int = 0,
+    *,
+    figure: Drawable | None = None,
 ) -> Figure:
     """Draw one sample of a batch, a layer's activation of it, and the gradients of both.
 
@@ -194,6 +202,8 @@ def plot_activation_maps(
         A recorded step, negative ones from the end; the last one if not given.
     sample
         Row of the step's batch, counted from 0.
+    figure
+        Where to draw: a figure, or a part of one as its ``subfigures`` are; a new one if not given.
 
     Returns
     -------
@@ -210,7 +220,8 @@ def plot_activation_maps(
     --------
     >>> plot_activation_maps(open_trace("run.zarr"), "conv2d", step=40)  # doctest: +SKIP
     """
-    return draw_maps(maps_data(trace, layer, step, sample))
+    with drawn_in(figure):
+        return whole(draw_maps(maps_data(trace, layer, step, sample)))
 
 
 def strongest_channels(output: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.intp]:

@@ -13,10 +13,12 @@ from steptrace_analyzer.plots.limits import padded_range
 from steptrace_analyzer.plots.reduce import keep_largest
 from steptrace_analyzer.plots.style import (
     GREY,
+    drawn_in,
     label,
     new_figure,
     set_title,
     style,
+    whole,
 )
 from steptrace_analyzer.plots.subject import (
     choose_layer,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from steptrace_analyzer.plots.style import Drawable
     from steptrace_analyzer.trace.open import TraceOrPath
 
 MOST_POINTS: Final = 4000
@@ -204,7 +207,11 @@ def draw_parameters(
 
 
 def plot_parameters(
-    trace: TraceOrPath, layer: str | None = None, step: int | None = None
+    trace: TraceOrPath,
+    layer: str | None = None,
+    step: int | None = None,
+    *,
+    figure: Drawable | None = None,
 ) -> Figure:
     """Draw each parameter of a layer as a point, with its update as the force that training exerts.
 
@@ -220,6 +227,8 @@ def plot_parameters(
         A layer's path or its last segments; the first layer with updates if not given.
     step
         A step with an update, negative ones from the end; the last one if not given.
+    figure
+        Where to draw: a figure, or a part of one as its ``subfigures`` are; a new one if not given.
 
     Returns
     -------
@@ -234,7 +243,8 @@ def plot_parameters(
     --------
     >>> plot_parameters(open_trace("run.zarr"), "dense", step=40)  # doctest: +SKIP
     """
-    return draw_parameters(parameters_data(trace, layer, step))
+    with drawn_in(figure):
+        return whole(draw_parameters(parameters_data(trace, layer, step)))
 
 
 def point_sizes(update: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -13,10 +13,12 @@ from steptrace_analyzer.plots.style import (
     NON_FINITE,
     QUIET,
     SEQUENTIAL,
+    drawn_in,
     label,
     new_figure,
     set_title,
     style,
+    whole,
 )
 from steptrace_analyzer.plots.subject import choose_layer, layer_tensors, model_name, read_step
 from steptrace_analyzer.trace.open import opened
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from steptrace_analyzer.plots.style import Drawable
     from steptrace_analyzer.trace.open import TraceOrPath
     from steptrace_schema.names import Kind
 
@@ -124,6 +127,7 @@ def plot_ridge(
     steps: Sequence[int] | None = None,
     *,
     kind: Kind = "weights",
+    figure: Drawable | None = None,
 ) -> Figure:
     """Draw how a layer's values are distributed, one ridge per step.
 
@@ -137,6 +141,8 @@ def plot_ridge(
         Recorded steps, negative ones from the end; up to 16 from first to last if not given.
     kind
         ``"weights"``, ``"updates"``, ``"gradients"``, ``"activations"`` or another with layers.
+    figure
+        Where to draw: a figure, or a part of one as its ``subfigures`` are; a new one if not given.
 
     Returns
     -------
@@ -151,7 +157,8 @@ def plot_ridge(
     --------
     >>> plot_ridge(open_trace("run.zarr"), "dense", kind="gradients")  # doctest: +SKIP
     """
-    return draw_ridge(ridge_data(trace, layer, steps, kind=kind))
+    with drawn_in(figure):
+        return whole(draw_ridge(ridge_data(trace, layer, steps, kind=kind)))
 
 
 def _ridges(trace: Any, kind: Kind, tensor: str, steps: Sequence[int] | None) -> Ridges:

@@ -19,10 +19,12 @@ from steptrace_analyzer.plots.norms import LayerNorms, layer_norms
 from steptrace_analyzer.plots.style import (
     NON_FINITE,
     SEQUENTIAL,
+    drawn_in,
     label,
     new_figure,
     set_title,
     style,
+    whole,
 )
 from steptrace_analyzer.plots.subject import model_name
 from steptrace_analyzer.plots.tiles import Tiling
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from steptrace_analyzer.plots.style import Drawable
     from steptrace_analyzer.trace.open import TraceOrPath
 
 MOST_LAYERS: Final = 8
@@ -129,7 +132,9 @@ def draw_sensitivity(data: SensitivityData) -> Figure:
     return figure
 
 
-def plot_sensitivity(trace: TraceOrPath, step: int | None = None) -> Figure:
+def plot_sensitivity(
+    trace: TraceOrPath, step: int | None = None, *, figure: Drawable | None = None
+) -> Figure:
     """Draw how each layer's output z depends on the input x: dz/dx on the probe.
 
     Left, layers by samples, each the gradient over the input. Right, the gradients of all layers
@@ -141,6 +146,8 @@ def plot_sensitivity(trace: TraceOrPath, step: int | None = None) -> Figure:
         A trace that holds the kind ``probe_gradients``, or its path.
     step
         A recorded step, negative ones from the end; the last one if not given.
+    figure
+        Where to draw: a figure, or a part of one as its ``subfigures`` are; a new one if not given.
 
     Returns
     -------
@@ -157,7 +164,8 @@ def plot_sensitivity(trace: TraceOrPath, step: int | None = None) -> Figure:
     --------
     >>> plot_sensitivity(open_trace("run.zarr"), step=40)  # doctest: +SKIP
     """
-    return draw_sensitivity(sensitivity_data(trace, step))
+    with drawn_in(figure):
+        return whole(draw_sensitivity(sensitivity_data(trace, step)))
 
 
 def _picture(gradient: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

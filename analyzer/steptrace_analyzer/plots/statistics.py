@@ -13,10 +13,12 @@ from steptrace_analyzer.plots.style import (
     BLUE,
     GREY,
     VERMILION,
+    drawn_in,
     label,
     new_figure,
     set_title,
     style,
+    whole,
 )
 from steptrace_analyzer.plots.subject import model_name
 from steptrace_analyzer.trace.described import described_tensors, statistics_table
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from steptrace_analyzer.plots.style import Drawable
     from steptrace_analyzer.trace.open import TraceOrPath
     from steptrace_schema.names import Kind, StatisticName
 
@@ -119,7 +122,7 @@ def draw_statistics(data: StatisticsData) -> Figure:
     return figure
 
 
-def plot_statistics(trace: TraceOrPath, layer: str) -> Figure:
+def plot_statistics(trace: TraceOrPath, layer: str, *, figure: Drawable | None = None) -> Figure:
     """Draw how the values of each of a layer's tensors are distributed, step by step.
 
     Parameters
@@ -128,6 +131,8 @@ def plot_statistics(trace: TraceOrPath, layer: str) -> Figure:
         A trace, or its path. Only its statistics are read.
     layer
         A layer's path or its last segments.
+    figure
+        Where to draw: a figure, or a part of one as its ``subfigures`` are; a new one if not given.
 
     Returns
     -------
@@ -142,7 +147,8 @@ def plot_statistics(trace: TraceOrPath, layer: str) -> Figure:
     --------
     >>> plot_statistics(open_trace("run.zarr"), "dense")  # doctest: +SKIP
     """
-    return draw_statistics(statistics_data(trace, layer))
+    with drawn_in(figure):
+        return whole(draw_statistics(statistics_data(trace, layer)))
 
 
 def _draw_bands(axes: Axes, tensor: TensorStatistics) -> None:

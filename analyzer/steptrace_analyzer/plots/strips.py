@@ -13,7 +13,7 @@ from steptrace_analyzer.plots.images import (
     non_finite_note,
     set_bar_ticks,
 )
-from steptrace_analyzer.plots.style import label, new_figure, say, set_title, style
+from steptrace_analyzer.plots.style import drawn_in, label, new_figure, say, set_title, style, whole
 from steptrace_analyzer.plots.tiles import lay_out
 from steptrace_analyzer.plots.weights import weights_data, weights_ranges
 from steptrace_analyzer.trace.open import opened
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
+    from steptrace_analyzer.plots.style import Drawable
     from steptrace_analyzer.plots.weights import WeightsData
     from steptrace_analyzer.trace.open import TraceOrPath
     from steptrace_schema.names import Kind
@@ -125,7 +126,13 @@ def _height(data: WeightsData, place: int) -> float:
     return float(np.clip(1.35 * rows / columns + 0.1, 0.6, 2.6))
 
 
-def plot_strip(trace: TraceOrPath, layer: str | None = None, steps: Sequence[int] = ()) -> Figure:
+def plot_strip(
+    trace: TraceOrPath,
+    layer: str | None = None,
+    steps: Sequence[int] = (),
+    *,
+    figure: Drawable | None = None,
+) -> Figure:
     """Draw a layer's weights, updates and gradients at several steps, in the same colours.
 
     Parameters
@@ -136,6 +143,8 @@ def plot_strip(trace: TraceOrPath, layer: str | None = None, steps: Sequence[int
         A layer's path or its last segments; the first layer with a kernel if not given.
     steps
         Recorded steps, in the order of the columns; of more than twelve, twelve evenly taken.
+    figure
+        Where to draw: a figure, or a part of one as its ``subfigures`` are; a new one if not given.
 
     Returns
     -------
@@ -150,4 +159,5 @@ def plot_strip(trace: TraceOrPath, layer: str | None = None, steps: Sequence[int
     --------
     >>> plot_strip(open_trace("run.zarr"), "dense", steps=range(58, 63))  # doctest: +SKIP
     """
-    return draw_strip(strip_data(trace, layer, steps))
+    with drawn_in(figure):
+        return whole(draw_strip(strip_data(trace, layer, steps)))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import matplotlib
 from matplotlib import font_manager
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from steptrace_analyzer.text import printable
@@ -45,6 +46,11 @@ SEQUENTIAL: Final = "viridis"
 DIVERGING: Final = "RdBu_r"
 
 SEPARATOR: Final = " · "
+
+Drawable: TypeAlias = Figure | SubFigure
+"""What a view can be drawn in."""
+
+_given: ContextVar[Drawable | None] = ContextVar("given", default=None)
 
 _FONT: Final = "DejaVu Sans"  # comes with matplotlib, so every machine draws the same
 _SETTINGS: Final[dict[str, Any]] = {
@@ -84,8 +90,35 @@ def style() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def drawn_in(figure: Drawable | None) -> Iterator[None]:
+    """Have the next figure be `figure`, or a part of one; a new one where None."""
+    given = _given.set(figure)
+    try:
+        yield
+    finally:
+        _given.reset(given)
+
+
+def whole(figure: Figure) -> Figure:
+    """Return the figure that something was drawn in, where it was drawn in a part of one."""
+    root = figure.get_figure(root=True)
+    assert root is not None
+    return root
+
+
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of `width` by `height` inches that belongs to no window."""
+    """Return an empty figure of `width` by `height` inches that belongs to no window.
+
+    Inside of :func:`drawn_in` it is what was given there, whatever its size.
+    """
+    given = _given.get()
+    if given is not None:
+        root: Any = given.get_figure(root=True)
+        if root.get_layout_engine() is None:
+            root.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+        part: Any = given
+        return part  # type: ignore[no-any-return]  # a part of a figure draws as a figure does
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
     return Figure(figsize=(width, height), layout=layout)
 
@@ -102,7 +135,7 @@ def set_title(figure: Figure, parts: Sequence[str], notes: Sequence[str] = ()) -
     notes
         Sentences without full stop: how values were reduced, how many are not finite.
     """
-    width = figure.get_figwidth()
+    width = figure.bbox.width / figure.get_dpi()  # of a part of a figure, too
     title = _wrap(SEPARATOR.join(label(part) for part in parts), int(width * 9.5))
     figure.suptitle(title, x=0.012, ha="left")
     if notes:

@@ -16,11 +16,13 @@ from steptrace_analyzer.plots.style import (
     GREY,
     ORANGE,
     SEQUENTIAL,
+    drawn_in,
     label,
     new_figure,
     say,
     set_title,
     style,
+    whole,
 )
 from steptrace_analyzer.plots.subject import layer_tensors, model_name
 from steptrace_analyzer.trace.open import opened
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from steptrace_analyzer.plots.style import Drawable
     from steptrace_analyzer.plots.subject import Located
     from steptrace_analyzer.trace.open import TraceOrPath
 
@@ -180,7 +183,11 @@ def draw_trajectory(data: TrajectoryData) -> Figure:
 
 
 def plot_trajectory(
-    trace: TraceOrPath, layer: str | None = None, anomalies: Iterable[Located] = ()
+    trace: TraceOrPath,
+    layer: str | None = None,
+    anomalies: Iterable[Located] = (),
+    *,
+    figure: Drawable | None = None,
 ) -> Figure:
     """Draw the way of the parameters through training, in the directions in which they went.
 
@@ -192,6 +199,8 @@ def plot_trajectory(
         A layer's path or its last segments; all layers together if not given.
     anomalies
         What :func:`steptrace_analyzer.find_anomalies` found; their steps are marked.
+    figure
+        Where to draw: a figure, or a part of one as its ``subfigures`` are; a new one if not given.
 
     Returns
     -------
@@ -206,7 +215,8 @@ def plot_trajectory(
     --------
     >>> plot_trajectory(open_trace("run.zarr"), "dense")  # doctest: +SKIP
     """
-    return draw_trajectory(trajectory_data(trace, layer, anomalies))
+    with drawn_in(figure):
+        return whole(draw_trajectory(trajectory_data(trace, layer, anomalies)))
 
 
 def _choose(recorded: list[int], found: list[int]) -> list[int]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from steptrace_analyzer.plots.images import add_colour_bar, draw_tiling, extend_of, non_finite_note
 from steptrace_analyzer.plots.limits import magnitude_limit, shared_norm
-from steptrace_analyzer.plots.style import label, new_figure, say, set_title, style
+from steptrace_analyzer.plots.style import drawn_in, label, new_figure, say, set_title, style, whole
 from steptrace_analyzer.plots.subject import (
     choose_layer,
     choose_step,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
+    from steptrace_analyzer.plots.style import Drawable
     from steptrace_analyzer.trace.open import TraceOrPath
 
 KINDS_SHOWN: Final[tuple[Kind, ...]] = ("weights", "updates", "gradients")
@@ -239,6 +240,7 @@ def plot_weights(
     step: int | None = None,
     *,
     compare: Sequence[int] = (),
+    figure: Drawable | None = None,
 ) -> Figure:
     """Draw a layer's weights at a step beside the update and the gradient of that step.
 
@@ -256,6 +258,8 @@ def plot_weights(
         A recorded step, negative ones from the end; the last one with an update if not given.
     compare
         Other recorded steps whose pictures have the same colour ranges.
+    figure
+        Where to draw: a figure, or a part of one as its ``subfigures`` are; a new one if not given.
 
     Returns
     -------
@@ -270,7 +274,8 @@ def plot_weights(
     --------
     >>> plot_weights(open_trace("run.zarr"), "dense", step=40)  # doctest: +SKIP
     """
-    return draw_weights(weights_data(trace, layer, step, compare=compare))
+    with drawn_in(figure):
+        return whole(draw_weights(weights_data(trace, layer, step, compare=compare)))
 
 
 def _layer(trace: xr.DataTree, layer: str | None) -> str:

@@ -9,7 +9,7 @@ from bokeh.layouts import column
 from bokeh.models import ColumnDataSource, Div, HoverTool, Range1d, Span
 from bokeh.plotting import figure
 
-from steptrace_analyzer.plots.activations import activation_points
+from steptrace_analyzer.plots.activation_points import activation_points
 from steptrace_analyzer.plots.layer_arrays import nearest_step
 from steptrace_analyzer.plots.limits import padded_range
 from steptrace_analyzer.plots.style import CATEGORIES, SILVER
