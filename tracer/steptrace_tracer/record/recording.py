@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import shutil
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +39,9 @@ if TYPE_CHECKING:
 _JOURNAL_POLL_SECONDS = 0.05
 _CLOSE_POLL_SECONDS = 0.1
 _RING_PART = 8
-"""Of the disk that is free, the ring takes no more than one of so many parts: it is not given back
-before the end, and the store needs room too."""
+"""The ring takes a part of the free disk, which the store needs too, until the end of the run."""
 _HEADER_BYTES = 2**15
-"""More than the names and shapes of a step's arrays take, mostly; longer steps have their files."""
+"""More than names and shapes of a step's arrays take, mostly; longer steps have their files."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +95,7 @@ class Recording:
         self._recorded = {spec.key for spec in arrays if not spec.statistics_only}
         self._shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
         self._journal: JournalWriter | None = None
-        # Before the first step, which is compiled meanwhile.
-        self._recorder = Recorder(store)
+        self._recorder = Recorder(store)  # before the first step, which is compiled meanwhile
         self._raw_bytes = 0
         self._pending_at_most = 0
         self._largest = -1
@@ -104,6 +103,7 @@ class Recording:
         self.record_bytes = 0
         """Bytes of a step's arrays, so that shards are made for them whatever is recorded first."""
         self._error: Exception | None = None
+        self._appending = threading.Lock()  # what is logged may come from another thread
 
     @property
     def raw_bytes(self) -> int:
@@ -119,7 +119,8 @@ class Recording:
             If it could not be written, or the recorder has failed.
         """
         try:
-            self._append(pending)
+            with self._appending:
+                self._append(pending)
         except Exception as error:
             self._error = error
             self._raise_error()
