@@ -87,7 +87,8 @@ class Controls:
             title="Go to a finding", options=[("", "looking …")], value="", name="finding", **wide
         )
         self.finding.on_change("value", lambda _a, _o, new: self._to_finding(new))
-        self.told = Div(text="", name="told", visible=False, **wide)
+        # Of one height, so that nothing moves while steps with and without findings pass.
+        self.told = Div(text="", name="told", height=84, styles={"overflow-y": "auto"}, **wide)
         self._findings: Sequence[Finding] = ()
         several = len(runs) > 1
         self._runs_row = row(
@@ -149,7 +150,6 @@ class Controls:
             self.first.value, self.second.value = str(choice.first), str(choice.second)
             self.compare.value = choice.compare
             told = [f for f in self._findings if f.first_step <= choice.step <= f.last_step]
-            self.told.visible = bool(told)
             self.told.text = "".join(f'<p class="told">{html(f.explanation)}</p>' for f in told[:3])
         finally:
             self._quiet = False

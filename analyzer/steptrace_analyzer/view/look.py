@@ -37,7 +37,7 @@ small { color: var(--soft); font-size: .8rem; }
   font-variant-numeric: tabular-nums; }
 .scale .bar { flex: 1; height: .5rem; border-radius: .25rem; min-width: 3rem; }
 .told { border-left: .3rem solid #e69f00; background: var(--finding); padding: .4rem .7rem;
-  border-radius: .3rem; }
+  border-radius: .3rem; margin: 0 0 .3rem; }
 """
 """Of everything on the page that is no canvas; the variables are those of ``view.css``."""
 

@@ -198,7 +198,7 @@ def test_a_click_on_a_findings_mark_goes_to_its_step(page: Tab) -> None:
     )
     page.page.mouse.click(*place)
     wait(page, MODEL.format("step") + ".title === 'Step 37'")
-    wait(page, MODEL.format("told") + ".visible")
+    wait(page, MODEL.format("told") + ".text.includes('step 37')")
 
 
 def test_a_click_on_a_layer_chooses_it(page: Tab) -> None:
