@@ -62,4 +62,7 @@ def show_compared(found: "ComparedRuns") -> None:
     elif found.settings:
         hint(f"{len(found.settings)} settings differ; --json lists them")
     for name in found.inconclusive:
-        hint(f"not compared: {name} has nothing to compare with the first run of its group")
+        hint(
+            f"inconclusive: {name} could not be compared in all that matters with the first run of "
+            "its group; 'steptrace diff' says why"
+        )
