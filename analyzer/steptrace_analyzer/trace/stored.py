@@ -122,4 +122,6 @@ def _needed(part: Any, extent: int) -> tuple[slice | npt.NDArray[np.intp], Any]:
         return slice(start, max(start, stop)), slice(None)
     picked = np.arange(extent)[part]
     needed = np.unique(picked)
+    if len(needed) and needed[-1] - needed[0] == len(needed) - 1:  # which is found faster
+        return slice(int(needed[0]), int(needed[-1]) + 1), picked - needed[0]
     return needed, np.searchsorted(needed, picked)

@@ -19,7 +19,7 @@ from steptrace_schema.encoding.scratch import Scratch
 from steptrace_schema.encoding.strided_copy import copy_strided
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from steptrace_schema.encoding.codecs import Encoding
     from steptrace_schema.encoding.other_codecs import OtherEncoding
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _ABSENT = 2**64 - 1
 _LAST_BYTE = 2**62
 _INDEX_CHECKSUM = 4
+_FEW_CELLS = 4096  # of the other axes, which are found once for all cells of the first one
 _SCRATCH = Scratch()
 _READ_WHOLE = 0.75  # with so many of its chunks wanted, an object is read in one go
 
@@ -102,8 +103,11 @@ def overlaps(region: Region, unit: tuple[int, ...]) -> Iterator[Overlap]:
     if not region:
         yield (), (), ()
         return
+    rest: Iterable[Overlap] | None = None
+    if count_overlaps(region[1:], unit[1:]) <= _FEW_CELLS:
+        rest = [*overlaps(region[1:], unit[1:])]
     for cell, inner, target in _cells(region[0], unit[0]):
-        for cells, inners, targets in overlaps(region[1:], unit[1:]):
+        for cells, inners, targets in rest or overlaps(region[1:], unit[1:]):
             yield (cell, *cells), (inner, *inners), (target, *targets)
 
 
@@ -196,8 +200,11 @@ def _read_shard(
 
 def _overlap(entries: npt.NDArray[np.uint64]) -> bool:
     """Whether two chunks are in the same bytes, so that few could become any number of chunks."""
-    there = entries[entries[:, 0] != _ABSENT]
-    begins, sizes = there[np.argsort(there[:, 0])].T
+    begins, sizes = entries[entries[:, 0] != _ABSENT].T
+    if (begins[:-1] + sizes[:-1] <= begins[1:]).all():  # one behind the other, as they are written
+        return False
+    order = np.argsort(begins)
+    begins, sizes = begins[order], sizes[order]
     return bool((begins[:-1] + sizes[:-1] > begins[1:]).any())
 
 
