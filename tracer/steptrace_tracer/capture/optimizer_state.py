@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from steptrace_schema.format.attributes import Missing
 from steptrace_schema.format.paths import safe_path, unique_paths
 from steptrace_schema.names import LEARNING_RATE, LEARNING_RATES, SKIPPED
-from steptrace_tracer._tensorflow import tf
+from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.keras_private import optimizer_weights, strategy_of, update_counter
 
 if TYPE_CHECKING:
@@ -73,8 +73,10 @@ def build_slots(program: Program) -> tuple[Missing, ...]:
     models = program.models
     unbuilt = [optimizer for optimizer in program.optimizers if not optimizer.built]
     if len(models) == 1 and unbuilt == [program.optimizers[0]]:
-        with strategy_of(models[0]).scope():
-            unbuilt.pop().build(models[0].trainable_variables)
+        optimizer = unbuilt.pop()
+        # The scope gives the variables the names that they get when the step makes them.
+        with strategy_of(models[0]).scope(), keras.name_scope(optimizer.name, caller=optimizer):
+            optimizer.build(models[0].trainable_variables)
     return tuple(
         Missing(kind="optimizer", path=optimizer.name, reason=_UNBUILT) for optimizer in unbuilt
     )

@@ -13,6 +13,8 @@ from steptrace_tracer._tensorflow import tf
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    _Users = dict[str, list[tuple[Any, int]]]
+
 READING: Final = frozenset(
     {
         "ReadVariableOp",
@@ -49,8 +51,9 @@ class ResourceUses:
 
     def __init__(self, function: tf.types.experimental.ConcreteFunction) -> None:
         definition = function.graph.as_graph_def()
-        self._nodes = list(definition.node)
+        self._users = _users(definition.node)
         self._library = {inner.signature.name: inner for inner in definition.library.function}
+        self._users_in: dict[str, _Users] = {}
         self._seen: dict[tuple[str, str], frozenset[str]] = {}
         captured = function.captured_inputs
         inside = function.inputs[len(function.inputs) - len(captured) :]
@@ -68,21 +71,17 @@ class ResourceUses:
         resource
             One of the function's ``captured_inputs``.
         """
-        return frozenset(self._uses(self._nodes, self._names[id(resource)]))
+        return frozenset(self._uses(self._users, self._names[id(resource)]))
 
-    def _uses(self, nodes: Iterable[Any], name: str) -> Iterator[str]:
-        """Yield the types of the operations among `nodes` that use `name`, however passed on."""
-        users: dict[str, list[tuple[Any, int]]] = collections.defaultdict(list)
-        for node in nodes:
-            for place, given in enumerate(node.input):
-                users[given].append((node, place))
+    def _uses(self, users: _Users, name: str) -> Iterator[str]:
+        """Yield the types of the operations that use `name`, however it is passed on."""
         waiting, done = [name], set[str]()
         while waiting:
             present = waiting.pop()
             if present in done:
                 continue
             done.add(present)
-            for node, place in (*users[present], *users[f"{present}:0"]):
+            for node, place in (*users.get(present, ()), *users.get(f"{present}:0", ())):
                 if node.op in _PASSING_ON:
                     waiting += [node.name, f"{node.name}:output:0"]
                 elif node.op in _LOOPS:
@@ -103,8 +102,20 @@ class ResourceUses:
                 key = (function.name, argument)
                 if key not in self._seen:
                     self._seen[key] = frozenset()  # what calls itself adds nothing
-                    self._seen[key] = frozenset(self._uses(definition.node_def, argument))
+                    if function.name not in self._users_in:
+                        self._users_in[function.name] = _users(definition.node_def)
+                    inside = self._users_in[function.name]
+                    self._seen[key] = frozenset(self._uses(inside, argument))
                 yield from self._seen[key]
                 returned = definition.signature.output_arg
                 if node.op not in _LOOPS and any(out.type == _RESOURCE for out in returned):
                     yield node.op  # what is done with the result is not looked for
+
+
+def _users(nodes: Iterable[Any]) -> _Users:
+    """Return the operations that take each tensor, and in which place."""
+    found: _Users = collections.defaultdict(list)
+    for node in nodes:
+        for place, given in enumerate(node.input):
+            found[given].append((node, place))
+    return found
