@@ -34,6 +34,11 @@ class Record:
     place
         Where its bytes are.
 
+    Attributes
+    ----------
+    layout
+        Key to where the array is; the same object for records that say the same of it.
+
     Raises
     ------
     DamagedTraceError
@@ -46,31 +51,31 @@ class Record:
         self.index = place.index
         try:
             self.nbytes = place.nbytes
-            metadata, self._arrays = read_header(place)
+            metadata, self.layout = read_header(place)
             self.step = step_number(metadata[STEP]) if place.step is None else place.step
         except (FileNotFoundError, KeyError, ValueError) as error:
             raise unreadable(self.path, error) from error
         place.rest()  # many records may wait, and few files be open at a time
-        self.keys: Set[str] = self._arrays.keys()
+        self.keys: Set[str] = self.layout.keys()
 
     def shape(self, key: str) -> tuple[int, ...]:
         """Return the shape of the array ``kind/path`` of this step."""
-        return self._arrays[key].shape
+        return self.layout[key].shape
 
     def is_of(self, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
         """Whether the array ``kind/path`` of this step has this shape and type."""
-        stored = self._arrays[key]
+        stored = self.layout[key]
         return stored.shape == shape and stored.dtype == dtype
 
     def dtype(self, key: str) -> np.dtype[Any]:
         """Return the element type of the array ``kind/path`` of this step."""
-        return self._arrays[key].dtype
+        return self.layout[key].dtype
 
     def read(self, key: str) -> npt.NDArray[Any]:
         """Return the array ``kind/path`` of this step."""
-        stored = self._arrays[key]
+        stored = self.layout[key]
         array = np.empty(stored.shape, stored.dtype)
-        self._read_bytes(stored.begin, array.reshape(-1).view(np.uint8).data)
+        self.read_bytes(stored.begin, array.reshape(-1).view(np.uint8).data)
         return array
 
     def read_into(self, key: str, array: npt.NDArray[Any]) -> None:
@@ -78,21 +83,22 @@ class Record:
 
         For one who reads all arrays: the small ones are read together, and kept.
         """
-        stored = self._arrays[key]
+        stored = self.layout[key]
         target = array.reshape(-1).view(np.uint8).data
         if stored.begin + len(target) <= HEAD_BYTES:
             target[:] = self._head[stored.begin : stored.begin + len(target)]
         else:
-            self._read_bytes(stored.begin, target)
+            self.read_bytes(stored.begin, target)
 
     @functools.cached_property
     def _head(self) -> memoryview:
-        ends = (stored.begin + stored.nbytes for stored in self._arrays.values())
+        ends = (stored.begin + stored.nbytes for stored in self.layout.values())
         head = memoryview(bytearray(max(end for end in ends if end <= HEAD_BYTES)))
-        self._read_bytes(0, head)
+        self.read_bytes(0, head)
         return head
 
-    def _read_bytes(self, begin: int, target: memoryview) -> None:
+    def read_bytes(self, begin: int, target: memoryview) -> None:
+        """Fill `target` with the bytes of this step from position `begin` on."""
         try:
             self.place.read(begin, target)
         except (FileNotFoundError, ValueError) as error:

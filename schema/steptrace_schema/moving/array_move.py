@@ -14,6 +14,7 @@ import numpy.typing as npt
 from steptrace_schema.encoding.scratch import Scratch
 from steptrace_schema.format.attributes import Missing
 from steptrace_schema.format.layout import ArraySpec, fill_value
+from steptrace_schema.journal.alike import RecordsAlike
 from steptrace_schema.journal.fitting import refuse_misfit
 from steptrace_schema.names import STATISTIC_NAMES
 from steptrace_schema.statistics.describe import (
@@ -90,6 +91,8 @@ class ArrayMove:
         The row before the first, where there is one.
     kept
         Which of the rows are written; the others are only described.
+    alike
+        The records, where they are laid out alike.
     """
 
     spec: ArraySpec
@@ -99,6 +102,7 @@ class ArrayMove:
     updates: bool
     before: npt.NDArray[Any] | None
     kept: tuple[bool, ...]
+    alike: RecordsAlike | None = None
 
     @property
     def nbytes(self) -> int:
@@ -121,7 +125,8 @@ class ArrayMove:
         absent: list[int] = []
         digests = _no_digests(len(rows)).view(np.uint64)
         hasher = RowHasher(rows.shape[1:], rows.dtype) if has_statistics(spec) else None
-        for row, record in enumerate(self.records):
+        at_once = self.alike is not None and self.alike.read_rows(spec.key, rows)
+        for row, record in () if at_once else enumerate(self.records):
             if spec.key in record.keys and record.is_of(spec.key, spec.shape, rows.dtype):
                 record.read_into(spec.key, rows[row, ...])
                 if hasher is not None:
@@ -209,6 +214,11 @@ class Rows:
     described: int
     records: tuple[Record, ...]
     kept: tuple[bool, ...]
+
+    @functools.cached_property
+    def alike(self) -> RecordsAlike | None:
+        """The records, where they are laid out alike."""
+        return RecordsAlike.of(self.records)
 
     @functools.cached_property
     def steps(self) -> list[int]:

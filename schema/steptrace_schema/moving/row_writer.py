@@ -159,7 +159,7 @@ class RowWriter:
         count = len(new.kept_steps)
         writer = self._store.array(spec, new.start, count) if count else None
         before = self._row_before(spec, new) if updates else None
-        return ArrayMove(spec, writer, new.start, new.records, updates, before, new.kept)
+        return ArrayMove(spec, writer, new.start, new.records, updates, before, new.kept, new.alike)
 
     def _row_before(self, spec: ArraySpec, new: Rows) -> npt.NDArray[Any] | None:
         if not new.described:
