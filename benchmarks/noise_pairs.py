@@ -1,4 +1,4 @@
-"""How often ``diff --noise`` is right: healthy pairs are within noise, pairs with a bug are not.
+"""How often ``diff --noise`` and ``--noise-from-rounding`` are right: healthy pairs, and bugs.
 
     python benchmarks/noise_pairs.py [programs] [first]
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from steptrace_analyzer.differences import compare_with_noise
+from steptrace_analyzer.differences import compare_with_noise, compare_with_rounding
 from steptrace_schema.format.attributes import Layer, TraceAttributes
 from steptrace_schema.format.layout import ArraySpec
 from steptrace_schema.format.policy import Policy
@@ -73,8 +73,13 @@ class Program:
         true = rng.normal(size=(self.sizes[0], self.sizes[-1])).astype("f4")
         self.y = np.tanh(self.x @ true)
 
-    def records(self, order: int, bug: str | None, at: int) -> Iterator[Arrays]:
-        """Train; the samples of each batch are in an order drawn from `order`."""
+    def records(
+        self, order: int, bug: str | None, at: int, *, rounded: bool = False
+    ) -> Iterator[Arrays]:
+        """Train; the samples of each batch are in an order drawn from `order`.
+
+        With `rounded`, every input is moved to the next number, as ``steptrace perturb`` does.
+        """
         rng = np.random.default_rng(order)
         weights = [[kernel.copy(), bias.copy()] for kernel, bias in self.weights]
         first = [[np.zeros_like(part) for part in layer] for layer in weights]
@@ -82,6 +87,8 @@ class Program:
         for step in range(STEPS):
             since, here = step >= at, step == at
             x, y = self.x[step].copy(), self.y[step].copy()
+            if rounded:
+                x = (x.view("u4") ^ 1).view("f4")
             if bug == BUGS[3] and here:
                 x *= np.float32(1.01)
             if bug == BUGS[4] and here:
@@ -149,9 +156,17 @@ def _named(weights: Any, gradients: Any) -> Arrays:
     return found
 
 
-def write(path: Path, program: Program, order: int, bug: str | None = None, at: int = 0) -> Path:
+def write(
+    path: Path,
+    program: Program,
+    order: int,
+    bug: str | None = None,
+    at: int = 0,
+    *,
+    rounded: bool = False,
+) -> Path:
     """Write a run as a trace."""
-    records = list(program.records(order, bug, at))
+    records = list(program.records(order, bug, at, rounded=rounded))
     specs = [
         ArraySpec("scalars", n, (), (), "int64" if n in INTEGERS else "float32")
         for n in REQUIRED_SCALARS
@@ -189,32 +204,35 @@ def write(path: Path, program: Program, order: int, bug: str | None = None, at: 
 
 def main(programs: int, start: int) -> None:
     """Write the runs, judge the pairs, print what was wrong."""
-    wrong: list[str] = []
-    missed: list[str] = []
+    wrong: dict[str, list[str]] = {}
     for seed in range(start, start + programs):
         program = Program(seed)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             repeats = [write(folder / f"r{n}.zarr", program, 100 + n) for n in range(3)]
             base, *others = (write(folder / f"h{n}.zarr", program, n) for n in range(3))
-            for other in others:
-                found = compare_with_noise(base, other, repeats)
-                if found.verdict != "within noise":
-                    wrong.append(f"program {seed} ({program.optimizer}): {found}")
+            moved = write(folder / "moved.zarr", program, 0, rounded=True)
+            pairs = [("healthy", other) for other in others]
             for number in (0, 1):
                 bug = BUGS[(2 * seed + number) % len(BUGS)]
                 if bug == BUGS[7] and program.optimizer == "sgd":
                     bug = BUGS[0]  # which has no momentum
                 at = 5 + (7 * seed + 11 * number) % 25
-                faulty = write(folder / f"b{number}.zarr", program, 50 + number, bug, at)
-                found = compare_with_noise(base, faulty, repeats)
-                if found.verdict != "differs":
-                    missed.append(
-                        f"program {seed} ({program.optimizer}), {bug}, step {at}: {found}"
-                    )
-    print(f"{2 * programs} healthy pairs: {len(wrong)} not within noise")
-    print(f"{2 * programs} pairs with a bug: {len(missed)} missed")
-    print("\n".join(wrong + missed))
+                path = folder / f"b{number}.zarr"
+                pairs.append((bug, write(path, program, 50 + number, bug, at)))
+            for what, other in pairs:
+                expected = "within noise" if what == "healthy" else "differs"
+                kind = "healthy" if what == "healthy" else "with a bug"
+                for how, found in (
+                    ("repeats", compare_with_noise(base, other, repeats)),
+                    ("rounding", compare_with_rounding(base, other, moved)),
+                ):
+                    judged = wrong.setdefault(f"{kind}, by {how}", [])
+                    if found.verdict != expected:
+                        judged.append(f"program {seed} ({program.optimizer}), {what}: {found}")
+    for what, judged in wrong.items():
+        print(f"{what}: {len(judged)} of {2 * programs} wrong")
+        print("\n".join(judged))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras import layers
 
 from steptrace_analyzer import diff, open_trace
+from steptrace_analyzer.cli import app
 from steptrace_analyzer.differences import ulp_distance
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.policy import Policy
@@ -132,6 +133,30 @@ def test_data_that_cannot_be_changed_are_refused() -> None:
         pytest.raises(TraceError, match="the data of fit are NoneType, whose inputs cannot be"),
     ):
         model.fit(None)
+
+
+def test_the_command_records_the_perturbed_script(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, target = tmp_path / "train.py", tmp_path / "moved.zarr"
+    text = """
+        import sys
+        import numpy as np
+        from keras_models import mlp, vectors
+        x, y = vectors(16)
+        np.save(sys.argv[1], x)
+        mlp().fit(x, y, batch_size=8, verbose=0, shuffle=False)
+        sys.exit(3)
+    """
+    path.write_text(textwrap.dedent(text))
+    data = tmp_path / "x.npy"
+    assert app.run(["perturb", "-o", str(target), str(path), str(data)]) == 3
+    assert f"steptrace: traces: {target}" in capsys.readouterr().err
+    recorded = np.asarray(open_trace(target)["inputs/x"])
+    given = np.load(data).reshape(2, 8, 3)[:, : recorded.shape[1]]
+    assert (ulp_distance(given, recorded) == 1).all()
+    assert app.run(["perturb", "-o", "s3://bucket/a.zarr", str(path)]) == 2
+    assert "perturb writes only to a local path" in capsys.readouterr().err
 
 
 def test_a_perturbed_script_shows_what_rounding_makes(tmp_path: Path) -> None:
