@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from journals import Arrays, attributes, random_steps, write_journal
 from steptrace_schema.format.policy import Policy
 from steptrace_schema.format.retention import Retain, around, last
+from steptrace_schema.journal.ring import RingSize
 from steptrace_schema.moving.journal_mover import JournalMover
 from steptrace_schema.moving.recover import recover
 from steptrace_schema.names import STATISTIC_NAMES
@@ -63,12 +64,21 @@ def _steps(
     return steps
 
 
+RINGS = [None, RingSize(7, 4096)]
+"""Without a ring, and with one that not all of the steps that wait have room in."""
+
+
 def _record(
-    store: Path, retain: Retain, steps: list[tuple[int, Arrays]], *, restart: bool = False
+    store: Path,
+    retain: Retain,
+    steps: list[tuple[int, Arrays]],
+    *,
+    restart: bool = False,
+    ring: RingSize | None = None,
 ) -> TraceAttributes:
     """Write `steps` as a run does, moving what is ready after each."""
     policy = Policy(retain=retain)
-    writer = write_journal(store, [], specify_for=steps, shard_steps=4, policy=policy)
+    writer = write_journal(store, [], specify_for=steps, ring=ring, shard_steps=4, policy=policy)
     mover = JournalMover(writer.directory, store)
     for step, arrays in steps:
         writer.append(step, arrays)
@@ -112,12 +122,13 @@ def _assert_is_whole(store: Path, steps: list[tuple[int, Arrays]]) -> None:
     assert [p for p in validate(store) if p.rule != "R11"] == []
 
 
+@pytest.mark.parametrize("ring", RINGS, ids=["files", "ring"])
 @pytest.mark.parametrize("restart", [False, True])
 def test_the_last_steps_and_every_few_older_ones_keep_their_tensors(
-    tmp_path: Path, restart: bool
+    tmp_path: Path, restart: bool, ring: RingSize | None
 ) -> None:
     store, steps = tmp_path / "run.zarr", _steps()
-    found = _record(store, last(5, every=10), steps, restart=restart)
+    found = _record(store, last(5, every=10), steps, restart=restart, ring=ring)
     assert _kept(store, "gradients") == [0, 10, 20, 30, 35, 36, 37, 38, 39]
     assert _kept(store, "weights") == [0, 10, 20, 30, 35, 36, 37, 38, 39, 40]
     assert found.policy.retain == last(5, every=10)
@@ -147,13 +158,14 @@ TRIGGERS: list[tuple[dict[str, Any], Any]] = [
 ]
 
 
+@pytest.mark.parametrize("ring", RINGS, ids=["files", "ring"])
 @pytest.mark.parametrize("restart", [False, True])
 @pytest.mark.parametrize(("trouble", "trigger"), TRIGGERS)
 def test_steps_around_a_trigger_keep_their_tensors(
-    tmp_path: Path, trouble: dict[str, Any], trigger: Any, restart: bool
+    tmp_path: Path, trouble: dict[str, Any], trigger: Any, restart: bool, ring: RingSize | None
 ) -> None:
     store, steps = tmp_path / "run.zarr", _steps(**trouble)
-    _record(store, around(trigger, before=4, after=12), steps, restart=restart)
+    _record(store, around(trigger, before=4, after=12), steps, restart=restart, ring=ring)
     assert _kept(store, "gradients") == list(range(13, 30))
     assert _kept(store, "weights") == [*range(13, 30), 40]
     _assert_is_whole(store, steps)
