@@ -7,16 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from bokeh.layouts import column
 from bokeh.models import (
-    BoxZoomTool,
     ColumnDataSource,
     Div,
     HoverTool,
     ImageRGBA,
-    PanTool,
     Plot,
     Range1d,
-    ResetTool,
-    WheelZoomTool,
 )
 from matplotlib.colors import AsinhNorm
 
@@ -62,10 +58,8 @@ class PictureView:
             min_border=4,
             **BARE,
         )
-        self.figure.toolbar.update(logo=None, autohide=True)
-        self.figure.add_tools(
-            PanTool(), WheelZoomTool(), BoxZoomTool(match_aspect=True), ResetTool(), self._hover
-        )
+        self.figure.toolbar_location = None
+        self.figure.add_tools(self._hover)
         glyph = ImageRGBA(image="image", x=-0.5, y=-0.5, dw=1, dh=1)
         self._image = self.figure.add_glyph(self._source, glyph)
         self._frame: Frame | None = None
