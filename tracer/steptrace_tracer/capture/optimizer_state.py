@@ -68,8 +68,14 @@ _UNBUILT = (
 )
 
 
-def build_slots(program: Program) -> tuple[Missing, ...]:
-    """Have the optimizers' slots before a step that reads them is compiled; return which lack."""
+def build_slots(program: Program, policy: Policy) -> tuple[Missing, ...]:
+    """Have the optimizers' slots before the step is compiled; return which lack in the record.
+
+    A step that makes variables when it is first traced would be traced once more.
+    """
+    is_recorded = "optimizer" in policy.kinds
+    if not is_recorded and not program.applies_last:
+        return ()
     models = program.models
     unbuilt = [optimizer for optimizer in program.optimizers if not optimizer.built]
     if len(models) == 1 and unbuilt == [program.optimizers[0]]:

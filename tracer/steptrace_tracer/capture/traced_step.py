@@ -123,11 +123,7 @@ class TracedStep:
                 self.probe, self._probe_missing = working_probe(
                     self.program, self.names, self.policy, self._probe_inputs, args, kwargs
                 )
-            reads_slots = "optimizer" in self.policy.kinds
-            if reads_slots or self.program.applies_last:
-                # A step that makes variables when it is first traced is traced once more.
-                unbuilt = build_slots(self.program)
-                self._slots_missing = unbuilt if reads_slots else ()
+            self._slots_missing = build_slots(self.program, self.policy)
             self._prepare_shortcut(args, kwargs)
             if "activation_gradients" in self.policy.kinds:
                 missing_logits()  # before the graph, which is no place to find out
