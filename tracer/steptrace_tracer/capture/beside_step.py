@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.metric_taps import metric_taps
-from steptrace_tracer.capture.optimizer_state import build_slots, scaled_counts
+from steptrace_tracer.capture.optimizer_state import scaled_counts
 from steptrace_tracer.capture.rebinding import rebound
 from steptrace_tracer.capture.state import StepState
 from steptrace_tracer.capture.traced_step import StepResult, TracedStep
@@ -36,15 +36,6 @@ class BesideStep(TracedStep):
         self._read_weights = tf.function(
             functools.partial(self._weights, "updates"), autograph=False
         )
-
-    def prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Make ready what the step needs, optimizers whose loss scale it reads included.
-
-        The observed step leaves out what would build them.
-        """
-        if any(hasattr(optimizer, "inner_optimizer") for optimizer in self.program.optimizers):
-            build_slots(self.program)
-        super().prepare(args, kwargs)
 
     def run(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], original: Callable[[], Any]
