@@ -230,3 +230,20 @@ def test_data_that_cannot_be_read_within_an_execution_ends_the_trace_with_that_r
     assert "a bad file" in str(found.status_reason)
     # Steps 8 and 9 were done; what they computed is lost with the execution.
     assert found.steps_recorded["scalars"] == 8
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_execution_holds_no_more_in_memory_than_its_limit_whole_batches_included(
+    tmp_path: Path, executions: list[int], monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    wide = 2000  # the inputs of a batch take more than all that is recorded
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((wide,)), layers.Dense(1)])
+    model.compile("sgd", "mse", steps_per_execution=2)
+    batch, row = 32 * wide * 4, wide * 4
+    limit = 2 * (batch + 10 * row) if at_once else 2 * batch - 1
+    monkeypatch.setattr("steptrace_tracer.session.executions.MOST_BYTES", limit)
+    tracer = _tracer(tmp_path / "run.zarr", kinds=("weights", "gradients", "inputs"), samples=1)
+    x = np.ones((6 * 32, wide), np.float32)
+    model.fit(x, x[:, :1], batch_size=32, shuffle=False, verbose=0, callbacks=[tracer])
+    assert executions == ([2, 2] if at_once else [])

@@ -77,5 +77,9 @@ def take_whole(tensors: dict[str, Any], kind: str) -> dict[str, Any]:
 def recorded_bytes(tensors: Mapping[str, Any]) -> int:
     """Return the bytes of what a step records, of `kind/path` to tensor."""
     whole = (f"{BATCH_INPUT}/", f"{BATCH_TARGET}/")
-    taps = (tensor for key, tensor in tensors.items() if not key.startswith(whole))
-    return sum(int(tensor.dtype.size) * math.prod(tensor.shape) for tensor in taps)
+    return tap_bytes({key: t for key, t in tensors.items() if not key.startswith(whole)})
+
+
+def tap_bytes(tensors: Mapping[str, Any]) -> int:
+    """Return the bytes of all that a step returns for its record, whole batches included."""
+    return sum(int(t.dtype.size) * math.prod(t.shape) for t in tensors.values())

@@ -34,9 +34,15 @@ class Executions:
     ----------
     settings
         How the recording is made.
+
+    Attributes
+    ----------
+    step_bytes
+        Bytes that a step returns for its record; 0 while they are unknown.
     """
 
     def __init__(self, settings: Settings) -> None:
+        self.step_bytes = 0
         self._settings = settings
         self._found: dict[tuple[int, str, int], AtOnce | None] = {}
         self._refused = ""
@@ -53,7 +59,6 @@ class Executions:
         iterator: Any,
         count: int,
         original: Callable[[Any], Any],
-        record_bytes: int,
     ) -> AtOnce | None:
         """Return what does `count` steps of `capture` at once; None where each is done by itself.
 
@@ -67,13 +72,11 @@ class Executions:
             Steps of an execution.
         original
             Keras' own function, which does them without the tracer.
-        record_bytes
-            Bytes of a step's arrays.
         """
         # Ids are asked for with the batch, which Python does not see.
         if capture is None or capture.way == "beside" or self._settings.sample_ids is not None:
             return None
-        if not record_bytes or count * record_bytes > MOST_BYTES:
+        if not self.step_bytes or count * self.step_bytes > MOST_BYTES:
             return None
         key = (id(capture.traced), repr(iterator.element_spec), count)
         if key not in self._found:

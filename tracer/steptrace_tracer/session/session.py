@@ -16,7 +16,7 @@ from steptrace_schema.human import human_bytes
 from steptrace_schema.moving.resume import reopen
 from steptrace_schema.names import X
 from steptrace_tracer import private_names
-from steptrace_tracer.capture.batch_taps import recorded_bytes
+from steptrace_tracer.capture.batch_taps import recorded_bytes, tap_bytes
 from steptrace_tracer.capture.names import Names
 from steptrace_tracer.record.pending_step import Collected, PendingStep
 from steptrace_tracer.record.recording import Recording
@@ -159,8 +159,7 @@ class Session:
 
     def several(self, iterator: Any, count: int, original: Callable[[Any], Any]) -> AtOnce | None:
         """Return what does `count` steps in one execution; None where each is done by itself."""
-        size = 0 if self._recording is None else self._recording.record_bytes
-        return self._executions.of(self._capture, iterator, count, original, size)
+        return self._executions.of(self._capture, iterator, count, original)
 
     def run_several(
         self, several: AtOnce, iterator: Any, position: StepPosition
@@ -192,6 +191,7 @@ class Session:
             for position, result in zip(first.onwards(), results, strict=False):
                 if self._recording is not None and not self._recording.record_bytes:
                     self._recording.record_bytes = recorded_bytes(result.tensors)
+                    self._executions.step_bytes = tap_bytes(result.tensors)
                 if self.settings.policy.records_step(position.step, position.epoch):
                     self._hand_over(capture, result, position, ids and ids())
         except Exception as error:
