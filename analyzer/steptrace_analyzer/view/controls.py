@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from bokeh.layouts import column, row
-from bokeh.models import Button, Div, Select, Slider, Spinner, Toggle
+from bokeh.models import Button, Div, NumericInput, Select, Slider, Toggle
 
 from steptrace_analyzer.view.choice import nearest
 from steptrace_analyzer.view.look import WIDGETS
@@ -67,7 +67,12 @@ class Controls:
         self.play = Toggle(label="Play", width=72, name="play", **plain)
         self.play.on_change("active", lambda _a, _o, _n: self._toggle())
         self.speed = Select(
-            options=list(_SPEEDS), value="5 a second", width=140, name="speed", **plain
+            title="Steps",
+            options=list(_SPEEDS),
+            value="5 a second",
+            width=140,
+            name="speed",
+            **plain,
         )
         self.speed.on_change("value", lambda _a, _o, _n: self._toggle())
         self.status = Div(text="", name="status", **wide)
@@ -79,8 +84,8 @@ class Controls:
         self.variable = self._select("Variable", [], "variable", str)
         self.sample = self._select("Sample", [], "sample", int, width=80)
         self.kind = self._select("Statistics of", [], "kind", str)
-        self.unit = Spinner(
-            title="Unit (none: all)", low=0, value=None, width=110, name="unit", **plain
+        self.unit = NumericInput(
+            title="Unit (none: all)", mode="int", low=0, value=None, width=110, name="unit", **plain
         )
         self.unit.on_change("value", lambda _a, _o, new: self._chosen(unit=_whole(new)))
         self.finding = Select(
@@ -88,7 +93,7 @@ class Controls:
         )
         self.finding.on_change("value", lambda _a, _o, new: self._to_finding(new))
         # Of one height, so that nothing moves while steps with and without findings pass.
-        self.told = Div(text="", name="told", height=84, styles={"overflow-y": "auto"}, **wide)
+        self.told = Div(text="", name="told", height=84, styles={"overflow": "hidden"}, **wide)
         self._findings: Sequence[Finding] = ()
         several = len(runs) > 1
         self._runs_row = row(
@@ -150,7 +155,7 @@ class Controls:
             self.first.value, self.second.value = str(choice.first), str(choice.second)
             self.compare.value = choice.compare
             told = [f for f in self._findings if f.first_step <= choice.step <= f.last_step]
-            self.told.text = "".join(f'<p class="told">{html(f.explanation)}</p>' for f in told[:3])
+            self.told.text = "".join(f'<p class="told">{html(f.explanation)}</p>' for f in told[:1])
         finally:
             self._quiet = False
 

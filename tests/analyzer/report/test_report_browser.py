@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from browser import chromium, needs_browser, tab
+from browser import AXE, chromium, needs_browser, tab
 from steptrace_analyzer.report import write_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 pytestmark = needs_browser
-AXE = Path(os.environ.get("AXE_CORE", "node_modules/axe-core/axe.min.js"))
-"""Of the npm package axe-core, which is not part of this project."""
-
 WEIGHTS = ".moving figure:first-child .at"
 
 

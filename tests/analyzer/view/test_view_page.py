@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from browser import Tab, chromium, needs_browser, tab
+from browser import AXE, Tab, chromium, needs_browser, tab
 from plot_traces import make_trace, small_network
 from steptrace_schema.format.attributes import Layer, Model
 
@@ -301,3 +301,20 @@ def test_nothing_is_wider_than_a_telephone(browser: Any, address: str, dark: boo
         assert shown.page.evaluate("document.documentElement.scrollWidth") <= 400
         background = shown.page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert background == ("rgb(20, 24, 29)" if dark else "rgb(246, 247, 249)")
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="needs the npm package axe-core")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_can_be_told_from_its_background(
+    browser: Any, address: str, scheme: str
+) -> None:
+    context = browser.new_context(bypass_csp=True, color_scheme=scheme)
+    shown = Tab(context.new_page())
+    shown.page.goto(address)
+    wait(shown, "Bokeh.documents.length > 0 && Bokeh.documents[0].is_idle")
+    shown.page.add_script_tag(path=str(AXE))
+    found = shown.page.evaluate("axe.run({runOnly: ['wcag2a', 'wcag2aa']})")
+    context.close()
+    violations = {v["id"]: v["nodes"][0]["html"][:200] for v in found["violations"]}
+    violations.pop("aria-input-field-name", None)  # the handle of bokeh's slider has no name
+    assert violations == {}
