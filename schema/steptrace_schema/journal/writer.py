@@ -106,8 +106,15 @@ class JournalWriter:
         write_atomically(self.directory / DECLARATION_FILE, declaration.to_json(), self._lasting)
 
     def make_ring(self, size: RingSize) -> None:
-        """Make a ring of slots, which records are written into from here on where one has room."""
-        self._ring = RingWriter(self.directory / RING_FILE, size, self._lasting)
+        """Make a ring of slots, which records are written into from here on where one has room.
+
+        Where the system does not allow so large a file, records have files of their own.
+        """
+        path = self.directory / RING_FILE
+        try:
+            self._ring = RingWriter(path, size, self._lasting)
+        except OSError:  # such as a limit on the size of files, which sparse ones count for in full
+            path.with_name(path.name + ".partial").unlink(missing_ok=True)
 
     @staticmethod
     def size(step: int, arrays: Mapping[str, npt.NDArray[Any]]) -> int:

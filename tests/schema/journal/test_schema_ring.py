@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import resource
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -307,6 +308,20 @@ def test_a_slot_that_is_a_record_without_arrays_or_none_at_all_is_named(tmp_path
     assert isinstance(place, SlotPlace)
     with pytest.raises(DamagedTraceError, match="not a readable journal record"):
         Record(place)
+
+
+def test_where_no_such_file_is_allowed_every_record_has_a_file(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
+    try:
+        writer = write_journal(tmp_path / "run.zarr", random_steps(2), ring=RingSize(1000, PAGE))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    files = {path.name for path in writer.directory.iterdir()}
+    assert len([name for name in files if name.endswith(".safetensors")]) == 3
+    assert not any("ring" in name for name in files)
+    writer._release()
+    assert recover(tmp_path / "run.zarr") == 3
 
 
 def test_a_step_that_is_larger_than_a_slot_has_a_file_of_its_own(tmp_path: Path) -> None:
