@@ -1,6 +1,6 @@
 """``steptrace plot``: one command per view."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +25,9 @@ from steptrace_analyzer.cli._plotting import (
     steps_of,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 app = typer.Typer(
     cls=PlainGroup,
     no_args_is_help=True,
@@ -37,10 +40,13 @@ app = typer.Typer(
 )
 
 
-@app.command(
-    cls=PlainCommand,
-    epilog="\b\nExamples:\nsteptrace plot loss run.zarr -o loss.svg",
-)
+def _view(*examples: str) -> "Callable[[Callable[..., None]], Callable[..., None]]":
+    """Make a command of a function; its help ends with the examples."""
+    lines = "\n".join(f"steptrace plot {example}" for example in examples)
+    return app.command(cls=PlainCommand, epilog=f"\b\nExamples:\n{lines}")
+
+
+@_view("loss run.zarr -o loss.svg")
 def loss(
     trace: TracePath,
     output: Output = None,
@@ -56,10 +62,9 @@ def loss(
     save_drawn(lambda: draw_loss(data), output, default_name(trace, "loss"), dpi)
 
 
-@app.command(
-    cls=PlainCommand,
-    epilog="\b\nExamples:\nsteptrace plot weights run.zarr --layer conv2d --step anomaly\n"
-    "steptrace plot weights run.zarr --layer conv2d --steps 58:62",
+@_view(
+    "weights run.zarr --layer conv2d --step anomaly",
+    "weights run.zarr --layer conv2d --steps 58:62",
 )
 def weights(
     trace: TracePath,
@@ -87,10 +92,7 @@ def weights(
     save_drawn(lambda: draw_weights(data), output, name, dpi)
 
 
-@app.command(
-    cls=PlainCommand,
-    epilog="\b\nExamples:\nsteptrace plot parameters run.zarr --layer dense --step 40",
-)
+@_view("parameters run.zarr --layer dense --step 40")
 def parameters(
     trace: TracePath,
     layer: LayerName = None,
@@ -108,10 +110,7 @@ def parameters(
     save_drawn(lambda: draw_parameters(data), output, name, dpi)
 
 
-@app.command(
-    cls=PlainCommand,
-    epilog="\b\nExamples:\nsteptrace plot activations run.zarr --layer dense --step 0 --step -1",
-)
+@_view("activations run.zarr --layer dense --step 0 --step -1")
 def activations(
     trace: TracePath,
     layer: LayerName = None,
@@ -132,9 +131,7 @@ def activations(
     save_drawn(lambda: draw_activations(data), output, name, dpi)
 
 
-@app.command(
-    cls=PlainCommand, epilog="\b\nExamples:\nsteptrace plot gradients run.zarr -o gradients.pdf"
-)
+@_view("gradients run.zarr -o gradients.pdf")
 def gradients(
     trace: TracePath,
     output: Output = None,
@@ -150,10 +147,7 @@ def gradients(
     save_drawn(lambda: draw_gradients(data), output, default_name(trace, "gradients"), dpi)
 
 
-@app.command(
-    cls=PlainCommand,
-    epilog="\b\nExamples:\nsteptrace plot maps run.zarr --layer conv2d --step 40 --sample 2",
-)
+@_view("maps run.zarr --layer conv2d --step 40 --sample 2")
 def maps(
     trace: TracePath,
     layer: LayerName = None,
@@ -174,10 +168,7 @@ def maps(
     save_drawn(lambda: draw_maps(data), output, name, dpi)
 
 
-@app.command(
-    cls=PlainCommand,
-    epilog="\b\nExamples:\nsteptrace plot flow run.zarr --step anomaly -o flow.svg",
-)
+@_view("flow run.zarr --step anomaly -o flow.svg")
 def flow(trace: TracePath, step: Step = None, output: Output = None, dpi: Dpi = 150) -> None:
     """Draw the network as a graph, with what goes forward and back in it."""
     check_output(output)
@@ -190,10 +181,7 @@ def flow(trace: TracePath, step: Step = None, output: Output = None, dpi: Dpi = 
     save_drawn(lambda: draw_flow(data, number), output, name, dpi)
 
 
-@app.command(
-    cls=PlainCommand,
-    epilog="\b\nExamples:\nsteptrace plot sensitivity run.zarr --step 40",
-)
+@_view("sensitivity run.zarr --step 40")
 def sensitivity(trace: TracePath, step: Step = None, output: Output = None, dpi: Dpi = 150) -> None:
     """Draw dz/dx of every layer over the input, and over the steps."""
     check_output(output)
@@ -205,10 +193,7 @@ def sensitivity(trace: TracePath, step: Step = None, output: Output = None, dpi:
     save_drawn(lambda: draw_sensitivity(data), output, name, dpi)
 
 
-@app.command(
-    cls=PlainCommand,
-    epilog="\b\nExamples:\nsteptrace plot trajectory run.zarr --layer dense",
-)
+@_view("trajectory run.zarr --layer dense")
 def trajectory(
     trace: TracePath,
     layer: Annotated[
@@ -234,10 +219,9 @@ def trajectory(
     save_drawn(lambda: draw_trajectory(data), output, name, dpi)
 
 
-@app.command(
-    cls=PlainCommand,
-    epilog="\b\nExamples:\nsteptrace plot ridge run.zarr --layer dense --kind gradients\n"
-    "steptrace plot ridge run.zarr --layer dense --steps 0:1000:100",
+@_view(
+    "ridge run.zarr --layer dense --kind gradients",
+    "ridge run.zarr --layer dense --steps 0:1000:100",
 )
 def ridge(
     trace: TracePath,
@@ -258,10 +242,7 @@ def ridge(
     save_drawn(lambda: draw_ridge(data), output, name, dpi)
 
 
-@app.command(
-    cls=PlainCommand,
-    epilog="\b\nExamples:\nsteptrace plot statistics run.zarr --layer dense",
-)
+@_view("statistics run.zarr --layer dense")
 def statistics(
     trace: TracePath,
     layer: Annotated[
