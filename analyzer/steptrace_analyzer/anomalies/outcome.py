@@ -22,11 +22,12 @@ LEAST_STEPS: Final = 100
 """Shorter runs may not have learned anything yet."""
 UNLEARNED: Final = 0.97
 """Of the loss of the best constant prediction: above it nothing was learned."""
+WORSE: Final = 1.5
+"""Of the least median of the loss: from here on it has got worse."""
 SOLVED: Final = 0.05
 """Of the same loss: below it the task is solved, and small gradients are as they should be."""
 
 _REACHED: Final = 0.9  # of the loss of the best constant prediction: below it something was learned
-_WORSE: Final = 1.5  # of the least median: from here on a loss has got worse
 _HUGE: Final = 1e12  # stands for infinity in sums
 _CHANCE: Final = 0.05  # of a trend as clear where there is none
 
@@ -62,7 +63,7 @@ class Outcome:
     def got_worse(self) -> bool:
         """Whether the loss ends well above what it had reached."""
         rise = self.last - self.best
-        return not self.solved and self.last > _WORSE * self.best and rise > 0.02 * abs(self.level)
+        return not self.solved and self.last > WORSE * self.best and rise > 0.02 * abs(self.level)
 
     @property
     def learned_nothing(self) -> bool:

@@ -275,6 +275,25 @@ def test_a_gradient_that_grew_slowly_before_the_loss_did_is_dated() -> None:
     assert find("drift", learned) == []
 
 
+def test_a_growth_is_not_blamed_for_what_a_sudden_fault_did_nor_what_came_after_it() -> None:
+    arrays = _run()
+    path = "gradients/net/middle/kernel"
+    grown = arrays[path].copy()
+    grown[70:] *= (1.06 ** np.arange(STEPS - 70))[:, np.newaxis, np.newaxis]
+    arrays |= {path: grown, "scalars/loss": _run()["scalars/loss"]}
+    arrays["scalars/loss"][90:] = 5.0
+    (found,) = find("drift", arrays)
+    assert 70 <= found.first_step <= 80
+    jumped = dict(arrays)
+    kernel = jumped["weights/net/first/kernel"].copy()
+    kernel[91:] += 4.0
+    jumped["weights/net/first/kernel"] = kernel
+    assert [each.first_step for each in find("update_jump", jumped)] == [90]
+    assert find("drift", jumped) == []
+    late = arrays | {path: np.concatenate([_run()[path][:100], grown[70 : STEPS - 30]])}
+    assert find("drift", late) == []
+
+
 def test_noise_gives_as_few_alarms_as_the_limit_promises() -> None:
     alarms = 0
     for seed in range(40):

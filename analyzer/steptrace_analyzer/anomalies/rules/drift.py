@@ -10,7 +10,7 @@ import numpy as np
 from steptrace_analyzer.anomalies.causes import first_broken
 from steptrace_analyzer.anomalies.finding import Finding
 from steptrace_analyzer.anomalies.jumps_of import jumps_of
-from steptrace_analyzer.anomalies.outcome import outcome
+from steptrace_analyzer.anomalies.outcome import WORSE, outcome, task_losses
 from steptrace_analyzer.anomalies.scores import log_sizes
 from steptrace_analyzer.anomalies.signals import require
 from steptrace_analyzer.anomalies.words import number, plural, times
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from steptrace_analyzer.anomalies.outcome import Outcome
     from steptrace_analyzer.anomalies.signals import Signals
 
     Floats = npt.NDArray[np.float64]
@@ -30,6 +31,7 @@ _STRIDE: Final = 10  # steps that share a level
 _FLOOR: Final = 0.1  # least spread of a logarithm
 _CLIP: Final = 4.0  # spreads that a single step counts at most, so that jumps are no drift
 _AFTER: Final = 20  # steps after a jump in which what grows is its effect
+_RECENT: Final = 5  # steps that say how the loss was before a jump
 _BEFORE: Final = 50  # steps by which a drift may come before the best of the loss
 
 
@@ -41,8 +43,9 @@ def drift(signals: Signals, *, alarms: float = 0.05, slack: float = 1.0) -> Iter
     cut at 4; what exceeds `slack` is summed. The sum has to reach
     h = ln(2 slack^2 N T / alarms) / (2 slack) - 1.166 for N tensors and T steps, so that a run of
     noise has `alarms` alarms, however long it is and however many tensors it has. Only runs whose
-    loss got worse are judged, and only what began 50 steps before its best or later: in healthy
-    runs gradients drift as well. What grows in the 20 steps after a jump belongs to that.
+    loss got worse are judged, and only what began from 50 steps before its best on until it was
+    worse: in healthy runs gradients drift as well. What grows in the 20 steps after a jump belongs
+    to that. Where the loss was still fine when something jumped, nothing before that is blamed.
 
     Thresholds
         alarms: expected in a run of noise. slack: spreads.
@@ -63,16 +66,20 @@ def drift(signals: Signals, *, alarms: float = 0.05, slack: float = 1.0) -> Iter
     residuals = _residuals(log_sizes(norms.values))
     count = residuals.size
     limit = math.log(2 * slack**2 * count / alarms) / (2 * slack) - 1.166
-    crossings = _crossings(residuals, slack, limit, norms.steps, found.best_step - _BEFORE)
+    span = found.best_step - _BEFORE, _worse_from(signals, found)
+    crossings = _crossings(residuals, slack, limit, norms.steps, span)
     if not crossings:
         return
     jumped = [jump.step for jump in jumps_of(signals, 8.0)]
     broken = first_broken(signals)
     sudden = [*jumped, *([broken - 1] if broken is not None else [])]
+    # While the loss was still fine when something sudden happened, that made it worse.
+    turns = [step for step in sudden if _is_fine_before(signals, step, found)]
     crossings = {
-        column: rows
-        for column, rows in crossings.items()
-        if not any(0 <= int(norms.steps[rows[0]]) - step <= _AFTER for step in sudden)
+        column: (began, row)
+        for column, (began, row) in crossings.items()
+        if not any(0 <= int(norms.steps[began]) - step <= _AFTER for step in sudden)
+        and not any(int(norms.steps[row]) < step for step in turns)
     }
     if not crossings:
         return
@@ -103,6 +110,26 @@ def drift(signals: Signals, *, alarms: float = 0.05, slack: float = 1.0) -> Iter
     )
 
 
+def _worse_from(signals: Signals, found: Outcome) -> int:
+    """Return the first step after the best ones from which on a few losses are far above them."""
+    steps, losses = task_losses(signals)
+    after = np.flatnonzero(steps > found.best_step)
+    windows = (losses[row : row + _RECENT] for row in after)
+    worse = (
+        int(steps[row])
+        for row, window in zip(after, windows, strict=True)
+        if not np.median(window) <= WORSE * found.best
+    )
+    return next(worse, int(steps[-1]))
+
+
+def _is_fine_before(signals: Signals, step: int, found: Outcome) -> bool:
+    """Whether the loss of the steps before `step` was about as low as it ever was."""
+    steps, losses = task_losses(signals)
+    before = losses[steps < step][-_RECENT:]
+    return len(before) > 0 and float(np.median(before)) <= WORSE * found.best
+
+
 def _residuals(logs: Floats) -> Floats:
     """Return scores against the recent level, freed of their correlation with the step before."""
     z = np.full(logs.shape, np.nan)
@@ -125,7 +152,11 @@ def _residuals(logs: Floats) -> Floats:
 
 
 def _crossings(
-    residuals: Floats, slack: float, limit: float, steps: npt.NDArray[np.int64], earliest: int
+    residuals: Floats,
+    slack: float,
+    limit: float,
+    steps: npt.NDArray[np.int64],
+    span: tuple[int, int],
 ) -> dict[int, tuple[int, int]]:
     """Return, by tensor, the rows where its sum began to grow and where it reached the limit."""
     total = np.zeros(residuals.shape[1])
@@ -136,7 +167,7 @@ def _crossings(
         began = np.where(total == 0, row, began)
         total = grown
         for column in np.flatnonzero(total > limit).tolist():
-            if column not in found and steps[began[column]] >= earliest:
+            if column not in found and span[0] <= steps[began[column]] <= span[1]:
                 found[column] = int(began[column]), row
             total[column] = 0.0
     return found
