@@ -28,7 +28,7 @@ def first_divergence(
     renamed: Mapping[str, str] | None = None,
     shift: int = 0,
     names: tuple[str, str] | None = None,
-    values_are_equal: bool = False,
+    values_compared: Mapping[tuple[Kind, str], int] | None = None,
 ) -> Divergence:
     """Find where two runs part: the first step, and in it the first tensor in order of execution.
 
@@ -52,9 +52,9 @@ def first_divergence(
         Step t of `a` is compared with step t + shift of `b`.
     names
         Names of the two in the result. By default their paths, or else their own names.
-    values_are_equal
-        Whether all values that both keep were compared already, and found equal: they are then not
-        read where there are no digests.
+    values_compared
+        At how many steps each tensor, as kind and path, was compared already, and all found equal:
+        values are then not read where there are no digests.
 
     Returns
     -------
@@ -80,4 +80,4 @@ def first_divergence(
             side if is_fingerprint(side) else fingerprint(side) for side in (first, second)
         )
     search = Search(first, second, known, Tolerance(rtol, atol, ulp), renamed, shift)
-    return search.run(name_a, name_b, values_are_equal=values_are_equal)
+    return search.run(name_a, name_b, values_compared=values_compared)

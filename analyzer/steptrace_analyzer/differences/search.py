@@ -97,7 +97,9 @@ class Search:
             and len(self.matching.only_b) == len(layers_b),
         )
 
-    def run(self, name_a: str, name_b: str, *, values_are_equal: bool) -> Divergence:
+    def run(
+        self, name_a: str, name_b: str, *, values_compared: Mapping[tuple[Kind, str], int] | None
+    ) -> Divergence:
         """Compare, and say what was found."""
         common = self.pairs.common_steps()
         if not self.pairs.marks:
@@ -112,10 +114,13 @@ class Search:
             if differing:
                 self.last = window[1] - 1
                 break
-        if values_are_equal:
-            self.by_digest += self.by_statistics
-            self.weak.clear()
-        if not differing and self.by_statistics and common:
+        for kind, (ours, theirs) in self.pairs.marks.items():
+            if values_compared and (ours.digests is None or theirs.digests is None):
+                steps = sum(values_compared.get((kind, path), 0) for path in ours.names)
+                known = min(steps, self.weak[kind])
+                self.by_digest += known
+                self.weak[kind] -= known
+        if not differing and self.by_statistics and common and values_compared is None:
             step, differing = self._by_values(common)
         at_first = not common or step in (None, common[0])
         if at_first and any(each.place.phase == "weights" for each in differing):

@@ -146,7 +146,7 @@ def diff(
             renamed=renamed,
             shift=shift,
             names=(name_a, name_b),
-            values_are_equal=tables.are_equal,
+            values_compared=tables.equal_values(),
         )
         if note is not None:
             recognised = (note, *found.recognised)
@@ -172,12 +172,15 @@ class _Tables:
         self.mismatches: list[Mismatch] = []
         self.steps: set[int] = set()
 
-    @property
-    def are_equal(self) -> bool:
-        """Whether tensors were compared, and all values that both keep are equal."""
-        return bool(self.compared) and not any(
-            each.diff.differs or each.damage for each in self.compared
-        )
+    def equal_values(self) -> dict[tuple[Kind, str], int] | None:
+        """Return at how many steps each tensor is equal; None where not all of them are."""
+        if not self.compared or any(each.diff.differs or each.damage for each in self.compared):
+            return None
+        return {
+            (each.diff.kind, each.diff.path): len(each.by_step.steps)
+            for each in self.compared
+            if each.by_step is not None
+        }
 
     def compare(self, kinds: Sequence[Kind], tolerance: Tolerance, progress: Progress) -> None:
         """Compare what both have of some kinds; note what only one has."""
