@@ -67,25 +67,6 @@ def shape(store: Path, key: str) -> list[int]:
     return found
 
 
-def floats(store: Path) -> list[str]:
-    """Return the keys of all arrays of float32."""
-    return [
-        path.parent.relative_to(store).as_posix()
-        for path in sorted(store.rglob("zarr.json"))
-        if json.loads(path.read_text()).get("data_type") == "float32"
-    ]
-
-
-def fill(value: Any, dtype: str) -> Make:
-    """Return what gives every number of a training one value of a type."""
-
-    def make(store: Path) -> None:
-        for key in floats(store):
-            replace(store, key, np.full(shape(store, key), value, dtype))
-
-    return make
-
-
 def steps(values: Callable[[int], npt.NDArray[Any]], *kinds: str) -> Make:
     """Return what gives every row of some kinds another number of its step."""
 
@@ -155,23 +136,6 @@ def layers_in_a_circle(store: Path) -> None:
     attributes(store, change)
 
 
-def twenty_thousand_layers(store: Path) -> None:
-    def change(fields: dict[str, Any]) -> None:
-        layer = fields["layers"][0]
-        fields["layers"] += [
-            {**layer, "path": f"m/{n}", "name": f"{n}", "variables": [], "inputs": [f"m/{n // 2}"]}
-            for n in range(20_000)
-        ]
-
-    attributes(store, change)
-
-
-def fifty_thousand_events(store: Path) -> None:
-    events = [{"time": "t", "message": "m" * 50, "step": n} for n in range(50_000)]
-    missing = [{"kind": "weights", "path": f"p{n}", "reason": "r"} for n in range(50_000)]
-    attributes(store, lambda fields: fields.update(events=events, missing=missing))
-
-
 def a_loss_with_two_numbers(store: Path) -> None:
     rows = shape(store, "scalars/loss")
     replace(store, "scalars/loss", np.ones((*rows, 2), np.float32), ["step", "k"])
@@ -190,51 +154,6 @@ def dims_that_are_markup(store: Path) -> None:
         edit_metadata(store, key, lambda m: m.update(dimension_names=names))
 
 
-def thirty_dims(store: Path) -> None:
-    rows = shape(store, KERNEL)[0]
-    dims = ["step", *(f"d{n}" for n in range(29))]
-    replace(store, KERNEL, np.ones((rows, *[1] * 29), np.float32), dims)
-
-
-def nothing_in_a_row(store: Path) -> None:
-    for key in (KERNEL, KERNEL.replace("weights", "gradients")):
-        replace(store, key, np.ones((shape(store, key)[0], 0, 5), np.float32))
-
-
-def no_samples(store: Path) -> None:
-    for key in ("activations/sequential/dense/output", "inputs/x", "inputs/y"):
-        rows, _, *rest = shape(store, key)
-        replace(store, key, np.ones((rows, 0, *rest), np.float32))
-
-
-def statistics_of_strangers(store: Path) -> None:
-    for path in sorted(store.glob("statistics/*/values")):
-        key = path.relative_to(store).as_posix()
-        values = np.random.default_rng(0).choice([-1e308, np.nan, np.inf, -1.0], shape(store, key))
-        replace(store, key, values)
-        edit_metadata(
-            store,
-            key,
-            lambda m: m["attributes"].update(
-                tensors=[TEXTS[n % 5] for n, _ in enumerate(m["attributes"]["tensors"])]
-            ),
-        )
-
-
-def one_row(store: Path) -> None:
-    attributes(
-        store,
-        lambda fields: fields.update(steps_recorded=dict.fromkeys(fields["steps_recorded"], 1)),
-    )
-
-
-def as_many_rows_as_it_likes(store: Path) -> None:
-    def change(fields: dict[str, Any]) -> None:
-        fields["steps_recorded"] = {kind: n for n, kind in enumerate(fields["steps_recorded"])}
-
-    attributes(store, change)
-
-
 HIGHEST: Final = 2**63 - 1
 TRACES: Final[dict[str, Make]] = {
     **{
@@ -246,25 +165,11 @@ TRACES: Final[dict[str, Make]] = {
             huge_numbers,
             settings_of_no_optimizer,
             layers_in_a_circle,
-            twenty_thousand_layers,
-            fifty_thousand_events,
             a_loss_with_two_numbers,
             one_dim_twice,
             dims_that_are_markup,
-            thirty_dims,
-            nothing_in_a_row,
-            no_samples,
-            statistics_of_strangers,
-            one_row,
-            as_many_rows_as_it_likes,
         )
     },
-    "all_nan": fill(np.nan, "float32"),
-    "all_infinite": fill(np.inf, "float64"),
-    "all_largest": fill(1.7e308, "float64"),
-    "all_true": fill(True, "bool"),
-    "all_unsigned": fill(2**64 - 1, "uint64"),
-    "all_half": fill(65504, "float16"),
     "steps_nan": steps(lambda n: np.full(n, np.nan)),
     "one_step_nan": steps(lambda n: np.where(np.arange(n) == 3, np.nan, np.arange(n)), "scalars"),
     "steps_downwards": steps(lambda n: np.arange(n)[::-1].copy()),

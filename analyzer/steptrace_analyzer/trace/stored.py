@@ -40,6 +40,9 @@ def stored_arrays(path: Location, attributes: TraceAttributes) -> dict[str, xr.V
             )
             raise DamagedTraceError(msg)
         dims = tuple(str(name) for name in names)
+        if len({*dims}) < len(dims):
+            msg = f"{path}: array '{key}' has two dimensions of one name; do not trust this trace"
+            raise DamagedTraceError(msg)
         rows = _recorded_rows(key, array, attributes) if dims[:1] == (STEP,) else None
         found[key] = array, dims, rows
         claimed += array.claimed_objects(rows)

@@ -57,17 +57,34 @@ class Setting:
         )
         name, config, scaled = optimizer.class_name, optimizer.config, False
         if name == _WRAPPER:
-            inner = config.get("inner_optimizer", {})
+            inner = config.get("inner_optimizer")
+            inner = inner if isinstance(inner, dict) else {}
             name, config, scaled = inner.get("class_name", ""), inner.get("config", {}), True
         require(
-            name in FORMULAS, f"no formula is known of the optimizer {name or 'inside its wrapper'}"
+            isinstance(name, str) and name in FORMULAS,
+            f"no formula is known of the optimizer {name or 'inside its wrapper'}",
         )
         require(config, f"the trace does not hold the configuration of {name}")
         policy = attributes.policy
         for kind in ("weights", "gradients"):
             rounded = kind in policy.precision
             require(not rounded, f"{kind} were rounded when they were recorded")
-        return cls(name, config, scaled)
+        setting = cls(name, config, scaled)
+        require(setting._is_possible(), f"the configuration of {name} is none that it can have")
+        return setting
+
+    def _is_possible(self) -> bool:
+        """Whether an update can be computed with these settings, which a trace may have made up."""
+        nothing = np.zeros(1, np.float32)
+        try:
+            with np.errstate(all="ignore"):
+                FORMULAS[self.name](self.config, nothing).step(nothing, nothing, np.float32(1), 1)
+            for name in ("clipnorm", "clipvalue", "global_clipnorm"):
+                self.clip(name)
+            np.float32(self.config.get("ema_momentum") or 0.0)
+            return self.averages_at(0) in (True, False) and self.decay != ""
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
+            return False
 
     @property
     def decay(self) -> np.float32 | None:
