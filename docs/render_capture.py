@@ -22,7 +22,10 @@ its reason below the table.
 Validation losses, values logged by `tracer.log`, per-sample losses, sample weights and ids come
 from callbacks and from the loss rather than from how the step runs;
 `tests/tracer/capture/test_tracer_kinds.py` compares them, compiled, eagerly and with XLA. What a
-policy leaves out or rounds is compared in `tests/tracer/session/test_tracer_policy.py`.
+policy leaves out or rounds is compared in `tests/tracer/session/test_tracer_policy.py`. The same is
+done for the statistics of every sample in `tests/tracer/session/test_tracer_sample_statistics.py`,
+for steps that loss scaling skips in `tests/tracer/capture/test_tracer_loss_scale.py`, and for steps
+that are kept as a whole in `tests/tracer/session/test_tracer_incidents.py`.
 
 """
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steptrace_schema.format.attributes import Layer, Missing, TraceAttributes
+from steptrace_schema.format.attributes import Incident, Layer, Missing, TraceAttributes
 from steptrace_schema.format.layout import ArraySpec, resolve_dims
 from steptrace_schema.format.policy import Policy
 from steptrace_schema.format.root_checksum import sealed
@@ -96,6 +96,65 @@ def write_trace(path: Path) -> None:
         writer.append(step, record)
         kernel = kernel - np.float32(RATE) * gradient
     writer.append(STEPS, {"weights/dense/kernel": kernel})
+    writer.close("complete", None, attributes)
+    recover(path)
+
+
+def write_incident_trace(path: Path) -> None:
+    """Write a trace in float16 whose step 1 was skipped, and is kept as a whole.
+
+    Its samples have statistics.
+    """
+    arrays = resolve_dims(
+        [
+            *(ArraySpec("scalars", n, (), (), _scalar_type(n)) for n in REQUIRED_SCALARS),
+            ArraySpec("scalars", "loss_scale", (), (), "float32"),
+            ArraySpec("scalars", "skipped", (), (), "int64"),
+            ArraySpec("inputs", "sample_statistics", ("batch", "statistic"), (2, 6), "float64"),
+        ]
+    )
+    attributes = TraceAttributes(
+        run_id="00000000000000000000000000000001",
+        created="2026-01-01T00:00:00+00:00",
+        producer="conformance",
+        policy=Policy(kinds=("scalars", "inputs")),
+        sample_statistics=("x/rms", "x/mean", "x/largest", "x/nan", "x/inf", "y/category"),
+    )
+    writer = JournalWriter.create(journal_path(path), Declaration(attributes, tuple(arrays)))
+    x, y = np.array([[3, -4], [0, 2]], np.float32), np.array([1, 0])
+    for step in range(STEPS):
+        scale = 2.0 ** (16 - (step > 1))
+        record: dict[str, npt.NDArray[Any]] = {
+            "scalars/loss": np.array(1 / (step + 1), np.float32),
+            "scalars/learning_rate": np.array(RATE, np.float32),
+            "scalars/epoch": np.array(0, np.int64),
+            "scalars/batch": np.array(step, np.int64),
+            "scalars/batch_size": np.array(2, np.int64),
+            "scalars/wall_time": np.array(1_767_225_600 + step, np.float64),
+            "scalars/step_duration": np.array(0.25, np.float64),
+            "scalars/loss_scale": np.array(scale, np.float32),
+            "scalars/skipped": np.array(step == 1, np.int64),
+            "inputs/sample_statistics": np.array(
+                [[np.sqrt(12.5), -0.5, 4, 0, 0, 1], [np.sqrt(2), 1, 2, 0, 0, 0]]
+            ),
+        }
+        writer.append(step, record)
+    kept = {
+        "inputs/x": x,
+        "inputs/y": y,
+        "weights/dense/kernel": np.array([[1, 2], [3, 4]], np.float32),
+        "state/sgd/iteration": np.array(1),
+    }
+    incident = Incident(
+        step=1,
+        time="2026-01-01T00:00:01+00:00",
+        cause="mark",
+        reason="the training marked it",
+        arrays=tuple(kept),
+        arguments=("inputs/x", "inputs/y"),
+        nbytes=sum(values.nbytes for values in kept.values()),
+    )
+    writer.keep(incident, kept)
     writer.close("complete", None, attributes)
     recover(path)
 
@@ -197,6 +256,12 @@ def _three_weight_rows(trace: Path) -> None:
 VALID = ("dense.zarr.zip", "dense-1.2.zarr.zip", "dense-1.3.zarr.zip")
 """The same trace, as versions 1.0, 1.2 (with a checksum in the root) and 1.3 wrote it."""
 
+INCIDENT = "incident-1.3.zarr.zip"
+"""A trace with a skipped step that is kept as a whole, and statistics of every sample."""
+
+OF_INCIDENT = ("R23",)
+"""Rules whose case is that trace, changed."""
+
 INVALID: dict[str, Callable[[Path], None]] = {
     "R1": _edit("zarr.json", lambda m: m.update(node_type="array")),
     "R2": _bare_nan,
@@ -223,6 +288,7 @@ INVALID: dict[str, Callable[[Path], None]] = {
         lambda m: m.update(dimension_names=["step", "digest"]),
     ),
     "R22": _other_digest,
+    "R23": _drop("incidents/1/inputs/x"),
 }
 """For each rule, how a valid trace is changed to violate it."""
 
@@ -246,11 +312,14 @@ def build(target: Path) -> None:
         write_trace(valid)
         for name in VALID:
             pack(valid, target / "valid" / name)
+        with_incident = Path(folder) / "incident.zarr"
+        write_incident_trace(with_incident)
+        pack(with_incident, target / "valid" / INCIDENT)
         for rule, violate in INVALID.items():
             if (target / "invalid" / rule / "trace.zarr.zip").exists():
                 continue
             trace = Path(folder) / f"{rule}.zarr"
-            shutil.copytree(valid, trace)
+            shutil.copytree(with_incident if rule in OF_INCIDENT else valid, trace)
             violate(trace)
             pack(trace, target / "invalid" / rule / "trace.zarr.zip")
 

@@ -29,6 +29,9 @@ DEFAULT_KINDS: Final[tuple[Kind, ...]] = tuple(
 STATISTICS: Final = "statistics"
 """Group that holds one group of statistics per kind."""
 
+INCIDENTS: Final = "incidents"
+"""Group that holds one group for each step that is kept as a whole, since something broke at it."""
+
 STATISTICS_VALUES: Final = "values"
 """The array inside each group of statistics."""
 

@@ -72,6 +72,13 @@ def _show(described: "TraceInfo") -> None:
     for missing in described.missing:
         at = "" if missing.steps is None else f" at steps {format_steps(missing.steps)}"
         write_line(f"missing: {missing.kind}/{missing.path}{at}: {missing.reason}")
+    for incident in attributes.incidents:
+        size = human_bytes(incident.nbytes)
+        write_line(f"incident: step {incident.step} ({size}): {incident.reason}")
+        for line in (incident.message or "").splitlines():
+            write_line(f"    {line}".rstrip())
+        for lacks in incident.not_kept:
+            write_line(f"    not kept: {lacks}")
     for event in described.events:
         at = "" if event.step is None else f" step {event.step}:"
         write_line(f"event: {event.time}:{at} {event.message}")

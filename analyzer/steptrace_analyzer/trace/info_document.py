@@ -7,6 +7,7 @@ from typing import Any
 
 from steptrace_schema.format.attributes import (
     Event,
+    Incident,
     Layer,
     Missing,
     Model,
@@ -63,6 +64,7 @@ class TraceAttributesDocument:
     events: tuple[Event, ...]
     capture: dict[Kind, Way]
     proofs: tuple[Proof, ...]
+    incidents: tuple[Incident, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

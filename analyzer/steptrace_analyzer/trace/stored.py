@@ -32,7 +32,7 @@ def stored_arrays(path: Location, attributes: TraceAttributes) -> dict[str, xr.V
     found: dict[str, tuple[StoredArray, tuple[str, ...], int | None]] = {}
     claimed = 0
     for key, array in arrays.items():
-        names = array.metadata.dims
+        names = array.metadata.dims if array.ndim else ()
         if names is None:
             msg = (
                 f"{path}: array '{key}' has no dimension_names, which every array of a trace has; "

@@ -101,6 +101,29 @@ class Proof(_Model):
     """The first variable that differed, or why nothing was compared."""
 
 
+class Incident(_Model):
+    """A step that is kept as a whole, in the group ``incidents/<step>``, and why."""
+
+    step: Annotated[int, Field(ge=0, le=2**53)]
+    time: str
+    """UTC, ISO 8601."""
+    cause: str
+    """``loss``, ``gradient``, ``update``, ``exception`` or ``mark``."""
+    reason: str
+    """One sentence for a person."""
+    message: str | None = None
+    """The whole message of the exception."""
+    arrays: tuple[str, ...] = ()
+    """Paths of its arrays below the group."""
+    arguments: tuple[str | None, ...] = ()
+    """Of each tensor among the arguments of the step, in their order, the path of its array; null
+    for what cannot be kept."""
+    not_kept: tuple[str, ...] = ()
+    """What a repetition of the step lacks, each a sentence."""
+    nbytes: Annotated[int, Field(ge=0, le=2**53)] = 0
+    """Bytes of its arrays."""
+
+
 class Worker(_Model):
     """Which process of a distributed job recorded the trace."""
 
@@ -135,6 +158,8 @@ class TraceAttributes(_Model):
     events: tuple[Event, ...] = ()
     capture: dict[Kind, Way] = Field(default_factory=dict)
     """Where the tensors of each kind are computed; empty before format 1.3."""
+    incidents: tuple[Incident, ...] = ()
+    """Steps that are kept as a whole, in the order in which they were moved into the store."""
     sample_statistics: tuple[str, ...] = ()
     """Names of the columns of ``inputs/sample_statistics``: ``x/rms``, ``y/category``, ..."""
     proofs: tuple[Proof, ...] = ()

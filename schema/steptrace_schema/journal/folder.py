@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from steptrace_schema.format.json_text import MOST_BYTES
-from steptrace_schema.journal.pending import RECORD_SUFFIX
+from steptrace_schema.journal.pending import INCIDENT_SUFFIX, RECORD_SUFFIX
 from steptrace_schema.journal.ring import RING_FILE
 from steptrace_schema.storage.locks import MOVER, WRITER
 from steptrace_schema.storage.names import open_to_read, open_to_write
@@ -77,4 +77,5 @@ def is_of_a_journal(name: str) -> bool:
         MOVER,
         WRITER,
     )
-    return name in known or name.endswith((RECORD_SUFFIX, ".partial")) or name.startswith(".tmp")
+    endings = (RECORD_SUFFIX, INCIDENT_SUFFIX, ".partial")
+    return name in known or name.endswith(endings) or name.startswith(".tmp")

@@ -18,13 +18,18 @@ if TYPE_CHECKING:
 
 RECORD_SUFFIX: Final = ".safetensors"
 """File name ending of a record."""
+INCIDENT_SUFFIX: Final = ".incident"
+"""File name ending of a step that is kept as a whole, beside the records."""
 
 _RECORD: Final = re.compile(rf"(\d{{8}}|[1-9]\d{{8,11}}){re.escape(RECORD_SUFFIX)}", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pending:
-    """Records that are not yet in the store: how many, and their bytes."""
+    """What is not yet in the store: how many records, and the bytes of all files.
+
+    Steps that are kept as a whole are no records, but take bytes.
+    """
 
     records: int
     nbytes: int
@@ -54,10 +59,11 @@ class PendingRecords:
         known, self._sizes = self._sizes, {}
         with suppress(FileNotFoundError):  # the recorder has just finished
             for name in os.listdir(self._directory):  # noqa: PTH208
-                if name.endswith(RECORD_SUFFIX):
+                if name.endswith((RECORD_SUFFIX, INCIDENT_SUFFIX)):
                     with suppress(FileNotFoundError):  # the recorder has just moved it
                         self._sizes[name] = known.get(name) or self._size(name)
-        return Pending(records + len(self._sizes), nbytes + sum(self._sizes.values()))
+        records += sum(name.endswith(RECORD_SUFFIX) for name in self._sizes)
+        return Pending(records, nbytes + sum(self._sizes.values()))
 
     def places(self) -> list[Place]:
         """Return where the records are, in order, none of which follows one that is not seen yet.

@@ -16,6 +16,7 @@ from steptrace_schema.journal.folder import (
     STOPPED_FILE,
     write_atomically,
 )
+from steptrace_schema.journal.incident_file import write_incident
 from steptrace_schema.journal.pending import RECORD_SUFFIX, PendingRecords
 from steptrace_schema.journal.record_file import (
     record_file_bytes,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from steptrace_schema.format.attributes import TraceAttributes
+    from steptrace_schema.format.attributes import Incident, TraceAttributes
     from steptrace_schema.format.policy import Durability
     from steptrace_schema.journal.declaration import Declaration
 
@@ -156,6 +157,10 @@ class JournalWriter:
             temporary.unlink(missing_ok=True)  # on a full disk, the room is needed
             raise
         return size
+
+    def keep(self, incident: Incident, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Write a step that is kept as a whole, as :func:`write_incident` does."""
+        write_incident(self.directory, incident, arrays, self._lasting)
 
     def close(self, status: Status, reason: str | None, attributes: TraceAttributes) -> None:
         """Say how the run ended; `attributes` replace the declared ones.

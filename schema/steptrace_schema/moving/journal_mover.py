@@ -17,6 +17,7 @@ from steptrace_schema.journal.record import Record
 from steptrace_schema.moving.array_move import Rows
 from steptrace_schema.moving.choosing import chooser_for, held_back, is_of_a_step
 from steptrace_schema.moving.disk_budget import Budget
+from steptrace_schema.moving.incident_move import move_incidents
 from steptrace_schema.moving.row_writer import RowWriter, merge_missing
 from steptrace_schema.store.writer import TraceWriter
 
@@ -140,6 +141,7 @@ class JournalMover:
             If not even what is kept of every step has room within the policy's limit.
         """
         moved = 0
+        move_incidents(self._reader.directory, self._writer, self._attributes)
         while places := self._reader.places(self.records_moved):
             due = places[: len(places) - self._held_back(places)]
             if len(due) < self._shard_steps:
@@ -202,6 +204,7 @@ class JournalMover:
         except DiskLimitError as error:
             reason = str(error) if status == "complete" else reason
             status = "incomplete"
+        move_incidents(self._reader.directory, self._writer, self._attributes)
         self._writer.trim()
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         attributes = self._attributes()
@@ -241,6 +244,7 @@ class JournalMover:
                     *(e for e in committed.events if e not in latest.events),
                 ),
                 "records": committed.records,
+                "incidents": committed.incidents,
             }
         )
 

@@ -14,6 +14,7 @@ from steptrace_schema.format.layout import ArraySpec, split_key
 from steptrace_schema.human import human_bytes
 from steptrace_schema.moving.recover import recover
 from steptrace_schema.names import (
+    INCIDENTS,
     KINDS,
     STATISTIC,
     STATISTIC_NAMES,
@@ -138,6 +139,7 @@ def reopen(path: Location, step: int, limit: DiskLimit | None = None) -> Continu
                 for kind, count in attributes.statistics_recorded.items()
             },
             "events": (*attributes.events, event),
+            "incidents": tuple(kept for kept in attributes.incidents if kept.step < step),
         }
     )
     return Continuation(path, attributes, specs, probe)
@@ -198,7 +200,8 @@ def _meeting(last: int, step: int) -> str:
 
 
 def _is_recorded(key: str) -> bool:
-    return not key.startswith(f"{STATISTICS}/") and key.rpartition("/")[2] != STEP
+    others = (f"{STATISTICS}/", f"{INCIDENTS}/")
+    return not key.startswith(others) and key.rpartition("/")[2] != STEP
 
 
 def _only_described(

@@ -146,6 +146,13 @@ class TraceWriter:
 
         self._made(spec.key, metadata).write_static(values)
 
+    def write_whole(self, spec: ArraySpec, values: npt.NDArray[Any]) -> None:
+        """Write an array that has no step dimension, in place of what has its name."""
+        coded = encoding(spec, self.attributes.policy.profile, 1)
+        metadata = array_metadata(spec.shape, spec.dtype, spec.dims, coded, spec.attributes)
+        self._nodes.create(spec.key, metadata)
+        self._found(spec.key).write_static(values)
+
     def array(self, spec: ArraySpec, start: int, rows: int) -> ArrayWriter:
         """Return what writes rows of `spec`, with room for `rows` of them from `start` on."""
 

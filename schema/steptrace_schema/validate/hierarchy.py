@@ -12,6 +12,7 @@ from steptrace_schema.format.layout import fill_value
 from steptrace_schema.format.paths import LONGEST_SEGMENT, is_portable_path, is_safe_path
 from steptrace_schema.names import (
     DIGESTS,
+    INCIDENTS,
     KINDS,
     METADATA_FILE,
     REQUIRED_SCALARS,
@@ -217,6 +218,17 @@ def _declared_is_recorded(trace: Hierarchy) -> Iterator[Problem]:
                 yield Problem(key, "R14", "data, or a reason why not", "neither", remedy)
 
 
+def _incidents_are_whole(trace: Hierarchy) -> Iterator[Problem]:
+    if trace.attributes.status == "recording":
+        return  # the store is read while it is written
+    for incident in trace.attributes.incidents:
+        group = f"{INCIDENTS}/{incident.step}"
+        named = [name for name in incident.arguments if name is not None]
+        for name in dict.fromkeys((*incident.arrays, *named)):
+            if f"{group}/{name}" not in trace.arrays:
+                yield Problem(f"{group}/{name}", "R23", "an array", "nothing", COPY)
+
+
 HIERARCHY_CHECKS = (
     _dims_are_named,
     _names_are_safe,
@@ -228,5 +240,6 @@ HIERARCHY_CHECKS = (
     _statistics_are_described,
     _declared_is_recorded,
     _digests_are_of_statistics,
+    _incidents_are_whole,
 )
 """One function per rule, in the order of the rules."""

@@ -39,6 +39,8 @@ RULES: Final[dict[str, str]] = {
     "statistics beside them.",
     "R22": "Every digest that is not -1 MUST be that of the recorded tensor, where the tensor is "
     "recorded.",
+    "R23": "Every incident that the root lists MUST have its arrays, those that its arguments name "
+    "among them.",
 }
 """Every rule of the specification that a program can check, by number."""
 

@@ -12,11 +12,19 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from steptrace_schema.format.attributes import Missing
+    from steptrace_schema.format.attributes import Incident, Missing
     from steptrace_schema.format.policy import Policy
     from steptrace_schema.moving.resume import Continuation
 
 Arrays = dict[str, "npt.NDArray[Any]"]
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptStep:
+    """A step that is kept as a whole: what is said of it, and its arrays by path."""
+
+    incident: Incident
+    arrays: Arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +41,15 @@ class Collected:
         Sentences for the events of the trace; each is kept once.
     attributes
         Root attributes that the step gives new values, by name.
+    whole
+        Steps that are kept as a whole, this one or the one before it.
     """
 
     arrays: Arrays
     missing: tuple[Missing, ...] = ()
     notes: tuple[str, ...] = ()
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    whole: tuple[KeptStep, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import shutil
 import threading
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.encoding.chunk_shapes import shard_steps_for
 from steptrace_schema.errors import DiskLimitError, TraceError
-from steptrace_schema.format.attributes import Event, Missing, TraceAttributes
+from steptrace_schema.format.attributes import Event, TraceAttributes
 from steptrace_schema.format.disk_limit import DiskLimit
 from steptrace_schema.human import human_bytes
 from steptrace_schema.journal.declaration import Declaration
@@ -20,10 +19,12 @@ from steptrace_schema.journal.where import journal_path
 from steptrace_schema.journal.writer import JournalWriter
 from steptrace_schema.storage.contents import file_sizes
 from steptrace_schema.store.opening import read_attributes
-from steptrace_schema.validate.coverage import Coverage, coverage
+from steptrace_schema.validate.coverage import coverage
 from steptrace_tracer.record.declare import declared_paths, only_described, specify
+from steptrace_tracer.record.incident_keeper import keep_steps
 from steptrace_tracer.record.journal_room import JournalRoom
 from steptrace_tracer.record.recorder_handle import Recorder
+from steptrace_tracer.record.summary import Summary
 from steptrace_tracer.record.why_missing import with_reasons
 
 if TYPE_CHECKING:
@@ -42,19 +43,6 @@ _RING_PART = 8
 """The ring takes a part of the free disk, which the store needs too, until the end of the run."""
 _HEADER_BYTES = 2**15
 """More than names and shapes of a step's arrays take, mostly; longer steps have their files."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Summary:
-    """What a closed recording holds."""
-
-    path: Location
-    status: Status
-    steps: int
-    raw_bytes: int
-    stored_bytes: int
-    missing: tuple[Missing, ...]
-    coverage: tuple[Coverage, ...]
 
 
 class Recording:
@@ -193,6 +181,10 @@ class Recording:
     def _append(self, pending: PendingStep) -> None:
         collected = pending.collect()
         arrays = collected.arrays
+        if not arrays:  # a step that failed before it had any
+            self._journal = self._journal or self._begin(Declaration(self._attributes, ()))
+            self._keep_whole(self._journal, collected)
+            return
         size = 0 if self._room is None else JournalWriter.size(pending.step, arrays)
         if self._journal is not None:
             self._hold_back(self._journal, pending.step, size)
@@ -219,6 +211,11 @@ class Recording:
             self._room.take(size)
         if any(key.startswith("scalars/") for key in arrays):
             self._steps += 1
+        self._keep_whole(self._journal, collected)
+
+    def _keep_whole(self, journal: JournalWriter, collected: Collected) -> None:
+        for step, note in keep_steps(journal, self._room, collected.whole).items():
+            self._attributes = self._with_events(step, (note,))
 
     def _begin(self, declaration: Declaration) -> JournalWriter:
         """Make the journal, which the recorder waits for."""

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from steptrace_schema.errors import TraceError
 from steptrace_schema.human import human_bytes
 from steptrace_schema.validate.coverage import summarize
 
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from steptrace_tracer.record.recording import Summary
+    from steptrace_schema.names import Status
+    from steptrace_tracer.record.recording import Recording
+    from steptrace_tracer.record.summary import Summary
+    from steptrace_tracer.session.settings import Settings
 
 
 QUIET_VARIABLE: Final = "STEPTRACE_QUIET"
@@ -105,3 +109,32 @@ def describe(
 def report(text: str) -> None:
     """Print `text` on standard error."""
     Console(stderr=True, highlight=False).print(escape(text), soft_wrap=True)
+
+
+def finish(
+    recording: Recording,
+    status: Status,
+    reason: str | None,
+    settings: Settings,
+    spent: tuple[float, float],
+) -> TraceError | None:
+    """Finish a recording, and say what it holds; return what went wrong.
+
+    Parameters
+    ----------
+    recording, status, reason
+        What ends, and how.
+    settings
+        Whether anything is shown.
+    spent
+        Seconds of handing over, and of the steps, as :func:`describe` takes them.
+    """
+    bar = ClosingProgress(shown=settings.progress)
+    try:
+        with bar.showing():
+            summary = recording.close(status, reason, bar.waiting)
+    except TraceError as error:
+        return error
+    if summary is not None and settings.progress:
+        report(describe(summary, *spent, brief=settings.resume))
+    return None

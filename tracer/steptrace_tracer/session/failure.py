@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from steptrace_schema.errors import TraceError
 from steptrace_schema.journal.reader import JournalReader
@@ -27,6 +27,16 @@ def one_line(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     said = next((line for line in lines if not line.startswith(_WHERE)), "".join(lines[:1]))
     return f"{type(error).__name__}: {said}"
+
+
+MOST_CHARACTERS: Final = 16_384
+"""Of the message of an exception: TensorFlow's may hold every value of a tensor."""
+
+
+def whole_message(error: BaseException) -> str:
+    """Return the type and the whole message of an error, up to `MOST_CHARACTERS`."""
+    text = f"{type(error).__name__}: {error}"
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} ..."
 
 
 def reason_text(path: Location, error: Exception) -> str:

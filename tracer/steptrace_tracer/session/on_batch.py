@@ -123,7 +123,7 @@ class OnBatch:
             try:
                 build(model, data)
             except MissingNameError:
-                self._session.note_missing_names()
+                self._session.told.note_missing_names(self._session.settings.path)
             if not all(map(_is_built, (*self._models, model))):
                 return None  # the step builds it; the next one is recorded
         recorded = {id(weight) for found in self._models for weight in found.weights}

@@ -6,7 +6,6 @@ import atexit
 import dataclasses
 import os
 import time
-import warnings
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +14,12 @@ from steptrace_schema.format.disk_limit import DiskLimit
 from steptrace_schema.human import human_bytes
 from steptrace_schema.moving.resume import reopen
 from steptrace_schema.names import X
-from steptrace_tracer import private_names
 from steptrace_tracer.capture.batch_taps import recorded_bytes, tap_bytes
 from steptrace_tracer.capture.names import Names
 from steptrace_tracer.record.pending_step import Collected, PendingStep
 from steptrace_tracer.record.recording import Recording
 from steptrace_tracer.session.captures import Captures
-from steptrace_tracer.session.closing_report import ClosingProgress, describe, report
+from steptrace_tracer.session.closing_report import finish
 from steptrace_tracer.session.collect_step import (
     collect_step,
     to_arrays,
@@ -30,9 +28,11 @@ from steptrace_tracer.session.collect_step import (
 )
 from steptrace_tracer.session.executions import Executions
 from steptrace_tracer.session.failure import complain, one_line, reason_text, why_ended
+from steptrace_tracer.session.incident_watch import IncidentWatch, watch_for
 from steptrace_tracer.session.last_weights import LastWeights
-from steptrace_tracer.session.logged_names import LoggedNames
+from steptrace_tracer.session.logged_values import LoggedValues
 from steptrace_tracer.session.provenance import describe_run, resumed_run
+from steptrace_tracer.session.replaying import present
 from steptrace_tracer.session.sampling import with_sample_count
 from steptrace_tracer.session.told import Told
 
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from steptrace_tracer.capture.traced_step import StepResult, TracedStep
     from steptrace_tracer.session.collect_step import StepPosition
     from steptrace_tracer.session.executions import AtOnce
+    from steptrace_tracer.session.moment import Moment
     from steptrace_tracer.session.settings import Settings
 
 NOT_ENDED = "the program ended before the training did"
@@ -73,15 +74,11 @@ class Session:
         self._before: Continuation | None = None
         self._last_weights = LastWeights()
         self._has_probe = False
-        self._told = Told()
-        self._notes: tuple[str, ...] = ()
-        private_names.forget()
-        self._logged: dict[str, npt.NDArray[Any]] = {}
-        self._logged_at: int | None = None
-        self._logged_names = LoggedNames()
+        self.told = Told()
+        self._logged = LoggedValues()
+        self._watch: IncidentWatch | None = None
         self._executions = Executions(settings)
-        self._handing_over = 0.0
-        self._step_seconds = 0.0
+        self._handing_over = self._step_seconds = 0.0
         atexit.register(self.abandon)
 
     def begin(self, program: Program, step: int) -> None:
@@ -101,15 +98,15 @@ class Session:
         if before is not None:
             names = names.as_in(before.attributes.layers, program.models)
         captures = Captures(settings.capture, names, policy, probe)
-        capture = captures.of(program)
         fresh = describe_run(program, names, policy, settings.worker)
         attributes = fresh if before is None else resumed_run(before.attributes, fresh)
         arrays = () if before is None else before.arrays
         self._recording = Recording(settings.path, attributes, settings.journal_limit, arrays)
         self._before = before
-        self._capture, self._captures = capture, captures
-        if self._logged_at is None:
-            self._logged_at = step
+        self._capture, self._captures = captures.of(program), captures
+        self._watch = watch_for(settings, names, policy, before)
+        if self._logged.at is None:
+            self._logged.at = step
 
     def turn_to(self, program: Program) -> None:
         """Have the next step be one of `program`, which trains the same models."""
@@ -145,16 +142,22 @@ class Session:
         capture = self._capture
         if capture is None:
             return original()
-        begin = time.perf_counter()
+        if (replayer := present()) is not None:
+            return replayer.step(capture, args, kwargs, original)
+        begin, moment, watch = time.perf_counter(), None, self._watch
         try:
+            if watch is not None:
+                moment = watch.before(position.step, capture.traced.program, args, kwargs)
             result = capture.run(args, kwargs, position.step, original)
         except BaseException as error:
             if isinstance(error, Exception) and not capture.may_have_trained(error):
-                return self._run_untraced(original, error)
+                return self._run_untraced(original, error, moment)
+            self._keep_crashed(moment, error)
             self.end("incomplete", why_ended(error))
             raise
         ids = self.settings.sample_ids
-        self._record(capture, [result], position, begin, ids and (lambda: ids(*args, **kwargs)))
+        own = ids and (lambda: ids(*args, **kwargs))
+        self._record(capture, [result], position, begin, own, moment)
         return result.result
 
     def several(self, iterator: Any, count: int, original: Callable[[Any], Any]) -> AtOnce | None:
@@ -182,10 +185,11 @@ class Session:
         first: StepPosition,
         begin: float,
         ids: Callable[[], Any] | None = None,
+        moment: Moment | None = None,
     ) -> None:
         """Record the steps that the policy wants, which ran since the time `begin`."""
         try:
-            self.note_missing_names()
+            self.told.note_missing_names(self.settings.path)
             if capture.traced.taps.error is not None:
                 raise capture.traced.taps.error
             for position, result in zip(first.onwards(), results, strict=False):
@@ -193,19 +197,12 @@ class Session:
                     self._recording.record_bytes = recorded_bytes(result.tensors)
                     self._executions.step_bytes = tap_bytes(result.tensors)
                 if self.settings.policy.records_step(position.step, position.epoch):
-                    self._hand_over(capture, result, position, ids and ids())
+                    self._hand_over(capture, result, position, ids and ids(), moment)
         except Exception as error:
             self.fail(error)
         seconds = sum(result.duration for result in results)
         self._step_seconds += seconds
         self._handing_over += time.perf_counter() - begin - seconds
-
-    def note_missing_names(self) -> None:
-        """Warn of names that this version of Keras or TensorFlow does not have, each once."""
-        for name in private_names.noted():
-            if (note := str(name)) not in self._notes:
-                self._notes = (*self._notes, note)
-                warnings.warn(f"{self.settings.path}: {note}", RuntimeWarning, stacklevel=3)
 
     def keep_weights(self, step: int) -> None:
         """Take the present weights for those before `step`, the last ones unless more follow."""
@@ -223,22 +220,17 @@ class Session:
             self.fail(error)
 
     def log(self, step: int | None, name: str, value: npt.NDArray[Any]) -> None:
-        """Keep a value that the training logs at `step`; the last one of a name counts.
+        """Keep a value logged at `step`, at None for the first one; the last of a name counts."""
+        self._logged.log(step, name, value, self.settings.policy, self._put_logged)
 
-        What is logged before the first step, at None, belongs to the first step.
-        """
-        path, value = self._logged_names.checked(name, value)
-        if not self.settings.policy.covers("logged", path):
-            return
-        if step != self._logged_at:
-            self._put_logged()
-        self._logged_at = step
-        self._logged[f"logged/{path}"] = value
+    def mark(self, step: int | None) -> None:
+        """Keep a step as a whole, because the training marks it."""
+        if self._watch is not None and step is not None:
+            self._watch.mark(step, self._put)
 
     def _put_logged(self) -> None:
-        step = self._logged_at
-        if self._logged and self.traced is not None and step is not None:
-            arrays, self._logged = self._logged, {}
+        if self.traced is not None and (found := self._logged.take()) is not None:
+            step, arrays = found
             self._put(step, lambda: Collected(arrays))
 
     def complete(self, step: int) -> None:
@@ -272,22 +264,35 @@ class Session:
 
     def end(self, status: Status, reason: str | None) -> None:
         """Finish the trace, and say so if that failed."""
-        error = self._finish(status, reason)
-        if error is not None:
+        if (error := self._finish(status, reason)) is not None:
             complain(self.settings, error)
 
-    def _run_untraced(self, original: Callable[[], Any], error: Exception) -> Any:
+    def _run_untraced(
+        self, original: Callable[[], Any], error: Exception, moment: Moment | None
+    ) -> Any:
         """Do the step without the tracer, which shows whose error it was."""
         try:
             result = original()
         except Exception as own:
+            self._keep_crashed(moment, own)
             self.end("incomplete", f"the training step raised {one_line(own)}")
             raise
         self.fail(error)
         return result
 
+    def _keep_crashed(self, moment: Moment | None, error: BaseException) -> None:
+        """Keep the step that raised an exception, which ends the recording."""
+        with suppress(TraceError):  # which closing the recording says again
+            if self._watch is not None:
+                self._watch.crashed(moment, error, self._put)
+
     def _hand_over(
-        self, capture: ProvenStep, result: StepResult, position: StepPosition, ids: Any
+        self,
+        capture: ProvenStep,
+        result: StepResult,
+        position: StepPosition,
+        ids: Any,
+        moment: Moment | None,
     ) -> None:
         if self._recording is None:
             return
@@ -297,11 +302,13 @@ class Session:
             self._has_probe = True
         taps, missing, policy = traced.taps, traced.missing(), self.settings.policy
         attributes, said = capture.news()
-        notes = (*self._notes, *self._executions.notes, *said)
+        notes, watch = (*self.told.notes, *self._executions.notes, *said), self._watch
 
         def collect() -> Collected:
             collected = collect_step(tensors, result, position, taps, missing, ids, policy, notes)
-            return self._told.with_news(collected, attributes)
+            if watch is not None:
+                collected = watch.judged(collected, moment, draws=traced.draws_random_numbers)
+            return self.told.with_news(collected, attributes)
 
         self._put(position.step, collect)
 
@@ -327,9 +334,8 @@ class Session:
 
     def _finish(self, status: Status, reason: str | None) -> TraceError | None:
         """Finish the trace; return what went wrong."""
-        step = self._logged_at
-        if self._recording is not None and self._logged and step is not None:
-            logged, self._logged = self._logged, {}
+        if self._recording is not None and (found := self._logged.take()) is not None:
+            step, logged = found
             with suppress(TraceError):  # which closing the recording says again
                 self._recording.put(self._pending(step, lambda: Collected(logged)))
         recording, self._recording, self._capture = self._recording, None, None
@@ -337,13 +343,5 @@ class Session:
         atexit.unregister(self.abandon)
         if recording is None:
             return None
-        bar = ClosingProgress(shown=self.settings.progress)
-        try:
-            with bar.showing():
-                summary = recording.close(status, reason, bar.waiting)
-        except TraceError as error:
-            return error
-        if summary is not None and self.settings.progress:
-            brief = self.settings.resume
-            report(describe(summary, self._handing_over, self._step_seconds, brief=brief))
-        return None
+        spent = self._handing_over, self._step_seconds
+        return finish(recording, status, reason, self.settings, spent)

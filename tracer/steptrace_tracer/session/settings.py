@@ -42,6 +42,8 @@ class Settings:
         How steps are captured.
     sample_ids
         Returns the ids of a batch's samples, from the arguments of the step.
+    incidents, incident_bytes
+        How many steps at which something breaks are kept as a whole, and the most bytes of these.
     """
 
     path: Location
@@ -54,3 +56,5 @@ class Settings:
     worker: Worker | None
     capture: Capture
     sample_ids: Callable[..., Any] | None
+    incidents: int
+    incident_bytes: int

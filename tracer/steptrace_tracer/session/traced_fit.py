@@ -188,7 +188,7 @@ class TracedFit:
         try:
             if session.traced is None:
                 if not self._build(data):
-                    session.note_missing_names()
+                    session.told.note_missing_names(session.settings.path)
                     return without_tracer()  # which builds the model; the next step is the first
                 session.begin(fit_program(self._model, spec, frozen), step)
             elif self._turns:  # the data of this fit may be of another signature

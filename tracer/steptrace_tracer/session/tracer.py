@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -10,16 +9,14 @@ import numpy as np
 
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.policy import Policy
-from steptrace_schema.journal.reader import JournalReader
-from steptrace_schema.journal.where import journal_path
 from steptrace_schema.storage.location import Location, locate
-from steptrace_schema.store.opening import refuse_existing
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.capture.proven_step import Capture
+from steptrace_tracer.session.beginning import begin_session
 from steptrace_tracer.session.closing_report import is_quiet
 from steptrace_tracer.session.failure import one_line
+from steptrace_tracer.session.incident_watch import INCIDENT_BYTES, INCIDENTS
 from steptrace_tracer.session.rest import FitEnds
-from steptrace_tracer.session.session import Session
 from steptrace_tracer.session.settings import OnError, Settings
 from steptrace_tracer.session.traced_fit import TracedFit
 from steptrace_tracer.session.workers import current_worker
@@ -29,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Self
+
+    from steptrace_tracer.session.session import Session
 
 JOURNAL_LIMIT: Final = 4 * 2**30
 """Bytes that the journal may hold before training waits for the recorder, by default."""
@@ -81,6 +80,10 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
     sample_ids
         A function of the batch, as the step gets it. It returns an integer for each sample, which
         names the sample in the trace.
+    incidents, incident_bytes
+        How many steps are kept as a whole, and the most bytes of these: steps at which the loss or
+        a gradient is not finite, loss, gradients or update jump, the step raises an exception, or
+        :meth:`mark` is called. ``steptrace replay`` runs such a step again. 0 keeps none.
     **fields
         Fields of :class:`Policy`, instead of `policy`: ``Tracer("run.zarr", every=10, samples=8)``.
 
@@ -120,6 +123,8 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         journal_limit: int = JOURNAL_LIMIT,
         capture: Capture = "auto",
         sample_ids: Callable[..., Any] | None = None,
+        incidents: int = INCIDENTS,
+        incident_bytes: int = INCIDENT_BYTES,
         **fields: Any,
     ) -> None:
         super().__init__()
@@ -151,6 +156,8 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
             worker,
             capture,
             sample_ids,
+            incidents,
+            incident_bytes,
         )
         self._overwrite = overwrite
         self._resume = resume
@@ -239,7 +246,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         return self._fit.current_step
 
     def mark(self) -> None:
-        """Mark the current step, for a policy that retains the steps around marks.
+        """Mark the current step: it is kept as a whole, and a policy may retain those around it.
 
         The step is recorded as ``logged/mark``.
 
@@ -248,6 +255,8 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         >>> Tracer("run.zarr", retain=around("mark", before=20)).mark()  # doctest: +SKIP
         """
         self.log("mark", 1.0)
+        if self._session is not None and self._session.active:
+            self._session.mark(self._current_step())
 
     def close(self) -> None:
         """Finish the trace: after a custom loop, or of short fits that others might follow."""
@@ -337,13 +346,5 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
             earlier.abandon()  # a fit that did not reach its end
         self._wrapped = None
         resume = earlier is not None or self._resume
-        journal = JournalReader(journal_path(self.path))
-        if resume and not (self.path.exists() or journal.exists):
-            resume = False  # the first of several runs
-        # A mistake to correct before hours of training, whatever on_error says.
-        if resume:
-            journal.refuse_writer(own=False)
-        else:
-            refuse_existing(self.path, overwrite=self._overwrite)
-        self._session = Session(dataclasses.replace(self._settings, resume=resume))
+        self._session = begin_session(self._settings, resume=resume, overwrite=self._overwrite)
         return self._session

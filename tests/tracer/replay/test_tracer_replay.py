@@ -1,0 +1,99 @@
+"""A recorded step, run again in its own script, gives the same bits."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from steptrace_schema.store.opening import read_attributes
+from steptrace_tracer.replay.replay_script import replay_script
+from steptrace_tracer.scripts.script import Script
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from steptrace_tracer.replay.replay import Replay
+
+HEAD = """
+import sys
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+from steptrace_tracer import Tracer
+
+kind, way, seed = sys.argv[1:4]
+keras.utils.clear_session()
+keras.utils.set_random_seed(int(seed))
+rng = np.random.default_rng(int(seed))
+trace = {trace!r}
+"""
+
+NETWORKS = """
+if kind == "digits":
+    from steptrace_tracer.commands.demo import _batches, _network
+    x, y = _batches(8, 4)
+    model, loss = _network(), None
+elif kind == "lstm":
+    x = rng.normal(size=(64, 6, 4)).astype("float32")
+    y = rng.normal(size=(64, 2)).astype("float32")
+    inner = [layers.LSTM(5, return_sequences=True), layers.LSTM(3), layers.Dense(2)]
+    model = keras.Sequential([keras.Input((6, 4)), *inner])
+    loss = "mse"
+if loss is not None:
+    model.compile("adam", loss, metrics=["mae"] if loss == "mse" else ["accuracy"])
+model.run_eagerly = way == "eager"
+"""
+
+MARKED = (
+    HEAD
+    + NETWORKS
+    + """
+tracer = Tracer(trace, on_error="raise", progress=False, overwrite=True, capture={capture!r})
+
+class Mark(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 5:
+            tracer.mark()
+
+model.fit(
+    x, y, batch_size=len(x) // 8, shuffle=False, verbose=0, callbacks=[tracer, Mark()]
+)
+"""
+)
+
+
+def write(path: Path, text: str, **values: Any) -> Path:
+    for name, value in values.items():
+        text = text.replace(f"{{{name}!r}}", repr(value))
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
+    return path
+
+
+def run(script: Path, *arguments: str) -> None:
+    assert Script(str(script), arguments).run() == 0
+
+
+def again(script: Path, trace: Path, step: int, *arguments: str, **options: Any) -> Replay:
+    return replay_script(Script(str(script), arguments), trace, step, **options)
+
+
+@pytest.mark.parametrize("way", ["compiled", "eager", "beside"])
+@pytest.mark.parametrize("kind", ["digits", "lstm"])
+def test_a_marked_step_is_repeated_bit_for_bit(tmp_path: Path, kind: str, way: str) -> None:
+    trace = tmp_path / "run.zarr"
+    capture = "beside" if way == "beside" else "auto"
+    script = write(tmp_path / "train.py", MARKED, trace=str(trace), capture=capture)
+    run(script, kind, way, "1")
+    before = {p: p.read_bytes() for p in trace.rglob("*") if p.is_file()}
+    # With another seed: first weights, batches and random layers are others, so that whatever was
+    # not restored would show.
+    found = again(script, trace, 5, kind, way, "2")
+    assert found.not_restored == ()
+    assert found.is_same, str(found)
+    names = {each.name for each in found.compared}
+    gradients = {f"gradients/{p}" for p in read_attributes(trace).declared["gradients"]}
+    assert names == gradients | {"scalars/loss"}
+    assert {p: p.read_bytes() for p in trace.rglob("*") if p.is_file()} == before

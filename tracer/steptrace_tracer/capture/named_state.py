@@ -1,0 +1,118 @@
+"""Every variable of a training step by a path: what a repetition of the step begins with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from steptrace_schema.format.paths import unique_paths
+from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.capture.optimizer_state import optimizer_slots
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy.typing as npt
+
+    from steptrace_tracer.capture.names import Names
+    from steptrace_tracer.capture.program import Program
+
+STATE: Final = "state"
+"""Group of variables that are neither weights nor slots: states of random layers, counts, rates."""
+
+
+class NamedState:
+    """The variables of a step's models, metrics and optimizers.
+
+    Weights and optimizer slots have the paths that they have in a trace, with their kind before
+    it; others stand under ``state``, by Keras' own path.
+
+    Parameters
+    ----------
+    program
+        The step, with built models.
+    names
+        The paths of their weights.
+    is_settled
+        Whether a step has run, which builds metrics, and optimizers.
+
+    Attributes
+    ----------
+    variables
+        Path to variable.
+    """
+
+    def __init__(self, program: Program, names: Names, *, is_settled: bool = True) -> None:
+        self._program = program
+        self._is_settled = is_settled
+        self._reads = 0
+        self._built = self._what_is_built()
+        self.variables = _named(program, names)
+        # What is used once is not worth compiling.
+        self._read = tf.function(self._values, autograph=False) if is_settled else self._values
+
+    def is_current(self) -> bool:
+        """Whether no optimizer or metric has been built since, which makes variables."""
+        is_known = self._is_settled or not self._reads
+        return is_known and self._built == self._what_is_built()
+
+    def read(self) -> dict[str, Any]:
+        """Return the present values, path to tensor."""
+        self._reads += 1
+        return dict(zip(self.variables, self._read(), strict=True))
+
+    def restore(self, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[str, ...]:
+        """Give variables the values of `arrays`; return which variables have none, or others.
+
+        Each is a sentence. What `arrays` holds beside variables is passed over.
+        """
+        wrong = []
+        for path, variable in self.variables.items():
+            values = arrays.get(path)
+            if values is None:
+                wrong.append(f"'{path}' is not recorded")
+            elif tuple(variable.shape) != values.shape:
+                wrong.append(
+                    f"'{path}' has shape {tuple(variable.shape)}, and {values.shape} is recorded"
+                )
+            else:
+                variable.assign(tf.cast(tf.constant(values), variable.dtype))
+        return tuple(wrong)
+
+    def _values(self) -> list[Any]:
+        return [tf.identity(variable) for variable in self.variables.values()]
+
+    def _what_is_built(self) -> tuple[bool, ...]:
+        return tuple(bool(optimizer.built) for optimizer in self._program.optimizers)
+
+
+def _named(program: Program, names: Names) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    seen: set[int] = set()
+    for model in program.models:
+        for weight in model.weights:
+            if id(weight) in names.weights and id(weight) not in seen:
+                found[f"weights/{names.weights[id(weight)]}"] = weight
+                seen.add(id(weight))
+    slots = [s for optimizer in program.optimizers for s in optimizer_slots(optimizer, names)]
+    for path, (_, variable) in zip(unique_paths([p for p, _ in slots]), slots, strict=True):
+        found[f"optimizer/{path}"] = variable
+        seen.add(id(variable))
+    rest = [
+        *(v for model in program.models for v in (*model.variables, *model.metrics_variables)),
+        *(v for optimizer in program.optimizers for v in optimizer.variables),
+    ]
+    others = {id(v): v for v in rest if id(v) not in seen}.values()
+    for path, variable in zip(unique_paths([v.path for v in others]), others, strict=True):
+        found[f"{STATE}/{path}"] = variable
+    own = {path: variable.value for path, variable in found.items()}
+    return {path: v for path, v in own.items() if _is_storable(v)}
+
+
+def _is_storable(variable: Any) -> bool:
+    try:
+        dtype = np.dtype(variable.dtype.as_numpy_dtype)
+    except TypeError:
+        return False
+    return variable.dtype == tf.bfloat16 or dtype.kind in "biuf"

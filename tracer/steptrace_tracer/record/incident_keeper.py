@@ -1,0 +1,45 @@
+"""Writing steps that are kept as a whole into the journal, while there is room."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from steptrace_schema.human import human_bytes
+from steptrace_schema.journal.incident_file import incident_file_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from steptrace_schema.journal.writer import JournalWriter
+    from steptrace_tracer.record.journal_room import JournalRoom
+    from steptrace_tracer.record.pending_step import KeptStep
+
+_NO_ROOM: Final = (
+    "what broke at this step is not kept as a whole: its {} have no room in the journal"
+)
+
+
+def keep_steps(
+    journal: JournalWriter, room: JournalRoom | None, steps: Iterable[KeptStep]
+) -> dict[int, str]:
+    """Write steps as a whole; return for each that has no room the sentence that says so.
+
+    Parameters
+    ----------
+    journal
+        Where to.
+    room
+        What the policy's limit leaves; None without one.
+    steps
+        What is kept.
+    """
+    refused = {}
+    for kept in steps:
+        size = incident_file_bytes(kept.incident, kept.arrays)
+        if room is not None and room.is_full(journal, size):
+            refused[kept.incident.step] = _NO_ROOM.format(human_bytes(size))
+            continue
+        journal.keep(kept.incident, kept.arrays)
+        if room is not None:
+            room.take(size)
+    return refused
