@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from steptrace_schema.errors import StepNotRecordedError, TraceError
 from steptrace_schema.store.opening import read_attributes
 from steptrace_tracer.replay.replay_script import replay_script
 from steptrace_tracer.scripts.script import Script
@@ -97,3 +98,75 @@ def test_a_marked_step_is_repeated_bit_for_bit(tmp_path: Path, kind: str, way: s
     gradients = {f"gradients/{p}" for p in read_attributes(trace).declared["gradients"]}
     assert names == gradients | {"scalars/loss"}
     assert {p: p.read_bytes() for p in trace.rglob("*") if p.is_file()} == before
+
+
+CRASH = (
+    HEAD
+    + """
+x, y = rng.random((64, 3)).astype("float32"), rng.integers(0, 3, 64)
+if seed == "1":
+    y[6 * 8 + 1] = 5
+model = keras.Sequential([keras.Input((3,)), layers.Dense(3, activation="softmax")])
+model.compile("adam", "sparse_categorical_crossentropy")
+with Tracer(trace, progress=False, overwrite=True) as tracer:
+    try:
+        model.fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=[tracer])
+    except tf.errors.InvalidArgumentError:
+        tracer.__exit__(*sys.exc_info())
+"""
+)
+
+
+def test_a_crash_is_repeated(tmp_path: Path) -> None:
+    trace = tmp_path / "run.zarr"
+    script = write(tmp_path / "train.py", CRASH, trace=str(trace))
+    run(script, "crash", "compiled", "1")
+    assert [i.step for i in read_attributes(trace).incidents] == [6]
+    found = again(script, trace, 6, "crash", "compiled", "2")
+    assert found.error_is_recorded
+    assert found.is_same
+    assert "Received a label value of 5" in str(found)
+
+
+LOOP = (
+    HEAD
+    + """
+model = keras.Sequential([keras.Input((3,)), layers.Dense(4), layers.Dropout(0.5), layers.Dense(2)])
+optimizer = keras.optimizers.Adam({rate!r})
+
+@tf.function
+def train_step(batch, factor):
+    x, y = batch
+    with tf.GradientTape() as tape:
+        loss = factor * tf.reduce_mean(tf.square(model(x, training=True) - y))
+    optimizer.apply(tape.gradient(loss, model.trainable_weights), model.trainable_weights)
+    return loss
+
+x = rng.normal(size=(12, 8, 3)).astype("float32")
+kinds = ("weights", "gradients", "optimizer", "inputs", "scalars")
+fields = {} if kind == "marked" else {"kinds": kinds, "samples": 8}
+with Tracer(trace, on_error="raise", progress=False, overwrite=True, **fields) as tracer:
+    step = tracer.wrap(train_step)
+    for number in range(12):
+        step((tf.constant(x[number]), tf.constant(x[number, :, :2])), tf.constant(0.5))
+        if number == 7 and kind == "marked":
+            tracer.mark()
+"""
+)
+
+
+def test_a_step_of_a_custom_loop_is_repeated_and_a_changed_script_is_seen(tmp_path: Path) -> None:
+    trace = tmp_path / "run.zarr"
+    script = write(tmp_path / "train.py", LOOP, trace=str(trace), rate=0.01)
+    run(script, "marked", "-", "1")
+    assert again(script, trace, 7, "marked", "-", "2").is_same
+    changed = script.read_text(encoding="utf-8").replace("tf.square", "tf.abs")
+    other = tmp_path / "changed.py"
+    other.write_text(changed, encoding="utf-8")
+    found = again(other, trace, 7, "marked", "-", "2")
+    assert not found.is_same
+    assert {each.name for each in found.compared if not each.identical} >= {"scalars/loss"}
+    with pytest.raises(StepNotRecordedError, match=r"steps that are kept as a whole: 7"):
+        again(script, trace, 6, "marked", "-", "2")
+    with pytest.raises(TraceError, match="before fit 2"):
+        again(script, trace, 7, "marked", "-", "2", fit=2)
