@@ -1,8 +1,9 @@
-"""Numbers as text."""
+"""Numbers, and the text of others, as text."""
 
 from __future__ import annotations
 
 import math
+import unicodedata
 
 
 def human_bytes(count: float) -> str:
@@ -30,3 +31,31 @@ def ordinal(number: int) -> str:
     """
     last = 0 if number // 10 % 10 == 1 else number % 10
     return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(last, 'th') }"
+
+
+def one_line(text: str, most: int = 1000) -> str:
+    r"""Return `text` on one line, cut to `most` characters, without control characters.
+
+    Examples
+    --------
+    >>> one_line("a\nb"), one_line("abcdef", 4)
+    ('a\\nb', 'abc…')
+    """
+    cut = text if len(text) <= most else f"{text[: most - 1]}…"
+    return printable(cut).replace("\n", "\\n")
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with control characters written as escapes; a trace may hold any string.
+
+    Examples
+    --------
+    >>> printable("red\x1b[31m")
+    'red\\x1b[31m'
+    """
+    return "".join(
+        character
+        if unicodedata.category(character)[0] != "C" or character == "\n"
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )

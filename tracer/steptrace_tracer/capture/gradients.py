@@ -103,8 +103,10 @@ class GradientAttribution:
         self._backward: list[_Backward] = []
         self._trained_models = _trained_models(models, names)
         self._paths = dict(names.weights)
+        self._sizes: dict[str, int] = {}
         for variable in {id(v): v for model in models for v in model.weights}.values():
             if id(variable) in names.weights:
+                self._sizes[names.weights[id(variable)]] = math.prod(variable.shape)
                 # A tape gives the variables that it has watched as TensorFlow's own.
                 own = variable.value
                 for part in (own, *getattr(own, "values", ())):
@@ -198,7 +200,7 @@ class GradientAttribution:
             else:
                 nearest = min(backward.distance(layer) for backward in candidates)
                 candidates = [b for b in candidates if b.distance(layer) == nearest]
-            if any(_is_too_sparse(backward.found[kind, path]) for backward in candidates):
+            if any(self._is_too_sparse(path, each.found[kind, path]) for each in candidates):
                 self._taps.explain_missing(kind, path, _SPARSE)
                 continue
             try:
@@ -255,6 +257,9 @@ class GradientAttribution:
             if not any(
                 backward.found.get(("gradients", path)) is not None for backward in self._backward
             ):
+                if any(self._is_too_sparse(path, gradient) for gradient in given):
+                    self._taps.explain_missing("gradients", path, _SPARSE)
+                    continue
                 dense = [tf.convert_to_tensor(gradient) for gradient in given]
                 summed = dense[0] if len(dense) == 1 else tf.add_n(dense)
                 self._taps.add("gradients", path, _unscaled(summed, self._taps.scale))
@@ -263,6 +268,10 @@ class GradientAttribution:
         """Note losses of samples that are differentiated one by one."""
         if any(id(source) in self._paths for source in tf.nest.flatten(sources)):
             self._of_samples.append(target)
+
+    def _is_too_sparse(self, path: str, gradient: Any) -> bool:
+        """Whether it is the gradient of a few rows of a weight with a great many."""
+        return isinstance(gradient, tf.IndexedSlices) and self._sizes.get(path, 0) > _SPARSE_LIMIT
 
     def _summed(self, kind: Kind, path: str, backwards: Sequence[_Backward]) -> Any:
         gradients = []
@@ -320,14 +329,6 @@ def _no_gradient(kind: Kind) -> str:
     if kind == "activation_gradients" and (missing := missing_logits()) is not None:
         return f"{NO_GRADIENT}, or on its logits alone: {missing}"
     return NO_GRADIENT
-
-
-def _is_too_sparse(gradient: Any) -> bool:
-    """Whether it is the gradient of a few rows of a weight with a great many."""
-    if not isinstance(gradient, tf.IndexedSlices) or gradient.dense_shape is None:
-        return False
-    shape = tf.get_static_value(gradient.dense_shape)
-    return shape is not None and math.prod(int(extent) for extent in shape) > _SPARSE_LIMIT
 
 
 def _unscaled(gradient: Any, scale: Any) -> Any:

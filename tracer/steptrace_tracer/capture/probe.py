@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steptrace_schema.format.attributes import Missing
+from steptrace_schema.human import one_line
 from steptrace_schema.names import (
     OUTPUT,
     PREACTIVATION,
@@ -50,6 +51,7 @@ _IN_A_LOOP = "the activation runs inside a loop of the graph, where its tensors 
 _NO_INPUT_GRADIENT = "the layer's activation does not depend on this input by a gradient"
 _NO_SUCH_UNIT = "the layer has no unit of the number that the policy gives"
 _NO_BATCH = "the step finds its batch itself; give Tracer(probe=...)"
+_LONGEST_MESSAGE = 2000
 _NOT_CALLED = "the layer's activation function is not called in inference mode"
 
 
@@ -253,9 +255,10 @@ def working_probe(
                 probe()
         except Exception as error:
             # What a step is trained on need not be what its model is called with.
+            whole = one_line(" ".join(str(error).split()), _LONGEST_MESSAGE)
             reason = (
-                f"the model cannot be called with the batch ({type(error).__name__}: "
-                f"{str(error).partition(chr(10))[0]}); give Tracer(probe=...)"
+                f"the model cannot be called with the batch ({type(error).__name__}: {whole}); "
+                "give Tracer(probe=...)"
             )
             return None, (Missing(kind="probe", path=X, reason=reason),)
     else:

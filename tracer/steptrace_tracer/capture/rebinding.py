@@ -27,7 +27,36 @@ if TYPE_CHECKING:
 
 
 _ONE_AT_A_TIME = threading.RLock()
-"""Held while classes are rebound: two threads would put back each other's stand-ins."""
+"""Held while a step is traced or runs eagerly: what one shows is not for another's collector."""
+
+
+class _Rebound:
+    """An attribute that something stands in for, and what it was before."""
+
+    def __init__(self, owner: Any, name: str) -> None:
+        self.owner, self.name = owner, name
+        own = vars(owner)
+        self._had, self._before = name in own, own.get(name)
+        self._value = getattr(owner, name)
+        self.wraps: list[tuple[object, Callable[[Any], Any]]] = []
+
+    def bind(self) -> None:
+        """Bind what all wrappers make of the attribute, or give it back where there is none."""
+        is_type = isinstance(self.owner, type)
+        setter = type.__setattr__ if is_type else object.__setattr__
+        if self.wraps:
+            value = self._value
+            for _, wrap in self.wraps:
+                value = wrap(value)
+            setter(self.owner, self.name, value)
+        elif self._had:
+            setter(self.owner, self.name, self._before)
+        else:
+            (type.__delattr__ if is_type else object.__delattr__)(self.owner, self.name)
+
+
+_REBOUND: dict[tuple[int, str], _Rebound] = {}
+_REBINDING = threading.Lock()
 
 
 @contextmanager
@@ -35,20 +64,23 @@ def rebound(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]
     """Replace attribute `name` of `owner` by ``wrap(attribute)`` for a while.
 
     Keras tracks what is assigned to a layer; this goes past that, and leaves no trace in the
-    instance afterwards.
+    instance afterwards. Several may do so at a time, in several threads, and end in any order.
     """
-    own = vars(owner)
-    had, before = name in own, own.get(name)
-    setter = type.__setattr__ if isinstance(owner, type) else object.__setattr__
-    deleter = type.__delattr__ if isinstance(owner, type) else object.__delattr__
-    setter(owner, name, wrap(getattr(owner, name)))
+    key, mark = (id(owner), name), object()
+    with _REBINDING:
+        found = _REBOUND.get(key)
+        if found is None:
+            found = _REBOUND[key] = _Rebound(owner, name)
+        found.wraps.append((mark, wrap))
+        found.bind()
     try:
         yield
     finally:
-        if had:
-            setter(owner, name, before)
-        else:
-            deleter(owner, name)
+        with _REBINDING:
+            found.wraps = [each for each in found.wraps if each[0] is not mark]
+            if not found.wraps:
+                del _REBOUND[key]
+            found.bind()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ and calls it with one batch; for as long as the loop's function runs, it gets on
 from __future__ import annotations
 
 import dataclasses
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -55,11 +56,13 @@ class OnBatch:
         self._count = count
         self._taken: dict[int, tuple[Any, Any]] = {}
         self._programs: dict[int, tuple[FrozenStep, Program | None]] = {}
+        self._thread = 0
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Have the train functions that are asked for inside the context record their steps."""
         owner = next(kind for kind in keras.Model.__mro__ if "make_train_function" in vars(kind))
+        self._thread = threading.get_ident()
         try:
             with rebound(owner, "make_train_function", self._see_make):
                 yield
@@ -71,6 +74,8 @@ class OnBatch:
     def _see_make(self, make: Callable[..., None]) -> Callable[..., None]:
         def seen(model: Any, *args: Any, **kwargs: Any) -> None:
             make(model, *args, **kwargs)
+            if threading.get_ident() != self._thread:
+                return  # another loop's, of another thread
             if id(model) in self._taken or model.optimizer is None or not self._session.active:
                 return
             frozen = FrozenStep.of(model, model.train_function)
