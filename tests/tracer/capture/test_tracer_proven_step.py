@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -76,6 +77,26 @@ def test_taps_that_change_a_bit_are_found_and_the_training_stays_as_it_is(tmp_pa
     assert found.capture == dict.fromkeys(COMPUTED, "beside")
     assert [(p.step, p.way, p.identical) for p in found.proofs] == [(0, "inside", False)]
     assert "bias" in str(found.proofs[0].note)
+
+
+def test_taps_that_change_no_bit_by_chance_are_found_from_other_states(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, runs = TracedStep.run, itertools.count()
+
+    def from_the_third_on(self: TracedStep, args: Any, kwargs: Any, original: Any) -> Any:
+        result = run(self, args, kwargs, original)
+        if next(runs) >= 2:
+            bias = self.program.models[0].layers[-1].bias
+            bias.assign(np.nextafter(bias.numpy(), np.float32(9)))
+        return result
+
+    monkeypatch.setattr(TracedStep, "run", from_the_third_on)
+    traced = fit(cnn(), tracer(tmp_path / "run.zarr"))
+    assert state_of(traced) == state_of(fit(cnn()))
+    found = read_attributes(tmp_path / "run.zarr")
+    assert [(p.step, p.identical, p.repeats) for p in found.proofs] == [(0, False, True)]
+    assert set(found.capture.values()) == {"beside"}
 
 
 @pytest.mark.parametrize("every", [1, 2])

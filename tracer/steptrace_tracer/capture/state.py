@@ -73,6 +73,16 @@ class StepState:
         """Give every variable the value that `copy` returned."""
         self._write(values)
 
+    def near(self, values: list[Any], seed: int) -> list[Any]:
+        """Return values like those that `copy` returned, each number up to a tenth off."""
+        numbers = np.random.default_rng(seed)
+        return [
+            value * tf.cast(numbers.uniform(0.9, 1.1, value.shape), value.dtype)
+            if value.dtype.is_floating
+            else value
+            for value in values
+        ]
+
     def first_difference(self, one: list[Any], other: list[Any]) -> str | None:
         """Return the name of the first variable whose bits differ, None where none does."""
         for variable, first, second in zip(self._variables, one, other, strict=True):
