@@ -553,5 +553,6 @@ def test_a_policy_without_what_needs_a_name_does_not_look_for_it(
     for constant in ("COMPILED_LOSS", "LOSSES", "LOGITS", "OPTIMIZER_WEIGHTS", "CONSUMERS"):
         vanish(constant)
     x, y = batches()
-    fit(network(), tmp_path / "run.zarr", x, y, policy=Policy(kinds=("weights", "gradients")))
+    policy = Policy(kinds=("weights", "gradients"))
+    fit(network(), tmp_path / "run.zarr", x, y, policy=policy, incidents=0)
     assert read_attributes(tmp_path / "run.zarr").events == ()

@@ -9,6 +9,7 @@ import numpy as np
 from steptrace_schema.format.paths import unique_paths
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.optimizer_state import optimizer_slots
+from steptrace_tracer.private_names import MissingNameError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,7 +96,10 @@ def _named(program: Program, names: Names) -> dict[str, Any]:
             if id(weight) in names.weights and id(weight) not in seen:
                 found[f"weights/{names.weights[id(weight)]}"] = weight
                 seen.add(id(weight))
-    slots = [s for optimizer in program.optimizers for s in optimizer_slots(optimizer, names)]
+    try:
+        slots = [s for optimizer in program.optimizers for s in optimizer_slots(optimizer, names)]
+    except MissingNameError:  # then they are kept by their own names, as the rest is
+        slots = []
     for path, (_, variable) in zip(unique_paths([p for p, _ in slots]), slots, strict=True):
         found[f"optimizer/{path}"] = variable
         seen.add(id(variable))

@@ -45,7 +45,7 @@ class SeveralSteps:
         self._around = around
         self._result_specs, self._specs = specs
         self._count = count
-        self._function = tf.function(self._steps, reduce_retracing=True, autograph=False)
+        self.function = tf.function(self._steps, reduce_retracing=True, autograph=False)
 
     @classmethod
     def of(cls, traced: TracedStep, iterator: Any, count: int) -> SeveralSteps | None:
@@ -76,7 +76,7 @@ class SeveralSteps:
             return None
         specs = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), (result, tensors))
         several = cls(traced, traced.function, specs, count)
-        several._function.get_concrete_function(iterator)
+        several.function.get_concrete_function(iterator)
         return several
 
     def run(self, iterator: Any, step: int) -> list[StepResult]:
@@ -86,7 +86,7 @@ class SeveralSteps:
         `step`, makes no difference here.
         """
         wall_time, start = time.time(), time.perf_counter()
-        done, result, stacked, lengths = self._function(iterator)
+        done, result, stacked, lengths = self.function(iterator)
         count = int(done)
         duration = (time.perf_counter() - start) / max(1, count)
         rows = _apart(stacked, lengths, count)
