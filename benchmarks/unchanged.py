@@ -26,6 +26,8 @@ from typing import Any, Final
 from steptrace_tracer.verification import networks
 from steptrace_tracer.verification.networks import Row
 
+_BUSY: Final = 1.75
+"""Processes that wait for each core, on average, from which on times say nothing."""
 PAGE: Final = Path(__file__).parents[1] / "docs" / "unchanged.md"
 
 
@@ -90,8 +92,10 @@ def measure(row: Row) -> str:
     step = min(one["step"], two["step"])
     first = min(one["first"], two["first"])
     figures = (again["step"] / step, traced["first"] / first, again["first"] / first)
-    ratios = " | ".join(f"{figure:.2f}" for figure in figures)
-    return f"| {row} | {verdict} | {traced['way']} | {step * 1000:.0f} | {ratios} |"
+    shown = [f"{step * 1000:.0f}", *(f"{figure:.2f}" for figure in figures)]
+    if os.getloadavg()[0] > _BUSY * (os.cpu_count() or 1):
+        shown = ["–"] * len(shown)
+    return f"| {row} | {verdict} | {traced['way']} | {' | '.join(shown)} |"
 
 
 def write(lines: dict[str, str]) -> None:
@@ -105,7 +109,7 @@ untraced and twice traced; *identical* says that all variables of model and opti
 bits. *Way* is what `capture="auto"` found to be harmless. *Step* is the median of an untraced run;
 *traced* is the ratio of a traced step to it. *First step* is that ratio for the first step, which
 compiles, and with the tracer makes the proof; *remembered* is that of the second traced run, which
-remembers it.
+remembers it. Where the machine was busy with something else, no times are given.
 
 | network, pixels | verdict | way | step, ms | traced | first step | remembered |
 | --- | --- | --- | --- | --- | --- | --- |
