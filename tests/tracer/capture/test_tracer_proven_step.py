@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -19,6 +20,7 @@ from steptrace_schema.store.opening import read_attributes
 from steptrace_tracer import Tracer
 from steptrace_tracer.capture import proven_step
 from steptrace_tracer.capture.beside_step import BesideStep
+from steptrace_tracer.capture.proof_memory import ProofMemory
 from steptrace_tracer.capture.traced_step import TracedStep
 
 if TYPE_CHECKING:
@@ -321,3 +323,28 @@ def test_a_network_whose_normalisation_is_fused_is_not_changed(tmp_path: Path) -
     traced = train(tracer(tmp_path / "run.zarr"))
     assert state_of(traced) == state_of(train())
     assert read_attributes(tmp_path / "run.zarr").steps_recorded["gradients"] == 6
+
+
+def _of_holes(path: Path) -> None:
+    path.write_text("inside")
+    os.truncate(path, 2**43)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        os.mkfifo,
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.mkdir(),
+        lambda path: path.symlink_to(path),
+        _of_holes,
+        lambda path: path.write_bytes(b"\xffinside"),
+        lambda path: path.write_text("outside"),
+    ],
+    ids=["pipe", "device", "folder", "loop", "holes", "no text", "another word"],
+)
+def test_a_memory_that_is_no_file_of_a_word_says_nothing(cache: Path, make: Any) -> None:
+    cache.mkdir(parents=True)
+    make(cache / "digest")
+    found = ProofMemory(cache).recall("digest")
+    assert found is None

@@ -18,7 +18,8 @@ from steptrace_tracer.capture.metric_taps import metric_taps
 from steptrace_tracer.capture.optimizer_state import scaled_counts
 from steptrace_tracer.capture.rebinding import rebound
 from steptrace_tracer.capture.state import StepState
-from steptrace_tracer.capture.traced_step import StepResult, TracedStep
+from steptrace_tracer.capture.step_result import StepResult
+from steptrace_tracer.capture.traced_step import TracedStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +72,8 @@ class BesideStep(TracedStep):
         try:
             tensors: dict[str, Any] = self._call(args, kwargs)[1]
         finally:
-            state.put_back(before)
+            with self.progress.putting_back():
+                state.put_back(before)
         return tensors
 
     def _updates(self, before: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.keras_private import strategy_of, update_count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from steptrace_tracer.capture.frozen_step import FrozenStep
 
@@ -60,6 +60,9 @@ class Program:
         What Keras keeps of the step from one ``fit`` to the next; None where nothing is kept.
     trained
         The model whose step it is, where that is not the main one.
+    others
+        More variables that an eager step can reach, such as those of its own metrics. What a
+        compiled step uses is known without.
     """
 
     body: Callable[..., Any]
@@ -74,6 +77,7 @@ class Program:
     applies_last: bool = False
     frozen: FrozenStep | None = None
     trained: Any = None
+    others: tuple[Any, ...] = ()
 
     @property
     def compiled_model(self) -> Any:
@@ -81,12 +85,12 @@ class Program:
         return self.models[0] if self.trained is None else self.trained
 
     def variables(self) -> list[Any]:
-        """Return the variables of the models, their metrics, and the optimizers."""
+        """Return the variables of the models, their metrics, the optimizers, and the others."""
         found = [
             *(v for model in self.models for v in (*model.variables, *model.metrics_variables)),
             *(v for optimizer in self.optimizers for v in optimizer.variables),
         ]
-        return [variable.value for variable in found]
+        return [*(variable.value for variable in found), *self.others]
 
     def update_count(self) -> int:
         """Return how many updates all optimizers have done."""
@@ -138,6 +142,7 @@ def fit_program(model: Any, spec: Any, frozen: FrozenStep) -> Program:
     )
     others = (value for value in vars(model).values() if isinstance(value, keras.Optimizer))
     optimizers = {id(found): found for found in (model.optimizer, *others)}
+    reached = (model, *vars(model).values()) if frozen.eager else ()
     return Program(
         body=frozen.body,
         models=(model,),
@@ -149,7 +154,25 @@ def fit_program(model: Any, spec: Any, frozen: FrozenStep) -> Program:
         strategy=replica_strategy(model),
         frozen=frozen,
         applies_last=type(model).train_step is keras.Model.train_step,
+        others=reached_variables(reached),
     )
+
+
+def reached_variables(found: Iterable[Any]) -> tuple[Any, ...]:
+    """Return the variables that are among things of any kind, or inside of them."""
+    kept: dict[int, Any] = {}
+    for thing in found:
+        own: Iterable[Any] = ()
+        if isinstance(thing, keras.Layer | keras.Metric | keras.Optimizer):
+            own = thing.variables
+        elif isinstance(thing, keras.random.SeedGenerator | tf.random.Generator):
+            own = (thing.state,)
+        elif isinstance(thing, keras.Variable | tf.Variable):
+            own = (thing,)
+        for variable in own:
+            value = variable.value if isinstance(variable, keras.Variable) else variable
+            kept[id(value)] = value
+    return tuple(kept.values())
 
 
 def replica_strategy(model: Any) -> Any:

@@ -18,7 +18,8 @@ from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.beside_step import BesideStep
 from steptrace_tracer.capture.proof_memory import ProofMemory, fingerprint
 from steptrace_tracer.capture.state import StepState
-from steptrace_tracer.capture.traced_step import StepResult, TracedStep
+from steptrace_tracer.capture.step_result import StepResult
+from steptrace_tracer.capture.traced_step import TracedStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,9 +92,6 @@ class ProvenStep:
         spread = program.strategy is not None and not program.calls_strategy_run
         self._proves = capture == "auto" and not program.eager and not spread
         self._is_known = False
-        self._puts_back = False
-        self._original_ran = False
-        self._updates = 0
         self._said: tuple[Way, int] | None = None
         self.proofs: tuple[Proof, ...] = ()
         self.way: Way = "beside" if capture == "beside" else "inside"
@@ -139,29 +137,27 @@ class ProvenStep:
             If it cannot be shown that the training stays as it is.
         """
         self._runs += 1
-        self._original_ran = False
-        self._updates = self._program.update_count() if self._program.eager else 0
-
-        def untraced() -> Any:
-            self._original_ran = True
-            return original()
-
         if self._proves and self._fingerprint is None:
             self._fingerprint = fingerprint(self.traced, args, kwargs)
             self._remember(self._memory.recall(self._fingerprint), step)
-        self._puts_back = self.way == "beside"
-        if self._proves and not self._puts_back and self._is_due(args, kwargs):
-            return self._prove(args, kwargs, step, untraced)
-        return self.traced.run(args, kwargs, untraced)
+        if self._proves and self.way == "inside" and self._is_due(args, kwargs):
+            return self._prove(args, kwargs, step, original)
+        return self.traced.run(args, kwargs, original)
 
-    def may_have_trained(self, error: Exception) -> bool:
-        """Whether the step that raised `error` may have changed variables, and left them so."""
-        if self._original_ran:
-            return True
-        if self._program.eager:
-            return self._updates != self._program.update_count()
-        # A compiled step whose operations have begun to run may have assigned to some variables.
-        return not self._puts_back and isinstance(error, tf.errors.OpError)
+    @property
+    def program(self) -> Program:
+        """The present step."""
+        return self._program
+
+    @property
+    def done(self) -> tuple[Any, ...]:
+        """What the step has returned if it is done with its taps and left so, else nothing."""
+        return self.traced.progress.done
+
+    @property
+    def may_be_half_done(self) -> bool:
+        """Whether a step that raised may have changed some variables, and left them so."""
+        return self.traced.progress.runs
 
     def news(self) -> tuple[dict[str, Any], tuple[str, ...]]:
         """Return what the trace does not say yet: root attributes, and events."""
@@ -207,7 +203,6 @@ class ProvenStep:
         original: Callable[[], Any],
     ) -> StepResult:
         """Run the step with and without its taps from the same state; keep what the latter left."""
-        self._puts_back = True
         state = StepState(self.traced.concrete(args, kwargs), self._program)
         if state.obstacle is not None:
             raise TraceError(_unproved(state.obstacle))
@@ -216,19 +211,26 @@ class ProvenStep:
             traced = self.traced.run(args, kwargs, original)
             after = state.copy()
         finally:
-            state.put_back(before)
+            with self.traced.progress.putting_back():
+                state.put_back(before)
         result = original()
         reached = state.copy()
         difference = state.first_difference(after, reached)
         if difference is None and self._runs == 1 and not self.traced.draws_random_numbers:
-            difference = self._difference_nearby(state, before, args, kwargs, original)
-            state.put_back(reached)
+            with self.traced.progress.putting_back():
+                try:
+                    difference = self._difference_nearby(state, before, args, kwargs, original)
+                finally:
+                    state.put_back(reached)
         repeats = None
         if difference is not None and not self.traced.draws_random_numbers:
-            state.put_back(before)
-            original()
-            repeats = state.first_difference(reached, state.copy()) is None
-            state.put_back(reached)
+            with self.traced.progress.putting_back():
+                state.put_back(before)
+                try:
+                    original()
+                    repeats = state.first_difference(reached, state.copy()) is None
+                finally:
+                    state.put_back(reached)
         self._note(step, difference is None, difference, repeats)
         if difference is None or repeats is False:
             # A step that leaves other bits each time has none that the taps could change.
@@ -243,11 +245,13 @@ class ProvenStep:
             warnings.warn(_changed(difference, step), RuntimeWarning, stacklevel=2)
         self._go_beside()
         # The record of this step is made as those to come will be.
-        state.put_back(before)
+        with self.traced.progress.putting_back():
+            state.put_back(before)
         try:
             return self.traced.run(args, kwargs, lambda: result)
         finally:
-            state.put_back(reached)
+            with self.traced.progress.putting_back():
+                state.put_back(reached)
 
     def _difference_nearby(
         self,
@@ -262,10 +266,13 @@ class ProvenStep:
         for trial in range(_TRIALS):
             near = state.near(before, trial)
             state.put_back(near)
-            self.traced.run(args, kwargs, original)
-            after = state.copy()
-            state.put_back(near)
-            original()
+            try:
+                self.traced.run(args, kwargs, original)
+                after = state.copy()
+                state.put_back(near)
+                original()
+            except tf.errors.OpError:  # such as a check of the user's, which tells nothing here
+                return None
             difference = state.first_difference(after, state.copy())
             if difference is not None or time.perf_counter() > end:
                 return difference

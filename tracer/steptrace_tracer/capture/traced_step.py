@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import threading
 import time
@@ -29,6 +28,8 @@ from steptrace_tracer.capture.optimizer_state import (
 from steptrace_tracer.capture.probe import Probe, same_inputs, working_probe
 from steptrace_tracer.capture.rebinding import tapped
 from steptrace_tracer.capture.replicas import on_every_replica, run_on_replicas
+from steptrace_tracer.capture.step_result import StepProgress
+from steptrace_tracer.capture.step_result import StepResult as StepResult
 from steptrace_tracer.capture.tap_collector import TapCollector
 from steptrace_tracer.capture.taps import NO_GRADIENT, Taps
 from steptrace_tracer.keras_private import draws_random_numbers, missing_logits
@@ -49,28 +50,6 @@ _NOT_SPREAD = (
     "the model was made for several replicas, and the training step does not call strategy.run; "
     "wrap the function that does"
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class StepResult:
-    """What one traced step gave.
-
-    Attributes
-    ----------
-    result
-        What the step returned.
-    tensors
-        ``kind/path`` to eager tensor, and the two extra taps.
-    wall_time
-        When the step began, seconds since 1970.
-    duration
-        How long it took, seconds.
-    """
-
-    result: Any
-    tensors: dict[str, Any]
-    wall_time: float
-    duration: float
 
 
 class TracedStep:
@@ -98,6 +77,7 @@ class TracedStep:
         self.traces = 0
         self.draws_random_numbers = False
         """Whether its graph draws numbers from a state: another graph would draw other ones."""
+        self.progress = StepProgress()
         self._probe_inputs = probe
         self.probe: Probe | None = None
         self.function: Any = None
@@ -128,6 +108,9 @@ class TracedStep:
             if "activation_gradients" in self.policy.kinds:
                 missing_logits()  # before the graph, which is no place to find out
             self.function = self._compile()
+            if not self.program.eager and self.program.strategy is None:
+                with self.progress.compiling_first():
+                    self.function.get_concrete_function(*args, **kwargs)
 
     def go_on(self, program: Program, probe: Any) -> None:
         """Do the same step in another ``fit``, compiled as it was.
@@ -170,7 +153,9 @@ class TracedStep:
         return StepResult(result, tensors, wall_time, duration)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        self.progress.begin()
         result, tensors = self.function(*args, **kwargs)
+        self.progress.end(result)
         self.note_function(tensors)
         return result, tensors
 
@@ -198,10 +183,22 @@ class TracedStep:
             return functools.partial(self._around, self._step)
         compiled = self.program.compiled
         if self._inner is None:
-            self._inner = compiled.step(self._step)
-        function = compiled.around(functools.partial(self._around, self._inner))
+            self._inner = compiled.step(self._compiled_step)
+        function = compiled.around(functools.partial(self._compiled_around, self._inner))
         self._functions[compiled.signature] = function
         return function
+
+    def _compiled_around(
+        self, step: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        with self.progress.compiling():
+            return self._around(step, *args, **kwargs)
+        return None, {}  # which is never run
+
+    def _compiled_step(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        with self.progress.compiling():
+            return self._step(*args, **kwargs)
+        return None, {}
 
     def _around(
         self, step: Callable[..., Any], *args: Any, **kwargs: Any
@@ -220,6 +217,7 @@ class TracedStep:
         slots = self._slots()
         shortcut_weights = self._shortcut.weights() if self._shortcut is not None else []
         result, tensors = step(*args, **kwargs)
+        self.progress.refuse_failed()
         tensors |= probed | rates
         if self._shortcut is not None:
             x = self.program.batch(*args, **kwargs).x
@@ -293,6 +291,8 @@ class TracedStep:
             collectors.append(collector)
             running.collector = collector
             result = body(*args, **kwargs)
+            if tf.executing_eagerly() and program.strategy is None:
+                self.progress.end(result)
             del running.collector
             return result, finished(collector, self._asked, layers, in_loops)
 

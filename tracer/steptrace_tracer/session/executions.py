@@ -19,6 +19,7 @@ from steptrace_tracer.capture.traced_step import StepResult
 from steptrace_tracer.keras_private import train_on
 from steptrace_tracer.session.failure import one_line
 from steptrace_tracer.session.fed_batches import FedBatches, can_feed
+from steptrace_tracer.session.step_attempt import StepAttempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,16 +168,13 @@ class ShownSteps:
         return batches
 
     def _run_one(self, batch: Any, step: int) -> StepResult:
-        def original() -> Any:
-            return train_on(self._original, batch)
-
+        attempt = StepAttempt(self._capture, lambda: train_on(self._original, batch))
         try:
-            return self._capture.run((batch,), {}, step, original)
+            return attempt.run((batch,), {}, step)
         except Exception as error:
-            if self._capture.may_have_trained(error):
-                raise
+            result = attempt.rescued(error)
             self._capture.traced.taps.error = error  # which ends the tracing, not the training
-            return StepResult(original(), {}, time.time(), 0.0)
+            return StepResult(result, {}, time.time(), 0.0)
 
     def _prove(self, batches: list[Any], step: int) -> list[StepResult] | None:
         """Do the steps at once, with and without taps from the same state; keep the latter's.

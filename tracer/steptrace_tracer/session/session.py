@@ -27,13 +27,14 @@ from steptrace_tracer.session.collect_step import (
     with_precision,
 )
 from steptrace_tracer.session.executions import Executions
-from steptrace_tracer.session.failure import complain, one_line, reason_text, why_ended
+from steptrace_tracer.session.failure import complain, reason_text, why_ended
 from steptrace_tracer.session.incident_watch import IncidentWatch, watch_for
 from steptrace_tracer.session.last_weights import LastWeights
 from steptrace_tracer.session.logged_values import LoggedValues
 from steptrace_tracer.session.provenance import describe_run, resumed_run
 from steptrace_tracer.session.replaying import present
 from steptrace_tracer.session.sampling import with_sample_count
+from steptrace_tracer.session.step_attempt import StepAttempt
 from steptrace_tracer.session.told import Told
 
 if TYPE_CHECKING:
@@ -83,10 +84,8 @@ class Session:
 
     def begin(self, program: Program, step: int) -> None:
         """Begin the trace of `program` with step number `step`, or resume the one there is."""
-        settings = self.settings
-        limit = DiskLimit.of(settings.policy)
-        before = reopen(settings.path, step, limit) if settings.resume else None
-        policy = settings.policy
+        settings, policy = self.settings, self.settings.policy
+        before = reopen(settings.path, step, DiskLimit.of(policy)) if settings.resume else None
         if before is not None and policy.samples == "auto":
             policy = policy.model_copy(update={"samples": before.attributes.policy.samples})
         policy = with_sample_count(policy, program.models)
@@ -145,13 +144,14 @@ class Session:
         if (replayer := present()) is not None:
             return replayer.step(capture, args, kwargs, original)
         begin, moment, watch = time.perf_counter(), None, self._watch
+        attempt = StepAttempt(capture, original)
         try:
             if watch is not None:
                 moment = watch.before(position.step, capture.traced.program, args, kwargs)
-            result = capture.run(args, kwargs, position.step, original)
+            result = attempt.run(args, kwargs, position.step)
+        except Exception as error:
+            return self._rescued(attempt, error, moment)
         except BaseException as error:
-            if isinstance(error, Exception) and not capture.may_have_trained(error):
-                return self._run_untraced(original, error, moment)
             self._keep_crashed(moment, error)
             self.end("incomplete", why_ended(error))
             raise
@@ -267,15 +267,13 @@ class Session:
         if (error := self._finish(status, reason)) is not None:
             complain(self.settings, error)
 
-    def _run_untraced(
-        self, original: Callable[[], Any], error: Exception, moment: Moment | None
-    ) -> Any:
-        """Do the step without the tracer, which shows whose error it was."""
+    def _rescued(self, attempt: StepAttempt, error: Exception, moment: Moment | None) -> Any:
+        """Do the step that failed as it is done without the tracer, where it can be."""
         try:
-            result = original()
+            result = attempt.rescued(error)
         except Exception as own:
             self._keep_crashed(moment, own)
-            self.end("incomplete", f"the training step raised {one_line(own)}")
+            self.end("incomplete", attempt.reason(own))
             raise
         self.fail(error)
         return result

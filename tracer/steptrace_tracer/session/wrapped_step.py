@@ -13,6 +13,7 @@ from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.capture.program import (
     Compiled,
     Program,
+    reached_variables,
     replica_strategy,
 )
 from steptrace_tracer.keras_private import function_settings, method_owner, update_count
@@ -156,6 +157,8 @@ class WrappedStep:
     def _program(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
         models, optimizers = self._trained(args, kwargs)
         strategy = replica_strategy(models[0])
+        eager = not hasattr(self._original, "python_function")
+        reached = _referred(*_plain(self._original), (*args, *kwargs.values())) if eager else ()
         if not tf.executing_eagerly():
             msg = (
                 "the wrapped step is called while another function is compiled, or on a replica; "
@@ -175,11 +178,12 @@ class WrappedStep:
             models=models,
             optimizers=optimizers,
             batch=functools.partial(batch_for, models),
-            eager=not hasattr(self._original, "python_function"),
+            eager=eager,
             compiled=compiled,
             logs=_named_scalars,
             strategy=strategy,
             calls_strategy_run=strategy is not None,
+            others=reached_variables(reached),
         )
 
 
