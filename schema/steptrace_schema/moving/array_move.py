@@ -126,6 +126,8 @@ class ArrayMove:
         digests = _no_digests(len(rows)).view(np.uint64)
         hasher = RowHasher(rows.shape[1:], rows.dtype) if has_statistics(spec) else None
         at_once = self.alike is not None and self.alike.read_rows(spec.key, rows)
+        if at_once and hasher is not None:
+            digests[:] = [hasher.digest(row) for row in rows]
         for row, record in () if at_once else enumerate(self.records):
             if spec.key in record.keys and record.is_of(spec.key, spec.shape, rows.dtype):
                 record.read_into(spec.key, rows[row, ...])

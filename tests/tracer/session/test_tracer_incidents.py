@@ -58,6 +58,12 @@ class Before(keras.callbacks.Callback):  # type: ignore[misc]
         self.values.append({v.path: v.value.numpy().copy() for v in variables})
 
 
+@pytest.fixture(autouse=True)
+def names() -> None:
+    """Give the optimizer of each test the same name."""
+    keras.utils.clear_session()
+
+
 def fit(model: Any, x: Any, y: Any, callbacks: list[Any], **fields: Any) -> None:
     model.fit(x, y, batch_size=ROWS, shuffle=False, verbose=0, callbacks=callbacks, **fields)
 
