@@ -196,9 +196,9 @@ def test_the_sparse_gradient_of_a_very_large_weight_is_missing_and_never_made_de
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gradients, "_SPARSE_LIMIT", 50)
+    rows = keras.layers.Embedding(20, 4, name="embedding")
     model = keras.Sequential(
-        [keras.Input((2,), dtype="int32"), keras.layers.Embedding(20, 4), keras.layers.Flatten()],
-        name="words",
+        [keras.Input((2,), dtype="int32"), rows, keras.layers.Flatten()], name="words"
     )
     model.add(keras.layers.Dense(1, name="out"))
     model.compile("sgd", "mse")
