@@ -113,7 +113,7 @@ def test_a_limit_without_room_for_one_step_is_said_at_once_with_one_that_has(
     with _sampling(store) as use:
         said, *weights = _fit([Tracer(store, disk_limit=200_000, progress=False)])
     (text,) = said
-    assert "step 0 takes 9.71 kB" in text
+    assert "step 0 takes 10.4 kB" in text
     assert "the policy's disk_limit of 200 kB has no room for" in text
     assert "set it to at least" in text
     assert "training continues" in text
