@@ -18,7 +18,7 @@ class OnlyTrained(keras.layers.Layer):  # type: ignore[misc]
     """Refuses to be called in inference mode, with a message of several lines."""
 
     def call(self, x: Any, training: bool | None = None) -> Any:
-        if not training:
+        if training is False:
             msg = f"the first line\n\tand what\x1b[31m to do\x07: {'word ' * 2000}"
             raise RuntimeError(msg)
         return x
