@@ -58,6 +58,9 @@ class UpdateExplanation:
         Index of the element where it is largest.
     skipped
         Whether the optimizer left the weight alone: it accumulates, or the loss scale is too large.
+    beside
+        Whether the gradients were computed beside the training, and are equal to its own only up to
+        rounding. Then only changes are found that are larger than those of several steps.
     """
 
     step: int
@@ -77,6 +80,7 @@ class UpdateExplanation:
     outside_size: float | None = None
     element: tuple[int, ...] | None = None
     skipped: bool | None = None
+    beside: bool | None = None
 
     def explain(self) -> str:
         """Say in a few sentences why the weight changed as it did."""
@@ -96,6 +100,11 @@ class UpdateExplanation:
             text += f" Clipping scaled the gradient to {times(self.clipping)} its size."
         if self.decay:
             text += f" Weight decay made {number(self.decay)} of it."
+        if self.explained and self.beside and not self.skipped:
+            return (
+                f"{text} The gradients were computed beside the training, so that the formula "
+                "gives only about this update, and a small change from outside would not be seen."
+            )
         if self.explained:
             return f"{text} The formula gives it to within {self.ulp:.1f} ULP of the weight."
         assert self.outside is not None
@@ -120,7 +129,8 @@ def explain_update(trace: TraceOrPath, step: int, path: str) -> UpdateExplanatio
     formula is run over the recorded gradients from the first step on. A weight is *changed outside
     the optimizer* where it is off by more than 4 ULP plus 16 parts in 2^23 of the terms that the
     update is computed from: between two recorded steps something else wrote to it (user code, a
-    constraint, a swap of weights, a damaged memory).
+    constraint, a swap of weights, a damaged memory). Where the trace says that gradients were
+    computed beside the training, four of the weight's largest steps are added to that bound.
 
     Parameters
     ----------
@@ -178,6 +188,7 @@ def explanation(signals: Signals, found: Residual, path: str) -> UpdateExplanati
         outside_size=_size(off),
         element=tuple(int(i) for i in np.unravel_index(int(np.argmax(np.abs(off))), off.shape)),
         skipped=found.skipped,
+        beside=signals.attributes.capture.get("gradients") == "beside",
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 from plot_traces import make_trace
 from quiet_run import BATCH, CLASSES, STEPS, find, follow_gradients, quiet_layers, quiet_run
 from steptrace_analyzer.anomalies.diagnosis import diagnose
+from steptrace_analyzer.anomalies.explain import explain_update
 from steptrace_analyzer.anomalies.finding import Finding
 from steptrace_analyzer.anomalies.registry import _registered, register
 from steptrace_schema.errors import UnknownNameError
@@ -326,6 +327,27 @@ def test_a_weight_with_a_gradient_that_does_not_move_is_named() -> None:
     (found,) = find("unchanged", arrays)
     assert (found.tensor, found.first_step) == ("updates/net/middle/kernel", 70)
     assert found.observed == STEPS - 70
+
+
+def test_gradients_that_were_computed_beside_are_not_taken_for_exact() -> None:
+    arrays = _run()
+    follow_gradients(arrays)
+    rng = np.random.default_rng(7)
+    for name in ("first", "middle", "last"):
+        gradient = arrays[f"gradients/net/{name}/kernel"]
+        noise = 1 + 1e-4 * rng.normal(size=gradient.shape)
+        arrays[f"gradients/net/{name}/kernel"] = (gradient * noise).astype(np.float32)
+    sgd = Optimizer(class_name="SGD", config={"momentum": 0.0, "nesterov": False})
+    inside: dict[str, Any] = {"optimizer": sgd, "capture": {"gradients": "inside"}}
+    beside: dict[str, Any] = {"optimizer": sgd, "capture": {"gradients": "beside"}}
+    assert find("outside", arrays, **inside) != []
+    assert find("outside", arrays, **beside) == []
+    explained = explain_update(make_trace(arrays, **beside), 30, "first/kernel")
+    assert explained.explained is True
+    assert "computed beside the training" in explained.explain()
+    arrays["weights/net/first/kernel"][50:, 2, 3] += 5.0
+    (found,) = find("outside", arrays, **beside)
+    assert (found.first_step, found.evidence["element"]) == (49, [2, 3])
 
 
 def test_frozen_layers_are_told_from_weights_that_no_loss_depends_on() -> None:

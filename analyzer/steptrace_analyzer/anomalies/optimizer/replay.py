@@ -27,6 +27,9 @@ ULP: Final = 4
 ROUNDINGS: Final = 16
 """Besides, parts in 2^23 of what an update was computed from that it may be off by."""
 _CLIPS: Final = ("clipnorm", "clipvalue", "global_clipnorm")
+_BESIDE: Final = 4.0
+"""Largest changes of a weight that an update may be off by where gradients are only equal up to
+rounding: an optimizer that divides by their size makes whole steps of those that are but noise."""
 _FLUSHED: Final = 1e-28  # processors may take numbers near 1e-38 for zero, and divide by 1e-7
 _SPARSE: Final = 16  # times as many where the rows of an embedding are added one by one
 _CLIPPED: Final = 4  # times as much where a norm, a long sum, was divided by
@@ -94,6 +97,7 @@ class Replay:
         norm = self._setting.clip("global_clipnorm")
         self._norms = _global_norms(signals) if norm is not None else {}
         self._decays = self._setting.decay is not None
+        self._beside = signals.attributes.capture.get("gradients") == "beside"
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -206,10 +210,14 @@ class Replay:
             decayed = weight + decay if decay is not None and self._decays else weight
             change = formula.step(clipped, decayed, rate, count)
             allowed = ULP * (_SPARSE if self._sparse else 1)
-            found = _residual(step, weight, decayed, after, change, factor, allowed)
+            largest = float(np.abs(change.delta).max(initial=0.0)) if self._beside else 0.0
+            if self._beside and self._setting.name not in LINEAR:
+                largest = max(largest, float(rate))
+            more = _BESIDE * largest
+            found = _residual(step, weight, decayed, after, change, factor, allowed, more)
             if decay is not None and found.beyond.any() and count == 1:
                 # An optimizer may be told to leave weights undecayed; the trace does not say which.
-                other = _residual(step, weight, weight, after, change, factor, allowed)
+                other = _residual(step, weight, weight, after, change, factor, allowed, more)
                 if not other.beyond.any():
                     self._decays, found = False, other
         return found
@@ -277,13 +285,14 @@ def _residual(
     change: Any,
     factor: float,
     allowed: int,
+    more: float,
 ) -> Residual:
     expected = (decayed + change.delta).astype(np.float32)
     error = np.abs(expected.astype(np.float64) - after)
     largest = np.maximum(np.maximum(np.abs(weight), np.abs(after)), np.finfo(np.float32).tiny)
     unit = np.spacing(largest).astype(np.float64)
     roundings = ROUNDINGS * (_CLIPPED if factor < 1 else 1) * _EPS
-    bound = allowed * unit + roundings * change.size.astype(np.float64) + _FLUSHED
+    bound = allowed * unit + roundings * change.size.astype(np.float64) + _FLUSHED + more
     beyond = ~(error <= bound) & np.isfinite(weight) & (np.isfinite(expected) | np.isfinite(after))
     worst = int(np.argmax(np.where(np.isfinite(error), error / bound, -1)))
     ulps = error / unit

@@ -24,9 +24,11 @@ def outside(
 
     The formula of the optimizer is run over the recorded gradients of every trainable weight, as
     `explain_update` does, and compared with the recorded weights. An element is off where it is
-    farther from them than 4 ULP plus 16 parts in 2^23 of the terms it is computed from. A weight of
-    which more than `share` of the updates are off has something that acts at every step, such as a
-    constraint, or gradients that are changed before they are applied: that is worth knowing only.
+    farther from them than 4 ULP plus 16 parts in 2^23 of the terms it is computed from; where
+    gradients were computed beside the training, four of the weight's largest steps are added. A
+    weight of which more than `share` of the updates are off has something that acts at every step,
+    such as a constraint, or gradients that are changed before they are applied: that is worth
+    knowing only.
 
     Thresholds
         share: updates that are off over all, 0 to 1. most_gigabytes: of weights and gradients
