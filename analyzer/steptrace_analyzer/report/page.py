@@ -48,7 +48,7 @@ def render(name: str, rules: str = "", script: str = "", **values: object) -> st
     values
         What the template writes; no text in them can become markup.
     """
-    css = _file("page.css") + rules
+    css = _file("colours.css") + _file("page.css") + rules
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{_digest(css)}'; "
     if script:
         policy += f"script-src 'sha256-{_digest(script)}'; "

@@ -39,7 +39,7 @@ small { color: var(--soft); font-size: .8rem; }
 .told { border-left: .3rem solid #e69f00; background: var(--finding); padding: .4rem .7rem;
   border-radius: .3rem; margin: 0 0 .3rem; }
 """
-"""Of everything on the page that is no canvas; the variables are those of ``view.css``."""
+"""Of what is no canvas on the page; the variables are those of ``report/colours.css``."""
 
 
 BESIDE: Final = (

@@ -109,7 +109,8 @@ class _Refused(RequestHandler):  # type: ignore[misc]
 def _page() -> tuple[Any, str]:
     loader = PackageLoader("steptrace_analyzer.view")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    css = files("steptrace_analyzer.view").joinpath("view.css").read_text(encoding="utf-8")
+    parts = files("steptrace_analyzer.report") / "colours.css", files(__package__) / "view.css"
+    css = "".join(part.read_text(encoding="utf-8") for part in parts)
     return environment.get_template("view.html"), css
 
 

@@ -16,9 +16,7 @@ ScriptName = Annotated[
 ]
 ScriptArguments = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="[ARGS]...", help="Arguments and options of the script.", show_default=False
-    ),
+    typer.Argument(metavar="ARGS", help="Arguments and options of the script.", show_default=False),
 ]
 IsModule = Annotated[
     bool, typer.Option("--module", "-m", help="Run SCRIPT as a module, as python -m does.")
@@ -160,7 +158,7 @@ def verify(
     script: Annotated[
         str,
         typer.Argument(
-            metavar="[SCRIPT]", help="The training script; with -m, a module.", show_default=False
+            metavar="SCRIPT", help="The training script; with -m, a module.", show_default=False
         ),
     ] = "",
     arguments: ScriptArguments = None,
