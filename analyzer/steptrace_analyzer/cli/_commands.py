@@ -33,6 +33,26 @@ class PlainCommand(TyperCommand):
         """Return the first sentence, however long."""
         return super().get_short_help_str(_WHOLE)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take options up to a script, also between the arguments before it."""
+        return super().parse_args(ctx, args if ctx.allow_interspersed_args else self._sorted(args))
+
+    def _sorted(self, args: list[str]) -> list[str]:
+        """Place options before the command's own arguments; what follows those is a script's."""
+        options = [p for p in self.params if p.param_type_name == "option"]
+        with_value = {o for p in options if not getattr(p, "is_flag", False) for o in p.opts}
+        wanted = sum(p.param_type_name == "argument" and p.nargs == 1 for p in self.params)
+        given: list[str] = []
+        own: list[str] = []
+        rest = list(args)
+        while rest and len(own) < wanted and rest[0] != "--":
+            if rest[0].startswith("-"):
+                taken = 2 if rest[0] in with_value else 1
+                given, rest = given + rest[:taken], rest[taken:]
+            else:
+                own.append(rest.pop(0))
+        return [*given, *own, *rest]
+
 
 class PlainGroup(TyperGroup):
     """A group that names the commands which a mistyped one resembles, and cuts no summary."""

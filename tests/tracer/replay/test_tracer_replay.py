@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
+from steptrace_analyzer import open_trace
 from steptrace_schema.errors import StepNotRecordedError, TraceError
 from steptrace_schema.store.opening import read_attributes
 from steptrace_tracer.replay.replay_script import replay_script
@@ -43,6 +47,25 @@ elif kind == "lstm":
     inner = [layers.LSTM(5, return_sequences=True), layers.LSTM(3), layers.Dense(2)]
     model = keras.Sequential([keras.Input((6, 4)), *inner])
     loss = "mse"
+elif kind == "random":
+    x = rng.normal(size=(64, 8, 8, 2)).astype("float32")
+    y = rng.integers(0, 3, 64)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 2)),
+            layers.RandomFlip(),
+            layers.RandomRotation(0.2),
+            layers.RandomTranslation(0.1, 0.1),
+            layers.GaussianNoise(0.1),
+            layers.Conv2D(4, 3, activation="relu"),
+            layers.BatchNormalization(),
+            layers.SpatialDropout2D(0.3),
+            layers.Flatten(),
+            layers.Dropout(0.5),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+    loss = "sparse_categorical_crossentropy"
 if loss is not None:
     model.compile("adam", loss, metrics=["mae"] if loss == "mse" else ["accuracy"])
 model.run_eagerly = way == "eager"
@@ -82,7 +105,7 @@ def again(script: Path, trace: Path, step: int, *arguments: str, **options: Any)
 
 
 @pytest.mark.parametrize("way", ["compiled", "eager", "beside"])
-@pytest.mark.parametrize("kind", ["digits", "lstm"])
+@pytest.mark.parametrize("kind", ["digits", "lstm", "random"])
 def test_a_marked_step_is_repeated_bit_for_bit(tmp_path: Path, kind: str, way: str) -> None:
     trace = tmp_path / "run.zarr"
     capture = "beside" if way == "beside" else "auto"
@@ -98,6 +121,40 @@ def test_a_marked_step_is_repeated_bit_for_bit(tmp_path: Path, kind: str, way: s
     gradients = {f"gradients/{p}" for p in read_attributes(trace).declared["gradients"]}
     assert names == gradients | {"scalars/loss"}
     assert {p: p.read_bytes() for p in trace.rglob("*") if p.is_file()} == before
+
+
+ONE_OF_400 = (
+    HEAD
+    + """
+x = rng.random((400 * 4, 3)).astype("float32")
+x[237 * 4 + 2] = -30.0
+model = keras.Sequential(
+    [keras.Input((3,)), layers.Dense(4, name="hidden"), layers.Dropout(0.2), layers.Dense(1)]
+)
+model.compile(keras.optimizers.SGD(1e-4), lambda y, p: tf.reduce_mean(tf.math.log(y) * p))
+y = x.sum(axis=1, keepdims=True)
+model.fit(x, y, batch_size=4, shuffle=False, verbose=0, callbacks=[Tracer(trace, progress=False)])
+"""
+)
+
+
+def test_a_nan_that_one_batch_of_400_makes_is_made_again_and_its_operation_named(
+    tmp_path: Path,
+) -> None:
+    trace = tmp_path / "run.zarr"
+    script = write(tmp_path / "train.py", ONE_OF_400, trace=str(trace))
+    run(script, "nan", "compiled", "1")
+    incident = read_attributes(trace).incidents[0]
+    assert (incident.step, incident.cause) == (237, "loss")
+    found = again(script, trace, 237, "nan", "compiled", "2")
+    assert found.is_same, str(found)
+    kept = open_trace(trace)["incidents/237"]
+    assert np.isnan(float(kept["scalars/loss"]))
+    command = [sys.executable, "-m", "steptrace_analyzer", "replay", str(trace), "--step", "237"]
+    command += ["--check-numerics", str(script), "nan", "compiled", "2"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert said.returncode == 1, said.stderr
+    assert '"Log"' in said.stdout
 
 
 CRASH = (
@@ -170,3 +227,22 @@ def test_a_step_of_a_custom_loop_is_repeated_and_a_changed_script_is_seen(tmp_pa
         again(script, trace, 6, "marked", "-", "2")
     with pytest.raises(TraceError, match="before fit 2"):
         again(script, trace, 7, "marked", "-", "2", fit=2)
+
+
+def test_a_step_of_which_the_policy_kept_everything_is_repeated_but_for_random_layers(
+    tmp_path: Path,
+) -> None:
+    trace = tmp_path / "run.zarr"
+    alone = LOOP.replace("batch, factor", "batch").replace("factor *", "0.5 *")
+    alone = alone.replace(", tf.constant(0.5))", ")")
+    text = alone.replace("layers.Dropout(0.5), ", "")
+    script = write(tmp_path / "train.py", text, trace=str(trace), rate=0.01)
+    run(script, "everything", "-", "1")
+    found = again(script, trace, 9, "everything", "-", "2")
+    assert found.is_same, str(found)
+    assert found.not_restored == ()
+    with_random = write(tmp_path / "with_dropout.py", alone, trace=str(trace), rate=0.01)
+    run(with_random, "everything", "-", "1")
+    found = again(with_random, trace, 9, "everything", "-", "2")
+    assert not found.is_same
+    assert any("random layers" in each for each in found.not_restored)
