@@ -2,130 +2,155 @@
 
     PYTHONPATH=benchmarks python -m diagnosis.corpus FOLDER [PROGRAM ...]
 
-Trains every program with every mutation, traced into FOLDER, where traces are kept, and prints one
-table. Deterministic but for the threads of TensorFlow.
+Trains every program with every mutation, traced into FOLDER, where traces and what was said of them
+are kept, and prints the tables. With `--record` it trains only, with `--again` it judges traces
+again that were judged before, and with `--tables` it prints what is there. Deterministic but for
+the threads of TensorFlow.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("STEPTRACE_QUIET", "1")
 
 import keras
 import numpy as np
 
-from diagnosis.mutations import AT, BATCH, MUTATIONS, STEPS, Mutation
-from diagnosis.programs import SEEN, UNSEEN
-from steptrace_analyzer import diagnose
+from diagnosis.mutations import AT, BATCH, MUTATIONS, STEPS, Mutation, kernel
+from diagnosis.programs_all import SEEN, UNSEEN
+from diagnosis.tables import Judged, tables
+from steptrace_analyzer import diagnose, open_trace
 from steptrace_tracer import Tracer
 
-Row = tuple[str, str, str]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from diagnosis.programs import Program
+
+_EPOCH = 20  # steps, where epochs end with a small batch
 
 
-@dataclasses.dataclass(frozen=True)
-class Judged:
-    """What the diagnosis said of one run."""
+def record(path: Path, make: Callable[[], Program], name: str) -> str | None:
+    """Train a program with a mutation, traced; return the weight that was written to.
 
-    mutation: str
-    errors: int
-    warnings: int
-    step: bool
-    """Whether the first story begins at the right step."""
-    cause: bool
-    """Whether a finding at that step names the right kind of cause."""
-
-
-def record(path: Path, make: Any, mutation: Mutation) -> None:
-    """Train a program with a mutation, traced."""
+    The last two segments of its path, ``"dense/kernel"``; an empty string where none was, and None
+    where the mutation cannot be done to the program.
+    """
+    mutation = MUTATIONS[name]
     keras.utils.set_random_seed(12)
     program = make()
+    if not mutation.allows(program, name):
+        return None
     if mutation.change is not None:
         mutation.change(program)
+    xs, ys, epochs = _data(program, mutation)
+    optimizer = mutation.optimizer() if mutation.optimizer else program.optimizer(mutation.rate)
+    usual = float(optimizer.learning_rate)
+
+    def between(number: int, model: Any, optimizer: Any) -> None:
+        if mutation.rate_at is not None:
+            optimizer.learning_rate = usual * mutation.rate_at(number)
+        if number == AT and mutation.between is not None:
+            weight = kernel(model)
+            weight.assign(mutation.between(weight.numpy().copy()))
+
+    tracer = Tracer(path, overwrite=True, capture="inside", progress=False)
+    if program.train is not None:
+        ends = range(0, STEPS * BATCH, BATCH)
+        batches = [tuple(a[i : i + BATCH] for a in (*xs, *ys)) for i in ends]
+        program.train(program, optimizer, batches, between, tracer)
+    else:
+        program.model.compile(optimizer, program.loss)
+
+        class Between(keras.callbacks.Callback):  # type: ignore[misc]
+            """Writes to the model or its optimizer right before a step."""
+
+            steps = 0
+
+            def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+                """Change weights or rate."""
+                between(self.steps, self.model, self.model.optimizer)
+                self.steps += 1
+
+        x = xs if isinstance(program.x, list) else xs[0]
+        y = ys if isinstance(program.y, list) else ys[0]
+        program.model.fit(
+            x, y, BATCH, epochs, shuffle=False, verbose=0, callbacks=[Between(), tracer]
+        )
+    written = kernel(program.model).path.split("/")[-2:] if mutation.between is not None else ()
+    return "/".join(written)
+
+
+def _data(program: Program, mutation: Mutation) -> tuple[list[Any], list[Any], int]:
+    """Return inputs and targets in the order of the steps, and how often they are gone through."""
+    xs = program.x if isinstance(program.x, list) else [program.x]
+    ys = program.y if isinstance(program.y, list) else [program.y]
     rng = np.random.default_rng(0)
     count = STEPS * BATCH
-    passes = -(-count // len(program.x))
-    order = np.concatenate([rng.permutation(len(program.x)) for _ in range(passes)])[:count]
-    x, y = program.x[order].copy(), program.y[order].copy()
+    if mutation.tail:
+        count = (_EPOCH - 1) * BATCH + mutation.tail
+    passes = -(-count // len(xs[0]))
+    order = np.concatenate([rng.permutation(len(xs[0])) for _ in range(passes)])[:count]
+    xs, ys = ([array[order].copy() for array in arrays] for arrays in (xs, ys))
     if mutation.batches is not None:
-        mutation.batches(x, y, slice(AT * BATCH, (AT + 1) * BATCH))
-    optimizer = mutation.optimizer() if mutation.optimizer else program.optimizer(mutation.rate)
-    program.model.compile(optimizer, program.loss)
-
-    class Between(keras.callbacks.Callback):  # type: ignore[misc]
-        """Writes to the model right before a step."""
-
-        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-            """Change the weights."""
-            if batch == AT and mutation.between is not None:
-                mutation.between(self.model)
-
-    program.model.fit(
-        x, y, BATCH, shuffle=False, verbose=0, callbacks=[Between(), Tracer(path, overwrite=True)]
-    )
+        mutation.batches(xs, ys, slice(AT * BATCH, (AT + 1) * BATCH))
+    return xs, ys, STEPS // _EPOCH if mutation.tail else 1
 
 
-def judge(path: Path, name: str) -> Judged:
-    """Diagnose a trace, and compare with what was done to it."""
-    mutation = MUTATIONS[name]
-    found = diagnose(str(path))
-    serious = [story for story in found.stories if story.severity != "info"]
-    steps = {story.step for story in serious}
-    at = [f for f in found.findings if f.first_step == mutation.step]
+def judge(path: Path, program: str, name: str, written: str) -> Judged:
+    """Diagnose a trace."""
+    trace = open_trace(str(path))
+    found = diagnose(trace)
+    loss = np.asarray(trace["scalars/loss"], dtype=np.float64)
     return Judged(
+        program=program,
         mutation=name,
-        errors=sum(story.severity == "error" for story in serious),
-        warnings=len(serious),
-        step=mutation.step in steps,
-        cause=any(f.cause_kind == mutation.cause for f in at),
+        written=written,
+        stories=[(story.severity, story.step) for story in found.stories],
+        findings=[
+            (f.rule, f.severity, f.first_step, f.cause_kind, f.tensor or "") for f in found.findings
+        ],
+        first=float(loss[0]),
+        last=float(np.median(loss[-20:])),
     )
 
 
-def table(judged: list[Judged]) -> list[Row]:
-    """Count by mutation."""
-    rows: list[Row] = []
-    for name, mutation in MUTATIONS.items():
-        mine = [j for j in judged if j.mutation == name]
-        if not mine:
-            continue
-        n = len(mine)
-        if mutation.healthy:
-            errors, any_at_all = (
-                sum(getattr(j, field) > 0 for j in mine) for field in ("errors", "warnings")
-            )
-            text = f"any error {errors}, any warning or error {any_at_all}"
-        elif mutation.step is not None:
-            text = f"step {sum(j.step for j in mine)}, cause {sum(j.cause for j in mine)}"
-        else:
-            text = f"error {sum(j.errors > 0 for j in mine)}"
-        rows.append((name, str(n), text))
-    return rows
+def _run(folder: Path, program: str, name: str, options: set[str]) -> Judged | None:
+    """Record and judge one run, unless that was done before."""
+    make = {**SEEN, **UNSEEN}[program]
+    path = folder / f"{program}-{name}.zarr"
+    done, said = path.with_suffix(".done"), path.with_suffix(".json")
+    if "--tables" not in options and not done.exists():
+        written = record(path, make, name)
+        done.write_text("not for it" if written is None else written)
+    if not done.exists() or "--record" in options or (note := done.read_text()) == "not for it":
+        return None
+    if "--tables" not in options and ("--again" in options or not said.exists()):
+        said.write_text(json.dumps(judge(path, program, name, note).__dict__))
+    return Judged(**json.loads(said.read_text())) if said.exists() else None
 
 
 def main(arguments: list[str]) -> None:
     """Record what is missing, judge, and print."""
-    folder, chosen = Path(arguments[0]), arguments[1:]
-    folder.mkdir(parents=True, exist_ok=True)
+    options = {argument for argument in arguments if argument.startswith("--")}
+    folder, *chosen = (a for a in arguments if a not in options)
+    Path(folder).mkdir(parents=True, exist_ok=True)
     for title, programs in (("seen", SEEN), ("unseen", UNSEEN)):
-        judged: list[Judged] = []
-        for program, make in programs.items():
-            if chosen and program not in chosen:
-                continue
-            for name, mutation in MUTATIONS.items():
-                path = folder / f"{program}-{name}.zarr"
-                done = path.with_suffix(".done")
-                if not done.exists():
-                    record(path, make, mutation)
-                    done.touch()
-                judged.append(judge(path, name))
-                sys.stderr.write(f"{program} {judged[-1]}\n")
-        sys.stdout.write(f"\n{title} programs\n")
-        for row in table(judged):
-            sys.stdout.write("| " + " | ".join(row) + " |\n")
+        judged = [
+            _run(Path(folder), program, name, options)
+            for program in programs
+            if not chosen or program in chosen
+            for name in MUTATIONS
+        ]
+        known = [one for one in judged if one is not None]
+        if known:
+            sys.stdout.write(f"\n{title} programs\n\n{tables(known)}\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Small programs on scikit-learn's data and on made sequences, each with its own optimizer."""
+"""What a program of the corpus is, and the first of them: tables, digits and made sequences."""
 
 from __future__ import annotations
 
@@ -23,25 +23,37 @@ class Program:
     """A model that is not compiled yet, with its data, its loss and its optimizer."""
 
     model: Any
-    x: npt.NDArray[Any]
-    y: npt.NDArray[Any]
-    loss: str
+    x: Any
+    """An array, or a list of one for each input of the model."""
+    y: Any
+    """An array, or a list of one for each output of the model."""
+    loss: Any
     optimizer: Callable[[float], Any]
     """From a factor of the learning rate."""
+    not_for: frozenset[str] = frozenset()
+    """Mutations that its data does not allow."""
+    train: Callable[..., None] | None = None
+    """Trains where ``fit`` does not: takes program, optimizer, batches, callbacks and tracer."""
 
 
-def _scaled(x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+TOKENS: Final = frozenset({"batch_scaled", "nan_in_input", "inputs_raw"})
+"""Mutations that inputs of token ids do not allow."""
+
+
+def scaled(x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Return columns of mean 0 and standard deviation 1."""
     return np.asarray((x - x.mean(axis=0)) / (x.std(axis=0) + 1e-6), dtype=np.float32)
 
 
-def _sequential(name: str, shape: tuple[int, ...], *layers: Any, dtype: str = "float32") -> Any:
+def sequential(name: str, shape: tuple[int, ...], *layers: Any, dtype: str = "float32") -> Any:
+    """Return a chain of layers."""
     return keras.Sequential([keras.Input(shape, dtype=dtype), *layers], name=name)
 
 
 def digits_mlp() -> Program:
     """Momentum, two hidden layers."""
     data = datasets.load_digits()
-    model = _sequential(
+    model = sequential(
         "mlp", (64,), L.Dense(64, "relu"), L.Dense(48, "relu"), L.Dense(10, "softmax")
     )
     x = (data.data / 16).astype(np.float32)
@@ -68,30 +80,30 @@ def sign_lstm() -> Program:
     """RMSprop, a recurrent network on made sequences."""
     x = np.random.default_rng(2).normal(size=(1600, 12, 4)).astype(np.float32)
     y = (x[:, :, 0].sum(axis=1) > 0).astype(np.int64) + (x[:, -1, 1] > 0)
-    model = _sequential("lstm", (12, 4), L.LSTM(24), L.Dense(3, "softmax"))
+    model = sequential("lstm", (12, 4), L.LSTM(24), L.Dense(3, "softmax"))
     return Program(model, x, y, CLASSES, lambda f: keras.optimizers.RMSprop(3e-3 * f))
 
 
 def wine() -> Program:
     """Nesterov momentum, 13 measurements of 178 wines."""
     data = datasets.load_wine()
-    model = _sequential(
+    model = sequential(
         "wine", (13,), L.Dense(24, "tanh"), L.Dense(16, "tanh"), L.Dense(3, "softmax")
     )
     rule = lambda f: keras.optimizers.SGD(0.02 * f, momentum=0.9, nesterov=True)  # noqa: E731
-    return Program(model, _scaled(data.data), data.target, CLASSES, rule)
+    return Program(model, scaled(data.data), data.target, CLASSES, rule)
 
 
 def cancer() -> Program:
     """Adam, a binary classification with a sigmoid."""
     data = datasets.load_breast_cancer()
-    model = _sequential(
+    model = sequential(
         "cancer", (30,), L.Dense(32, "relu"), L.Dense(16, "relu"), L.Dense(1, "sigmoid")
     )
     y = data.target.astype(np.float32)[:, np.newaxis]
     return Program(
         model,
-        _scaled(data.data),
+        scaled(data.data),
         y,
         "binary_crossentropy",
         lambda f: keras.optimizers.Adam(2e-3 * f),
@@ -101,16 +113,16 @@ def cancer() -> Program:
 def diabetes() -> Program:
     """Adamax, a noisy regression."""
     data = datasets.load_diabetes()
-    model = _sequential("diabetes", (10,), L.Dense(32, "elu"), L.Dense(16, "elu"), L.Dense(1))
-    y = _scaled(data.target[:, np.newaxis])
-    return Program(model, _scaled(data.data), y, "mse", lambda f: keras.optimizers.Adamax(5e-3 * f))
+    model = sequential("diabetes", (10,), L.Dense(32, "elu"), L.Dense(16, "elu"), L.Dense(1))
+    y = scaled(data.target[:, np.newaxis])
+    return Program(model, scaled(data.data), y, "mse", lambda f: keras.optimizers.Adamax(5e-3 * f))
 
 
 def echo_conv() -> Program:
     """Nadam, one-dimensional convolutions on made sequences."""
     x = np.random.default_rng(6).normal(size=(1500, 20, 3)).astype(np.float32)
     y = (x[:, :-1, 0] * x[:, 1:, 0]).sum(axis=1, keepdims=True).astype(np.float32) / 4
-    model = _sequential(
+    model = sequential(
         "echo",
         (20, 3),
         L.Conv1D(24, 3, activation="relu"),
@@ -131,9 +143,3 @@ def digits_layernorm() -> Program:
     model = keras.Model(first, L.Dense(10, "softmax")(h), name="blocks")
     x = (data.data / 16).astype(np.float32)
     return Program(model, x, data.target, CLASSES, lambda f: keras.optimizers.AdamW(2e-3 * f))
-
-
-SEEN: Final = {p.__name__: p for p in (digits_mlp, digits_residual, sign_lstm)}
-"""Programs of the kinds that thresholds were set on."""
-UNSEEN: Final = {p.__name__: p for p in (wine, cancer, diabetes, echo_conv, digits_layernorm)}
-"""Programs that nothing was set on."""
