@@ -149,8 +149,10 @@ def _spec(key: str, values: npt.NDArray[Any]) -> ArraySpec:
         dims = variable_dims(len(shape))
     elif not shape:
         dims = ()
+    elif path == "sample_replica":
+        dims = ("sample",)
     elif path.startswith("sample_"):
-        dims = ("batch",)
+        dims = ("batch", "statistic")[: len(shape)]
     else:
         dims = ("sample", *feature_dims(len(shape) - 1))
     return ArraySpec(kind, path, dims, shape, values.dtype.name, static=static)

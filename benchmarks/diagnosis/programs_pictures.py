@@ -44,7 +44,9 @@ def digits_segment() -> Program:
         L.Conv2D(1, 1, activation="sigmoid"),
     )
     y = (x > 0.5).astype(np.float32)
-    return Program(model, noisy, y, "binary_crossentropy", lambda f: keras.optimizers.Adam(5e-3 * f))
+    return Program(
+        model, noisy, y, "binary_crossentropy", lambda f: keras.optimizers.Adam(5e-3 * f)
+    )
 
 
 def digits_two_inputs() -> Program:

@@ -97,7 +97,7 @@ def _compete(
     optimizer.build(tells.trainable_weights)
     other.build(makes.trainable_weights)
 
-    @tf.function
+    @tf.function  # type: ignore[untyped-decorator]
     def step(batch: Any) -> Any:
         real, noise = batch
         with tf.GradientTape(persistent=True) as tape:

@@ -76,7 +76,9 @@ def tables(judged: list[Judged]) -> str:
         gained = healthy.first - healthy.last
         return not one.last < healthy.last + 0.2 * gained
 
-    return "\n\n".join((_sudden(judged), _lasting(judged, lost), _healthy(judged, lost), _rules(judged)))
+    return "\n\n".join(
+        (_sudden(judged), _lasting(judged, lost), _healthy(judged, lost), _rules(judged))
+    )
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:

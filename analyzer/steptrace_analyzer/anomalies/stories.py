@@ -29,6 +29,7 @@ _OUTCOMES: Final = frozenset({"diverging", "not_learning"})
 """Rules that say what came of the run in the end."""
 _FACTS: Final = frozenset(
     {"suspect_samples", "overfitting", "repeated_inputs", "frozen", "broken_off"}
+    | {"plateau", "class_imbalance"}
 )
 """Rules whose findings are never effects of others."""
 

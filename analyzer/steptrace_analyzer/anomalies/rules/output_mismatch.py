@@ -6,9 +6,15 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from steptrace_analyzer.anomalies.cross_entropy import (
+    EPSILON,
+    binary_entropy,
+    categorical,
+    last_layer,
+)
 from steptrace_analyzer.anomalies.finding import Finding, Severity
 from steptrace_analyzer.anomalies.outcome import outcome
-from steptrace_analyzer.anomalies.signals import layer_path, require
+from steptrace_analyzer.anomalies.signals import require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +34,6 @@ _BOUNDS: Final = {
     "softplus": (0.0, np.inf),
 }
 """What the outputs of an activation function lie between."""
-_EPSILON: Final = 1e-7  # of Keras
 _NEARLY: Final = 0.01
 _ROWS: Final = 200  # samples whose losses are computed again
 
@@ -55,7 +60,7 @@ def output_mismatch(signals: Signals, *, share: float = 0.02) -> Iterator[Findin
     require(paths, "the trace holds no outputs of the last layer")
     several = sum(path.startswith("y") for path in signals.paths("inputs"))
     require(several == 1, "the trace does not hold one array of targets")
-    layer = _last_layer(signals)
+    layer = last_layer(signals)
     require(layer is not None, "the trace does not say which layer is the last")
     assert layer is not None
     path = f"{layer.path}/output"
@@ -101,11 +106,11 @@ def _of_entropy(
     """Compute a cross entropy in both ways, and see which one was used."""
     require(len(losses) >= 8, "fewer than 8 samples have both outputs and losses recorded")
     binary = outputs.shape[-1] == 1 or "binary" in (signals.attributes.loss or "").lower()
-    formula = _binary if binary else _categorical
+    formula = binary_entropy if binary else categorical
     of_probabilities = [formula(outputs, labels)]
     if not binary:  # Keras clips before it normalises where classes are given by their ids
-        clipped = np.clip(outputs, _EPSILON, 1 - _EPSILON)
-        of_probabilities.append(_categorical(clipped, labels, least=1e-30))
+        clipped = np.clip(outputs, EPSILON, 1 - EPSILON)
+        of_probabilities.append(categorical(clipped, labels, least=1e-30))
     of_logits = [formula(_sigmoid(outputs) if binary else _softmax(outputs), labels)]
     sums = outputs.sum(axis=-1)
     # Loose, because recorded numbers may have been rounded.
@@ -192,30 +197,6 @@ def _rows(signals: Signals, path: str) -> tuple[Floats, Floats, Floats]:
     return outputs[good], labels[good], losses[good] if known else np.zeros(0)
 
 
-def _categorical(outputs: Floats, labels: Floats, least: float = _EPSILON) -> Floats | None:
-    """Return the cross entropy of each sample, outputs taken for probabilities."""
-    if outputs.ndim != 2:
-        return None
-    with np.errstate(all="ignore"):
-        share = np.clip(outputs / outputs.sum(axis=-1, keepdims=True), least, 1 - least)
-        if labels.ndim == 2 and labels.shape == outputs.shape:
-            return np.asarray(-(labels * np.log(share)).sum(axis=-1))
-        ids = labels.reshape(len(labels), -1)
-        if ids.shape[1] != 1 or ids.max() >= outputs.shape[1] or ids.min() < 0:
-            return None
-        return np.asarray(-np.log(share[np.arange(len(ids)), ids[:, 0].astype(int)]))
-
-
-def _binary(outputs: Floats, labels: Floats) -> Floats | None:
-    """Return the binary cross entropy of each sample, outputs taken for probabilities."""
-    flat, wanted = outputs.reshape(len(outputs), -1), labels.reshape(len(labels), -1)
-    if flat.shape != wanted.shape:
-        return None
-    share = np.clip(flat, 1e-7, 1 - 1e-7)
-    each = -(wanted * np.log(share) + (1 - wanted) * np.log(1 - share))
-    return np.asarray(each.mean(axis=1))
-
-
 def _softmax(outputs: Floats) -> Floats:
     exponents = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
     return np.asarray(exponents / exponents.sum(axis=-1, keepdims=True))
@@ -232,12 +213,6 @@ def _fits(computed: list[Floats | None], recorded: Floats) -> bool:
         for each in computed
         if each is not None
     )
-
-
-def _last_layer(signals: Signals) -> Layer | None:
-    """Return the last layer with outputs and, where it is only an activation, that layer."""
-    last = layer_path(signals.paths("activations")[-1])
-    return signals.layers.get(last)
 
 
 def _mild(signals: Signals) -> Severity:
