@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from steptrace_analyzer.plots.trajectory import plot_trajectory as plot_trajectory
     from steptrace_analyzer.plots.weights import plot_weights as plot_weights
     from steptrace_analyzer.report.write import write_report as write_report
+    from steptrace_analyzer.trace.final import final_weights as final_weights
     from steptrace_analyzer.trace.follow import follow as follow
     from steptrace_analyzer.trace.info import describe as describe
     from steptrace_analyzer.trace.open import open_trace as open_trace
@@ -48,6 +49,7 @@ _HOMES = {
     "diff_checkpoint": "differences.checkpoint",
     "diff_steps": "differences.steps",
     "explain_update": "anomalies.explain",
+    "final_weights": "trace.final",
     "find_anomalies": "anomalies",
     "fingerprint": "differences.golden",
     "first_divergence": "differences.divergence",

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steptrace_schema.format.attributes import Incident, Layer, Missing, TraceAttributes
+from steptrace_schema.format.attributes import (
+    FinalWeights,
+    Incident,
+    Layer,
+    Missing,
+    TraceAttributes,
+)
 from steptrace_schema.format.layout import ArraySpec, resolve_dims
 from steptrace_schema.format.policy import Policy
 from steptrace_schema.format.root_checksum import sealed
@@ -36,8 +42,11 @@ STEPS = 3
 RATE = 0.5
 
 
-def write_trace(path: Path) -> None:
-    """Write a complete trace of a dense layer with two inputs and two units over three steps."""
+def write_trace(path: Path, *, restores: bool = False) -> None:
+    """Write a complete trace of a dense layer with two inputs and two units over three steps.
+
+    At its end, the weights before step 1 may be put back.
+    """
     arrays = resolve_dims(
         [
             *(ArraySpec("scalars", n, (), (), _scalar_type(n)) for n in REQUIRED_SCALARS),
@@ -96,6 +105,20 @@ def write_trace(path: Path) -> None:
         writer.append(step, record)
         kernel = kernel - np.float32(RATE) * gradient
     writer.append(STEPS, {"weights/dense/kernel": kernel})
+    if restores:
+        writer.keep_final(
+            FinalWeights(
+                step=STEPS,
+                time="2026-01-01T00:00:03+00:00",
+                cause="other",
+                reason="something else set them",
+                compared=1,
+                changed=1,
+                arrays=("dense/kernel",),
+                nbytes=16,
+            ),
+            {"dense/kernel": np.array([[0.5, 1.5], [2.5, 3.5]], np.float32)},
+        )
     writer.close("complete", None, attributes)
     recover(path)
 
@@ -259,8 +282,8 @@ VALID = ("dense.zarr.zip", "dense-1.2.zarr.zip", "dense-1.3.zarr.zip")
 INCIDENT = "incident-1.3.zarr.zip"
 """A trace with a skipped step that is kept as a whole, and statistics of every sample."""
 
-OF_INCIDENT = ("R23",)
-"""Rules whose case is that trace, changed."""
+FINAL = "final-1.3.zarr.zip"
+"""The trace with a dense layer, whose model ended with the weights before step 1."""
 
 INVALID: dict[str, Callable[[Path], None]] = {
     "R1": _edit("zarr.json", lambda m: m.update(node_type="array")),
@@ -289,6 +312,7 @@ INVALID: dict[str, Callable[[Path], None]] = {
     ),
     "R22": _other_digest,
     "R23": _drop("incidents/1/inputs/x"),
+    "R24": _drop("final/dense/kernel"),
 }
 """For each rule, how a valid trace is changed to violate it."""
 
@@ -315,11 +339,15 @@ def build(target: Path) -> None:
         with_incident = Path(folder) / "incident.zarr"
         write_incident_trace(with_incident)
         pack(with_incident, target / "valid" / INCIDENT)
+        with_final = Path(folder) / "final.zarr"
+        write_trace(with_final, restores=True)
+        pack(with_final, target / "valid" / FINAL)
         for rule, violate in INVALID.items():
             if (target / "invalid" / rule / "trace.zarr.zip").exists():
                 continue
             trace = Path(folder) / f"{rule}.zarr"
-            shutil.copytree(with_incident if rule in OF_INCIDENT else valid, trace)
+            whole = {"R23": with_incident, "R24": with_final}.get(rule, valid)
+            shutil.copytree(whole, trace)
             violate(trace)
             pack(trace, target / "invalid" / rule / "trace.zarr.zip")
 

@@ -32,6 +32,9 @@ STATISTICS: Final = "statistics"
 INCIDENTS: Final = "incidents"
 """Group that holds one group for each step that is kept as a whole, since something broke at it."""
 
+FINAL: Final = "final"
+"""Group with the weights that the model ended with, where the last step left others."""
+
 STATISTICS_VALUES: Final = "values"
 """The array inside each group of statistics."""
 

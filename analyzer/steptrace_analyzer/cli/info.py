@@ -7,7 +7,7 @@ from steptrace_analyzer.cli._output import Column, write_json, write_line, write
 
 if TYPE_CHECKING:
     from steptrace_analyzer.trace.info import TraceInfo
-    from steptrace_schema.format.attributes import TraceAttributes
+    from steptrace_schema.format.attributes import FinalWeights, TraceAttributes
 
 
 def info(trace: TracePath, as_json: Json = False) -> None:
@@ -72,6 +72,8 @@ def _show(described: "TraceInfo") -> None:
     for missing in described.missing:
         at = "" if missing.steps is None else f" at steps {format_steps(missing.steps)}"
         write_line(f"missing: {missing.kind}/{missing.path}{at}: {missing.reason}")
+    if (final := attributes.final) is not None:
+        write_line(f"ends with: {_final_text(final)}")
     for incident in attributes.incidents:
         size = human_bytes(incident.nbytes)
         write_line(f"incident: step {incident.step} ({size}): {incident.reason}")
@@ -82,6 +84,23 @@ def _show(described: "TraceInfo") -> None:
     for event in described.events:
         at = "" if event.step is None else f" step {event.step}:"
         write_line(f"event: {event.time}:{at} {event.message}")
+
+
+def _final_text(final: "FinalWeights") -> str:
+    """Say which weights the model ended with."""
+    if not final.changed:
+        return final.reason
+    same = ""
+    if final.same_as is not None and final.cause != "other":
+        same = f"; they are those before step {final.same_as}"
+    kept = f"stored under 'final' ({', '.join(final.arrays[:3])}"
+    kept += f" and {len(final.arrays) - 3} more)" if len(final.arrays) > 3 else ")"
+    if not final.arrays:
+        kept = f"not stored: {final.not_kept}"
+    return (
+        f"{final.changed} of {final.compared} weights are not those that the last step left: "
+        f"{final.reason}{same}; {kept}"
+    )
 
 
 def _proved(attributes: "TraceAttributes") -> str:

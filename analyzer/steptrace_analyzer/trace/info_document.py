@@ -7,6 +7,7 @@ from typing import Any
 
 from steptrace_schema.format.attributes import (
     Event,
+    FinalWeights,
     Incident,
     Layer,
     Missing,
@@ -65,6 +66,7 @@ class TraceAttributesDocument:
     capture: dict[Kind, Way]
     proofs: tuple[Proof, ...]
     incidents: tuple[Incident, ...]
+    final: FinalWeights | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

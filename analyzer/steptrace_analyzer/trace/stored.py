@@ -10,7 +10,7 @@ import xarray as xr
 from dask.base import tokenize
 
 from steptrace_schema.errors import DamagedTraceError
-from steptrace_schema.names import STEP
+from steptrace_schema.names import FINAL, STEP
 from steptrace_schema.storage.contents import file_sizes
 from steptrace_schema.store.stored_array import StoredArray, read_arrays
 
@@ -26,9 +26,18 @@ _MOST_OBJECTS: Final = 2**18
 
 
 def stored_arrays(path: Location, attributes: TraceAttributes) -> dict[str, xr.Variable]:
-    """Return every array of the store as a lazy variable, cut to the rows that are recorded."""
+    """Return every array of the store as a lazy variable, cut to the rows that are recorded.
+
+    Final weights of a training that was resumed since are left out.
+    """
     variables: dict[str, xr.Variable] = {}
-    arrays = read_arrays(path)
+    final = () if attributes.final is None else attributes.final.arrays
+    listed = {f"{FINAL}/{name}" for name in final}
+    arrays = {
+        key: array
+        for key, array in read_arrays(path).items()
+        if not key.startswith(f"{FINAL}/") or key in listed
+    }
     found: dict[str, tuple[StoredArray, tuple[str, ...], int | None]] = {}
     claimed = 0
     for key, array in arrays.items():

@@ -124,6 +124,32 @@ class Incident(_Model):
     """Bytes of its arrays."""
 
 
+class FinalWeights(_Model):
+    """The weights that the model ended with, beside those that the last step left."""
+
+    step: Count
+    """The step that would have followed: the last row of ``weights`` is of it, too."""
+    time: str
+    """UTC, ISO 8601."""
+    cause: str
+    """``none`` where the last step left the same weights; else ``averages``, ``restored`` or
+    ``other``."""
+    reason: str
+    """One sentence for a person."""
+    compared: Count
+    """How many weights were compared."""
+    changed: Count
+    """How many of them differ from those that the last step left."""
+    arrays: tuple[str, ...] = ()
+    """Paths of these below the group ``final``, as in ``weights``."""
+    same_as: Count | None = None
+    """The last step before which they were the same; None where there is none."""
+    not_kept: str | None = None
+    """Why they are not stored."""
+    nbytes: Count = 0
+    """Bytes of the arrays."""
+
+
 class Worker(_Model):
     """Which process of a distributed job recorded the trace."""
 
@@ -160,6 +186,8 @@ class TraceAttributes(_Model):
     """Where the tensors of each kind are computed; empty before format 1.3."""
     incidents: tuple[Incident, ...] = ()
     """Steps that are kept as a whole, in the order in which they were moved into the store."""
+    final: FinalWeights | None = None
+    """The weights that the model ended with; None where that is unknown."""
     sample_statistics: tuple[str, ...] = ()
     """Names of the columns of ``inputs/sample_statistics``: ``x/rms``, ``y/category``, ..."""
     proofs: tuple[Proof, ...] = ()

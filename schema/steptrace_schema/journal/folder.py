@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from steptrace_schema.format.json_text import MOST_BYTES
-from steptrace_schema.journal.pending import INCIDENT_SUFFIX, RECORD_SUFFIX
+from steptrace_schema.journal.pending import FINAL_FILE, INCIDENT_SUFFIX, RECORD_SUFFIX
 from steptrace_schema.journal.ring import RING_FILE
 from steptrace_schema.storage.locks import MOVER, WRITER
 from steptrace_schema.storage.names import open_to_read, open_to_write
@@ -74,6 +74,7 @@ def is_of_a_journal(name: str) -> bool:
         BALLAST_FILE,
         RECORDER_LOG,
         RING_FILE,
+        FINAL_FILE,
         MOVER,
         WRITER,
     )

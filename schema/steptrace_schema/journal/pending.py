@@ -21,6 +21,9 @@ RECORD_SUFFIX: Final = ".safetensors"
 INCIDENT_SUFFIX: Final = ".incident"
 """File name ending of a step that is kept as a whole, beside the records."""
 
+FINAL_FILE: Final = "weights.final"
+"""The weights that the model ended with, where the last step left others."""
+
 _RECORD: Final = re.compile(rf"(\d{{8}}|[1-9]\d{{8,11}}){re.escape(RECORD_SUFFIX)}", re.ASCII)
 
 
@@ -59,7 +62,7 @@ class PendingRecords:
         known, self._sizes = self._sizes, {}
         with suppress(FileNotFoundError):  # the recorder has just finished
             for name in os.listdir(self._directory):  # noqa: PTH208
-                if name.endswith((RECORD_SUFFIX, INCIDENT_SUFFIX)):
+                if name.endswith((RECORD_SUFFIX, INCIDENT_SUFFIX)) or name == FINAL_FILE:
                     with suppress(FileNotFoundError):  # the recorder has just moved it
                         self._sizes[name] = known.get(name) or self._size(name)
         records += sum(name.endswith(RECORD_SUFFIX) for name in self._sizes)

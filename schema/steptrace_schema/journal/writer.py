@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from steptrace_schema.errors import TraceExistsError
 from steptrace_schema.format.disk_limit import BALLAST, DiskLimit
+from steptrace_schema.journal.final_file import write_final
 from steptrace_schema.journal.folder import (
     BALLAST_FILE,
     CLOSED_FILE,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from steptrace_schema.format.attributes import Incident, TraceAttributes
+    from steptrace_schema.format.attributes import FinalWeights, Incident, TraceAttributes
     from steptrace_schema.format.policy import Durability
     from steptrace_schema.journal.declaration import Declaration
 
@@ -161,6 +162,10 @@ class JournalWriter:
     def keep(self, incident: Incident, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Write a step that is kept as a whole, as :func:`write_incident` does."""
         write_incident(self.directory, incident, arrays, self._lasting)
+
+    def keep_final(self, final: FinalWeights, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Write the weights that the model ends with, as :func:`write_final` does."""
+        write_final(self.directory, final, arrays, self._lasting)
 
     def close(self, status: Status, reason: str | None, attributes: TraceAttributes) -> None:
         """Say how the run ended; `attributes` replace the declared ones.

@@ -17,6 +17,7 @@ from steptrace_schema.journal.record import Record
 from steptrace_schema.moving.array_move import Rows
 from steptrace_schema.moving.choosing import chooser_for, held_back, is_of_a_step
 from steptrace_schema.moving.disk_budget import Budget
+from steptrace_schema.moving.final_move import move_final
 from steptrace_schema.moving.incident_move import move_incidents
 from steptrace_schema.moving.row_writer import RowWriter, merge_missing
 from steptrace_schema.store.writer import TraceWriter
@@ -205,6 +206,7 @@ class JournalMover:
             reason = str(error) if status == "complete" else reason
             status = "incomplete"
         move_incidents(self._reader.directory, self._writer, self._attributes)
+        move_final(self._reader.directory, self._writer, self._attributes)
         self._writer.trim()
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         attributes = self._attributes()
@@ -245,6 +247,7 @@ class JournalMover:
                 ),
                 "records": committed.records,
                 "incidents": committed.incidents,
+                "final": committed.final,
             }
         )
 

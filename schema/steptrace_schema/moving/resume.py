@@ -14,6 +14,7 @@ from steptrace_schema.format.layout import ArraySpec, split_key
 from steptrace_schema.human import human_bytes
 from steptrace_schema.moving.recover import recover
 from steptrace_schema.names import (
+    FINAL,
     INCIDENTS,
     KINDS,
     STATISTIC,
@@ -139,6 +140,7 @@ def reopen(path: Location, step: int, limit: DiskLimit | None = None) -> Continu
                 for kind, count in attributes.statistics_recorded.items()
             },
             "events": (*attributes.events, event),
+            "final": None,  # the weights of its last step are not the last ones any more
             "incidents": tuple(kept for kept in attributes.incidents if kept.step < step),
         }
     )
@@ -200,7 +202,7 @@ def _meeting(last: int, step: int) -> str:
 
 
 def _is_recorded(key: str) -> bool:
-    others = (f"{STATISTICS}/", f"{INCIDENTS}/")
+    others = (f"{STATISTICS}/", f"{INCIDENTS}/", f"{FINAL}/")
     return not key.startswith(others) and key.rpartition("/")[2] != STEP
 
 

@@ -32,6 +32,7 @@ from steptrace_schema.store.array_writer import _ROOM, ArrayWriter
 from steptrace_schema.store.node_metadata import array_metadata
 from steptrace_schema.store.nodes import Nodes, read_metadata
 from steptrace_schema.store.opening import read_attributes
+from steptrace_schema.store.stored_array import read_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,6 +137,29 @@ class TraceWriter:
     def read_step(self, kind: Kind, row: int) -> int:
         """Return the step of one row of the statistics of a kind."""
         return int(self._found(f"{STATISTICS}/{kind}/{STEP}").read_row(row))
+
+    def read_digests(
+        self, kind: Kind
+    ) -> tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:
+        """Return the digests of a kind's tensors, None where the store has none.
+
+        Returns
+        -------
+        tuple
+            Paths of the tensors; the recorded steps; the digests, dims (step, tensor).
+        """
+        group = f"{STATISTICS}/{kind}"
+        keys = {name: f"{group}/{name}" for name in (STATISTICS_VALUES, DIGESTS, STEP)}
+        known = self._nodes.metadata
+        if not all(key in known for key in keys.values()):
+            return None
+        found = read_arrays(self.path, {key: known[key] for key in keys.values()})
+        tensors = found[keys[STATISTICS_VALUES]].attributes.get("tensors")
+        rows = self.attributes.rows(keys[STEP])
+        if not isinstance(tensors, list):
+            return None
+        digests, steps = (found[keys[name]].read_rows(rows) for name in (DIGESTS, STEP))
+        return [str(path) for path in tensors], steps, digests
 
     def write_static(self, spec: ArraySpec, values: npt.NDArray[Any]) -> None:
         """Write an array that has no step dimension."""

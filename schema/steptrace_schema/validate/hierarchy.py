@@ -12,6 +12,7 @@ from steptrace_schema.format.layout import fill_value
 from steptrace_schema.format.paths import LONGEST_SEGMENT, is_portable_path, is_safe_path
 from steptrace_schema.names import (
     DIGESTS,
+    FINAL,
     INCIDENTS,
     KINDS,
     METADATA_FILE,
@@ -229,6 +230,21 @@ def _incidents_are_whole(trace: Hierarchy) -> Iterator[Problem]:
                 yield Problem(f"{group}/{name}", "R23", "an array", "nothing", COPY)
 
 
+def _final_weights_are_whole(trace: Hierarchy) -> Iterator[Problem]:
+    final = trace.attributes.final
+    if final is None or trace.attributes.status == "recording":
+        return
+    for path in final.arrays:
+        key = f"{FINAL}/{path}"
+        array, weight = trace.arrays.get(key), trace.arrays.get(f"weights/{path}")
+        if array is None:
+            yield Problem(key, "R24", "an array", "nothing", COPY)
+        elif weight is None or (array.shape, array.dtype) != (weight.shape[1:], weight.dtype):
+            row = "none" if weight is None else f"{weight.dtype} {weight.shape[1:]}"
+            found = f"{array.dtype} {array.shape}"
+            yield Problem(key, "R24", f"as a row of weights/{path}: {row}", found, REWRITE)
+
+
 HIERARCHY_CHECKS = (
     _dims_are_named,
     _names_are_safe,
@@ -241,5 +257,6 @@ HIERARCHY_CHECKS = (
     _declared_is_recorded,
     _digests_are_of_statistics,
     _incidents_are_whole,
+    _final_weights_are_whole,
 )
 """One function per rule, in the order of the rules."""

@@ -41,6 +41,8 @@ RULES: Final[dict[str, str]] = {
     "recorded.",
     "R23": "Every incident that the root lists MUST have its arrays, those that its arguments name "
     "among them.",
+    "R24": "Every array that the root lists under 'final' MUST be there, with the shape and type "
+    "of a row of the weight of the same path.",
 }
 """Every rule of the specification that a program can check, by number."""
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RATE = 0.1
+NAMES = ("hidden/kernel", "hidden/bias", "out/kernel", "out/bias")
+FAILED = "this callback fails"
 
 
 class StopsAt(keras.callbacks.Callback):  # type: ignore[misc]
@@ -29,6 +31,19 @@ class StopsAt(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.model.set_weights([0 * weight for weight in self.model.get_weights()])
+
+
+class SetsAtTheEnd(keras.callbacks.Callback):  # type: ignore[misc]
+    """Sets one weight when the training has ended, and may fail then."""
+
+    def __init__(self, fails: bool) -> None:
+        super().__init__()
+        self.fails = fails
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.model.get_layer("out").bias.assign([3.0, 4.0])
+        if self.fails:
+            raise RuntimeError(FAILED)
 
 
 def averaging() -> list[Any]:
@@ -72,13 +87,99 @@ def test_the_last_row_is_what_the_last_step_left_in_either_order_of_callbacks(
         assert found.tobytes() == expected.tobytes()
     assert validate(path) == []
     group: Any = zarr.open_group(path, mode="r")
-    for name in ("hidden/kernel", "hidden/bias", "out/kernel", "out/bias"):
+    for name in NAMES:
         weights = np.asarray(group[f"weights/mlp/{name}"])
         gradients = np.asarray(group[f"gradients/mlp/{name}"])
         # Plain gradient descent: what any step leaves, the last one included.
         np.testing.assert_allclose(
             weights[-1], weights[-2] - RATE * gradients[-1], rtol=1e-5, atol=1e-7
         )
-    if not first:
-        said = [event.message for event in read_attributes(path).events]
-        assert any("4 of 4 weights were no longer those that the last step left" in m for m in said)
+    final = read_attributes(path).final
+    assert final is not None
+    steps = np.asarray(group["scalars/step"])
+    assert (final.step, final.compared, final.changed) == (len(steps), 4, 4)
+    assert set(final.arrays) == {f"mlp/{name}" for name in NAMES}
+    for variable, name in zip(model.weights, NAMES, strict=True):
+        assert np.asarray(group[f"final/mlp/{name}"]).tobytes() == variable.numpy().tobytes()
+    said = [event.message for event in read_attributes(path).events]
+    assert any("4 of 4 weights were no longer those that the last step left" in m for m in said)
+
+
+def fit(callbacks: list[Any], epochs: int = 3, *, ema: bool = False) -> Any:
+    """Train on data whose validation gets worse after the first epoch."""
+    model, (x, y) = mlp(), vectors(16)
+    model.compile(keras.optimizers.SGD(RATE, use_ema=ema, ema_momentum=0.9), "mse")
+    validation = (x, model.predict(x, verbose=0))
+    model.fit(
+        x,
+        y,
+        batch_size=8,
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
+        validation_data=validation,
+        callbacks=callbacks,
+    )
+    return model
+
+
+def test_restored_weights_are_recorded_beside_the_last_ones_with_their_step(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "run.zarr"
+    tracer = Tracer(path, on_error="raise", progress=False)
+    other = keras.callbacks.EarlyStopping(patience=5, restore_best_weights=True)
+    model = fit([tracer, other])
+    final = read_attributes(path).final
+    assert final is not None
+    assert (final.cause, final.same_as) == ("restored", 2)  # two batches an epoch, the first best
+    assert "EarlyStopping" in final.reason
+    assert "number 0" in final.reason
+    group: Any = zarr.open_group(path, mode="r")
+    for variable, name in zip(model.weights, NAMES, strict=True):
+        stored = np.asarray(group[f"final/mlp/{name}"])
+        assert stored.tobytes() == variable.numpy().tobytes()
+        assert stored.tobytes() == np.asarray(group[f"weights/mlp/{name}"])[2].tobytes()
+
+
+def test_the_averages_that_keras_puts_into_the_model_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    model = fit([Tracer(path, on_error="raise", progress=False)], epochs=1, ema=True)
+    final = read_attributes(path).final
+    assert final is not None
+    assert (final.cause, final.changed, final.same_as) == ("averages", 4, None)
+    group: Any = zarr.open_group(path, mode="r")
+    for variable, name in zip(model.weights, NAMES, strict=True):
+        stored = np.asarray(group[f"final/mlp/{name}"])
+        assert stored.tobytes() == variable.numpy().tobytes()
+        _, first, second = np.asarray(group[f"weights/mlp/{name}"])
+        np.testing.assert_allclose(stored, 0.9 * first + 0.1 * second, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_callback_behind_the_tracer_may_set_a_weight_or_fail(tmp_path: Path, fails: bool) -> None:
+    path = tmp_path / "run.zarr"
+    tracer = Tracer(path, on_error="raise", progress=False)
+    if fails:
+        with pytest.raises(RuntimeError, match=FAILED):
+            fit([tracer, SetsAtTheEnd(fails)], epochs=1)
+        tracer.close()
+    else:
+        fit([tracer, SetsAtTheEnd(fails)], epochs=1)
+    assert validate(path) == []
+    attributes = read_attributes(path)
+    assert attributes.status == "complete"
+    final = attributes.final
+    assert final is not None
+    assert (final.cause, final.arrays) == ("other", ("mlp/out/bias",))
+    group: Any = zarr.open_group(path, mode="r")
+    assert np.asarray(group["final/mlp/out/bias"]).tolist() == [3.0, 4.0]
+
+
+def test_weights_that_nothing_changed_are_not_stored_twice(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    fit([Tracer(path, on_error="raise", progress=False)], epochs=1)
+    final = read_attributes(path).final
+    assert final is not None
+    assert (final.cause, final.changed, final.arrays, final.step) == ("none", 0, (), 2)
+    assert not (path / "final").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from steptrace_tracer.record.declare import specify
 
@@ -12,9 +12,13 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from steptrace_schema.format.attributes import Incident, Missing
+    from steptrace_schema.format.attributes import FinalWeights, Incident, Missing
     from steptrace_schema.format.policy import Policy
     from steptrace_schema.moving.resume import Continuation
+
+_REPLACED: Final = (
+    "when the training ended, {} of {} weights were no longer those that the last step left: {}"
+)
 
 Arrays = dict[str, "npt.NDArray[Any]"]
 
@@ -25,6 +29,29 @@ class KeptStep:
 
     incident: Incident
     arrays: Arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptFinal:
+    """The weights that a model ends with: what is said of them, and those that differ.
+
+    Attributes
+    ----------
+    said
+        What the trace says of them.
+    arrays
+        ``weights/path`` to value.
+    """
+
+    said: FinalWeights
+    arrays: Arrays
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The sentence for the events of the trace; none where no weight differs."""
+        if not self.said.changed:
+            return ()
+        return (_REPLACED.format(self.said.changed, self.said.compared, self.said.reason),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +70,8 @@ class Collected:
         Root attributes that the step gives new values, by name.
     whole
         Steps that are kept as a whole, this one or the one before it.
+    final
+        The weights that the model ends with, beside the last ones.
     """
 
     arrays: Arrays
@@ -50,6 +79,7 @@ class Collected:
     notes: tuple[str, ...] = ()
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     whole: tuple[KeptStep, ...] = ()
+    final: KeptFinal | None = None
 
 
 @dataclasses.dataclass(frozen=True)

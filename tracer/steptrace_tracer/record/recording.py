@@ -21,7 +21,7 @@ from steptrace_schema.storage.contents import file_sizes
 from steptrace_schema.store.opening import read_attributes
 from steptrace_schema.validate.coverage import coverage
 from steptrace_tracer.record.declare import declared_paths, only_described, specify
-from steptrace_tracer.record.incident_keeper import keep_steps
+from steptrace_tracer.record.incident_keeper import keep_final, keep_steps
 from steptrace_tracer.record.journal_room import JournalRoom
 from steptrace_tracer.record.recorder_handle import Recorder
 from steptrace_tracer.record.summary import Summary
@@ -216,6 +216,7 @@ class Recording:
     def _keep_whole(self, journal: JournalWriter, collected: Collected) -> None:
         for step, note in keep_steps(journal, self._room, collected.whole).items():
             self._attributes = self._with_events(step, (note,))
+        keep_final(journal, self._room, collected.final)
 
     def _begin(self, declaration: Declaration) -> JournalWriter:
         """Make the journal, which the recorder waits for."""

@@ -128,12 +128,19 @@ def with_precision(collected: Collected, policy: Policy) -> Collected:
     """Return the arrays as exactly as `policy` wants them."""
     if not policy.precision:
         return collected
-    arrays = {}
-    for key, values in collected.arrays.items():
+    final = collected.final
+    if final is not None:
+        final = dataclasses.replace(final, arrays=_rounded(final.arrays, policy))
+    return dataclasses.replace(collected, arrays=_rounded(collected.arrays, policy), final=final)
+
+
+def _rounded(arrays: Mapping[str, npt.NDArray[Any]], policy: Policy) -> dict[str, npt.NDArray[Any]]:
+    found = {}
+    for key, values in arrays.items():
         kind = split_key(key)[0]
         keep_bits = None if policy.only_describes(kind) else policy.keep_bits(kind)
-        arrays[key] = values if keep_bits is None else rounded(values, keep_bits)
-    return dataclasses.replace(collected, arrays=arrays)
+        found[key] = values if keep_bits is None else rounded(values, keep_bits)
+    return found
 
 
 def to_arrays(tensors: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from steptrace_tracer.record.pending_step import Collected
+from steptrace_tracer.session.collect_step import to_arrays
+from steptrace_tracer.session.final_weights import final_weights
 
 if TYPE_CHECKING:
-    from steptrace_tracer.capture.traced_step import TracedStep
+    from collections.abc import Sequence
 
-_REPLACED = (
-    "when the training ended, {} of {} weights were no longer those that the last step left: "
-    "something else replaced them, such as a callback or the optimizer's moving averages"
-)
+    from steptrace_schema.format.policy import Policy
+    from steptrace_tracer.capture.traced_step import TracedStep
+    from steptrace_tracer.record.pending_step import KeptFinal
 
 
 class LastWeights:
-    """Keeps the weights after a step, the last one unless more follow.
-
-    Attributes
-    ----------
-    values
-        ``weights/path`` to tensor.
-    """
+    """Keeps the weights after a step, the last one unless more follow."""
 
     def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
+        self._values: dict[str, Any] = {}
         self._step = -1
+        self._final: KeptFinal | None = None
 
     def keep(self, traced: TracedStep, step: int) -> None:
         """Keep the present weights as those before `step`, if none are kept for it yet.
@@ -34,14 +30,22 @@ class LastWeights:
         They are copied only if another step assigns to them.
         """
         if step != self._step:
-            self.values, self._step = traced.current_weights(), step
+            self._values, self._step = traced.current_weights(), step
+            self._final = None
 
-    def replaced(self, traced: TracedStep | None) -> tuple[str, ...]:
-        """Return what is to be said of a model that has other weights by now, nothing of others."""
-        now = traced.current_weights() if traced is not None else {}
-        others = [
-            key
-            for key, value in self.values.items()
-            if key in now and np.asarray(now[key]).tobytes() != np.asarray(value).tobytes()
-        ]
-        return (_REPLACED.format(len(others), len(self.values)),) if others else ()
+    def end(self, traced: TracedStep, step: int, callbacks: Sequence[Any], policy: Policy) -> None:
+        """Keep the weights that the model has when a fit, with its `callbacks`, has ended."""
+        if self._values:
+            self._final = final_weights(self._values, traced, step, callbacks, policy)
+
+    def collect(self, traced: TracedStep | None, step: int, policy: Policy) -> Collected | None:
+        """Return what is recorded of the weights before `step`, the last ones."""
+        if not self._values:
+            return None
+        final = self._final
+        if final is None and traced is not None:
+            final = final_weights(self._values, traced, step, (), policy)
+            # Outside of fit it is not known where the training has ended.
+            final = final if final.said.changed else None
+        notes = () if final is None else final.notes
+        return Collected(to_arrays(self._values), notes=notes, final=final)

@@ -72,6 +72,7 @@ class FitEnds:
         self._fits = 0
         self._began = 0.0
         self._rest: Rest | None = None
+        self._left: Session | None = None
 
     def begin(self, *, may_continue: bool) -> bool:
         """Note that a fit begins; return whether the recording of the last one continues in it.
@@ -99,8 +100,14 @@ class FitEnds:
         else:
             session.complete(step)
 
+    def leave(self, session: Session, step: int) -> None:
+        """Note that a fit has ended before `step`, and that callbacks are left to run."""
+        session.left_at, self._left = step, session
+
     def close(self) -> None:
-        """Finish a recording that rests."""
+        """Finish a recording that rests, or whose fit ended in a callback that failed."""
+        if self._left is not None and self._left.left_at is not None:
+            self._left.abandon()
         rest, self._rest = self._rest, None
         if rest is not None:
             rest.finish()

@@ -22,7 +22,6 @@ from steptrace_tracer.session.captures import Captures
 from steptrace_tracer.session.closing_report import finish
 from steptrace_tracer.session.collect_step import (
     collect_step,
-    to_arrays,
     validation_arrays,
     with_precision,
 )
@@ -73,7 +72,8 @@ class Session:
         self._process = os.getpid()
         self._recording: Recording | None = None
         self._before: Continuation | None = None
-        self._last_weights = LastWeights()
+        self.last_weights = LastWeights()
+        self.left_at: int | None = None  # where a fit has ended, while callbacks are left to run
         self._has_probe = False
         self.told = Told()
         self._logged = LoggedValues()
@@ -207,7 +207,7 @@ class Session:
     def keep_weights(self, step: int) -> None:
         """Take the present weights for those before `step`, the last ones unless more follow."""
         if self.traced is not None:
-            self._last_weights.keep(self.traced, step)
+            self.last_weights.keep(self.traced, step)
 
     def validated(self, step: int, values: Mapping[str, Any]) -> None:
         """Record loss and metrics on the validation data, of the weights before `step`."""
@@ -239,9 +239,9 @@ class Session:
             return
         try:
             self._put_logged()
-            if weights := self._last_weights.values:
-                notes = self._last_weights.replaced(self.traced)
-                self._put(step, lambda: Collected(to_arrays(weights), notes=notes))
+            last = self.last_weights.collect(self.traced, step, self.settings.policy)
+            if last is not None:
+                self._put(step, lambda: last)
         except Exception as error:
             self.fail(error)
             return
@@ -260,6 +260,8 @@ class Session:
         The end of a process that the training forked is not the training's.
         """
         if os.getpid() == self._process:
+            if self.left_at is not None:  # and a callback behind the tracer's failed
+                self.complete(self.left_at)
             self.end("incomplete", NOT_ENDED)
 
     def end(self, status: Status, reason: str | None) -> None:

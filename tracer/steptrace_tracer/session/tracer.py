@@ -15,6 +15,7 @@ from steptrace_tracer.capture.proven_step import Capture
 from steptrace_tracer.session.beginning import begin_session
 from steptrace_tracer.session.closing_report import is_quiet
 from steptrace_tracer.session.failure import one_line
+from steptrace_tracer.session.fit_end import end_after_others
 from steptrace_tracer.session.incident_watch import INCIDENT_BYTES, INCIDENTS
 from steptrace_tracer.session.rest import FitEnds
 from steptrace_tracer.session.settings import OnError, Settings
@@ -48,8 +49,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
     path
         Path of the trace: a local path that usually ends in ``.zarr``, or ``s3://bucket/path``. If
         several processes train together (as ``TF_CONFIG``, ``RANK`` and ``WORLD_SIZE``, Slurm or
-        Open MPI say), it is a folder in which each process writes its own trace,
-        ``worker-<rank>.zarr``.
+        Open MPI say), it is a folder in which each writes its own, ``worker-<rank>.zarr``.
     policy
         What to record, and when. The default records the default kinds at every step.
     probe
@@ -59,15 +59,15 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
     overwrite
         Replace an existing trace at `path`.
     resume
-        Resume the trace at `path`, if there is one. Load the checkpoint before the training
-        begins. Steps that are trained again replace their earlier records. A second ``fit`` with
-        the same tracer always continues its trace.
+        Resume the trace at `path`, if there is one. Load the checkpoint before the training begins.
+        Steps that are trained again replace their records. A second ``fit`` with the same tracer
+        always continues its trace.
     on_error
-        What happens if the tracer itself fails: ``"warn"`` continues the training without the
-        tracer and marks the trace as incomplete; ``"raise"`` ends the training.
+        What happens if the tracer itself fails: ``"warn"`` continues the training without it and
+        marks the trace as incomplete; ``"raise"`` ends the training.
     progress
-        Show a bar on a terminal while the trace is finished, and then a summary, in one line where
-        it was resumed. ``STEPTRACE_QUIET=1`` in the environment shows neither.
+        Show a bar on a terminal while the trace is finished, and then a summary, in one line if it
+        was resumed. ``STEPTRACE_QUIET=1`` shows neither.
     journal_limit
         Bytes of local disk for steps that are not in the store yet. When they are used up, the
         training waits.
@@ -81,9 +81,9 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         A function of the batch, as the step gets it. It returns an integer for each sample, which
         names the sample in the trace.
     incidents, incident_bytes
-        How many steps are kept as a whole, and the most bytes of these: steps at which the loss or
-        a gradient is not finite, loss, gradients or update jump, the step raises an exception, or
-        :meth:`mark` is called. ``steptrace replay`` runs such a step again. 0 keeps none.
+        How many steps are kept as a whole, and their most bytes: steps at which loss or gradient is
+        not finite, loss, gradients or update jump, the step raises an exception, or :meth:`mark` is
+        called. ``steptrace replay`` runs such a step again. 0 keeps none.
     **fields
         Fields of :class:`Policy`, instead of `policy`: ``Tracer("run.zarr", every=10, samples=8)``.
 
@@ -327,7 +327,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         finally:
             self._fit.give_back()
         if session is not None:
-            self._fit_ends.end(session, self._fit.next_step)
+            end_after_others(self, session, self._fit.next_step, self._fit_ends)
 
     def _may_be_last(self, batch: int) -> bool:
         """Whether `batch` may be the last one of its epoch, after which weights may be replaced."""
