@@ -16,7 +16,7 @@ from steptrace_analyzer.trace.open import opened
 from steptrace_analyzer.trace.select import resolve_tensor
 
 if TYPE_CHECKING:
-    from steptrace_analyzer.anomalies.optimizer.replay import Residual
+    from steptrace_analyzer.anomalies.optimizer.residual import Residual
     from steptrace_analyzer.trace.open import TraceOrPath
 
 

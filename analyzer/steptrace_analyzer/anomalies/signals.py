@@ -146,10 +146,25 @@ class Signals:
             return np.zeros(0, np.int64)
         return np.asarray(recorded_steps(self.trace.children[kind]), dtype=np.int64)
 
+    def absent(self, kind: Kind, path: str) -> dict[int, str]:
+        """Return the steps at which a tensor of the trace has no value, with the reasons.
+
+        Its rows there are fill values, and no data.
+        """
+        return self._absent.get((kind, path), {})
+
+    @functools.cached_property
+    def _absent(self) -> dict[tuple[Kind, str], dict[int, str]]:
+        found: dict[tuple[Kind, str], dict[int, str]] = {}
+        for entry in self.attributes.missing:
+            own = found.setdefault((entry.kind, entry.path), {})
+            own.update(dict.fromkeys(entry.steps or (), entry.reason))
+        return found
+
     def row(self, kind: Kind, path: str, step: int) -> npt.NDArray[Any] | None:
         """Return a tensor's values at a step, None where the trace does not hold them."""
         found = self._index(kind).get(path)
-        if found is None or step not in self.steps(kind):
+        if found is None or step not in self.steps(kind) or step in self.absent(kind, path):
             return None
         return np.asarray(found.sel({STEP: step}))
 

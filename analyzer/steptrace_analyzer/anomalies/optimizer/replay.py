@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from steptrace_analyzer.anomalies.optimizer.formulas import FORMULAS, LINEAR
+from steptrace_analyzer.anomalies.optimizer.residual import EPS, ROUNDINGS, left_alone, residual
 from steptrace_analyzer.anomalies.optimizer.setting import Setting
 from steptrace_analyzer.anomalies.signals import layer_path, require
 from steptrace_schema.names import STEP
@@ -18,47 +19,21 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from steptrace_analyzer.anomalies.optimizer.formulas import Formula
+    from steptrace_analyzer.anomalies.optimizer.residual import Residual
     from steptrace_analyzer.anomalies.signals import Signals
+    from steptrace_schema.names import Kind
 
     Array = npt.NDArray[np.float32]
 
 ULP: Final = 4
 """Units in the last place of a weight that a healthy update may be off by."""
-ROUNDINGS: Final = 16
-"""Besides, parts in 2^23 of what an update was computed from that it may be off by."""
+_MOVED: Final[tuple[Kind, ...]] = ("gradients", "weights")
 _CLIPS: Final = ("clipnorm", "clipvalue", "global_clipnorm")
 _BESIDE: Final = 4.0
 """Largest changes of a weight that an update may be off by where gradients are only equal up to
 rounding: an optimizer that divides by their size makes whole steps of those that are but noise."""
-_FLUSHED: Final = 1e-28  # processors may take numbers near 1e-38 for zero, and divide by 1e-7
 _SPARSE: Final = 16  # times as many where the rows of an embedding are added one by one
-_CLIPPED: Final = 4  # times as much where a norm, a long sum, was divided by
 _MIX: Final = 2  # units in the last place that an average of weights loses at each update
-_EPS: Final = float(np.finfo(np.float32).eps)
-
-
-@dataclasses.dataclass(frozen=True)
-class Residual:
-    """One recorded update beside what the formula gives."""
-
-    step: int
-    recorded: Array
-    """Weight after the step minus weight before it."""
-    explained: Array
-    """What the formula adds, weight decay included."""
-    from_gradient: Array
-    """The part that this gradient alone would have made."""
-    from_decay: Array
-    clipping: float
-    """Factor by which clipping scaled the gradient's norm; 1 where it did not."""
-    beyond: npt.NDArray[np.bool_]
-    """Elements that are off by more than the bound."""
-    ulp: float
-    """The largest error, in units in the last place of the weight."""
-    bound: float
-    """The bound at that element."""
-    skipped: bool
-    """Whether the loss scale, or accumulation, made the optimizer leave the weight alone."""
 
 
 class Replay:
@@ -126,20 +101,31 @@ class Replay:
         accumulated: Array | None = None
         average: Array | None = None
         applied = 0
+        without, unborn = (self._signals.absent(kind, self._path) for kind in _MOVED)
         for block, gradients, weights in self._blocks(steps, before, limit):
             for row, step in enumerate(block.tolist()):
+                if step in unborn or step + 1 in unborn:
+                    continue  # the weight does not exist yet, or no more
                 gradient, weight = gradients[row], weights[row]
+                if step in without:
+                    # Keras leaves alone what has no gradient; other steps of the optimizer count.
+                    applied += 1
+                    require(
+                        np.array_equal(weight, weights[row + 1]),
+                        f"the gradient of step {step} is not recorded: {without[step]}",
+                    )
+                    continue
                 if formula is None:
                     formula = FORMULAS[self._setting.name](self._setting.config, weight)
                 if self._setting.accumulation > 1:
                     accumulated = gradient if accumulated is None else accumulated + gradient
                     if (step + 1) % self._setting.accumulation:
-                        yield _left_alone(step, weight, weights[row + 1])
+                        yield left_alone(step, weight, weights[row + 1])
                         continue
                     gradient = accumulated / np.float32(self._setting.accumulation)
                     accumulated = None
                 if self._setting.scaled and not self._finite(step):
-                    yield _left_alone(step, weight, weights[row + 1])
+                    yield left_alone(step, weight, weights[row + 1])
                     continue
                 applied += 1
                 found = self._compare(formula, step, applied, gradient, weight, weights[row + 1])
@@ -214,10 +200,10 @@ class Replay:
             if self._beside and self._setting.name not in LINEAR:
                 largest = max(largest, float(rate))
             more = _BESIDE * largest
-            found = _residual(step, weight, decayed, after, change, factor, allowed, more)
+            found = residual(step, weight, decayed, after, change, factor, allowed, more)
             if decay is not None and found.beyond.any() and count == 1:
                 # An optimizer may be told to leave weights undecayed; the trace does not say which.
-                other = _residual(step, weight, weight, after, change, factor, allowed, more)
+                other = residual(step, weight, weight, after, change, factor, allowed, more)
                 if not other.beyond.any():
                     self._decays, found = False, other
         return found
@@ -268,54 +254,13 @@ class Replay:
         largest = np.maximum(np.maximum(np.abs(after), np.abs(average)), np.abs(weight))
         unit = np.spacing(largest)
         # Each mix rounds its terms and their sum, and the average forgets with its momentum.
-        mixes = min(float(applied), 1 / max(1 - float(self._ema_momentum), _EPS))
+        mixes = min(float(applied), 1 / max(1 - float(self._ema_momentum), EPS))
         beyond = error > (ULP + ROUNDINGS + _MIX * mixes) * unit
         if beyond.any():
             return found
         return dataclasses.replace(
             found, explained=average - weight, beyond=beyond, ulp=float((error / unit).max())
         )
-
-
-def _residual(
-    step: int,
-    weight: Array,
-    decayed: Array,
-    after: Array,
-    change: Any,
-    factor: float,
-    allowed: int,
-    more: float,
-) -> Residual:
-    expected = (decayed + change.delta).astype(np.float32)
-    error = np.abs(expected.astype(np.float64) - after)
-    largest = np.maximum(np.maximum(np.abs(weight), np.abs(after)), np.finfo(np.float32).tiny)
-    unit = np.spacing(largest).astype(np.float64)
-    roundings = ROUNDINGS * (_CLIPPED if factor < 1 else 1) * _EPS
-    bound = allowed * unit + roundings * change.size.astype(np.float64) + _FLUSHED + more
-    beyond = ~(error <= bound) & np.isfinite(weight) & (np.isfinite(expected) | np.isfinite(after))
-    worst = int(np.argmax(np.where(np.isfinite(error), error / bound, -1)))
-    ulps = error / unit
-    return Residual(
-        step=step,
-        recorded=after - weight,
-        explained=expected - weight,
-        from_gradient=np.asarray(change.alone, dtype=np.float32),
-        from_decay=decayed - weight,
-        clipping=factor,
-        beyond=beyond,
-        ulp=float(ulps.reshape(-1)[worst]),
-        bound=float((bound / unit).reshape(-1)[worst]),
-        skipped=False,
-    )
-
-
-def _left_alone(step: int, weight: Array, after: Array) -> Residual:
-    zero = np.zeros_like(weight)
-    beyond = (after != weight) & np.isfinite(weight)
-    unit = np.spacing(np.maximum(np.abs(weight), np.finfo(np.float32).tiny))
-    ulp = float((np.abs(after - weight) / unit).max())
-    return Residual(step, after - weight, zero, zero, zero, 1.0, beyond, ulp, 0.0, skipped=True)
 
 
 def _needed(slots: tuple[str, ...], config: Any) -> tuple[str, ...]:
