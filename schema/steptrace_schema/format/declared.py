@@ -152,6 +152,14 @@ def checked_attributes(attributes: object) -> dict[str, Any]:
     raise ValueError(msg)
 
 
+def checked_reason(value: object) -> str | None:
+    """Return a sentence, or None; raise TypeError for anything else."""
+    if not isinstance(value, str | None):
+        msg = f"{value!r:.80} is given as a reason, where a sentence or null is expected"
+        raise TypeError(msg)
+    return value
+
+
 def checked_flag(value: object) -> bool:
     """Return a truth value if it is one.
 

@@ -17,6 +17,7 @@ from steptrace_schema.format.declared import (
     checked_flag,
     checked_kind,
     checked_path,
+    checked_reason,
     checked_shape,
 )
 from steptrace_schema.names import BATCH, IN, KINDS, OUT, SAMPLE, STEP, Kind
@@ -65,6 +66,9 @@ class ArraySpec:
     statistics_only
         True where records hold the statistics of the tensor in its place, dims (statistic,), and
         the store has no array.
+    absent
+        Why the records of some steps have no value of it, where that is known. It is said in the
+        trace's ``missing``, with the steps.
     """
 
     kind: Kind
@@ -75,6 +79,7 @@ class ArraySpec:
     static: bool = False
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
     statistics_only: bool = False
+    absent: str | None = None
 
     @property
     def key(self) -> str:
@@ -110,6 +115,7 @@ class ArraySpec:
             static=checked_flag(fields.get("static", False)),
             attributes=checked_attributes(fields.get("attributes", {})),
             statistics_only=checked_flag(fields.get("statistics_only", False)),
+            absent=checked_reason(fields.get("absent")),
         )
 
 

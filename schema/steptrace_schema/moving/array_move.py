@@ -147,7 +147,9 @@ class ArrayMove:
         if self.writer is not None:
             self.writer.write(self.start, rows if all(self.kept) else rows[list(self.kept)])
         steps = tuple(self.records[row].step for row in absent)
-        missing = Missing(kind=spec.kind, path=spec.path, reason=_NO_VALUE, steps=steps)
+        missing = Missing(
+            kind=spec.kind, path=spec.path, reason=spec.absent or _NO_VALUE, steps=steps
+        )
         return MovedArray(
             spec.key,
             (missing,) if absent and spec.kind != "logged" else (),

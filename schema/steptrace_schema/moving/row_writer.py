@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from steptrace_schema.store.writer import TraceWriter
 
 
-_LATER: Final = "it was not there yet, or not recorded: it begins at a later step"
+_BEGINS: Final = "it begins at a later step"
+_LATER: Final = f"it was not there yet, or not recorded: {_BEGINS}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +126,8 @@ class RowWriter:
             if spec.static or spec.statistics_only or not self._store.is_new(kind, spec.path):
                 continue
             steps = steps or self._store.read_steps(kind, new.start)
-            yield Missing(kind=kind, path=spec.path, reason=_LATER, steps=steps)
+            reason = _LATER if spec.absent is None else f"{spec.absent}; {_BEGINS}"
+            yield Missing(kind=kind, path=spec.path, reason=reason, steps=steps)
 
     def _refuse_claims(self, moves: list[ArrayMove]) -> None:
         """Refuse rows that are declared far larger than what the records hold."""

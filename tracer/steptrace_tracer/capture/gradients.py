@@ -17,6 +17,7 @@ from steptrace_tracer.capture.taps import NO_GRADIENT, Taps
 from steptrace_tracer.capture.unfused_rows import first_rows
 from steptrace_tracer.keras_private import missing_logits
 from steptrace_tracer.private_names import MissingNameError
+from steptrace_tracer.record.why_missing import NOT_TRAINED
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -298,16 +299,16 @@ class GradientAttribution:
 
     def _explain_undifferentiated(self) -> None:
         """Say of which trainable weights no loss is differentiated in the step."""
+        known = self._taps.tensors.keys() | {f"{k}/{p}" for k, p in self._taps.missing}
         for model in self._models:
-            for variable in model.trainable_weights:
+            trainable = {id(variable) for variable in model.trainable_weights}
+            for variable in model.weights:
                 path = self._names.weights.get(id(variable))
-                known = self._taps.tensors.keys() | {f"{k}/{p}" for k, p in self._taps.missing}
-                if (
-                    path is not None
-                    and self._policy.covers("gradients", path)
-                    and f"gradients/{path}" not in known
-                ):
-                    self._taps.explain_missing("gradients", path, _NOT_DIFFERENTIATED)
+                if path is None or f"gradients/{path}" in known:
+                    continue
+                if self._policy.covers("gradients", path):
+                    reason = _NOT_DIFFERENTIATED if id(variable) in trainable else NOT_TRAINED
+                    self._taps.explain_missing("gradients", path, reason)
 
 
 def _trained_models(models: tuple[Any, ...], names: Names) -> list[_TrainedModel]:

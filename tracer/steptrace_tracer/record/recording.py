@@ -25,7 +25,7 @@ from steptrace_tracer.record.incident_keeper import keep_final, keep_steps
 from steptrace_tracer.record.journal_room import JournalRoom
 from steptrace_tracer.record.recorder_handle import Recorder
 from steptrace_tracer.record.summary import Summary
-from steptrace_tracer.record.why_missing import with_reasons
+from steptrace_tracer.record.why_missing import with_absence, with_reasons
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -255,9 +255,11 @@ class Recording:
         if shapes != self._shapes:
             specs = specify(arrays, attributes.policy, self._arrays)
             self._shapes = shapes
+        never = attributes.missing if specs is not self._arrays else ()
         if specs is not self._arrays:
             self._recorded = {spec.key for spec in specs if not spec.statistics_only}
         recorded = self._recorded
+        specs = with_absence(specs, recorded, (*never, *missing))
         told = with_reasons(attributes.missing, missing, recorded)
         if specs is self._arrays and told is attributes.missing:
             return Declaration(attributes, specs)
