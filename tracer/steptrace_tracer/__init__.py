@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from steptrace_schema.format.retention import around as around
     from steptrace_schema.format.retention import last as last
     from steptrace_tracer.planning.measure import plan as plan
+    from steptrace_tracer.session.live_watch import LiveFinding as LiveFinding
     from steptrace_tracer.session.tracer import Tracer as Tracer
     from steptrace_tracer.verification.verify import verify as verify
 
-__all__ = ["Policy", "Tracer", "around", "last", "plan", "verify"]
+__all__ = ["LiveFinding", "Policy", "Tracer", "around", "last", "plan", "verify"]
 
 
 _LIVES_IN = {
+    "LiveFinding": "steptrace_tracer.session.live_watch",
     "Policy": "steptrace_schema.format.policy",
     "Tracer": "steptrace_tracer.session.tracer",
     "around": "steptrace_schema.format.retention",

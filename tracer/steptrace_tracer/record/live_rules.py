@@ -1,6 +1,7 @@
 """What breaks in a training while it runs, by the few numbers that are there already.
 
-These rules decide which steps are kept as a whole; what went wrong is for the analyzer to say.
+These rules decide which steps are kept as a whole, and what a watch reports; the causes are for the
+analyzer to say.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ _L2, _NAN, _INF = 5, 7, 8  # columns of the statistics of a tensor
 _GRADIENTS: Final = "gradients/"
 NOT_FINITE: Final = "not finite"
 
+NON_FINITE: Final = "non_finite"
+_RULE_OF_JUMP: Final = {"loss": "loss_spike", "gradient": "gradient_jump", "update": "update_jump"}
+LIVE_RULES: Final = (NON_FINITE, *_RULE_OF_JUMP.values())
+"""The rules by the names that the analyzer's have."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Alarm:
@@ -51,6 +57,11 @@ class Alarm:
     cause: str
     reason: str
     is_jump: bool
+
+    @property
+    def rule(self) -> str:
+        """The name of the rule that found it, one of `LIVE_RULES`."""
+        return _RULE_OF_JUMP[self.cause] if self.is_jump else NON_FINITE
 
 
 class LiveRules:

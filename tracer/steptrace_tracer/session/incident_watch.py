@@ -1,4 +1,4 @@
-"""Watching a training for steps that are to be kept as a whole."""
+"""Watching a training for steps that are to be kept as a whole, or reported."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from steptrace_tracer.capture.names import Names
     from steptrace_tracer.capture.program import Program
     from steptrace_tracer.record.pending_step import KeptStep
+    from steptrace_tracer.session.live_watch import LiveWatch
     from steptrace_tracer.session.settings import Settings
 
     Put = Callable[[int, Callable[[], Collected]], None]
@@ -54,6 +55,8 @@ class IncidentWatch:
         What else is recorded.
     earlier
         What a trace that is resumed has already.
+    live
+        Takes what the rules find, to report it; None where nothing is reported.
     """
 
     def __init__(
@@ -63,8 +66,9 @@ class IncidentWatch:
         names: Names,
         policy: Policy,
         earlier: Iterable[Incident] = (),
+        live: LiveWatch | None = None,
     ) -> None:
-        self._most, self._most_bytes = most, most_bytes
+        self._most, self._most_bytes, self._live = most, most_bytes, live
         self._rules = LiveRules(described=policy.statistics_only)
         self._kept: set[int] = set()
         self._jumps = 0
@@ -103,18 +107,27 @@ class IncidentWatch:
         )
         return self._last
 
-    def judged(self, collected: Collected, moment: Moment | None, *, draws: bool) -> Collected:
+    def judged(
+        self, collected: Collected, step: int, moment: Moment | None, *, draws: bool
+    ) -> Collected:
         """Return what a step recorded, with the steps that are kept because of it.
 
         Parameters
         ----------
         collected
             What it recorded.
+        step
+            Its number.
         moment
-            The step, before it ran.
+            The step, before it ran; None where nothing is kept of it.
         draws
             Whether it draws random numbers that cannot be repeated.
         """
+        if moment is None and self._live is None:
+            return collected
+        alarms = self._rules.judge(step, collected.arrays)
+        if self._live is not None and (told := self._live.note(alarms)):
+            collected = dataclasses.replace(collected, notes=(*collected.notes, *told))
         if moment is None:
             return collected
         before, arrays_before = self._judged, self._judged_arrays
@@ -122,7 +135,7 @@ class IncidentWatch:
         self._judged_arrays = {k: v for k, v in collected.arrays.items() if is_outcome(k)}
         lacks = (_DRAWS,) if draws else ()
         whole: list[KeptStep] = []
-        for alarm in self._rules.judge(moment.step, collected.arrays):
+        for alarm in alarms:
             of = moment
             arrays: Mapping[str, npt.NDArray[Any]] = collected.arrays
             if alarm.step != moment.step:
@@ -180,11 +193,13 @@ class IncidentWatch:
 def watch_for(
     settings: Settings, names: Names, policy: Policy, before: Continuation | None
 ) -> IncidentWatch | None:
-    """Return what watches a recording; None where no step is to be kept as a whole."""
-    if not settings.incidents:
+    """Return what watches a recording; None where no step is to be kept, and nothing told."""
+    live = settings.live if settings.live.rules else None
+    if not settings.incidents and live is None:
         return None
     earlier = () if before is None else before.attributes.incidents
-    return IncidentWatch(settings.incidents, settings.incident_bytes, names, policy, earlier)
+    most, most_bytes = settings.incidents, settings.incident_bytes
+    return IncidentWatch(most, most_bytes, names, policy, earlier, live)
 
 
 def _own(value: Any) -> Any:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.session.logged_names import LoggedNames
 
 if TYPE_CHECKING:
@@ -66,3 +69,20 @@ class LoggedValues:
             return None
         values, self._values = self._values, {}
         return self.at, values
+
+
+def value_of(name: str, value: Any) -> npt.NDArray[Any]:
+    """Return what is logged under a name as an array.
+
+    Raises
+    ------
+    ValueError
+        If it is a symbolic tensor, which has no value yet.
+    """
+    if tf.is_symbolic_tensor(value):
+        msg = (
+            f"'{name}' has no value while its step is compiled; return it from the step, and log "
+            "what it returned"
+        )
+        raise ValueError(msg)
+    return np.asarray(value)

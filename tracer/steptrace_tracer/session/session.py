@@ -307,7 +307,8 @@ class Session:
         def collect() -> Collected:
             collected = collect_step(tensors, result, position, taps, missing, ids, policy, notes)
             if watch is not None:
-                collected = watch.judged(collected, moment, draws=traced.draws_random_numbers)
+                draws = traced.draws_random_numbers
+                collected = watch.judged(collected, position.step, moment, draws=draws)
             return self.told.with_news(collected, attributes)
 
         self._put(position.step, collect)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+from steptrace_tracer.capture.proven_step import Capture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -11,7 +13,10 @@ if TYPE_CHECKING:
     from steptrace_schema.format.attributes import Worker
     from steptrace_schema.format.policy import Policy
     from steptrace_schema.storage.location import Location
-    from steptrace_tracer.capture.proven_step import Capture
+    from steptrace_tracer.session.live_watch import LiveWatch
+
+JOURNAL_LIMIT: Final = 4 * 2**30
+"""Bytes that the journal may hold before training waits for the recorder, by default."""
 
 OnError = Literal["warn", "raise"]
 
@@ -44,6 +49,8 @@ class Settings:
         Returns the ids of a batch's samples, from the arguments of the step.
     incidents, incident_bytes
         How many steps at which something breaks are kept as a whole, and the most bytes of these.
+    live
+        What is reported to the training while it runs.
     """
 
     path: Location
@@ -58,3 +65,28 @@ class Settings:
     sample_ids: Callable[..., Any] | None
     incidents: int
     incident_bytes: int
+    live: LiveWatch
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be.
+
+        Raises
+        ------
+        ValueError
+            If a setting is none of its values, or needs another one.
+        """
+        if self.capture not in get_args(Capture):
+            msg = f"capture is {self.capture!r}; it must be 'auto', 'inside' or 'beside'"
+            raise ValueError(msg)
+        if self.on_error not in get_args(OnError):
+            msg = f"on_error is {self.on_error!r}; it must be 'warn' or 'raise'"
+            raise ValueError(msg)
+        if self.policy.picks_samples and self.sample_ids is None:
+            msg = "the policy selects samples by id; pass sample_ids to get the ids of a batch"
+            raise ValueError(msg)
+        if self.worker is not None and self.live.stops:
+            msg = (
+                "on_finding is 'stop', but processes that train together would not all stop at "
+                "the same step; use 'warn' or 'mark'"
+            )
+            raise ValueError(msg)

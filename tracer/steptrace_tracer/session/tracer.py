@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Final, get_args
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.policy import Policy
 from steptrace_schema.storage.location import Location, locate
-from steptrace_tracer._tensorflow import keras, tf
-from steptrace_tracer.capture.proven_step import Capture
+from steptrace_tracer._tensorflow import keras
 from steptrace_tracer.session.beginning import begin_session
 from steptrace_tracer.session.closing_report import is_quiet
 from steptrace_tracer.session.failure import one_line
 from steptrace_tracer.session.fit_end import end_after_others
 from steptrace_tracer.session.incident_watch import INCIDENT_BYTES, INCIDENTS
+from steptrace_tracer.session.live_watch import LiveWatch
+from steptrace_tracer.session.logged_values import value_of
 from steptrace_tracer.session.rest import FitEnds
-from steptrace_tracer.session.settings import OnError, Settings
+from steptrace_tracer.session.settings import JOURNAL_LIMIT, OnError, Settings
 from steptrace_tracer.session.traced_fit import TracedFit
 from steptrace_tracer.session.workers import current_worker
 from steptrace_tracer.session.wrapped_step import WrappedStep
@@ -28,10 +27,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from steptrace_tracer.capture.proven_step import Capture
+    from steptrace_tracer.session.live_watch import LiveFinding, OnFinding
     from steptrace_tracer.session.session import Session
-
-JOURNAL_LIMIT: Final = 4 * 2**30
-"""Bytes that the journal may hold before training waits for the recorder, by default."""
 
 
 class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
@@ -84,6 +82,14 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         How many steps are kept as a whole, and their most bytes: steps at which loss or gradient is
         not finite, loss, gradients or update jump, the step raises an exception, or :meth:`mark` is
         called. ``steptrace replay`` runs such a step again. 0 keeps none.
+    watch
+        Rules that judge each recorded step while the training runs: ``"non_finite"``,
+        ``"loss_spike"``, ``"gradient_jump"``, ``"update_jump"``. None by default.
+    on_finding
+        What is done with what they find, once the step is over: ``"warn"``; ``"mark"``, as
+        :meth:`mark` does; ``"stop"``, which ends ``fit`` as ``model.stop_training`` does, and in a
+        custom loop sets :attr:`stopped`; or a function that is called with the
+        :class:`LiveFinding`.
     **fields
         Fields of :class:`Policy`, instead of `policy`: ``Tracer("run.zarr", every=10, samples=8)``.
 
@@ -125,26 +131,20 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         sample_ids: Callable[..., Any] | None = None,
         incidents: int = INCIDENTS,
         incident_bytes: int = INCIDENT_BYTES,
+        watch: Sequence[str] = (),
+        on_finding: OnFinding = "warn",
         **fields: Any,
     ) -> None:
         super().__init__()
         if policy is not None and fields:
             msg = f"pass either policy or its fields ({', '.join(fields)}), not both"
             raise TypeError(msg)
-        if capture not in get_args(Capture):
-            msg = f"capture is {capture!r}; it must be 'auto', 'inside' or 'beside'"
-            raise ValueError(msg)
-        if on_error not in ("warn", "raise"):
-            msg = f"on_error is {on_error!r}; it must be 'warn' or 'raise'"
-            raise ValueError(msg)
         worker = current_worker(os.environ)
         location = locate(path)
         self.path = location if worker is None else location / f"worker-{worker.rank}.zarr"
         self.policy = policy if policy is not None else Policy(**fields)
-        if self.policy.picks_samples and sample_ids is None:
-            msg = "the policy selects samples by id; pass sample_ids to get the ids of a batch"
-            raise ValueError(msg)
         self.epoch = 0
+        self._live = LiveWatch(watch, on_finding, self.path)
         self._settings = Settings(
             self.path,
             self.policy,
@@ -158,13 +158,18 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
             sample_ids,
             incidents,
             incident_bytes,
+            self._live,
         )
         self._overwrite = overwrite
-        self._resume = resume
         self._session: Session | None = None
         self._fit = TracedFit(lambda: self.epoch, self._may_be_last)
         self._fit_ends = FitEnds()
         self._wrapped: WrappedStep | None = None
+
+    @property
+    def stopped(self) -> LiveFinding | None:
+        """The finding because of which the training is to stop; a custom loop looks at it."""
+        return self._live.stop
 
     def wrap(
         self,
@@ -198,8 +203,9 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         --------
         >>> step = Tracer("run.zarr").wrap(train_step)  # doctest: +SKIP
         """
+        session, tell = self._begin_session(), lambda: self._live.tell(self.mark)
         self._wrapped = WrappedStep(
-            train_step, tuple(models), tuple(optimizers), self._begin_session(), lambda: self.epoch
+            train_step, tuple(models), tuple(optimizers), session, lambda: self.epoch, tell
         )
         return self._wrapped
 
@@ -229,21 +235,13 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         --------
         >>> tracer.log("temperature", 0.7)  # doctest: +SKIP
         """
-        if tf.is_symbolic_tensor(value):
-            msg = (
-                f"'{name}' has no value while its step is compiled; return it from the step, and "
-                "log what it returned"
-            )
-            raise ValueError(msg)
-        session = self._session
-        if session is None or not session.active:
-            return
-        session.log(self._current_step(), name, np.asarray(value))
+        array, session = value_of(name, value), self._session
+        if session is not None and session.active:
+            session.log(self._current_step(), name, array)
 
     def _current_step(self) -> int | None:
-        if self._wrapped is not None:
-            return self._wrapped.current_step
-        return self._fit.current_step
+        wrapped = self._wrapped
+        return wrapped.current_step if wrapped is not None else self._fit.current_step
 
     def mark(self) -> None:
         """Mark the current step: it is kept as a whole, and a policy may retain those around it.
@@ -300,7 +298,9 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         self._fit.batch = batch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Keep the weights if no other step follows."""
+        """Tell of what was found, and keep the weights if no other step follows."""
+        if self._live.tell(self.mark):
+            self.model.stop_training = True
         if self.model.stop_training and self._session is not None:
             self._session.keep_weights(self._fit.next_step)
 
@@ -345,6 +345,6 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
                 raise TraceError(msg)
             earlier.abandon()  # a fit that did not reach its end
         self._wrapped = None
-        resume = earlier is not None or self._resume
+        resume = earlier is not None or self._settings.resume
         self._session = begin_session(self._settings, resume=resume, overwrite=self._overwrite)
         return self._session

@@ -43,6 +43,8 @@ class WrappedStep:
         Where the steps go.
     epoch
         Returns the present epoch.
+    after
+        Called when a step is over.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class WrappedStep:
         optimizers: tuple[Any, ...],
         session: Session,
         epoch: Callable[[], int],
+        after: Callable[[], object],
     ) -> None:
         functools.update_wrapper(self, train_step)
         self._original = train_step
@@ -59,12 +62,18 @@ class WrappedStep:
         self._optimizers = optimizers
         self._session = session
         self._count = StepCount(epoch)
+        self._after = after
         self._on_batch: OnBatch | None = None
         self._taken: TakenBatches | None = None
         self._fed: FedStep | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Do one step; return what the user's function returns."""
+        result = self._do(args, kwargs)
+        self._after()
+        return result
+
+    def _do(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         session = self._session
         original = functools.partial(self._original, *args, **kwargs)
         if not session.active:
