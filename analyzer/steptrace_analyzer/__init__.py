@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from steptrace_analyzer.anomalies import find_anomalies as find_anomalies
     from steptrace_analyzer.anomalies.diagnosis import diagnose as diagnose
     from steptrace_analyzer.anomalies.explain import explain_update as explain_update
+    from steptrace_analyzer.anomalies.samples.gradient_shares import (
+        explain_gradient as explain_gradient,
+    )
     from steptrace_analyzer.differences.checkpoint import diff_checkpoint as diff_checkpoint
     from steptrace_analyzer.differences.divergence import first_divergence as first_divergence
     from steptrace_analyzer.differences.golden import fingerprint as fingerprint
@@ -48,6 +51,7 @@ _HOMES = {
     "diff": "differences.traces",
     "diff_checkpoint": "differences.checkpoint",
     "diff_steps": "differences.steps",
+    "explain_gradient": "anomalies.samples.gradient_shares",
     "explain_update": "anomalies.explain",
     "final_weights": "trace.final",
     "find_anomalies": "anomalies",

@@ -11,6 +11,7 @@ from steptrace_analyzer.anomalies.batches import input_change, loss_change
 from steptrace_analyzer.anomalies.diagnosis import diagnose
 from steptrace_analyzer.anomalies.explain import explain_update
 from steptrace_analyzer.anomalies.finding import NotJudgedError
+from steptrace_analyzer.anomalies.samples.gradient_shares import explain_gradient
 from steptrace_analyzer.anomalies.signals import Signals
 from steptrace_analyzer.anomalies.trends import known_median, recent_median
 from steptrace_analyzer.anomalies.words import number, times
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from steptrace_analyzer.anomalies.explain import UpdateExplanation
     from steptrace_analyzer.anomalies.finding import Finding
+    from steptrace_analyzer.anomalies.samples.gradient_shares import GradientShares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,8 @@ class StepExplanation:
     """What rules found that holds at the step."""
     updates: tuple[UpdateExplanation, ...]
     """Why weights changed, the largest change for its usual size first."""
+    gradients: tuple[GradientShares, ...] = ()
+    """Which samples made the gradient, of the weight that was asked for."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
@@ -42,6 +46,7 @@ class StepExplanation:
             "summary": self.summary,
             "findings": [finding.to_dict() for finding in self.findings],
             "updates": [update.to_dict() for update in self.updates],
+            "gradients": [gradient.to_dict() for gradient in self.gradients],
         }
 
 
@@ -55,7 +60,8 @@ def explain_step(trace: xr.DataTree, step: int, tensor: str | None = None) -> St
     step
         The step; a negative one counts from the end.
     tensor
-        The weight whose update is explained; those with a gradient, where None.
+        The weight whose update is explained, and whose gradient is divided among the samples; those
+        with a gradient, where None.
 
     Raises
     ------
@@ -75,8 +81,9 @@ def explain_step(trace: xr.DataTree, step: int, tensor: str | None = None) -> St
     else:
         paths = [resolve_tensor(trace, "weights", tensor)]
     updates = tuple(explain_update(trace, step, path) for path in paths)
+    shares = () if tensor is None else (explain_gradient(trace, step, paths[0]),)
     found = diagnose(trace, first=step, last=step).findings
-    return StepExplanation(step, _summary(signals, step), found, updates)
+    return StepExplanation(step, _summary(signals, step), found, updates, shares)
 
 
 def _largest_first(signals: Signals, step: int) -> list[str]:

@@ -21,7 +21,8 @@ def explain(
 ) -> None:
     """Say what happened at a step: what was found there, the batch, and why weights changed.
 
-    Each update is compared with what the optimizer's formula makes of the recorded gradient.
+    Each update is compared with what the optimizer's formula makes of the recorded gradient. With
+    --tensor, the gradient of a Dense or Conv layer is divided among the recorded samples.
 
     Examples
     --------
@@ -41,5 +42,7 @@ def explain(
     write_line("")
     for update in found.updates[:_MOST_TENSORS]:
         write_text(update.explain())
+    for shares in found.gradients:
+        write_text(shares.explain())
     if len(found.updates) > _MOST_TENSORS:
         write_line(f"{len(found.updates) - _MOST_TENSORS} more weights with --json")

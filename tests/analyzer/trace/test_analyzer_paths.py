@@ -25,6 +25,9 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "explain_update": lambda trace: steptrace_analyzer.explain_update(
         trace, 3, "dense/kernel"
     ).explain(),
+    "explain_gradient": lambda trace: steptrace_analyzer.explain_gradient(
+        trace, 3, "dense/kernel"
+    ).explain(),
     "find_anomalies": steptrace_analyzer.find_anomalies,
     "diff": lambda trace: steptrace_analyzer.diff(trace, trace, names=("a", "b")),
     "diff_steps": lambda trace: steptrace_analyzer.diff_steps(trace, 3, 4),

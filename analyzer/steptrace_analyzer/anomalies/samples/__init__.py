@@ -1,0 +1,1 @@
+"""What single samples did to a step: their shares of a gradient."""
