@@ -86,10 +86,9 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         Rules that judge each recorded step while the training runs: ``"non_finite"``,
         ``"loss_spike"``, ``"gradient_jump"``, ``"update_jump"``. None by default.
     on_finding
-        What is done with what they find, once the step is over: ``"warn"``; ``"mark"``, as
-        :meth:`mark` does; ``"stop"``, which ends ``fit`` as ``model.stop_training`` does, and in a
-        custom loop sets :attr:`stopped`; or a function that is called with the
-        :class:`LiveFinding`.
+        What is done with a finding, once the step is over: ``"warn"``; ``"mark"``, as :meth:`mark`
+        does; ``"stop"``, which ends ``fit`` as ``model.stop_training`` does, and sets
+        :attr:`stopped` for custom loops; or a function that is called with a :class:`LiveFinding`.
     **fields
         Fields of :class:`Policy`, instead of `policy`: ``Tracer("run.zarr", every=10, samples=8)``.
 
