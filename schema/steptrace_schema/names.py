@@ -21,9 +21,7 @@ Kind = Literal[
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 """All kinds, in the order in which a training step produces them."""
 
-DEFAULT_KINDS: Final[tuple[Kind, ...]] = tuple(
-    kind for kind in KINDS if kind not in ("optimizer", "probe_gradients")
-)
+DEFAULT_KINDS: Final[tuple[Kind, ...]] = tuple(kind for kind in KINDS if kind != "optimizer")
 """The kinds that are recorded unless a policy says otherwise: those that cost little."""
 
 STATISTICS: Final = "statistics"

@@ -42,7 +42,14 @@ _PORTABLE_SINCE: Final = 3  # the minor version that brought names that every sy
 
 
 class Hierarchy:
-    """The arrays of a trace and the names of its files."""
+    """The arrays of a trace and the names of its files.
+
+    Attributes
+    ----------
+    digests
+        Array and first row to the digests of the rows that were decoded together, so that no chunk
+        is decoded twice.
+    """
 
     def __init__(
         self, path: Location, attributes: TraceAttributes, files: Mapping[str, bytes]
@@ -61,6 +68,7 @@ class Hierarchy:
         nodes = checked_nodes(path, nodes)
         self.names = sorted(nodes)
         self.arrays = read_arrays(path, nodes)
+        self.digests: dict[tuple[str, int], npt.NDArray[np.int64]] = {}
         self._steps: dict[str, npt.NDArray[np.int64] | None] = {}
 
     def dims(self, key: str) -> tuple[str | None, ...]:

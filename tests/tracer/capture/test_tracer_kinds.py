@@ -45,7 +45,12 @@ def classified(
     data = tf.data.Dataset.from_tensor_slices(((x, y, np.linspace(0.5, 2, 24)), ids))
     numbers = iter([ids[i : i + BATCH] for _ in range(2) for i in range(0, 24, BATCH)])
     tracer = Tracer(
-        path, kinds=KINDS, sample_ids=lambda _: next(numbers), on_error="raise", progress=False
+        path,
+        kinds=KINDS,
+        probe_gradients_every=1,
+        sample_ids=lambda _: next(numbers),
+        on_error="raise",
+        progress=False,
     )
 
     class Log(keras.callbacks.Callback):  # type: ignore[misc]
@@ -261,5 +266,5 @@ def test_samples_of_given_ids_are_kept_wherever_they_occur(tmp_path: Path) -> No
 
 
 def test_optimizer_and_saliency_are_recorded_on_request_only() -> None:
-    assert set(KINDS) - set(DEFAULT_KINDS) == {"optimizer", "probe_gradients"}
+    assert set(KINDS) - set(DEFAULT_KINDS) == {"optimizer"}
     assert Policy().kinds == DEFAULT_KINDS

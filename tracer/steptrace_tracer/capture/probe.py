@@ -20,9 +20,6 @@ from steptrace_schema.human import one_line
 from steptrace_schema.names import (
     OUTPUT,
     PREACTIVATION,
-    SALIENCY,
-    SALIENCY_NORM,
-    SALIENCY_UNIT,
     X,
 )
 from steptrace_tracer._tensorflow import keras, tf
@@ -48,8 +45,6 @@ _ACTIVATION_LAYERS = ("ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax")
 """Layers that are an activation function and have no attribute ``activation``."""
 
 _IN_A_LOOP = "the activation runs inside a loop of the graph, where its tensors cannot be returned"
-_NO_INPUT_GRADIENT = "the layer's activation does not depend on this input by a gradient"
-_NO_SUCH_UNIT = "the layer has no unit of the number that the policy gives"
 _NO_BATCH = "the step finds its batch itself; give Tracer(probe=...)"
 _LONGEST_MESSAGE = 2000
 _NOT_CALLED = "the layer's activation function is not called in inference mode"
@@ -87,14 +82,12 @@ class Probe:
     """
 
     def __init__(self, model: Any, names: Names, policy: Policy, x: Any) -> None:
-        self._model = model
+        self.model = model
         self._names = names
         self._policy = policy
         self.x = tf.nest.map_structure(tf.convert_to_tensor, x)
         self._samples = tf.nest.flatten(self.x)[0].shape[:1]
         self.taps = Taps()
-        self._activations: dict[str, Any] = {}
-        self._wants_gradients = "probe_gradients" in policy.kinds
         # A partial is new to TensorFlow, which else warns of retracing when many models are traced.
         run = functools.partial(self._run)
         self._function = run if model.run_eagerly else tf.function(run, autograph=False)
@@ -118,35 +111,31 @@ class Probe:
             if storable(tensor)
         }
 
-    def _run(self, x: Any) -> dict[str, Any]:
-        self.taps = taps = Taps()
-        self._activations.clear()
+    def forward(self, x: Any, taps: Taps) -> dict[str, Any]:
+        """Run the model on `x` in inference mode, and keep what the policy covers in `taps`.
+
+        Returns the output of each layer's activation function, path of the layer to tensor.
+        """
+        activations: dict[str, Any] = {}
         counts: Counter[str] = Counter()
         scope = current_graph()
-        layers = [layer for layer, _ in walk_layers(self._model) if activation_name(layer)]
-        in_loops = inside_recurrent(self._model) | {
+        layers = [layer for layer, _ in walk_layers(self.model) if activation_name(layer)]
+        in_loops = inside_recurrent(self.model) | {
             id(layer) for layer in layers if isinstance(layer, keras.layers.RNN)
         }
         with ExitStack() as stack:
             for layer in layers:
                 if id(layer) not in in_loops:
                     name = "activation" if "activation" in vars(layer) else "call"
-                    wrap = self._wrap(layer, taps, counts, scope)
+                    wrap = self._wrap(layer, taps, activations, counts, scope)
                     stack.enter_context(rebound(layer, name, wrap))
             # What the model assigns to variables inside this scope, such as the seeds of its
             # random layers, is forgotten.
             stack.enter_context(keras.StatelessScope())
-            tape = tf.GradientTape(persistent=True)
-            if self._wants_gradients:
-                stack.enter_context(tape)
-                tape.watch([t for t in tf.nest.flatten(x) if t.dtype.is_floating])
-            if "training" in inspect.signature(self._model.call).parameters:
-                self._model(x, training=False)
+            if "training" in inspect.signature(self.model.call).parameters:
+                self.model(x, training=False)
             else:
-                self._model(x)
-            activations = dict(self._activations)
-        if self._wants_gradients:
-            self._keep_gradients(tape, x, activations, taps)
+                self.model(x)
         for layer in layers:
             path = self._names.layers[id(layer)]
             if not counts[path]:
@@ -154,44 +143,20 @@ class Probe:
                 for part in (PREACTIVATION, OUTPUT):
                     if self._policy.covers("probe", f"{path}/{part}"):
                         taps.explain_missing("probe", f"{path}/{part}", reason)
-        return taps.tensors
+        return activations
 
-    def _keep_gradients(self, tape: Any, x: Any, activations: dict[str, Any], taps: Taps) -> None:
-        """Keep the gradient of one unit of each layer with respect to the probe's input.
-
-        Simonyan, Vedaldi and Zisserman (2014), "Deep inside convolutional networks: visualising
-        image classification models and saliency maps", for any layer instead of the class score:
-        samples do not depend on each other in inference mode, so the gradient of the sum over
-        samples holds that of each.
-        """
-        for path, output in activations.items():
-            chosen = self._policy.probe_unit
-            if chosen is not None and chosen >= output.shape[-1]:
-                taps.explain_missing("probe_gradients", f"{path}/{SALIENCY}", _NO_SUCH_UNIT)
-                continue
-            with tape:
-                # A unit's activation: the mean over positions, where the layer has any.
-                units = tf.reduce_mean(output, axis=list(range(1, output.shape.rank - 1)))
-                strongest = tf.argmax(units, axis=-1, output_type=tf.int64)
-                unit = strongest if chosen is None else tf.zeros_like(strongest) + chosen
-                target = tf.reduce_sum(tf.gather(units, unit, batch_dims=1))
-            squares: Any = 0.0
-            for name, tensor in leaves(x):
-                place = f"{path}/{joined(SALIENCY, name)}"
-                gradient = tape.gradient(target, tensor) if tensor.dtype.is_floating else None
-                if gradient is None:
-                    taps.explain_missing("probe_gradients", place, _NO_INPUT_GRADIENT)
-                    continue
-                if self._policy.covers("probe_gradients", place):
-                    taps.add("probe_gradients", place, gradient)
-                exact = tf.square(tf.cast(gradient, tf.float32))
-                squares += tf.reduce_sum(exact, axis=list(range(1, exact.shape.rank)))
-            if tf.is_tensor(squares):
-                taps.add("probe_gradients", f"{path}/{SALIENCY_NORM}", tf.sqrt(squares))
-                taps.add("probe_gradients", f"{path}/{SALIENCY_UNIT}", unit)
+    def _run(self, x: Any) -> dict[str, Any]:
+        self.taps = Taps()
+        self.forward(x, self.taps)
+        return self.taps.tensors
 
     def _wrap(
-        self, layer: Any, taps: Taps, counts: Counter[str], scope: Any
+        self,
+        layer: Any,
+        taps: Taps,
+        activations: dict[str, Any],
+        counts: Counter[str],
+        scope: Any,
     ) -> Callable[[Any], Any]:
         path = self._names.layers[id(layer)]
 
@@ -213,7 +178,7 @@ class Probe:
                     else:
                         taps.add("probe", place, tensor)
                 if prefix == "" and storable(output) and output.dtype.is_floating:
-                    self._activations[path] = output
+                    activations[path] = output
                 return output
 
             return tapped

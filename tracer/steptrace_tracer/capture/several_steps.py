@@ -44,7 +44,7 @@ class SeveralSteps:
         self._traced = traced
         self._around = around
         self._result_specs, self._specs = specs
-        self._count = count
+        self.count = count
         self.function = tf.function(self._steps, reduce_retracing=True, autograph=False)
 
     @classmethod
@@ -109,7 +109,7 @@ class SeveralSteps:
         )
 
         def goes_on(number: Any, _result: Any, _lists: Any, batch: Any) -> Any:
-            return tf.logical_and(tf.less(number, self._count), batch.has_value())
+            return tf.logical_and(tf.less(number, self.count), batch.has_value())
 
         def step(number: Any, _result: Any, lists: Any, batch: Any) -> Any:
             result, tensors = self._around(batch.get_value())
@@ -119,7 +119,7 @@ class SeveralSteps:
             }
             # No more is taken than is trained on.
             batch = tf.cond(
-                tf.less(number + 1, self._count), iterator.get_next_as_optional, lambda: batch
+                tf.less(number + 1, self.count), iterator.get_next_as_optional, lambda: batch
             )
             return number + 1, result, lists, batch
 

@@ -99,10 +99,7 @@ class TracedStep:
         What fails here has changed nothing yet.
         """
         if self.function is None:
-            if self.probe is None and "probe" in self.policy.kinds:
-                self.probe, self._probe_missing = working_probe(
-                    self.program, self.names, self.policy, self._probe_inputs, args, kwargs
-                )
+            self.prepare_probe(args, kwargs)
             self._slots_missing = build_slots(self.program, self.policy)
             self._prepare_shortcut(args, kwargs)
             if "activation_gradients" in self.policy.kinds:
@@ -111,6 +108,14 @@ class TracedStep:
             if not self.program.eager and self.program.strategy is None:
                 with self.progress.compiling_first():
                     self.function.get_concrete_function(*args, **kwargs)
+
+    def prepare_probe(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Make the probe, if there is to be one, from the batch of a step with these arguments."""
+        is_first = self.function is None and self.probe is None
+        if is_first and "probe" in self.policy.kinds and not self._probe_missing:
+            self.probe, self._probe_missing = working_probe(
+                self.program, self.names, self.policy, self._probe_inputs, args, kwargs
+            )
 
     def go_on(self, program: Program, probe: Any) -> None:
         """Do the same step in another ``fit``, compiled as it was.

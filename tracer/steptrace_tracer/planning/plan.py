@@ -64,10 +64,10 @@ class Plan:
     def rows(self, policy: Policy) -> tuple[PlannedTensors, ...]:
         """Return what a step takes by kind and layer, as `policy` says how often."""
         more = () if policy.derives_updates else self.unless_consecutive
-        return (*self.tensors, *more)
+        return (*(row for row in self.tensors if not _is_rare(row, policy)), *more)
 
     def bytes_of_a_step(self, policy: Policy) -> int:
-        """Return the bytes of a recorded step, before encoding."""
+        """Return the bytes of a recorded step, before encoding, without what few steps have."""
         return sum(row.step_bytes for row in self.rows(policy))
 
     def bytes_of_a_run(self, policy: Policy) -> int | None:
@@ -77,7 +77,8 @@ class Plan:
         length = self.steps_per_epoch or self.steps
         recorded = sum(policy.records_step(step, step // length) for step in range(self.steps))
         last = sum(row.step_bytes for row in self.tensors if row.kind == "weights")
-        return recorded * self.bytes_of_a_step(policy) + last
+        rare = sum(row.step_bytes for row in self.tensors if _is_rare(row, policy))
+        return recorded * self.bytes_of_a_step(policy) + _rows(policy, recorded) * rare + last
 
     def document(self) -> PlanDocument:
         """Return what ``steptrace plan --json`` prints."""
@@ -98,6 +99,19 @@ class Plan:
         """Return JSON-ready values."""
         fields: dict[str, Any] = as_json(self.document())
         return fields
+
+
+def _is_rare(row: PlannedTensors, policy: Policy) -> bool:
+    """Whether only some of the recorded steps have these tensors."""
+    return row.kind == "probe_gradients" and policy.probe_gradients_every != 1
+
+
+def _rows(policy: Policy, recorded: int) -> int:
+    """Return how many of so many recorded steps have gradients of the probe."""
+    found, row = 0, policy.next_probe_gradients(0)
+    while row < recorded:
+        found, row = found + 1, policy.next_probe_gradients(row + 1)
+    return found
 
 
 def tracer_line(policy: Policy, path: str = "run.zarr") -> str:

@@ -131,7 +131,7 @@ class ShownSteps:
     ) -> None:
         self._several = several
         self._capture = capture
-        self._count = count
+        self.count = count
         self._original = original
         self._fed = FedBatches(spec)
         self._until_proof = 0
@@ -147,7 +147,7 @@ class ShownSteps:
             self._until_proof -= 1
             return self._several.run(iterator, step)
         batches = self._take(iterator)
-        if len(batches) == self._count:
+        if len(batches) == self.count:
             results = self._prove(batches, step)
             if results is not None:
                 return results
@@ -157,7 +157,7 @@ class ShownSteps:
         """Take the batches of an execution; what reading one raises comes after those before."""
         batches: list[Any] = []
         try:
-            while len(batches) < self._count:
+            while len(batches) < self.count:
                 batches.append(next(iterator))
         except (StopIteration, tf.errors.OutOfRangeError):
             pass
@@ -201,9 +201,9 @@ class ShownSteps:
             state.put_back(before)
             self.refused = _REFUSED.format(f"together they change the last bits of '{difference}'")
             return None
-        self._until_proof = PROOF_STEPS // self._count
+        self._until_proof = PROOF_STEPS // self.count
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        note = f"{self._count} steps in one execution"
+        note = f"{self.count} steps in one execution"
         proof = Proof(step=step, time=now, way="inside", identical=True, note=note)
         self._capture.proofs = (*self._capture.proofs, proof)
         return [dataclasses.replace(result, result=logs) for result in results]

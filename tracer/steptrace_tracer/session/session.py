@@ -30,6 +30,7 @@ from steptrace_tracer.session.failure import complain, reason_text, why_ended
 from steptrace_tracer.session.incident_watch import IncidentWatch, watch_for
 from steptrace_tracer.session.last_weights import LastWeights
 from steptrace_tracer.session.logged_values import LoggedValues
+from steptrace_tracer.session.probe_gradients import ProbeGradients
 from steptrace_tracer.session.provenance import describe_run, resumed_run
 from steptrace_tracer.session.replaying import present
 from steptrace_tracer.session.sampling import with_sample_count
@@ -79,6 +80,7 @@ class Session:
         self._logged = LoggedValues()
         self._watch: IncidentWatch | None = None
         self._executions = Executions(settings)
+        self._probe_gradients = ProbeGradients(settings.policy)
         self._handing_over = self._step_seconds = 0.0
         atexit.register(self.abandon)
 
@@ -143,11 +145,13 @@ class Session:
             return original()
         if (replayer := present()) is not None:
             return replayer.step(capture, args, kwargs, original)
-        begin, moment, watch = time.perf_counter(), None, self._watch
+        begin, moment, traced = time.perf_counter(), None, capture.traced
         attempt = StepAttempt(capture, original)
         try:
-            if watch is not None:
-                moment = watch.before(position.step, capture.traced.program, args, kwargs)
+            if self._watch is not None:
+                moment = self._watch.before(position.step, traced.program, args, kwargs)
+            traced.prepare_probe(args, kwargs)
+            self._probe_gradients.take(traced, position)
             result = attempt.run(args, kwargs, position.step)
         except Exception as error:
             return self._rescued(attempt, error, moment)
@@ -169,6 +173,7 @@ class Session:
     ) -> list[StepResult]:
         """Do several steps in one execution, the first at `position`, and record them."""
         begin = time.perf_counter()
+        self._probe_gradients.take(self.traced, position, several.count)
         try:
             results = several.run(iterator, position.step)
         except BaseException as error:
@@ -296,11 +301,12 @@ class Session:
     ) -> None:
         if self._recording is None:
             return
-        traced, tensors = capture.traced, dict(result.tensors)
+        traced, policy = capture.traced, self.settings.policy
+        tensors = result.tensors | self._probe_gradients.of(position.step)
         if not self._has_probe and traced.probe is not None:
             tensors |= traced.probe.inputs()
             self._has_probe = True
-        taps, missing, policy = traced.taps, traced.missing(), self.settings.policy
+        taps, missing = traced.taps, (*traced.missing(), *self._probe_gradients.missing)
         attributes, said = capture.news()
         notes, watch = (*self.told.notes, *self._executions.notes, *said), self._watch
 

@@ -1,0 +1,139 @@
+"""Gradients of the probe, which few steps have: at which, of which layers, and whether right."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import zarr
+from keras import layers
+
+from keras_models import weights_of
+from steptrace_schema.store.opening import read_attributes
+from steptrace_schema.validate import validate
+from steptrace_tracer import Tracer
+from steptrace_tracer.session import probe_gradients
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BATCH, STEPS, DEEP = 4, 33, 10
+
+
+def deep(**compiled: Any) -> Any:
+    """Return a network of ten layers with an activation."""
+    keras.utils.set_random_seed(3)
+    hidden = [layers.Dense(3, "tanh", name=f"d{number}") for number in range(DEEP)]
+    model = keras.Sequential([keras.Input((2,)), *hidden, layers.Dense(1, name="out")], name="net")
+    model.compile("sgd", "mse", **compiled)
+    return model
+
+
+def train(model: Any, *callbacks: Any) -> Any:
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(BATCH * STEPS, 2)), random.normal(size=(BATCH * STEPS, 1))
+    model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0, callbacks=[*callbacks])
+    return weights_of(model)
+
+
+def expected(path: Path, layer: str, row: int) -> Any:
+    """Differentiate a layer's strongest unit in NumPy, from the weights at a step."""
+    group: Any = zarr.open_group(path, mode="r")
+    step = int(np.asarray(group["probe_gradients/step"])[row])
+    values = np.asarray(group["probe/x"], np.float64)
+    found = np.broadcast_to(np.eye(2), (len(values), 2, 2))
+    for number in range(DEEP):
+        kernel, bias = (
+            np.asarray(group[f"weights/net/d{number}/{name}"][step], np.float64)
+            for name in ("kernel", "bias")
+        )
+        values = np.tanh(values @ kernel + bias)
+        found = (found @ kernel) * (1 - values**2)[:, None, :]
+        if f"d{number}" == layer:
+            break
+    unit = values.argmax(axis=1)
+    return unit, found[np.arange(len(values)), :, unit]
+
+
+@pytest.mark.parametrize(
+    ("settings", "policy", "steps", "kept"),
+    [
+        ({}, {}, [0, 4, 8, 12, 16, 24, 32], 8),
+        ({"steps_per_execution": 8}, {}, [0, 4, 8, 16, 24, 32], 8),
+        ({"run_eagerly": True}, {}, [0, 4, 8, 12, 16, 24, 32], 8),
+        ({}, {"probe_gradients_every": 11}, [0, 11, 22], 10),
+    ],
+    ids=["default", "executions", "eager", "every 11"],
+)
+def test_few_steps_have_the_gradient_of_each_chosen_layer(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Any,
+    policy: Any,
+    steps: list[int],
+    kept: int,
+) -> None:
+    monkeypatch.setattr(probe_gradients, "_SECONDS", 1000.0)  # of a machine that is busy
+    path = tmp_path / "run.zarr"
+    tracer = Tracer(path, on_error="raise", progress=False, **policy)
+    traced, untraced = train(deep(**settings), tracer), train(deep(**settings))
+    for one, other in zip(traced, untraced, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert validate(path) == []
+    group: Any = zarr.open_group(path, mode="r")
+    assert np.asarray(group["probe_gradients/step"]).tolist() == steps
+    found = [f"d{n}" for n in range(DEEP) if f"probe_gradients/net/d{n}/saliency" in group]
+    assert len(found) == kept
+    assert {"d0", "d9"} <= {*found}
+    said = {m.path: m.reason for m in read_attributes(path).missing if m.kind == "probe_gradients"}
+    assert len(said) == DEEP - kept
+    assert all("probe_gradients_every=1" in reason for reason in said.values())
+    for layer in found:
+        for row in (0, 1, len(steps) - 1):
+            unit, gradient = expected(path, layer, row)
+            place = f"probe_gradients/net/{layer}"
+            assert np.array_equal(group[f"{place}/unit"][row], unit)
+            np.testing.assert_allclose(
+                group[f"{place}/saliency"][row], gradient, rtol=1e-4, atol=1e-7
+            )
+
+
+def test_no_more_time_is_taken_than_a_share_of_the_trainings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe_gradients, "_SECONDS", 0.0)
+    monkeypatch.setattr(probe_gradients, "_SHARE", 0.0)
+    path = tmp_path / "run.zarr"
+    train(deep(), Tracer(path, on_error="raise", progress=False))
+    group: Any = zarr.open_group(path, mode="r")
+    assert np.asarray(group["probe_gradients/step"]).tolist() == [0]
+
+
+def test_a_layer_that_cannot_be_differentiated_costs_one_view_alone(tmp_path: Path) -> None:
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def undifferentiable(x: Any) -> Any:
+        def gradient(_: Any) -> Any:
+            msg = "no gradient of this"
+            raise ValueError(msg)
+
+        return tf.identity(x), gradient
+
+    class Odd(layers.Layer):  # type: ignore[misc]
+        def call(self, x: Any, training: bool = False) -> Any:
+            return x if training else undifferentiable(x)
+
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential(
+        [keras.Input((2,)), Odd(name="odd"), layers.Dense(1, "tanh", name="out")], name="net"
+    )
+    model.compile("sgd", "mse")
+    path = tmp_path / "run.zarr"
+    train(model, Tracer(path, on_error="raise", progress=False))
+    attributes = read_attributes(path)
+    (said,) = [m for m in attributes.missing if m.kind == "probe_gradients"]
+    assert "no gradient of this" in said.reason
+    assert attributes.status == "complete"
+    assert attributes.steps_recorded["weights"] == STEPS + 1

@@ -1,0 +1,89 @@
+"""At which steps the probe is differentiated, and what that gives."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from steptrace_schema.format.attributes import Missing
+from steptrace_schema.names import X
+from steptrace_tracer.capture.saliency import Saliency
+from steptrace_tracer.session.failure import one_line
+
+if TYPE_CHECKING:
+    from steptrace_schema.format.policy import Policy
+    from steptrace_tracer.capture.traced_step import TracedStep
+    from steptrace_tracer.session.collect_step import StepPosition
+
+_SHARE: Final = 0.01
+_SECONDS: Final = 0.5
+"""The most time that is spent where the policy leaves it to the tracer how often: this share of the
+training's time, and so many seconds more."""
+
+
+class ProbeGradients:
+    """Differentiates the probe before the recorded steps whose turn it is.
+
+    Parameters
+    ----------
+    policy
+        What is recorded.
+
+    Attributes
+    ----------
+    missing
+        What it has no data for, with reasons.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._is_wanted = {"probe", "probe_gradients"} <= {*policy.kinds}
+        self._row = self._due = 0
+        self._began = time.perf_counter()
+        self._spent = 0.0
+        self._saliency: Saliency | None = None
+        self._found: tuple[int, dict[str, Any]] | None = None
+        self.missing: tuple[Missing, ...] = ()
+
+    def take(self, traced: TracedStep | None, first: StepPosition, count: int = 1) -> None:
+        """Differentiate with the present weights, where it is the turn of the step that follows.
+
+        Parameters
+        ----------
+        traced
+            What does the step, with its probe; None before the first step.
+        first
+            Its position.
+        count
+            How many steps follow, from it on, before this is asked again.
+        """
+        steps = range(first.step, first.step + count)
+        recorded = [self._policy.records_step(step, first.epoch) for step in steps]
+        row, self._row = self._row, self._row + sum(recorded)
+        probe = traced.probe if traced is not None else None
+        if not (self._is_wanted and recorded[0] and row >= self._due) or probe is None:
+            return
+        if self._is_too_long():
+            return
+        self._due = self._policy.next_probe_gradients(row + 1)
+        begin = time.perf_counter()
+        try:
+            if self._saliency is None or self._saliency.probe is not probe:
+                self._saliency = Saliency(probe, self._policy)
+            self._found = first.step, self._saliency()
+            self.missing = self._saliency.missing()
+        except Exception as error:  # one view less, which the trace says
+            self._is_wanted = False
+            reason = f"the probe cannot be differentiated ({one_line(error)})"
+            self.missing = (Missing(kind="probe_gradients", path=X, reason=reason),)
+        self._spent += time.perf_counter() - begin
+
+    def of(self, step: int) -> dict[str, Any]:
+        """Return what was taken before `step`, ``kind/path`` to tensor; often nothing."""
+        found = self._found
+        return found[1] if found is not None and found[0] == step else {}
+
+    def _is_too_long(self) -> bool:
+        if self._policy.probe_gradients_every != "auto":
+            return False
+        return self._spent > _SECONDS + _SHARE * (time.perf_counter() - self._began)
