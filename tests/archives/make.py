@@ -51,6 +51,7 @@ def main() -> None:
         tracer = Tracer(
             trace,
             kinds=KINDS,
+            probe_gradients_every=1,
             samples=2,
             precision={"activations": "bfloat16"},
             statistics_only=("activation_gradients",),

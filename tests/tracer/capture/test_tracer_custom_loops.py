@@ -148,7 +148,7 @@ def test_a_custom_step_is_recorded_and_not_changed(tmp_path: Path, style: Style)
     plain, plain_step = single(style)
     run_single(plain_step)
     model, step = single(style)
-    found = traced(tmp_path / "run.zarr", step, run_single, kinds=KINDS)
+    found = traced(tmp_path / "run.zarr", step, run_single, kinds=KINDS, probe_gradients_every=1)
     for expected, weight in zip(weights_of(plain), weights_of(model), strict=True):
         assert expected.tobytes() == weight.tobytes()
 
@@ -171,7 +171,9 @@ def test_both_models_of_a_gan_are_recorded_with_their_own_losses(
     run_gan(plain_step)
     models, step = gan(style)
     x, _ = vectors(STEPS * BATCH)
-    found = traced(tmp_path / "run.zarr", step, run_gan, kinds=KINDS, probe=x[:3])
+    found = traced(
+        tmp_path / "run.zarr", step, run_gan, kinds=KINDS, probe_gradients_every=1, probe=x[:3]
+    )
     for before, after in zip(plain, models, strict=True):
         for expected, weight in zip(weights_of(before), weights_of(after), strict=True):
             assert expected.tobytes() == weight.tobytes()
@@ -246,7 +248,15 @@ def test_random_operations_without_a_seed_draw_what_they_draw_without_the_tracer
         return weights_of(model)
 
     path = tmp_path / "run.zarr"
-    tracer = Tracer(path, every=every, kinds=KINDS, samples=8, on_error="raise", progress=False)
+    tracer = Tracer(
+        path,
+        every=every,
+        kinds=KINDS,
+        probe_gradients_every=1,
+        samples=8,
+        on_error="raise",
+        progress=False,
+    )
     for expected, weight in zip(fit([]), fit([tracer]), strict=True):
         assert expected.tobytes() == weight.tobytes()
     assert validate(path) == []
@@ -307,7 +317,9 @@ def test_a_method_is_a_step_too_and_its_object_has_the_models(tmp_path: Path) ->
 
     plain, loop = Loop(), Loop()
     run(plain.train_step)
-    found = traced(tmp_path / "run.zarr", loop.train_step, run, kinds=KINDS)
+    found = traced(
+        tmp_path / "run.zarr", loop.train_step, run, kinds=KINDS, probe_gradients_every=1
+    )
     for expected, weight in zip(weights_of(plain.model), weights_of(loop.model), strict=True):
         assert expected.tobytes() == weight.tobytes()
     x, y = vectors(STEPS * BATCH)

@@ -75,7 +75,9 @@ def run(train_step: Callable[..., Any], first: int = 0, count: int = STEPS) -> l
 
 
 def traced(path: Path, train_step: Callable[..., Any]) -> tuple[zarr.Group, list[float]]:
-    with Tracer(path, kinds=KINDS, on_error="raise", progress=False, samples=BATCH) as tracer:
+    with Tracer(
+        path, kinds=KINDS, probe_gradients_every=1, on_error="raise", progress=False, samples=BATCH
+    ) as tracer:
         losses = run(tracer.wrap(train_step))
     assert validate(path) == []
     return zarr.open_group(path, mode="r"), losses

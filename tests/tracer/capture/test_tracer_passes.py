@@ -115,7 +115,9 @@ def train(path: Path | None, maker: Maker, *, compiled: bool) -> Any:
         for batch in batches:
             step(*batch)
         return model
-    with Tracer(path, kinds=KINDS, on_error="raise", progress=False, samples=BATCH) as tracer:
+    with Tracer(
+        path, kinds=KINDS, probe_gradients_every=1, on_error="raise", progress=False, samples=BATCH
+    ) as tracer:
         step = tracer.wrap(step, models=[model], optimizers=[optimizer])
         for batch in batches:
             step(*batch)
@@ -181,7 +183,9 @@ def test_the_label_of_a_mapping_is_y(tmp_path: Path, names: tuple[str, str]) -> 
 
     x, y = vectors(BATCH)
     path = tmp_path / "run.zarr"
-    with Tracer(path, kinds=KINDS, on_error="raise", progress=False, samples=BATCH) as tracer:
+    with Tracer(
+        path, kinds=KINDS, probe_gradients_every=1, on_error="raise", progress=False, samples=BATCH
+    ) as tracer:
         tracer.wrap(step)({names[1]: tf.constant(y), names[0]: tf.constant(x)})
     assert validate(path) == []
     group: Any = zarr.open_group(path, mode="r")

@@ -71,7 +71,9 @@ def train(
     step = tf.function(step) if compiled else step
     tracer = None
     if path is not None:
-        tracer = Tracer(path, kinds=KINDS, progress=False, samples=BATCH, **settings)
+        tracer = Tracer(
+            path, kinds=KINDS, probe_gradients_every=1, progress=False, samples=BATCH, **settings
+        )
         step = tracer.wrap(step, models=[loop.model], optimizers=[loop.optimizer])
     if source == "generator":
         iterator: Any = loop.generator()
@@ -147,7 +149,13 @@ def test_of_a_step_without_arguments_the_batch_is_what_its_model_is_called_with(
             settings: dict[str, Any] = {"on_error": "raise", "progress": False}
             capture: Any = "inside" if compiled else "auto"
             with Tracer(
-                trace, kinds=KINDS, samples=BATCH, capture=capture, probe=loop.x[:4], **settings
+                trace,
+                kinds=KINDS,
+                probe_gradients_every=1,
+                samples=BATCH,
+                capture=capture,
+                probe=loop.x[:4],
+                **settings,
             ) as tracer:
                 run = tracer.wrap(run, models=[loop.model], optimizers=[loop.optimizer])
                 losses = [float(run()) for _ in range(STEPS)]

@@ -56,7 +56,9 @@ def test_a_loop_of_train_on_batch_is_recorded_and_not_changed(
         pytest.skip("the ways to call it differ in Python alone")
     plain, model, path = mlp(mode), mlp(mode), tmp_path / "run.zarr"
     expected = [plain.train_on_batch(x, y) for x, y in batches()]
-    with Tracer(path, kinds=KINDS, on_error="raise", progress=False, samples=BATCH) as tracer:
+    with Tracer(
+        path, kinds=KINDS, probe_gradients_every=1, on_error="raise", progress=False, samples=BATCH
+    ) as tracer:
         step = tracer.wrap(maker(model))
         found = [step(x, y) for x, y in batches()]
     losses = [value["loss"] if isinstance(value, dict) else value for value in found]
@@ -122,7 +124,9 @@ def test_every_update_of_a_gan_of_compiled_models_is_a_step(tmp_path: Path) -> N
     path = tmp_path / "run.zarr"
     *plain, _, plain_step = gan()
     generator, discriminator, both, step = gan()
-    with Tracer(path, kinds=KINDS, on_error="raise", progress=False, samples=BATCH) as tracer:
+    with Tracer(
+        path, kinds=KINDS, probe_gradients_every=1, on_error="raise", progress=False, samples=BATCH
+    ) as tracer:
         wrapped = tracer.wrap(
             step,
             models=[generator, discriminator],

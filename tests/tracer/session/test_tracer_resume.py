@@ -53,7 +53,9 @@ def adam_mlp() -> Any:
 
 def recorder(path: Path, **fields: Any) -> Tracer:
     """Return a tracer of all kinds."""
-    return Tracer(path, kinds=KINDS, on_error="raise", progress=False, **fields)
+    return Tracer(
+        path, kinds=KINDS, probe_gradients_every=1, on_error="raise", progress=False, **fields
+    )
 
 
 def arrays_of(path: Path) -> dict[str, npt.NDArray[Any]]:

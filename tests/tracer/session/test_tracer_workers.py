@@ -26,7 +26,8 @@ from steptrace_schema.names import KINDS
 from steptrace_tracer import Tracer
 x, y = vectors()
 rank = int(sys.argv[2])
-tracer = Tracer(sys.argv[1], kinds=KINDS, samples=4, on_error="raise", progress=False)
+policy = dict(kinds=KINDS, probe_gradients_every=1, samples=4)
+tracer = Tracer(sys.argv[1], on_error="raise", progress=False, **policy)
 models = [mlp(), mlp()]
 for model, callbacks in zip(models, ([], [tracer])):
     model.fit(x[rank::2], y[rank::2], batch_size=4, shuffle=False, verbose=0, callbacks=callbacks)

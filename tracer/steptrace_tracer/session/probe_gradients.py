@@ -12,6 +12,7 @@ from steptrace_tracer.session.failure import one_line
 
 if TYPE_CHECKING:
     from steptrace_schema.format.policy import Policy
+    from steptrace_tracer.capture.probe import Probe
     from steptrace_tracer.capture.traced_step import TracedStep
     from steptrace_tracer.session.collect_step import StepPosition
 
@@ -42,6 +43,7 @@ class ProbeGradients:
         self._began = time.perf_counter()
         self._spent = 0.0
         self._saliency: Saliency | None = None
+        self._has_inputs = False
         self._found: tuple[int, dict[str, Any]] | None = None
         self.missing: tuple[Missing, ...] = ()
 
@@ -78,10 +80,17 @@ class ProbeGradients:
             self.missing = (Missing(kind="probe_gradients", path=X, reason=reason),)
         self._spent += time.perf_counter() - begin
 
-    def of(self, step: int) -> dict[str, Any]:
-        """Return what was taken before `step`, ``kind/path`` to tensor; often nothing."""
-        found = self._found
-        return found[1] if found is not None and found[0] == step else {}
+    def of(self, step: int, probe: Probe | None) -> dict[str, Any]:
+        """Return what was taken before `step`, ``kind/path`` to tensor.
+
+        The first time the probe's inputs are with it, which are those of all steps.
+        """
+        tensors: dict[str, Any] = {}
+        if probe is not None and not self._has_inputs:
+            tensors, self._has_inputs = probe.inputs(), True
+        if self._found is not None and self._found[0] == step:
+            tensors = tensors | self._found[1]
+        return tensors
 
     def _is_too_long(self) -> bool:
         if self._policy.probe_gradients_every != "auto":

@@ -75,7 +75,6 @@ class Session:
         self._before: Continuation | None = None
         self.last_weights = LastWeights()
         self.left_at: int | None = None  # where a fit has ended, while callbacks are left to run
-        self._has_probe = False
         self.told = Told()
         self._logged = LoggedValues()
         self._watch: IncidentWatch | None = None
@@ -302,10 +301,7 @@ class Session:
         if self._recording is None:
             return
         traced, policy = capture.traced, self.settings.policy
-        tensors = result.tensors | self._probe_gradients.of(position.step)
-        if not self._has_probe and traced.probe is not None:
-            tensors |= traced.probe.inputs()
-            self._has_probe = True
+        tensors = result.tensors | self._probe_gradients.of(position.step, traced.probe)
         taps, missing = traced.taps, (*traced.missing(), *self._probe_gradients.missing)
         attributes, said = capture.news()
         notes, watch = (*self.told.notes, *self._executions.notes, *said), self._watch
