@@ -111,11 +111,10 @@ class TracedStep:
 
     def prepare_probe(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Make the probe, if there is to be one, from the batch of a step with these arguments."""
-        is_first = self.function is None and self.probe is None
-        if is_first and "probe" in self.policy.kinds and not self._probe_missing:
-            self.probe, self._probe_missing = working_probe(
-                self.program, self.names, self.policy, self._probe_inputs, args, kwargs
-            )
+        is_known = self.probe is not None or self._probe_missing
+        if self.function is None and not is_known and "probe" in self.policy.kinds:
+            about = (self.program, self.names, self.policy, self._probe_inputs)
+            self.probe, self._probe_missing = working_probe(*about, args, kwargs)
 
     def go_on(self, program: Program, probe: Any) -> None:
         """Do the same step in another ``fit``, compiled as it was.
@@ -154,8 +153,7 @@ class TracedStep:
         self.prepare(args, kwargs)
         wall_time, start = time.time(), time.perf_counter()
         result, tensors = self._call(args, kwargs)
-        duration = time.perf_counter() - start
-        return StepResult(result, tensors, wall_time, duration)
+        return StepResult(result, tensors, wall_time, time.perf_counter() - start)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         self.progress.begin()
@@ -341,8 +339,7 @@ class TracedStep:
 
     def current_weights(self) -> dict[str, Any]:
         """Return the models' present weights, ``weights/path`` to tensor."""
-        weights = {f"weights/{path}": tensor for path, tensor in self._weights("weights").items()}
-        return self._reduced(weights)
+        return self._reduced({f"weights/{p}": t for p, t in self._weights("weights").items()})
 
     def _reduced(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """Put statistics in the place of tensors of which no more is wanted."""
