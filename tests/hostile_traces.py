@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from typing import TYPE_CHECKING, Any, Final
@@ -154,6 +155,85 @@ def dims_that_are_markup(store: Path) -> None:
         edit_metadata(store, key, lambda m: m.update(dimension_names=names))
 
 
+def _values(change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], *keys: str) -> Make:
+    """Return what writes other values into tensors."""
+
+    def make(store: Path) -> None:
+        for key in keys or (KERNEL, "gradients/sequential/dense/kernel", "scalars/loss"):
+            before = np.asarray(zarr.open_array(store / key, mode="r"))
+            replace(store, key, change(before))
+
+    return make
+
+
+def no_units(store: Path) -> None:
+    for kind in ("weights", "gradients"):
+        key = f"{kind}/sequential/dense/kernel"
+        rows, inputs, _ = shape(store, key)
+        replace(store, key, np.ones((rows, inputs, 0), np.float32))
+
+
+def many_dims(store: Path) -> None:
+    names = ["step", *(f"d{n}" for n in range(31))]
+    for kind in ("weights", "gradients"):
+        key = f"{kind}/sequential/dense/kernel"
+        rows = shape(store, key)[0]
+        replace(store, key, np.ones((rows, *(1,) * 31), np.float32), names)
+
+
+def one_row_of_steps(store: Path) -> None:
+    for kind in sorted(p.parent.name for p in store.glob("*/step")):
+        replace(store, f"{kind}/step", np.array([3]), ["step"])
+
+
+def a_chain_of_layers(store: Path) -> None:
+    """Give the graph a path of 5,000 layers, and an end that joins all of them."""
+
+    def change(fields: dict[str, Any]) -> None:
+        layer = fields["layers"][0]
+        paths = [f"net/l{n}" for n in range(5000)]
+        chain = [
+            {**layer, "path": path, "name": path, "inputs": [before], "variables": []}
+            for before, path in itertools.pairwise(["net/l4999", *paths])
+        ]
+        chain[0]["inputs"] = []
+        fields["layers"] += [*chain, {**layer, "path": "end", "inputs": paths, "variables": []}]
+
+    attributes(store, change)
+
+
+def layers_in_layers(store: Path) -> None:
+    def change(fields: dict[str, Any]) -> None:
+        layer = fields["layers"][0]
+        paths = ["/".join(["a"] * depth) for depth in range(1, 1500, 50)]
+        fields["layers"] += [{**layer, "path": path, "name": "a", "inputs": []} for path in paths]
+
+    attributes(store, change)
+
+
+def shapes_of_no_layer(store: Path) -> None:
+    def change(fields: dict[str, Any]) -> None:
+        for layer in fields["layers"]:
+            layer.update(output_shape=[1] * 100_000, parameters=-1)
+        fields["model"].update(parameters=-1)
+
+    attributes(store, change)
+
+
+def many_events(store: Path) -> None:
+    event = {"time": "2026-01-01T00:00:00Z", "message": "x" * 300, "step": 3}
+    attributes(store, lambda fields: fields.update(events=[event] * 20_000))
+
+
+def nothing_recorded(store: Path) -> None:
+    for path in sorted(store.iterdir()):
+        if path.is_dir():
+            shutil.rmtree(path)
+    root = json.loads((store / "zarr.json").read_bytes())
+    root["consolidated_metadata"]["metadata"] = {}
+    (store / "zarr.json").write_bytes(sealed(root))
+
+
 HIGHEST: Final = 2**63 - 1
 TRACES: Final[dict[str, Make]] = {
     **{
@@ -168,8 +248,24 @@ TRACES: Final[dict[str, Make]] = {
             a_loss_with_two_numbers,
             one_dim_twice,
             dims_that_are_markup,
+            no_units,
+            many_dims,
+            one_row_of_steps,
+            a_chain_of_layers,
+            layers_in_layers,
+            shapes_of_no_layer,
+            many_events,
+            nothing_recorded,
         )
     },
+    "values_nan": _values(lambda values: np.full_like(values, np.nan)),
+    "values_infinite": _values(lambda values: np.where(values > 0, np.inf, -np.inf)),
+    "values_at_both_ends": _values(
+        lambda values: np.where(values > 0, 3e38, -3e38).astype(np.float32)
+    ),
+    "values_double_at_both_ends": _values(lambda values: np.where(values > 0, 1.7e308, -1.7e308)),
+    "values_not_of_the_type": _values(lambda values: values > 0),
+    "values_whole": _values(lambda values: np.where(values > 0, HIGHEST, -HIGHEST)),
     "steps_nan": steps(lambda n: np.full(n, np.nan)),
     "one_step_nan": steps(lambda n: np.where(np.arange(n) == 3, np.nan, np.arange(n)), "scalars"),
     "steps_downwards": steps(lambda n: np.arange(n)[::-1].copy()),

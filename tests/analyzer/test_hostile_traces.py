@@ -52,6 +52,45 @@ def test_a_hostile_trace_ends_in_a_result_or_in_one_sentence(
     assert {path.name for path in tmp_path.iterdir()} == {"run.zarr", "out"}
 
 
+DRAWN = ("loss", "weights", "parameters", "activations", "gradients", "maps", "flow")
+DRAWN += ("sensitivity", "trajectory", "ridge", "statistics")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRACES)
+def test_pages_pictures_and_files_of_a_hostile_trace_end_the_same_way(
+    good: Path, tmp_path: Path, name: str
+) -> None:
+    store = copied(good, tmp_path, name)
+    out = tmp_path / "out"
+    out.mkdir()
+    for number, arguments in enumerate(
+        (
+            *(("plot", view, store, "-o", out / f"{view}.png") for view in DRAWN),
+            ("plot", "weights", store, "--steps", "0:20:5", "-o", out / "strip.png"),
+            *(
+                ("animate", store, "--view", view, "--frames", "3", "-o", out / f"{view}.html")
+                for view in ("flow", "weights", "parameters", "activations")
+            ),
+            ("report", store, "-o", out / "report.html"),
+            ("diff", store, good, "--html", out / "diff.html", "--sarif", out / "a.sarif"),
+            ("diff", good, store, "--junit", out / "a.xml", "--json"),
+            ("diff", store, "--steps", "1", "2"),
+            ("compare", good, store, "--json"),
+            ("anomalies", store, "--json"),
+            ("explain", store, "--step", "3", "--json"),
+            ("pack", store, "-o", out / "run.zarr.zip"),
+            ("recover", store),
+        )
+    ):
+        ended = command(*arguments)
+        assert not ended.problem, (number, arguments, ended)
+    for page in out.glob("*.html"):
+        assert "<script>alert(1)" not in page.read_text()
+        assert "<img src=x" not in page.read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"run.zarr", "out"}
+
+
 @pytest.mark.parametrize("name", GOLDEN)
 def test_a_hostile_golden_file_ends_in_a_result_or_in_one_sentence(
     good: Path, tmp_path: Path, name: str

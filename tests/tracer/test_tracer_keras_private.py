@@ -333,7 +333,7 @@ def test_without_the_weights_of_an_optimizer_its_slots_are_missing(
     tmp_path: Path, vanish: Callable[[str], PrivateName]
 ) -> None:
     def build() -> Any:
-        return network(optimizer=keras.optimizers.Adam())
+        return network(optimizer=keras.optimizers.Adam(name="adam"))
 
     path, entry = tmp_path / "run.zarr", vanish("OPTIMIZER_WEIGHTS")
     group = traced(path, build, entry, kinds=("weights", "optimizer"))
