@@ -52,8 +52,10 @@ def test_a_hostile_trace_ends_in_a_result_or_in_one_sentence(
     assert {path.name for path in tmp_path.iterdir()} == {"run.zarr", "out"}
 
 
-DRAWN = ("loss", "weights", "parameters", "activations", "gradients", "maps", "flow")
-DRAWN += ("sensitivity", "trajectory", "ridge", "statistics")
+DRAWN = (
+    *("loss", "weights", "parameters", "activations", "gradients", "maps", "flow"),
+    *("sensitivity", "trajectory", "ridge", "statistics"),
+)
 
 
 @pytest.mark.slow
