@@ -301,6 +301,7 @@ def test_a_figure_that_cannot_be_drawn_is_replaced_by_the_reason(tmp_path: Path)
     assert (shown.picture, shown.reason, shown.place) == (None, "step 3 is damaged", "layer-3")
 
 
+@pytest.mark.long
 def test_several_processes_draw_the_page_that_one_draws(
     report: Path, spiked: Path, tmp_path: Path
 ) -> None:

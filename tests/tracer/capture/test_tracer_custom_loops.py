@@ -163,6 +163,7 @@ def test_a_custom_step_is_recorded_and_not_changed(tmp_path: Path, style: Style)
     assert [w.tobytes() for w in last] == [w.tobytes() for w in weights_of(model)]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("style", STYLES)
 def test_both_models_of_a_gan_are_recorded_with_their_own_losses(
     tmp_path: Path, style: Style
@@ -227,6 +228,7 @@ def test_both_models_of_a_gan_are_recorded_with_their_own_losses(
     assert (weights[1:] == weights[:-1] - np.float32(0.5) * gradients).all()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("every", [1, 2])
 def test_random_operations_without_a_seed_draw_what_they_draw_without_the_tracer(
     tmp_path: Path, every: int

@@ -174,6 +174,7 @@ def test_saliency_is_the_gradient_of_the_strongest_unit(
                 )
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("mode", ["compiled", "eager", "xla"])
 def test_all_kinds_together_change_nothing(tmp_path: Path, mode: Any) -> None:
     x, y = images(24)

@@ -129,6 +129,7 @@ def squared_error_slope(y: Any) -> Callable[[Any], Any]:
     return lambda out: 2 * (out - y) / y.size
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("maker", [by_values, by_watched, by_jacobian, in_two_passes])
 def test_gradients_are_those_that_are_applied_however_they_are_asked_for(

@@ -101,6 +101,7 @@ def test_taps_that_change_no_bit_by_chance_are_found_from_other_states(
     assert set(found.capture.values()) == {"beside"}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("every", [1, 2])
 def test_what_is_recorded_beside_is_what_is_recorded_inside_up_to_rounding(
     tmp_path: Path, every: int
@@ -127,6 +128,7 @@ def test_what_is_recorded_beside_is_what_is_recorded_inside_up_to_rounding(
     assert compared > 30
 
 
+@pytest.mark.long
 def test_a_proof_is_remembered_for_the_next_start_of_the_same_training(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,7 @@ def test_gradients_equal_those_of_a_second_tape(tmp_path: Path, mode: Mode) -> N
             np.testing.assert_allclose(trace[name][step], expected, rtol=2e-5, atol=1e-7)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("mode", MODES)
 def test_the_weights_move_by_the_formula_of_gradient_descent(tmp_path: Path, mode: Mode) -> None:
     model = mlp(mode, rate=0.25)  # a power of two, so that the product is exact

@@ -140,6 +140,7 @@ def trace(path: Path, **fields: Any) -> Tracer:
     return Tracer(path, progress=False, **fields)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("eager", [False, True], ids=["compiled", "eager"])
 @pytest.mark.parametrize("how", ["fit", "wrapped"])
 @pytest.mark.parametrize("at", [1, 3])
@@ -170,6 +171,7 @@ def test_a_tap_that_fails_behind_the_first_assignment_leaves_the_training_or_sto
     assert [p for p in validate(path) if p.rule != "R11"] == []
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("how", ["fit", "wrapped"])
 def test_a_tap_that_fails_beside_the_training_leaves_it_as_it_is(tmp_path: Path, how: How) -> None:
     expected = Training(how, False, Failing(None)).run(None)
@@ -195,6 +197,7 @@ def test_an_eager_step_that_made_variables_before_a_tap_failed_stops_the_trainin
     assert training.calls == 0
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("eager", [False, True], ids=["compiled", "eager"])
 @pytest.mark.parametrize("how", ["fit", "wrapped"])
 def test_a_step_that_fails_by_itself_fails_as_without_the_tracer(
@@ -215,6 +218,7 @@ def test_a_step_that_fails_by_itself_fails_as_without_the_tracer(
     assert read_attributes(path).steps_recorded["gradients"] == 3
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("how", ["fit", "wrapped"])
 @pytest.mark.parametrize("eager", [False, True], ids=["compiled", "eager"])
 def test_a_tap_that_fails_behind_the_whole_step_does_not_have_it_done_twice(
@@ -241,6 +245,7 @@ def test_a_tap_that_fails_behind_the_whole_step_does_not_have_it_done_twice(
     assert read_attributes(tmp_path / "run.zarr").steps_recorded["gradients"] == 3
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("how", ["fit", "wrapped"])
 def test_an_eager_tap_that_fails_behind_the_step_does_not_have_it_done_twice(
     tmp_path: Path, how: How, monkeypatch: pytest.MonkeyPatch
@@ -259,6 +264,7 @@ def test_an_eager_tap_that_fails_behind_the_step_does_not_have_it_done_twice(
     assert training.state() == expected.state()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("how", ["fit", "wrapped"])
 def test_a_tap_that_cannot_be_compiled_leaves_the_variables_that_the_step_makes(
     tmp_path: Path, how: How, monkeypatch: pytest.MonkeyPatch

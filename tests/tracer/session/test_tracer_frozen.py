@@ -112,6 +112,7 @@ CHANGES: tuple[tuple[str, Callable[[], Any], Callable[[Any], None]], ...] = (
 )
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("name", "build", "change"), CHANGES, ids=[name for name, *_ in CHANGES])
 def test_a_change_without_compile_has_no_effect_with_the_tracer_either(
     tmp_path: Path, name: str, build: Callable[[], Any], change: Callable[[Any], None]
@@ -127,6 +128,7 @@ WAYS: tuple[tuple[Which, Capture], ...] = (
 )
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("which", "capture"), WAYS, ids=[f"{w}, {c}" for w, c in WAYS])
 @pytest.mark.parametrize(("name", "build", "change"), CHANGES[:2], ids=["trainable", "attribute"])
 def test_a_change_has_no_effect_whichever_fit_is_traced(

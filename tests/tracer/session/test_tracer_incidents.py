@@ -72,6 +72,7 @@ def tracer(path: Path, **fields: Any) -> Tracer:
     return Tracer(path, on_error="raise", progress=False, **fields)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("way", ["inside", "beside", "eager"])
 def test_the_step_whose_loss_is_not_finite_is_kept_with_all_that_came_before_it(
     tmp_path: Path, way: Any

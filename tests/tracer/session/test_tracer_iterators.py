@@ -106,6 +106,7 @@ def assert_recorded(path: Path, losses: list[float], *, probe: bool = True) -> N
             net.agree_probe()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("take", "source", "compiled"),
     [

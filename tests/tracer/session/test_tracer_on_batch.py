@@ -47,6 +47,7 @@ def by_inner_function(model: Any) -> Callable[[Any, Any], Any]:
 MAKERS = (by_method, by_function, by_inner_function)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("maker", MAKERS)
 def test_a_loop_of_train_on_batch_is_recorded_and_not_changed(
