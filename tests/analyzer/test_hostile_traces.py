@@ -115,3 +115,14 @@ def test_what_is_no_golden_file_is_named(good: Path, tmp_path: Path, content: st
     assert not ended.problem, ended
     assert ended.code == 2
     assert "is no fingerprint of a run" in ended.err
+
+
+def test_of_thousands_of_layers_as_many_are_printed_as_can_be_read(
+    good: Path, tmp_path: Path
+) -> None:
+    store = copied(good, tmp_path, "a_chain_of_layers")
+    ended = command("info", store)
+    assert "net/l990" in ended.out
+    assert "net/l1000" not in ended.out
+    assert "and 4,003 more rows, which --json has" in ended.out
+    assert len(json.loads(command("info", store, "--json").out)["layers"]) == 5003

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _WIDE: Final = 240  # columns of a table that is not read on a terminal, so that none is cut
 _LONGEST_CELL: Final = 300
 _MOST_LINES: Final = 1000
+MOST_ROWS: Final = 1000
+"""Rows of a table that are printed."""
 _BROKEN_PIPE: Final = 141  # 128 + SIGPIPE, as shells report it
 
 
@@ -75,7 +77,7 @@ def write_json(document: object) -> None:
 
 
 def write_table(columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> None:
-    """Write a table; cells are texts, numbers or None."""
+    """Write a table, as much of it as somebody can read; cells are texts, numbers or None."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -85,13 +87,15 @@ def write_table(columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> 
     for column in columns:
         justify: Any = "right" if column.right else "left"
         table.add_column(Text(column.name), justify=justify, overflow="fold")
-    for row in rows:
+    for row in rows[:MOST_ROWS]:
         table.add_row(*(Text(one_line(cell_text(cell), _LONGEST_CELL)) for cell in row))
     terminal = sys.stdout.isatty()
     page = io.StringIO()
     console = Console(file=page, force_terminal=terminal, width=None if terminal else _WIDE)
     console.print(table)
     write("\n".join(line.rstrip() for line in page.getvalue().splitlines()))
+    if len(rows) > MOST_ROWS:
+        write_line(f"and {len(rows) - MOST_ROWS:,} more rows, which --json has")
 
 
 def cell_text(value: object) -> str:
