@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Final, Literal
 
 from steptrace_analyzer.trace.batch import is_input, is_input_gradient, is_target
@@ -102,14 +104,19 @@ class Execution:
     def of(cls, layers: Sequence[Layer]) -> Execution:
         """Sort layers so that each comes after those whose outputs it takes."""
         by_path = {layer.path: layer for layer in layers}
+        place = {path: number for number, path in enumerate(by_path)}
+        names = sorted(by_path)
         ordered: dict[str, Layer] = {}
         entered: set[str] = set()
         waiting = [layer.path for layer in reversed(layers)]
         while waiting:
             path = waiting[-1]
             # A layer that is a model comes after the layers in it, which make its output.
-            inside = [p for p in by_path if p.startswith(f"{path}/")] if path in by_path else []
-            before = [*(by_path[path].inputs or ()), *inside] if path not in entered else []
+            before: list[str] = []
+            if path not in entered:
+                first, last = (bisect_left(names, f"{path}{end}") for end in ("/", "0"))
+                inside = sorted(names[first:last], key=place.__getitem__)
+                before = [*(by_path[path].inputs or ()), *inside]
             entered.add(path)
             due = [p for p in before if p in by_path and p not in ordered and p not in entered]
             if due:
@@ -123,7 +130,7 @@ class Execution:
         """Return a sort key; a smaller one is computed earlier in the step."""
         phase = phase_of(kind, path)
         owner = self.layer_of(path)
-        place = len(self.layers) if owner is None else self.layers.index(owner)
+        place = len(self.layers) if owner is None else self._places[owner.path]
         if phase in ("backward", "gradients"):
             place = -place
         own = owner.variables if owner is not None else ()
@@ -131,12 +138,24 @@ class Execution:
 
     def layer_of(self, path: str) -> Layer | None:
         """Return the innermost layer that a tensor belongs to, None for one of no layer."""
-        owners = [
-            layer
-            for layer in self.layers
-            if path.startswith(f"{layer.path}/") or path in layer.variables
-        ]
+        owners = [*self._owners.get(path, ())]
+        while path := path.rpartition("/")[0]:
+            if path in self._places:
+                owners.append(self.layers[self._places[path]])
         return max(owners, key=lambda layer: len(layer.path), default=None)
+
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        return {layer.path: number for number, layer in enumerate(self.layers)}
+
+    @functools.cached_property
+    def _owners(self) -> dict[str, list[Layer]]:
+        """The layers that list a variable as theirs."""
+        found: dict[str, list[Layer]] = {}
+        for layer in self.layers:
+            for path in layer.variables:
+                found.setdefault(path, []).append(layer)
+        return found
 
 
 def _within(kind: Kind, path: str, variables: Sequence[str]) -> int:
