@@ -3,9 +3,9 @@
     PYTHONPATH=benchmarks python -m diagnosis.corpus FOLDER [PROGRAM ...]
 
 Trains every program with every mutation, traced into FOLDER, where traces and what was said of them
-are kept, and prints the tables. With `--record` it trains only, with `--again` it judges traces
-again that were judged before, and with `--tables` it prints what is there. Deterministic but for
-the threads of TensorFlow.
+are kept, and prints the tables. With `--record` it trains only, with `--judge` it trains nothing,
+with `--again` it judges traces again that were judged before, and with `--tables` it prints what is
+there. Deterministic but for the threads of TensorFlow.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _run(folder: Path, program: str, name: str, options: set[str]) -> Judged | N
     make = {**SEEN, **UNSEEN}[program]
     path = folder / f"{program}-{name}.zarr"
     done, said = path.with_suffix(".done"), path.with_suffix(".json")
-    if "--tables" not in options and not done.exists():
+    if not options & {"--tables", "--judge"} and not done.exists():
         written = record(path, make, name)
         done.write_text("not for it" if written is None else written)
     if not done.exists() or "--record" in options or (note := done.read_text()) == "not for it":
