@@ -145,10 +145,10 @@ def render() -> str:
 def draw(trace: str) -> None:
     """Draw all pictures of a trace of the demo."""
     from steptrace_analyzer import animate, open_trace, plots
-    from steptrace_analyzer.anomalies import find_anomalies
+    from steptrace_analyzer.plots.steps import sudden_findings
 
     opened = open_trace(trace)
-    found = find_anomalies(opened)
+    found = sudden_findings(opened)
     figures: dict[str, Figure] = {
         "loss": plots.plot_loss(opened, found),
         "flow": plots.plot_flow(opened, 60),

@@ -6,7 +6,6 @@ from steptrace_analyzer._lazy import lazy_names
 from steptrace_analyzer.plots import HOMES as PLOTS
 
 if TYPE_CHECKING:
-    from steptrace_analyzer.anomalies import find_anomalies as find_anomalies
     from steptrace_analyzer.anomalies.diagnosis import diagnose as diagnose
     from steptrace_analyzer.anomalies.explain import explain_update as explain_update
     from steptrace_analyzer.anomalies.samples.gradient_shares import (
@@ -54,7 +53,6 @@ _HOMES = {
     "explain_gradient": "anomalies.samples.gradient_shares",
     "explain_update": "anomalies.explain",
     "final_weights": "trace.final",
-    "find_anomalies": "anomalies",
     "fingerprint": "differences.golden",
     "first_divergence": "differences.divergence",
     "follow": "trace.follow",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from steptrace_analyzer.anomalies.batches import LossChange
-    from steptrace_analyzer.anomalies.findings import Jump
+    from steptrace_analyzer.anomalies.jumps import Jump
     from steptrace_analyzer.anomalies.signals import Signals
 
 AFTER_EFFECTS: Final = 5
@@ -60,7 +60,7 @@ def cause_of_jump(signals: Signals, jump: Jump, earlier: Sequence[Jump]) -> Caus
     """
     rate = jump.evidence.learning_rate
     top = jump.tensors[0]
-    if rate is not None and jump.evidence.learning_rate_changed and rate.ratio:
+    if rate is not None and jump.evidence.learning_rate_changed:
         scale = np.log(top.ratio) / top.z if top.z else 1.0
         if jump.kind == "jump" and top.z - np.log(rate.ratio) / scale <= top.z / 2:
             return Cause(

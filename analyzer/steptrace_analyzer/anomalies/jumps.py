@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from steptrace_analyzer.anomalies.evidence import Surroundings, cause_of_jump, cause_of_spike
-from steptrace_analyzer.anomalies.findings import Jump, JumpedTensor, MovedUnit
+from steptrace_analyzer.anomalies.evidence import Surroundings
 from steptrace_analyzer.anomalies.scores import Scores, high_scores, log_sizes
 from steptrace_analyzer.trace.select import get_tensor, recorded_steps, tensor_paths
 from steptrace_schema.names import STEP
@@ -19,13 +18,65 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import xarray as xr
 
+    from steptrace_analyzer.anomalies.evidence import Evidence
     from steptrace_analyzer.anomalies.measurements import Series
+    from steptrace_analyzer.anomalies.signals import Signals
 
 CALM_STEPS: Final = 3
 """After-effects of a jump end once its tensors scored below half the threshold for as long."""
 
 _RECENT: Final = 3  # steps that a second jump inside the after-effects must rise above
 _MOST_UNITS: Final = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class JumpedTensor:
+    """One tensor whose update, or gradient, was too large."""
+
+    path: str
+    norm: float
+    """L2 norm of the update or gradient."""
+    usual: float
+    """Median of that norm before."""
+    z: float
+
+    @property
+    def ratio(self) -> float:
+        """The norm over its usual size."""
+        return self.norm / self.usual
+
+
+@dataclasses.dataclass(frozen=True)
+class MovedUnit:
+    """One output unit (or filter) of the tensor that jumped most."""
+
+    index: int
+    norm: float
+    """L2 norm of its part of the update or gradient."""
+    share: float
+    """Its part of the sum of squares, 0 to 1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Jump:
+    """Parameters, or gradients alone, went much further in one step than their history predicts."""
+
+    kind: Literal["jump", "gradient"]
+    """Whether parameters jumped, or a gradient did that the optimizer kept from moving them far."""
+    step: int
+    tensors: tuple[JumpedTensor, ...]
+    """Most unusual first."""
+    units: tuple[MovedUnit, ...]
+    """Of the first tensor, those that moved most; empty where it has no unit axis."""
+    unit_noun: Literal["filter", "unit"]
+    duration: int
+    """Recorded steps until all was back to normal; 1 for a single step."""
+    evidence: Evidence
+
+    @property
+    def tensor(self) -> str:
+        """Path of the tensor that jumped most."""
+        return self.tensors[0].path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +106,7 @@ class _Measured:
 
 
 def find_jumps(
-    trace: xr.DataTree,
-    threshold: float,
-    updates: Series | None = None,
-    gradients: Series | None = None,
+    signals: Signals, threshold: float, updates: Series | None, gradients: Series | None
 ) -> list[Jump]:
     """Find the steps at which parameters, or gradients, went much further than before.
 
@@ -69,14 +117,14 @@ def find_jumps(
 
     Parameters
     ----------
-    trace
-        An opened trace.
+    signals
+        The trace.
     threshold
         Score from which on an update or gradient is a jump.
     updates, gradients
-        Their norms, where they have been read already.
+        Their norms.
     """
-    around = Surroundings.of(trace, updates, gradients)
+    around = Surroundings.of(signals, updates, gradients)
     found = [series for series in (around.updates, around.gradients) if series is not None]
     if not found:
         return []
@@ -93,7 +141,7 @@ def find_jumps(
         return around.changed_from_outside(int(steps[row]))
 
     return [
-        _jump(trace, measured, episode, around, threshold)
+        _jump(signals.trace, measured, episode, around)
         for episode in find_episodes(sizes, measured.scores, threshold, from_outside)
     ]
 
@@ -193,7 +241,6 @@ def _jump(
     measured: _Measured,
     episode: Episode,
     around: Surroundings,
-    threshold: float,
 ) -> Jump:
     row, scores = episode.onset, measured.scores
     step = int(measured.steps[row])
@@ -208,10 +255,7 @@ def _jump(
         )
         for column in columns
     )
-    top = columns[0]
-    z, scale = float(scores.z[row, top]), float(scores.scale[row, top])
-    evidence = around.evidence(step, tensors[0].path)
-    units, unit_noun = _moved_units(trace, measured.columns[top], step)
+    units, unit_noun = _moved_units(trace, measured.columns[columns[0]], step)
     return Jump(
         kind="jump" if moved else "gradient",
         step=step,
@@ -219,8 +263,7 @@ def _jump(
         units=units,
         unit_noun=unit_noun,
         duration=episode.last - episode.onset + 1,
-        cause=(cause_of_jump(evidence, z, scale, threshold) if moved else cause_of_spike(evidence)),
-        evidence=evidence,
+        evidence=around.evidence(step, tensors[0].path),
     )
 
 

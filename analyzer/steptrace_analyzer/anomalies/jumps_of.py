@@ -8,7 +8,7 @@ from steptrace_analyzer.anomalies.finding import NotJudgedError
 from steptrace_analyzer.anomalies.jumps import find_jumps
 
 if TYPE_CHECKING:
-    from steptrace_analyzer.anomalies.findings import Jump
+    from steptrace_analyzer.anomalies.jumps import Jump
     from steptrace_analyzer.anomalies.measurements import Series
     from steptrace_analyzer.anomalies.signals import Signals
     from steptrace_schema.names import Kind
@@ -33,7 +33,7 @@ def jumps_of(signals: Signals, z: float) -> list[Jump]:
     if updates is None and gradients is None:
         msg = "the trace holds neither updates nor gradients"
         raise NotJudgedError(msg)
-    return signals.once(f"jumps {z}", lambda: find_jumps(signals.trace, z, updates, gradients))
+    return signals.once(f"jumps {z}", lambda: find_jumps(signals, z, updates, gradients))
 
 
 def _norms(signals: Signals, kind: Kind) -> Series | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from steptrace_analyzer.anomalies.findings import NonFinite, NonFiniteTensor
 from steptrace_analyzer.anomalies.measurements import scalar, statistic
-from steptrace_analyzer.anomalies.non_finite_cause import cause_of_non_finite
 from steptrace_analyzer.anomalies.skipped import skipped_steps, without_skipped
 from steptrace_analyzer.trace.dataflow import Dataflow
 from steptrace_analyzer.trace.select import get_tensor, tensor_paths
@@ -19,8 +18,21 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-def find_non_finite(trace: xr.DataTree) -> list[NonFinite]:
-    """Find where NaN and infinities appear first, one finding for the whole trace.
+@dataclasses.dataclass(frozen=True)
+class NonFiniteTensor:
+    """The first tensor of a kind that has a NaN or an infinity."""
+
+    kind: Kind
+    path: str
+    step: int
+    nan: int
+    """Elements that are NaN."""
+    inf: int
+    """Elements that are infinite."""
+
+
+def first_non_finite(trace: xr.DataTree) -> tuple[NonFiniteTensor, ...]:
+    """Return the first tensor of each kind that is not finite, in the order of the dataflow.
 
     Parameters
     ----------
@@ -37,10 +49,7 @@ def find_non_finite(trace: xr.DataTree) -> list[NonFinite]:
         found = [*_tensors(trace, kind), *_numbers(trace, kind)]
         if found:
             firsts.append(min(found, key=moment))
-    if not firsts:
-        return []
-    tensors = tuple(sorted(firsts, key=moment))
-    return [NonFinite(tensors[0].step, tensors, cause_of_non_finite(trace, tensors[0]))]
+    return tuple(sorted(firsts, key=moment))
 
 
 def _tensors(trace: xr.DataTree, kind: Kind) -> list[NonFiniteTensor]:

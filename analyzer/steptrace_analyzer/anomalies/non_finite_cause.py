@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-    from steptrace_analyzer.anomalies.findings import NonFiniteTensor
+    from steptrace_analyzer.anomalies.non_finite import NonFiniteTensor
 
 _NAMES: Final[dict[Kind, str]] = {
     "inputs": "inputs",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
-    from steptrace_analyzer.anomalies import Anomaly
+    from steptrace_analyzer.anomalies.finding import Finding
     from steptrace_schema.names import Kind
     from steptrace_schema.storage.location import Location
 
@@ -86,12 +86,12 @@ def check_output(output: Path | None) -> None:
         check_format(output)
 
 
-def open_marked(path: "Location", mark_anomalies: bool) -> "tuple[xr.DataTree, Sequence[Anomaly]]":
-    from steptrace_analyzer.anomalies import find_anomalies
+def open_marked(path: "Location", mark_anomalies: bool) -> "tuple[xr.DataTree, Sequence[Finding]]":
+    from steptrace_analyzer.plots.steps import sudden_findings
     from steptrace_analyzer.trace.open import open_trace
 
     opened = open_trace(path)
-    return opened, find_anomalies(opened) if mark_anomalies else ()
+    return opened, sudden_findings(opened) if mark_anomalies else ()
 
 
 def open_at(path: "Location", step: str | None) -> "tuple[xr.DataTree, int | None]":
@@ -110,10 +110,9 @@ def step_number(trace: "xr.DataTree", text: str) -> int:
         except ValueError:
             msg = f"'{text}' is not a step; give a step's number, -1 for the last, or 'anomaly'"
             raise TraceError(msg) from None
-    from steptrace_analyzer.anomalies import find_anomalies
-    from steptrace_analyzer.plots.steps import by_size
+    from steptrace_analyzer.plots.steps import by_size, sudden_findings
 
-    found = by_size(find_anomalies(trace))
+    found = by_size(sudden_findings(trace))
     if not found:
         msg = f"nothing unusual was found in {trace.name}, so there is no step 'anomaly'; give one"
         raise TraceError(msg)

@@ -161,7 +161,7 @@ def plot_gradients(
     trace
         A trace, or its path. Only its statistics are read.
     anomalies
-        What :func:`steptrace_analyzer.anomalies.find_anomalies` found; their steps are marked.
+        What :func:`steptrace_analyzer.diagnose` found; their steps are marked.
     figure
         Where to draw: a figure, or a part of one as its ``subfigures`` are; a new one if not given.
 

@@ -209,7 +209,7 @@ def plot_loss(
     trace
         A trace, or its path.
     anomalies
-        What :func:`steptrace_analyzer.anomalies.find_anomalies` found; their steps are marked.
+        What :func:`steptrace_analyzer.diagnose` found; their steps are marked.
     figure
         Where to draw: a figure, or a part of one as its ``subfigures`` are; a new one if not given.
 

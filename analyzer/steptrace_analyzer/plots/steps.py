@@ -3,34 +3,50 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from steptrace_analyzer.anomalies import NonFinite
+from steptrace_analyzer.anomalies.diagnosis import diagnose
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from steptrace_analyzer.anomalies import Anomaly
+    import xarray as xr
+
+    from steptrace_analyzer.anomalies.finding import Finding
+
+_SUDDEN: Final = ("non_finite", "update_jump", "gradient_jump")
 
 
-def by_size(anomalies: Sequence[Anomaly]) -> list[Anomaly]:
-    """Return anomalies, the biggest first: non-finite values, then jumps by their z-score."""
-    return sorted(anomalies, key=_size, reverse=True)
+def sudden_findings(trace: xr.DataTree) -> tuple[Finding, ...]:
+    """Return what figures mark: values that are not finite, and jumps, in the order of their steps.
+
+    Parameters
+    ----------
+    trace
+        An opened trace.
+    """
+    found = diagnose(trace, rules=_SUDDEN).findings
+    return tuple(sorted(found, key=lambda each: each.step))
 
 
-def key_steps(recorded: Sequence[int], anomalies: Sequence[Anomaly], most: int) -> list[int]:
-    """Return the recorded steps that tell a run's story: first, last, and those of anomalies.
+def by_size(found: Sequence[Finding]) -> list[Finding]:
+    """Return findings, the biggest first: non-finite values, then jumps by their z-score."""
+    return sorted(found, key=_size, reverse=True)
+
+
+def key_steps(recorded: Sequence[int], found: Sequence[Finding], most: int) -> list[int]:
+    """Return the recorded steps that tell a run's story: first, last, and those of findings.
 
     Parameters
     ----------
     recorded
         Ascending steps to choose from.
-    anomalies
+    found
         What was found in the run.
     most
-        How many steps at most, two or more. What the anomalies leave free is spread evenly.
+        How many steps at most, two or more. What the findings leave free is spread evenly.
 
     Returns
     -------
@@ -45,14 +61,14 @@ def key_steps(recorded: Sequence[int], anomalies: Sequence[Anomaly], most: int) 
     if len(recorded) <= most:
         return list(recorded)
     chosen = dict.fromkeys((recorded[0], recorded[-1]))
-    for anomaly in by_size(anomalies):
-        if anomaly.step in recorded and len(chosen) < most:
-            chosen[anomaly.step] = None
+    for each in by_size(found):
+        if each.step in recorded and len(chosen) < most:
+            chosen[each.step] = None
     for place in np.linspace(0, len(recorded) - 1, most).round().astype(int):
         if len(chosen) < most:
             chosen[recorded[place]] = None
     return sorted(chosen)
 
 
-def _size(anomaly: Anomaly) -> float:
-    return math.inf if isinstance(anomaly, NonFinite) else anomaly.tensors[0].z
+def _size(found: Finding) -> float:
+    return math.inf if found.rule == "non_finite" else float(found.evidence.get("z", 0.0))

@@ -198,7 +198,7 @@ def plot_trajectory(
     layer
         A layer's path or its last segments; all layers together if not given.
     anomalies
-        What :func:`steptrace_analyzer.find_anomalies` found; their steps are marked.
+        What :func:`steptrace_analyzer.diagnose` found; their steps are marked.
     figure
         Where to draw: a figure, or a part of one as its ``subfigures`` are; a new one if not given.
 

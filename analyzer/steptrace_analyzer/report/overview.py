@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from steptrace_analyzer.plots.steps import by_size
 from steptrace_analyzer.report.contents import Fact, Link, StepChoices, Table, Told, step_place
 from steptrace_analyzer.text import shape_text
 from steptrace_analyzer.trace.select import format_steps, get_tensor, has_tensor, recorded_steps
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-    from steptrace_analyzer.anomalies import Anomaly
     from steptrace_analyzer.anomalies.stories import Story
     from steptrace_analyzer.trace.info import TraceInfo
     from steptrace_schema.format.attributes import TraceAttributes
@@ -27,11 +25,6 @@ _STATUS: Final = {
     "complete": "complete: the run closed it",
     "incomplete": "incomplete: the run ended without closing it",
     "recording": "recording: the run is still writing it",
-}
-_WORDS: Final = {
-    "jump": "parameters jumped",
-    "gradient": "gradient jumped",
-    "non_finite": "not finite",
 }
 
 
@@ -86,27 +79,6 @@ def kinds(info: TraceInfo) -> Table:
             for kind in info.kinds
         ),
         numbers=3,
-    )
-
-
-def findings(anomalies: Sequence[Anomaly], choices: StepChoices) -> tuple[Told, ...]:
-    """Explain every anomaly, the biggest first.
-
-    Parameters
-    ----------
-    anomalies
-        What was found.
-    choices
-        The steps at which the page has figures.
-    """
-    return tuple(
-        Told(
-            heading=f"Step {anomaly.step}: {_WORDS[anomaly.kind]}.",
-            text=anomaly.explain(),
-            step=anomaly.step,
-            control=step_place(anomaly.step) if anomaly.step in choices.steps else None,
-        )
-        for anomaly in by_size(anomalies)
     )
 
 

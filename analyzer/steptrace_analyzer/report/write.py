@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from steptrace_analyzer.anomalies import NonFinite, find_anomalies
 from steptrace_analyzer.anomalies.diagnosis import diagnose
 from steptrace_analyzer.anomalies.stories import MOST_STORIES
 from steptrace_analyzer.plots.gradients import plot_gradients
 from steptrace_analyzer.plots.loss import draw_loss, loss_data
 from steptrace_analyzer.plots.norms import layer_norms
-from steptrace_analyzer.plots.steps import by_size, key_steps
+from steptrace_analyzer.plots.steps import by_size, key_steps, sudden_findings
 from steptrace_analyzer.plots.subject import model_name
 from steptrace_analyzer.progress import untold
 from steptrace_analyzer.report import overview
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-    from steptrace_analyzer.anomalies import Anomaly
+    from steptrace_analyzer.anomalies.finding import Finding
     from steptrace_analyzer.anomalies.stories import Story
     from steptrace_analyzer.progress import Progress
     from steptrace_analyzer.report.contents import Moving
@@ -73,7 +72,6 @@ def write_report(
     output: str | Path,
     *,
     path: str | Location | None = None,
-    anomalies: Sequence[Anomaly] | None = None,
     steps: Sequence[int] | None = None,
     layers: Sequence[str] | None = None,
     max_bytes: int | None = None,
@@ -97,12 +95,9 @@ def write_report(
     path
         Path of the trace, to show how many bytes it takes. By default, the path that it was opened
         from. If that is not known, the page shows no bytes.
-    anomalies
-        What :func:`steptrace_analyzer.anomalies.find_anomalies` found, to tell of nothing else. By
-        default the page tells what all rules found, as ``steptrace anomalies`` does.
     steps
         The steps with figures; by default up to 24 have pictures of every array, and the first, the
-        last, and that of the biggest anomaly have figures of the whole model, too.
+        last, and that of the biggest jump have figures of the whole model, too.
     layers
         The layers with figures, by their paths or last segments; all by default.
     max_bytes
@@ -135,8 +130,7 @@ def write_report(
     where = _where(trace, path)
     trace = opened(trace)
     attributes = trace_attributes(trace)
-    found = find_anomalies(trace) if anomalies is None else anomalies
-    stories = diagnose(trace).stories[:MOST_STORIES] if anomalies is None else None
+    found, stories = sudden_findings(trace), diagnose(trace).stories[:MOST_STORIES]
     info = describe(trace, where) if where is not None else None
     limit = MOST_BYTES if max_bytes is None else max_bytes
     shown = drawn_layers(trace)
@@ -168,13 +162,11 @@ def write_report(
     optimizer = attributes.optimizer
     page = Page(
         title=f"{model_name(trace)}: training report",
-        lead=_lead(trace, found, stories),
+        lead=_lead(trace, stories),
         choices=choices,
         summary=overview.summary(trace, attributes, info),
         kinds=overview.kinds(info) if info is not None else None,
-        findings=overview.findings(found, choices)
-        if stories is None
-        else overview.stories(stories, choices),
+        findings=overview.stories(stories, choices),
         loss=loss,
         gradients=gradients,
         whole=whole_figures(trace, found, choices) if limit else (),
@@ -253,7 +245,7 @@ def _moving_size(moving: dict[str, tuple[Moving, ...]]) -> int:
 
 
 def _step_choices(
-    trace: xr.DataTree, found: Sequence[Anomaly], wanted: Sequence[int] | None, layers: int
+    trace: xr.DataTree, found: Sequence[Finding], wanted: Sequence[int] | None, layers: int
 ) -> StepChoices:
     kinds = (kind for kind in ("updates", "weights", "activations") if kind in trace.children)
     recorded = next((s for kind in kinds if (s := recorded_steps(trace.children[kind]))), [])
@@ -266,7 +258,7 @@ def _step_choices(
         steps = sorted(set(known))
     else:
         steps = key_steps(recorded, found, _MOST_STEPS)
-    told = [anomaly.step for anomaly in by_size(found) if anomaly.step in steps]
+    told = [each.step for each in by_size(found) if each.step in steps]
     chosen = next(iter([*told, *steps[::-1]]), None)
     if wanted:
         return StepChoices(tuple(steps), chosen, tuple(steps), tuple(steps))
@@ -276,9 +268,10 @@ def _step_choices(
     return StepChoices(tuple(all_), chosen, tuple(steps), closely)
 
 
-def _by_interest(layers: Sequence[str], found: Sequence[Anomaly]) -> list[str]:
-    """Return the layers, those of the biggest anomalies first."""
-    named = [layer_of(tensor.path) for anomaly in by_size(found) for tensor in anomaly.tensors[:1]]
+def _by_interest(layers: Sequence[str], found: Sequence[Finding]) -> list[str]:
+    """Return the layers, those of the biggest jumps first."""
+    tensors = [each.tensor.partition("/")[2] for each in by_size(found) if each.tensor]
+    named = [layer_of(path) for path in tensors]
     return [*dict.fromkeys(n for n in named if n in layers), *(n for n in layers if n not in named)]
 
 
@@ -286,19 +279,14 @@ def _drawing_command(trace: str, layer: str) -> str:
     return shlex.join(["steptrace", "plot", "weights", trace, "--layer", layer])
 
 
-def _lead(trace: xr.DataTree, found: Sequence[Anomaly], stories: Sequence[Story] | None) -> str:
+def _lead(trace: xr.DataTree, stories: Sequence[Story]) -> str:
     steps = format_steps(recorded_steps(trace.children["scalars"])) if "scalars" in trace else ""
     where = f"{trace.name or 'trace'}, steps {steps or 'none'}"
-    if stories:
-        worst = stories[0]
-        count = f"{len(stories)} findings" if len(stories) > 1 else "1 finding"
-        return f"{where}. {count}; the worst is of severity {worst.severity}, at step {worst.step}."
-    if not found or stories is not None:
+    if not stories:
         return f"{where}. Nothing unusual was found."
-    biggest = by_size(found)[0]
-    what = "values that are not finite" if isinstance(biggest, NonFinite) else "a sudden jump"
-    count = f"{len(found)} anomalies" if len(found) > 1 else "1 anomaly"
-    return f"{where}. {count}; the biggest is {what} at step {biggest.step}."
+    worst = stories[0]
+    count = f"{len(stories)} findings" if len(stories) > 1 else "1 finding"
+    return f"{where}. {count}; the worst is of severity {worst.severity}, at step {worst.step}."
 
 
 def replace_page(output: Path, page: str) -> Path:

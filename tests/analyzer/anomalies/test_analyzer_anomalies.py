@@ -5,13 +5,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from steptrace_analyzer.anomalies import Jump, NonFinite, find_anomalies
-from steptrace_analyzer.anomalies.jumps import find_episodes
+from steptrace_analyzer.anomalies.batches import input_change
+from steptrace_analyzer.anomalies.diagnosis import diagnose
+from steptrace_analyzer.anomalies.jumps import Jump, find_episodes
+from steptrace_analyzer.anomalies.jumps_of import jumps_of
 from steptrace_analyzer.anomalies.measurements import norms
+from steptrace_analyzer.anomalies.non_finite import first_non_finite
 from steptrace_analyzer.anomalies.scores import LOG_FLOOR, high_scores, log_sizes, trailing_scores
+from steptrace_analyzer.anomalies.signals import Signals
+from steptrace_analyzer.plots.steps import sudden_findings
 from steptrace_analyzer.trace.open import open_trace
 from steptrace_analyzer.trace.select import get_tensor
-from steptrace_schema.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,11 +24,23 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import xarray as xr
 
+    from steptrace_analyzer.anomalies.finding import Finding
 
-def _jumps(path: Path, **options: Any) -> list[Jump]:
-    found = find_anomalies(open_trace(path), **options)
-    assert all(isinstance(anomaly, Jump) for anomaly in found)
-    return [anomaly for anomaly in found if isinstance(anomaly, Jump)]
+
+def _jumps(path: Path) -> list[Jump]:
+    trace = open_trace(path)
+    found = jumps_of(Signals(trace), 8.0)
+    marked = sudden_findings(trace)
+    assert [jump.step for jump in found] == [finding.step for finding in marked]
+    assert [jump.kind == "gradient" for jump in found] == [
+        finding.rule == "gradient_jump" for finding in marked
+    ]
+    return found
+
+
+def _cause(path: Path) -> Finding:
+    (found,) = sudden_findings(open_trace(path))
+    return found
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -37,16 +53,17 @@ def test_nothing_is_found_in_a_healthy_run(
     write_run: Callable[..., Path], seed: int, optimizer: dict[str, Any]
 ) -> None:
     path = write_run(steps=100, seed=seed, **optimizer)
-    assert find_anomalies(open_trace(path)) == ()
+    assert sudden_findings(open_trace(path)) == ()
 
 
 def test_a_spike_in_one_step_is_found_at_that_step(
     write_run: Callable[..., Path], make_run: Callable[..., Any]
 ) -> None:
     spike = {"input_scale": {40: 40.0}}
-    (jump,) = _jumps(write_run(**spike))
+    path = write_run(**spike)
+    (jump,) = _jumps(path)
     assert (jump.kind, jump.step, jump.tensor) == ("jump", 40, "sequential/dense/kernel")
-    assert jump.cause == "batch"
+    assert _cause(path).cause_kind == "batch"
     assert jump.duration == 1
 
     records = dict(make_run(**spike).records())
@@ -73,22 +90,20 @@ def test_the_evidence_names_the_batch_and_what_did_not_change(
     write_run: Callable[..., Path], make_run: Callable[..., Any]
 ) -> None:
     spike = {"input_scale": {40: 40.0}}
-    (jump,) = _jumps(write_run(**spike))
-    evidence = jump.evidence
-    assert evidence.inputs is not None
-    assert (evidence.inputs.tensor, evidence.inputs.property) == ("x", "size")
+    path = write_run(**spike)
+    (jump,) = _jumps(path)
+    inputs = input_change(Signals(open_trace(path)), 40)
+    assert inputs is not None
+    assert (inputs.path, inputs.quantity) == ("x", "size")
     batches = [arrays["inputs/x"] for _, arrays in list(make_run(**spike).records())[:41]]
     sizes = [float(np.sqrt((batch.astype("float64") ** 2).mean())) for batch in batches]
-    assert evidence.inputs.change.ratio == pytest.approx(sizes[40] / np.median(sizes[:40]), 1e-3)
-    assert evidence.gradient_jumped
-    assert evidence.loss_jumped
-    assert not evidence.learning_rate_changed
-    assert evidence.repeated == 0
-    text = jump.explain()
-    assert text.startswith("At step 40 the update of sequential/dense/kernel was ")
-    assert "the batch's inputs were 38x as large as usual" in text
-    assert "the gradient jumped with it" in text
-    assert "the learning rate did not change" in text
+    assert inputs.value / inputs.usual == pytest.approx(sizes[40] / np.median(sizes[:40]), 1e-3)
+    assert jump.evidence.gradient_jumped
+    assert not jump.evidence.learning_rate_changed
+    found = _cause(path)
+    assert found.cause == "the batch's inputs were 38 times as large as usual"
+    assert found.explanation.startswith("at step 40 the update of sequential/dense/kernel was ")
+    assert "its gradient was " in found.explanation
 
 
 def test_a_spike_is_found_from_the_values_where_there_are_no_statistics(
@@ -102,19 +117,21 @@ def test_a_spike_is_found_from_the_values_where_there_are_no_statistics(
     assert computed is not None
     columns = [computed.paths.index(path) for path in kept.paths]
     np.testing.assert_allclose(computed.values[:, columns], kept.values, rtol=1e-6)
-    (jump,) = find_anomalies(trace, kinds=["jump"])
-    assert jump.step == 40
+    (jump,) = jumps_of(Signals(trace), 8.0)
+    assert (jump.kind, jump.step) == ("jump", 40)
 
 
 def test_an_adaptive_optimizer_does_not_hide_a_corrupted_batch(
     write_run: Callable[..., Path],
 ) -> None:
-    (jump,) = _jumps(write_run(steps=100, adam=True, learning_rate=0.005, input_scale={40: 40.0}))
-    assert (jump.kind, jump.step, jump.cause) == ("gradient", 40, "batch")
+    path = write_run(steps=100, adam=True, learning_rate=0.005, input_scale={40: 40.0})
+    (jump,) = _jumps(path)
+    assert (jump.kind, jump.step) == ("gradient", 40)
     assert jump.evidence.update is not None
-    assert jump.evidence.update.ratio is not None
     assert jump.evidence.update.ratio < 2
-    assert "the optimizer damped it" in jump.explain()
+    found = _cause(path)
+    assert found.cause_kind == "batch"
+    assert "the optimizer damped it" in found.explanation
 
 
 def test_two_corrupted_batches_are_two_findings(write_run: Callable[..., Path]) -> None:
@@ -123,11 +140,14 @@ def test_two_corrupted_batches_are_two_findings(write_run: Callable[..., Path]) 
 
 
 def test_a_learning_rate_that_rises_is_named_as_the_cause(write_run: Callable[..., Path]) -> None:
-    (jump,) = _jumps(write_run(steps=100, learning_rates={50: 0.5}))
-    assert (jump.step, jump.cause) == (50, "learning_rate")
+    path = write_run(steps=100, learning_rates={50: 0.5})
+    (jump,) = _jumps(path)
+    assert jump.step == 50
     assert jump.evidence.learning_rate is not None
     assert jump.evidence.learning_rate.ratio == pytest.approx(10)
-    assert "the learning rate was 10x its usual value" in jump.explain()
+    found = _cause(path)
+    assert found.cause_kind == "learning_rate"
+    assert found.cause.startswith("the learning rate was 10 times its usual value")
 
 
 @pytest.mark.parametrize(
@@ -146,31 +166,27 @@ def test_usual_schedules_are_no_anomaly(
 
 
 def test_a_jump_that_nothing_recorded_explains_says_so(write_run: Callable[..., Path]) -> None:
-    (jump,) = _jumps(write_run(hidden_rate={30: 30.0}))
-    assert (jump.step, jump.cause) == (30, "unexplained")
-    assert "the learning rate and the gradient did not change" in jump.explain()
-    assert "nothing that the trace records explains it" in jump.explain()
+    found = _cause(write_run(hidden_rate={30: 30.0}))
+    assert (found.rule, found.step, found.cause_kind) == ("update_jump", 30, "not known")
+    assert "nothing that the trace records explains it" in found.explanation
 
 
 def test_nan_is_traced_to_the_tensor_where_it_began(
     write_run: Callable[..., Path], make_run: Callable[..., Any]
 ) -> None:
     path = write_run(poison=(30,))
-    (finding,) = find_anomalies(open_trace(path))
-    assert isinstance(finding, NonFinite)
-    assert (finding.step, finding.tensor) == (30, "inputs/x")
-    assert finding.explain().startswith(
-        "At step 30 inputs/x has 1 NaN element; the data itself is not finite. It spread to "
-    )
-    spread = {tensor.kind: (tensor.step, tensor.path) for tensor in finding.tensors}
+    found = first_non_finite(open_trace(path))
+    assert (found[0].step, found[0].kind, found[0].path) == (30, "inputs", "x")
+    assert (found[0].nan, found[0].inf) == (1, 0)
+    spread = {tensor.kind: (tensor.step, tensor.path) for tensor in found}
     assert spread["activations"] == (30, "sequential/dense/output")
     assert spread["gradients"] == (30, "sequential/dense_1/bias")
     assert spread["scalars"] == (30, "loss")
     assert spread["weights"] == (31, "sequential/dense/kernel")
-    assert [t.kind for t in finding.tensors[-2:]] == ["weights", "probe"]
+    assert [t.kind for t in found[-2:]] == ["weights", "probe"]
     arrays = dict(make_run(poison=(30,)).records())[30]
     expected = int(np.isnan(arrays["activations/sequential/dense/output"]).sum())
-    assert next(t.nan for t in finding.tensors if t.kind == "activations") == expected
+    assert next(t.nan for t in found if t.kind == "activations") == expected
 
 
 def test_a_metric_that_was_not_recorded_is_no_anomaly(healthy: xr.DataTree) -> None:
@@ -178,36 +194,26 @@ def test_a_metric_that_was_not_recorded_is_no_anomaly(healthy: xr.DataTree) -> N
     values = metrics.dataset["accuracy"].load().copy()
     values[:5] = np.nan
     healthy["scalars/metrics/accuracy"] = values
-    (finding,) = find_anomalies(healthy)
+    (finding,) = sudden_findings(healthy)
     assert (finding.step, finding.tensor) == (0, "scalars/metrics/accuracy")
     entry = {"kind": "scalars", "path": "metrics/accuracy", "reason": "no value"}
     healthy.attrs["steptrace"]["missing"] = [entry | {"steps": [0, 1, 2, 3, 4]}]
-    assert find_anomalies(healthy) == ()
+    assert sudden_findings(healthy) == ()
     healthy.attrs["steptrace"]["missing"] = [entry | {"steps": None}]
-    assert find_anomalies(healthy) == ()
-
-
-def test_only_the_kinds_asked_for_are_looked_for(write_run: Callable[..., Path]) -> None:
-    trace = open_trace(write_run(poison=(30,)))
-    assert find_anomalies(trace, kinds=["jump", "gradient"]) == ()
-    with pytest.raises(UnknownNameError, match="no kind of anomaly 'nan'; the kinds are jump"):
-        find_anomalies(trace, kinds=["nan"])  # type: ignore[list-item]
+    assert sudden_findings(healthy) == ()
 
 
 def test_a_smaller_last_batch_may_have_a_noisier_gradient(write_run: Callable[..., Path]) -> None:
     trace = open_trace(write_run(input_scale={40: 40.0}))
-    (jump,) = [a for a in find_anomalies(trace) if isinstance(a, Jump)]
+    (jump,) = jumps_of(Signals(trace), 8.0)
     scalars = trace["scalars"].to_dataset()
     sizes = scalars["batch_size"].load().copy()
     sizes[40] = 1
     trace["scalars"] = trace["scalars"].assign(batch_size=sizes)
-    (smaller,) = [a for a in find_anomalies(trace) if isinstance(a, Jump)]
+    (smaller,) = jumps_of(Signals(trace), 8.0)
     scale = np.log(jump.tensors[0].ratio) / jump.tensors[0].z
     taken_off = (jump.tensors[0].z - smaller.tensors[0].z) * scale
     assert taken_off == pytest.approx(0.5 * np.log(16), rel=1e-6)
-    assert smaller.evidence.batch_size_changed
-    assert "the batch had 1 samples instead of 16" not in smaller.explain()
-    assert "the batch had 1 sample instead of 16" in smaller.explain()
 
 
 def _column(values: list[float]) -> npt.NDArray[np.float64]:
@@ -289,16 +295,19 @@ def test_a_second_jump_inside_the_after_effects_is_a_finding_of_its_own() -> Non
 
 def test_an_update_is_read_only_where_it_jumped(write_run: Callable[..., Path]) -> None:
     trace = open_trace(write_run(input_scale={40: 40.0}))
-    (jump,) = find_anomalies(trace)
-    assert isinstance(jump, Jump)
+    (jump,) = jumps_of(Signals(trace), 8.0)
     update = get_tensor(trace, "updates", jump.tensor).sel(step=40).values
     assert jump.tensors[0].norm == pytest.approx(float(np.linalg.norm(update)), rel=1e-6)
 
 
 def test_a_finding_becomes_json(write_run: Callable[..., Path]) -> None:
-    (jump,) = find_anomalies(open_trace(write_run(input_scale={40: 40.0})))
-    fields = jump.to_dict()
-    assert fields["kind"] == "jump"
-    assert fields["tensors"][0]["ratio"] > 10
-    assert fields["evidence"]["inputs"]["property"] == "size"
-    assert fields["explanation"] == jump.explain()
+    path = write_run(input_scale={40: 40.0})
+    (found,) = diagnose(path, rules=["update_jump"]).findings
+    fields = found.to_dict()
+    assert (fields["rule"], fields["first_step"], fields["cause_kind"]) == (
+        "update_jump",
+        40,
+        "batch",
+    )
+    assert fields["evidence"]["ratio"] > 10
+    assert fields["explanation"] == found.explanation

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from plot_traces import make_trace
-from steptrace_analyzer.anomalies import Jump, NonFinite, find_anomalies
+from steptrace_analyzer.anomalies.batches import input_change
 from steptrace_analyzer.anomalies.diagnosis import diagnose
-from steptrace_analyzer.anomalies.findings import NonFiniteTensor
+from steptrace_analyzer.anomalies.jumps_of import jumps_of
+from steptrace_analyzer.anomalies.non_finite import NonFiniteTensor, first_non_finite
 from steptrace_analyzer.anomalies.non_finite_cause import cause_of_non_finite
+from steptrace_analyzer.anomalies.signals import Signals
+from steptrace_analyzer.plots.steps import sudden_findings
 from steptrace_analyzer.trace.batch import measured_arrays
 from steptrace_analyzer.trace.open import open_trace
 from steptrace_schema.format.retention import last
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
+    import xarray as xr
+
+    from steptrace_analyzer.anomalies.finding import Finding
 
 ROWS = 40
 AT = 30
@@ -47,17 +53,20 @@ def _arrays(**changes: npt.NDArray[Any]) -> Arrays:
     return arrays | {key.replace("__", "/"): values for key, values in changes.items()}
 
 
-def _jump(**changes: npt.NDArray[Any]) -> Jump:
-    (jump,) = find_anomalies(make_trace(_arrays(**changes)))
-    assert isinstance(jump, Jump)
-    assert jump.step == AT
-    return jump
-
-
-def _non_finite(**changes: npt.NDArray[Any]) -> NonFinite:
-    (found,) = find_anomalies(make_trace(_arrays(**changes)), kinds=["non_finite"])
-    assert isinstance(found, NonFinite)
+def _jump(**changes: npt.NDArray[Any]) -> Finding:
+    (found,) = sudden_findings(make_trace(_arrays(**changes)))
+    assert (found.rule, found.step) == ("update_jump", AT)
     return found
+
+
+def _first(trace: xr.DataTree) -> tuple[int, str, str]:
+    """Return step, tensor and cause of the first value that is not finite."""
+    first = first_non_finite(trace)[0]
+    return first.step, f"{first.kind}/{first.path}", cause_of_non_finite(trace, first)
+
+
+def _non_finite(**changes: npt.NDArray[Any]) -> tuple[int, str, str]:
+    return _first(make_trace(_arrays(**changes)))
 
 
 def _with(values: npt.NDArray[Any], index: Any, value: float) -> npt.NDArray[Any]:
@@ -79,13 +88,11 @@ def test_a_jump_at_a_step_without_tensors_is_found_from_statistics(
     trace = open_trace(write_run(**thinned, input_scale={43: 40.0}))
     assert 43 not in trace["weights"].coords["step"].values.tolist()
     assert 43 in trace["statistics/updates"].coords["step"].values.tolist()
-    (jump,) = find_anomalies(trace)
-    assert isinstance(jump, Jump)
-    assert (jump.step, jump.tensor, jump.cause) == (43, "sequential/dense/kernel", "batch")
+    (jump,) = jumps_of(Signals(trace), 8.0)
+    assert (jump.step, jump.tensor) == (43, "sequential/dense/kernel")
     assert jump.units == ()
     whole = open_trace(write_run(steps=thinned["steps"], input_scale={43: 40.0}))
-    (same,) = find_anomalies(whole)
-    assert isinstance(same, Jump)
+    (same,) = jumps_of(Signals(whole), 8.0)
     assert jump.tensors == same.tensors
     assert [unit.index for unit in same.units] != []
 
@@ -94,9 +101,7 @@ def test_a_nan_at_a_step_without_tensors_is_found_from_statistics(
     write_run: Callable[..., Path],
 ) -> None:
     trace = open_trace(write_run(**THINNED["retain"], poison=(43,)))
-    (found,) = find_anomalies(trace)
-    assert (found.step, found.tensors[0].path) == (43, "x")
-    assert "the data itself is not finite" in found.explain()
+    assert _first(trace) == (43, "inputs/x", "the data itself is not finite")
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
@@ -133,25 +138,24 @@ def test_a_nan_in_what_only_some_traces_hold_is_a_finding(
     key: str, shape: tuple[int, ...], cause: str
 ) -> None:
     changes = {key.replace("/", "__"): _with(np.ones((ROWS, *shape)), (12, 0), np.nan)}
-    found = _non_finite(**changes)
-    assert (found.step, found.tensor, found.cause) == (12, key, cause)
+    assert _non_finite(**changes) == (12, key, cause)
 
 
 def test_a_nan_of_the_validation_is_a_finding() -> None:
     found = _non_finite(validation__loss=_with(np.ones(ROWS), 20, np.nan))
-    assert (found.step, found.tensor) == (20, "validation/loss")
-    assert found.cause == "the validation made it from weights that are finite as recorded"
+    cause = "the validation made it from weights that are finite as recorded"
+    assert found == (20, "validation/loss", cause)
 
 
 def test_of_logged_numbers_an_infinity_is_sure_and_a_nan_only_where_nothing_else_is_logged() -> (
     None
 ):
-    assert _non_finite(logged__reward=_with(np.ones(ROWS), 7, np.inf)).step == 7
-    assert _non_finite(logged__reward=_with(np.ones(ROWS), 7, np.nan)).step == 7
+    assert _non_finite(logged__reward=_with(np.ones(ROWS), 7, np.inf))[0] == 7
+    assert _non_finite(logged__reward=_with(np.ones(ROWS), 7, np.nan))[0] == 7
     two = _arrays(
         logged__reward=_with(np.ones(ROWS), 7, np.nan), logged__other=np.ones(ROWS, "float32")
     )
-    assert find_anomalies(make_trace(two), kinds=["non_finite"]) == ()
+    assert first_non_finite(make_trace(two)) == ()
 
 
 @pytest.mark.parametrize(
@@ -198,45 +202,40 @@ def test_the_rules_judge_a_thinned_trace_as_they_judge_a_whole_one(
 
 def test_a_learning_rate_that_is_not_finite_was_given_to_the_step() -> None:
     found = _non_finite(scalars__learning_rate=_with(np.full(ROWS, 0.1), 9, np.nan))
-    assert found.cause == "it was given to the step, which did not compute it"
+    assert found[2] == "it was given to the step, which did not compute it"
 
 
 def test_a_loss_that_overflows_is_not_blamed_on_the_data() -> None:
     per_sample = _with(np.ones((ROWS, 4)), (15, slice(0, 3)), np.inf)
     loss = _with(np.ones(ROWS), 15, np.inf)
     found = _non_finite(inputs__sample_loss=per_sample, scalars__loss=loss)
-    assert found.tensor == "inputs/sample_loss"
-    assert "data" not in found.explain()
-    assert found.explain().startswith(
-        "At step 15 inputs/sample_loss has 3 infinite elements; the loss overflowed, or took the "
-        "logarithm of zero from inputs, weights and layer outputs that are finite as recorded."
+    cause = (
+        "the loss overflowed, or took the logarithm of zero from inputs, weights and layer outputs "
+        "that are finite as recorded"
     )
+    assert found == (15, "inputs/sample_loss", cause)
     before = _with(np.ones((ROWS, 4, 2)), (15, 0, 0), np.inf)
     found = _non_finite(
         inputs__sample_loss=per_sample, scalars__loss=loss, activations__net__dense__output=before
     )
-    assert found.tensor == "activations/net/dense/output"
+    assert found[1] == "activations/net/dense/output"
 
 
 def test_what_is_not_recorded_is_not_called_finite() -> None:
     arrays = {k: v for k, v in _arrays().items() if k.startswith("scalars/")}
     arrays["scalars/loss"] = _with(np.ones(ROWS), 15, np.nan)
-    (found,) = find_anomalies(make_trace(arrays))
-    assert isinstance(found, NonFinite)
-    assert found.cause == "the loss function made it; what it was made from is not recorded"
+    cause = "the loss function made it; what it was made from is not recorded"
+    assert _first(make_trace(arrays))[2] == cause
 
 
 def test_the_first_of_the_weights_and_those_after_a_gap_have_no_step_to_blame() -> None:
     poisoned = _with(np.zeros((ROWS + 1, 3, 2)), (slice(8, None), 0, 0), np.nan)
     steps = {"weights": range(0, 10 * (ROWS + 1), 10)}
     arrays = {"weights/net/dense/kernel": poisoned}
-    (found,) = find_anomalies(make_trace(arrays, steps=steps), kinds=["non_finite"])
-    assert isinstance(found, NonFinite)
-    assert found.cause == "a step from 70 to 79 made it, of which not all are recorded"
+    cause = "a step from 70 to 79 made it, of which not all are recorded"
+    assert _first(make_trace(arrays, steps=steps))[2] == cause
     arrays = {"weights/net/dense/kernel": poisoned[8:]}
-    (found,) = find_anomalies(make_trace(arrays), kinds=["non_finite"])
-    assert isinstance(found, NonFinite)
-    assert found.cause == "the first recorded weights already are not finite"
+    assert _first(make_trace(arrays))[2] == "the first recorded weights already are not finite"
 
 
 def test_a_corrupted_batch_is_named_in_whichever_of_several_inputs_it_is() -> None:
@@ -245,32 +244,33 @@ def test_a_corrupted_batch_is_named_in_whichever_of_several_inputs_it_is() -> No
     inputs["inputs__x_1"][AT] *= 20
     arrays = _arrays(**inputs)
     del arrays["inputs/x"]
-    (jump,) = find_anomalies(make_trace(arrays))
-    assert isinstance(jump, Jump)
-    assert jump.cause == "batch"
-    assert jump.evidence.inputs is not None
-    assert (jump.evidence.inputs.tensor, jump.evidence.inputs.property) == ("x_1", "size")
+    trace = make_trace(arrays)
+    (found,) = sudden_findings(trace)
+    assert found.cause_kind == "batch"
+    change = input_change(Signals(trace), AT)
+    assert change is not None
+    assert (change.path, change.quantity) == ("x_1", "size")
     sizes = np.sqrt((inputs["inputs__x_1"].astype("float64") ** 2).mean(axis=(1, 2)))
     ratio = sizes[AT] / np.median(sizes[:AT])
-    assert jump.evidence.inputs.change.ratio == pytest.approx(ratio, rel=1e-3)
-    assert f"the batch's inputs x_1 were {ratio:.0f}x as large as usual" in jump.explain()
+    assert change.value / change.usual == pytest.approx(ratio, rel=1e-3)
+    assert found.cause == f"the batch's inputs '1' were {ratio:.0f} times as large as usual"
 
 
 @pytest.mark.parametrize("dtype", ["int64", "uint8", "float32"])
 def test_class_ids_are_categories_whatever_their_type(dtype: str) -> None:
     labels = np.random.default_rng(3).integers(1, 9, (ROWS, 4)).astype(dtype)
     labels[AT] = 0
-    jump = _jump(inputs__y=labels)
-    assert jump.cause == "unexplained"
-    assert "targets" not in jump.explain()
+    found = _jump(inputs__y=labels)
+    assert found.cause_kind == "not known"
+    assert "targets" not in found.explanation
 
 
 def test_a_regression_target_that_jumps_is_a_cause() -> None:
     targets = np.random.default_rng(3).normal(size=(ROWS, 4, 1)).astype("float32")
     targets[AT] *= 50
-    jump = _jump(inputs__y=targets)
-    assert jump.cause == "batch"
-    assert "the batch's targets were " in jump.explain()
+    found = _jump(inputs__y=targets)
+    assert found.cause_kind == "labels"
+    assert "the batch's targets were " in found.explanation
 
 
 def test_token_ids_are_categories_and_pixels_are_magnitudes() -> None:

@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from plot_traces import make_trace, small_layers, small_network
-from steptrace_analyzer.anomalies import find_anomalies
 from steptrace_analyzer.anomalies.diagnosis import diagnose
 from steptrace_analyzer.cli.app import run
+from steptrace_analyzer.plots.steps import sudden_findings
 from steptrace_analyzer.report import write, write_report
 from steptrace_analyzer.report.contents import (
     Fact,
@@ -117,7 +117,7 @@ def test_the_page_has_everything_in_order(page: Page) -> None:
 def test_the_page_explains_what_was_found_and_shows_that_step_first(
     page: Page, spiked: Path
 ) -> None:
-    found = find_anomalies(open_trace(spiked))
+    found = sudden_findings(open_trace(spiked))
     assert [anomaly.step for anomaly in found] == [37]
     (story, *_) = diagnose(open_trace(spiked)).stories
     assert (story.step, len(story.findings)) == (37, 3)
@@ -272,7 +272,7 @@ def test_layers_beyond_the_size_limit_are_named_instead_of_drawn(
 ) -> None:
     monkeypatch.setattr(write, "MOST_BYTES", 0)
     trace = make_trace(small_network(), layers=small_layers())
-    page = Page(write_report(trace, tmp_path / "r.html", anomalies=()).read_text(encoding="utf-8"))
+    page = Page(write_report(trace, tmp_path / "r.html").read_text(encoding="utf-8"))
     assert "steptrace plot weights run.zarr --layer net/conv" in page.text
     assert len(page.attributes("img")) == 2  # loss and gradients
 

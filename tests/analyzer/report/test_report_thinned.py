@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from steptrace_analyzer.anomalies import find_anomalies
 from steptrace_analyzer.plots.gradients import gradients_data, plot_gradients
 from steptrace_analyzer.plots.loss import loss_data, plot_loss
+from steptrace_analyzer.plots.steps import sudden_findings
 from steptrace_analyzer.report import write_report
 from steptrace_analyzer.trace.open import open_trace
 from steptrace_schema.format.retention import last
@@ -29,7 +29,7 @@ def thinned(request: pytest.FixtureRequest, write_run: Callable[..., Path]) -> x
 
 
 def test_views_over_all_steps_mark_a_jump_whose_tensors_are_gone(thinned: xr.DataTree) -> None:
-    found = find_anomalies(thinned)
+    found = sudden_findings(thinned)
     assert loss_data(thinned, found).anomaly_steps == (43,)
     assert gradients_data(thinned, found).anomaly_steps == (43,)
     plot_loss(thinned, found)

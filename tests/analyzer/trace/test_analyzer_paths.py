@@ -28,7 +28,6 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "explain_gradient": lambda trace: steptrace_analyzer.explain_gradient(
         trace, 3, "dense/kernel"
     ).explain(),
-    "find_anomalies": steptrace_analyzer.find_anomalies,
     "diff": lambda trace: steptrace_analyzer.diff(trace, trace, names=("a", "b")),
     "diff_steps": lambda trace: steptrace_analyzer.diff_steps(trace, 3, 4),
     "first_divergence": lambda trace: steptrace_analyzer.first_divergence(trace, trace).verdict,

@@ -13,7 +13,7 @@ from steptrace_analyzer.anomalies.words import number, plural, times
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from steptrace_analyzer.anomalies.findings import Jump
+    from steptrace_analyzer.anomalies.jumps import Jump
     from steptrace_analyzer.anomalies.signals import Signals
     from steptrace_schema.names import Kind
 
@@ -85,10 +85,10 @@ def _finding(signals: Signals, jump: Jump, rule: str, z: float) -> Finding:
         text += f", and {plural(len(rest), 'other tensor')} jumped with it"
     gradient = jump.evidence.gradient
     if jump.kind == "jump" and gradient is not None and jump.evidence.gradient_jumped:
-        text += f"; its gradient was {times(gradient.ratio or 1)} as large as usual"
+        text += f"; its gradient was {times(gradient.ratio)} as large as usual"
     update = jump.evidence.update
-    damped = jump.kind == "gradient" and update is not None and update.ratio is not None
-    if damped and update is not None and update.ratio is not None:
+    damped = jump.kind == "gradient" and update is not None
+    if damped and update is not None:
         text += f"; the optimizer damped it: the update was {times(update.ratio)} its usual size"
     last = jump.step
     if jump.duration > 1:
