@@ -41,7 +41,7 @@ class Mutation:
     cause
         Kind of cause that has to be named there.
     rules
-        The rules that are meant for it.
+        The rules that may name it, the one that is meant for it first.
     rate
         Factor of the learning rate.
     optimizer
@@ -58,7 +58,7 @@ class Mutation:
     rate_at: Callable[[int], float] | None = None
     step: int | None = None
     cause: str | None = None
-    rules: frozenset[str] = frozenset()
+    rules: tuple[str, ...] = ()
     rate: float = 1.0
     optimizer: Callable[[], Any] | None = None
     tail: int = 0
@@ -177,7 +177,7 @@ def _uphill(program: Program) -> None:
 
 
 def _sudden(cause: str, rule: str, step: int = AT, **how: Any) -> Mutation:
-    return Mutation(step=step, cause=cause, rules=frozenset({rule}), **how)
+    return Mutation(step=step, cause=cause, rules=(rule,), **how)
 
 
 def _written(between: Callable[[npt.NDArray[Any]], Any]) -> Mutation:
@@ -185,7 +185,7 @@ def _written(between: Callable[[npt.NDArray[Any]], Any]) -> Mutation:
 
 
 def _lasting(*rules: str, **how: Any) -> Mutation:
-    return Mutation(rules=frozenset(rules), **how)
+    return Mutation(rules=rules, **how)
 
 
 MUTATIONS: Final[dict[str, Mutation]] = {

@@ -61,7 +61,7 @@ class Judged:
     @property
     def named(self) -> bool:
         """Whether one of the rules that are meant for the mutation found something."""
-        return bool(MUTATIONS[self.mutation].rules & {f[0] for f in self.findings})
+        return any(f[0] in MUTATIONS[self.mutation].rules for f in self.findings)
 
 
 def tables(judged: list[Judged]) -> str:
@@ -156,10 +156,11 @@ def _rules(judged: list[Judged]) -> str:
     def serious(runs: list[Judged], rule: str) -> int:
         return sum(any(f[0] == rule and f[1] in SERIOUS for f in one.findings) for one in runs)
 
-    rules = sorted({f[0] for one in judged for f in one.findings if f[1] in SERIOUS})
+    found = {f[0] for one in judged for f in one.findings if f[1] in SERIOUS}
+    rules = sorted(found | {m.rules[0] for m in MUTATIONS.values() if m.rules})
     rows: list[tuple[object, ...]] = []
     for rule in rules:
-        meant = [one for one in faulty if rule in MUTATIONS[one.mutation].rules]
+        meant = [one for one in faulty if MUTATIONS[one.mutation].rules[0] == rule]
         hits = sum(any(f[0] == rule for f in one.findings) for one in meant)
         right, wrong = serious(faulty, rule), serious(healthy, rule)
         rows.append(
@@ -168,7 +169,7 @@ def _rules(judged: list[Judged]) -> str:
                 f"{hits} of {len(meant)}" if meant else "",
                 right,
                 wrong,
-                f"{right / (right + wrong):.2f}",
+                f"{right / (right + wrong):.2f}" if right + wrong else "",
                 f"{wrong / len(healthy):.3f}" if healthy else "",
             )
         )

@@ -195,7 +195,11 @@ def _pairs(signals: Signals) -> Pairs:
     outputs = signals.tensor("probe", f"{layer.path}/output")
     digest_steps, digests = signals.digests
     loss_steps, losses = signals.sample_losses
+    require(probe.ndim >= 1 and y.ndim >= 2 and outputs.ndim >= 2, "the probe has no samples")
     samples = int(probe.shape[0])
+    require(len(x) and len(y) and len(digests), "no step has its inputs recorded")
+    fit = y.shape[1] >= samples and outputs.shape[1] >= samples and digests.shape[1] >= samples
+    require(fit, "the probe has other samples than the first batch")
     require(len(digest_steps) and np.array_equal(digest_steps, loss_steps), "there are no digests")
     same = x.shape[1:] == probe.shape and np.array_equal(np.asarray(x[0]), np.asarray(probe))
     require(same, "the probe is not the first batch's, so that its labels are not known")

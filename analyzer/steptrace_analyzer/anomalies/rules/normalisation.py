@@ -132,7 +132,11 @@ def _severity(signals: Signals, found: Parted) -> Severity:
 def _parted(signals: Signals, layer: Layer, shift: float, scale: float) -> Parted | None:
     given = _input_of(signals, layer)
     mean_path, variance_path = (f"{layer.path}/moving_{name}" for name in ("mean", "variance"))
-    if given is None or not all(signals.has("weights", p) for p in (mean_path, variance_path)):
+    if (
+        given is None
+        or given.ndim < 3
+        or not all(signals.has("weights", p) for p in (mean_path, variance_path))
+    ):
         return None
     kind = "inputs" if given.name == "x" or not layer.inputs else "activations"
     steps = signals.steps(kind)[-_STEPS:]  # type: ignore[arg-type]

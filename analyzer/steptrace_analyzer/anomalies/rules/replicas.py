@@ -61,6 +61,7 @@ def replicas(signals: Signals, *, ratio: float = 1.5) -> Iterator[Finding]:
     path = SAMPLE_REPLICA
     require(signals.has("inputs", path), "the trace is of one replica, or does not tell replicas")
     owner = np.asarray(signals.tensor("inputs", path), dtype=np.int64)
+    require(owner.ndim == 2, "the replicas of samples are not given as the format says")
     numbers = sorted(set(np.unique(owner).tolist()) - {-1})
     require(len(numbers) > 1, "the samples of one replica only are recorded")
     steps = signals.steps("inputs")

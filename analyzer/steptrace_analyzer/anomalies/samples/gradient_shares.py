@@ -174,7 +174,11 @@ def _shares(signals: Signals, step: int, path: str) -> GradientShares:
     assert whole is not None
     features, gradients = _both_sides(signals, layer, step)
     target = np.asarray(whole, dtype=np.float64)
-    flat = target.reshape(-1, gradients.shape[-1]) if name == "kernel" else target
+    shape = (features.shape[-1], gradients.shape[-1]) if name == "kernel" else gradients.shape[-1:]
+    require(
+        target.size == np.prod(shape, dtype=int), "the gradient has another size than the layer"
+    )
+    flat = target.reshape(shape)
     rest, parts = flat.copy(), []
     square = float((flat * flat).sum())
     require(np.isfinite(square) and square > 0, "the gradient is zero, or not finite")
@@ -212,6 +216,7 @@ def _both_sides(signals: Signals, layer: Layer, step: int) -> tuple[Floats, Floa
     kernel = signals.row("weights", f"{layer.path}/kernel", step)
     require(kernel is not None, f"the kernel of {layer.path} of step {step} is not recorded")
     assert kernel is not None
+    require(kernel.ndim >= 2 and kernel.size, "the kernel is no matrix")
     require(known(layer.activation), f"the slope of {layer.activation} is not known here")
     outputs = signals.row("activations", f"{layer.path}/output", step)
     require(outputs is not None, f"the outputs of {layer.path} of step {step} are not recorded")
@@ -223,6 +228,7 @@ def _both_sides(signals: Signals, layer: Layer, step: int) -> tuple[Floats, Floa
         back = signals.row("activation_gradients", f"{layer.path}/output", step)
     require(back is not None, f"the gradients of the outputs of {layer.path} are not recorded")
     assert back is not None
+    require(min(inputs.ndim, outputs.ndim, back.ndim) >= 2, "what is recorded has no samples")
     count = _recorded(signals, step, min(len(inputs), len(outputs), len(back)))
     given, came, gradient = (
         np.asarray(each[:count], dtype=np.float64) for each in (inputs, outputs, back)
@@ -232,12 +238,17 @@ def _both_sides(signals: Signals, layer: Layer, step: int) -> tuple[Floats, Floa
     require(large <= _MOST_BYTES, f"what its positions take is {large / 1e9:.1f} GB, too much")
     matrix = np.asarray(kernel, dtype=np.float64).reshape(-1, kernel.shape[-1])
     bias = signals.row("weights", f"{layer.path}/bias", step)
+    require(bias is None or bias.shape == kernel.shape[-1:], "the bias has another size")
     offset = 0.0 if bias is None else np.asarray(bias, dtype=np.float64)
     for features in patches_of(given, kernel.shape, came.shape[1:-1]):
         before = features @ matrix + offset
         made = forward(layer.activation, before)
         recorded = came.reshape(made.shape) if came.size == made.size else None
-        if recorded is not None and np.abs(made - recorded).max() <= _ALIKE * recorded.std() + 1e-6:
+        if (
+            recorded is not None
+            and gradient.size == made.size
+            and np.abs(made - recorded).max() <= _ALIKE * recorded.std() + 1e-6
+        ):
             gradient = gradient.reshape(made.shape)
             if logits is None:
                 gradient = backward(layer.activation, before, gradient)
