@@ -141,6 +141,7 @@ def main(arguments: list[str]) -> None:
     options = {argument for argument in arguments if argument.startswith("--")}
     folder, *chosen = (a for a in arguments if a not in options)
     Path(folder).mkdir(parents=True, exist_ok=True)
+    sets: dict[str, list[Judged]] = {}
     for title, programs in (("seen", SEEN), ("unseen", UNSEEN)):
         judged = [
             _run(Path(folder), program, name, options)
@@ -148,9 +149,8 @@ def main(arguments: list[str]) -> None:
             if not chosen or program in chosen
             for name in MUTATIONS
         ]
-        known = [one for one in judged if one is not None]
-        if known:
-            sys.stdout.write(f"\n{title} programs\n\n{tables(known)}\n")
+        sets[title] = [one for one in judged if one is not None]
+    sys.stdout.write(f"{tables(sets)}\n")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from diagnosis.mutations import MUTATIONS
+from steptrace_analyzer.anomalies.rules import BUILT_IN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from diagnosis.mutations import Mutation
 
 SERIOUS: Final = ("error", "warning")
+_LOST: Final = 0.2  # of what the program gains without a mutation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,114 +71,120 @@ class Judged:
         return any(f[0] in MUTATIONS[self.mutation].rules for f in self.findings)
 
 
-def tables(judged: list[Judged]) -> str:
-    """Return all tables, as Markdown."""
+def tables(sets: Mapping[str, list[Judged]]) -> str:
+    """Return all tables as Markdown, with columns for each set of runs.
+
+    Parameters
+    ----------
+    sets
+        Name of the set, such as ``unseen``, to its runs.
+    """
+    texts = []
+    for title, heads, count in (
+        ("sudden fault", ("runs", "exact step", "cause", "weight"), _sudden),
+        ("lasting fault", ("runs", "error", "warning only", "error, of harmed", "named"), _lasting),
+        (
+            "healthy",
+            ("runs", "error", "warning", "error, of learning", "warning, of these"),
+            _healthy,
+        ),
+        ("rule", ("found", "serious, faulty", "serious, healthy", "per healthy run"), _rules),
+    ):
+        columns = {name: count(judged) for name, judged in sets.items()}
+        names = dict.fromkeys(name for column in columns.values() for name in column)
+        head = [title, *(f"{name}: {one}" for name in columns for one in heads)]
+        none: list[object] = [""] * len(heads)
+        lines: list[list[object]] = [[*head], ["---"] * len(head)]
+        for name in names:
+            cells = (cell for column in columns.values() for cell in column.get(name, none))
+            lines.append([name, *cells])
+        texts.append("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))
+    return "\n\n".join(texts)
+
+
+def _lost(judged: list[Judged]) -> Callable[[Judged], bool]:
+    """Return what says whether a run ended far above where its program ends without a mutation."""
     usual = {one.program: one for one in judged if one.mutation == "none"}
 
     def lost(one: Judged) -> bool:
-        """Whether a run ended far above where the program ends without a mutation."""
         healthy = usual.get(one.program)
         if healthy is None:
             return False
-        gained = healthy.first - healthy.last
-        return not one.last < healthy.last + 0.2 * gained
+        return not one.last < healthy.last + _LOST * (healthy.first - healthy.last)
 
-    return "\n\n".join(
-        (_sudden(judged), _lasting(judged, lost), _healthy(judged, lost), _rules(judged))
-    )
+    return lost
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+def _groups(judged: list[Judged], wanted: Callable[[Mutation], bool]) -> dict[str, list[Judged]]:
+    """Return the runs of each mutation of a kind, and all of them."""
+    groups = {
+        name: [one for one in judged if one.mutation == name]
+        for name, mutation in MUTATIONS.items()
+        if wanted(mutation)
+    }
+    return groups | {"all": [one for group in groups.values() for one in group]}
 
 
-def _of(judged: list[Judged], name: str) -> list[Judged]:
-    return [one for one in judged if one.mutation == name]
+def _part(runs: list[Judged], wanted: Callable[[Judged], bool]) -> str:
+    return f"{sum(wanted(one) for one in runs)} of {len(runs)}" if runs else ""
 
 
-def _sudden(judged: list[Judged]) -> str:
-    names = [name for name, m in MUTATIONS.items() if m.step is not None]
-    rows: list[tuple[object, ...]] = []
-    groups = [(name, _of(judged, name)) for name in names]
-    for name, mine in [*groups, ("all", [one for _, group in groups for one in group])]:
-        written = [one for one in mine if one.written]
-        rows.append(
-            (
-                name,
-                len(mine),
-                sum(one.step for one in mine),
-                sum(one.cause for one in mine),
-                f"{sum(one.tensor for one in written)} of {len(written)}" if written else "",
-            )
-        )
-    return _table(("sudden fault", "runs", "exact step", "kind of cause", "weight"), rows)
+def _sudden(judged: list[Judged]) -> dict[str, list[object]]:
+    return {
+        name: [
+            len(runs),
+            sum(one.step for one in runs),
+            sum(one.cause for one in runs),
+            _part([one for one in runs if one.written], lambda one: one.tensor),
+        ]
+        for name, runs in _groups(judged, lambda m: m.step is not None).items()
+    }
 
 
-def _lasting(judged: list[Judged], lost: object) -> str:
-    names = [n for n, m in MUTATIONS.items() if m.step is None and not m.healthy]
-    rows: list[tuple[object, ...]] = []
-    groups = [(name, _of(judged, name)) for name in names]
-    for name, mine in [*groups, ("all", [one for _, group in groups for one in group])]:
-        harmed = [one for one in mine if lost(one)]  # type: ignore[operator]
-        rows.append(
-            (
-                name,
-                len(mine),
-                sum(one.has("error") for one in mine),
-                sum(one.has("warning") and not one.has("error") for one in mine),
-                f"{sum(one.has('error') for one in harmed)} of {len(harmed)}",
-                sum(one.named for one in mine),
-            )
-        )
-    head = ("lasting fault", "runs", "error", "warning only", "error, of those harmed", "named")
-    return _table(head, rows)
+def _lasting(judged: list[Judged]) -> dict[str, list[object]]:
+    lost = _lost(judged)
+    return {
+        name: [
+            len(runs),
+            sum(one.has("error") for one in runs),
+            sum(one.has("warning") and not one.has("error") for one in runs),
+            _part([one for one in runs if lost(one)], lambda one: one.has("error")),
+            sum(one.named for one in runs),
+        ]
+        for name, runs in _groups(judged, lambda m: m.step is None and not m.healthy).items()
+    }
 
 
-def _healthy(judged: list[Judged], lost: object) -> str:
-    names = [name for name, m in MUTATIONS.items() if m.healthy]
-    rows: list[tuple[object, ...]] = []
-    groups = [(name, _of(judged, name)) for name in names]
-    for name, mine in [*groups, ("all", [one for _, group in groups for one in group])]:
-        learned = [one for one in mine if not lost(one)]  # type: ignore[operator]
-        rows.append(
-            (
-                name,
-                len(mine),
-                sum(one.has("error") for one in mine),
-                sum(one.has(*SERIOUS) for one in mine),
-                f"{sum(one.has('error') for one in learned)} of {len(learned)}",
-                f"{sum(one.has(*SERIOUS) for one in learned)} of {len(learned)}",
-            )
-        )
-    head = ("healthy", "runs", "error", "error or warning", "error, of those that learn as usual")
-    return _table((*head, "error or warning, of those"), rows)
+def _healthy(judged: list[Judged]) -> dict[str, list[object]]:
+    lost = _lost(judged)
+    counted: dict[str, list[object]] = {}
+    for name, runs in _groups(judged, lambda m: m.healthy).items():
+        learning = [one for one in runs if not lost(one)]
+        counted[name] = [
+            len(runs),
+            sum(one.has("error") for one in runs),
+            sum(one.has(*SERIOUS) for one in runs),
+            _part(learning, lambda one: one.has("error")),
+            _part(learning, lambda one: one.has(*SERIOUS)),
+        ]
+    return counted
 
 
-def _rules(judged: list[Judged]) -> str:
-    """Return, by rule: runs it is meant for, found there, and serious findings in healthy runs."""
+def _rules(judged: list[Judged]) -> dict[str, list[object]]:
+    """Count by rule: found where it is meant, and serious findings in faulty and healthy runs."""
     healthy = [one for one in judged if MUTATIONS[one.mutation].healthy]
     faulty = [one for one in judged if not MUTATIONS[one.mutation].healthy]
 
     def serious(runs: list[Judged], rule: str) -> int:
         return sum(any(f[0] == rule and f[1] in SERIOUS for f in one.findings) for one in runs)
 
-    found = {f[0] for one in judged for f in one.findings if f[1] in SERIOUS}
-    rules = sorted(found | {m.rules[0] for m in MUTATIONS.values() if m.rules})
-    rows: list[tuple[object, ...]] = []
-    for rule in rules:
+    counted: dict[str, list[object]] = {}
+    for rule in BUILT_IN:
         meant = [one for one in faulty if MUTATIONS[one.mutation].rules[0] == rule]
         hits = sum(any(f[0] == rule for f in one.findings) for one in meant)
         right, wrong = serious(faulty, rule), serious(healthy, rule)
-        rows.append(
-            (
-                rule,
-                f"{hits} of {len(meant)}" if meant else "",
-                right,
-                wrong,
-                f"{right / (right + wrong):.2f}" if right + wrong else "",
-                f"{wrong / len(healthy):.3f}" if healthy else "",
-            )
-        )
-    head = ("rule", "found where meant", "serious, faulty runs", "serious, healthy runs")
-    return _table((*head, "precision", "false alarms per healthy run"), rows)
+        if meant or right or wrong:
+            found = f"{hits} of {len(meant)}" if meant else ""
+            each = f"{wrong / len(healthy):.3f}" if healthy else ""
+            counted[rule] = [found, right, wrong, each]
+    return counted

@@ -31,6 +31,18 @@ def trivial_loss(signals: Signals) -> float | None:
     return signals.once("trivial loss", lambda: _trivial(signals))
 
 
+def zero_loss(signals: Signals) -> float | None:
+    """Return the loss of predicting zero, as a regression about does before its first update.
+
+    None where the loss is no squared or absolute error, or too few targets are known.
+    """
+    name = (signals.attributes.loss or "").lower()
+    known = targets(signals) if name in (*_SQUARED, *_ABSOLUTE) else None
+    if known is None or len(known) < _LEAST_ROWS:
+        return None
+    return float((known**2).mean() if name in _SQUARED else np.abs(known).mean())
+
+
 def targets(signals: Signals) -> npt.NDArray[np.float64] | None:
     """Return all recorded targets, (row, ...), without padding; None unless there is one array."""
     if not signals.has("inputs", "y"):

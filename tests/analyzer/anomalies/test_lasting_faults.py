@@ -132,6 +132,19 @@ def test_a_first_loss_far_above_a_constant_prediction_is_a_poor_start() -> None:
     assert (found.severity, found.observed) == ("error", 40.0)
 
 
+def test_a_regression_that_begins_at_zero_begins_well_however_far_its_mean_is() -> None:
+    arrays = _run()
+    targets = np.random.default_rng(4).normal(3.0, 0.5, (STEPS, 4, 1)).astype(np.float32)
+    zero = float((targets.astype(np.float64) ** 2).mean())
+    arrays["inputs/y"] = targets
+    arrays["scalars/loss"] = np.linspace(zero, 0.2, STEPS).astype(np.float32)
+    assert zero > 30 * targets.var()
+    assert find("poor_start", arrays, loss="mse") == []
+    arrays["scalars/loss"][0] = 20 * zero
+    (found,) = find("poor_start", arrays, loss="mse")
+    assert (found.severity, found.usual) == ("error", pytest.approx(zero))
+
+
 @pytest.mark.parametrize("value", [0.0, 0.05])
 def test_units_that_are_all_the_same_are_named(value: float) -> None:
     arrays = _run()

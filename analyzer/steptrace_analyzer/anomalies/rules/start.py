@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from steptrace_analyzer.anomalies.baseline import trivial_loss
+from steptrace_analyzer.anomalies.baseline import trivial_loss, zero_loss
 from steptrace_analyzer.anomalies.finding import Finding
 from steptrace_analyzer.anomalies.outcome import outcome, task_losses
 from steptrace_analyzer.anomalies.signals import kernels, layer_path, require
@@ -23,13 +23,15 @@ _WAIT: Final = 20  # steps in which a layer that starts at zero comes to differ
 def poor_start(signals: Signals, *, ratio: float = 3.0, large: float = 10.0) -> Iterator[Finding]:
     """Find runs whose first loss is far above that of the best constant prediction.
 
-    Initial weights or inputs that are too large make a network sure of wrong answers. It is an
-    error where the first loss is `large` times the constant prediction's or more and the run
-    also ends above a fifth of it, or where the run learns nothing; a warning where it ends
-    above a half; else it is worth knowing only.
+    Initial weights or inputs that are too large make a network sure of wrong answers. Of a
+    regression the first loss is compared with that of predicting zero, where that is larger: the
+    mean of the targets is what it learns first. It is an error where the first loss is `large`
+    times as large or more and the run also ends above a fifth of the constant prediction's, or
+    where the run learns nothing; a warning where it ends above a half; else it is worth knowing
+    only.
 
     Thresholds
-        ratio, large: first loss over the loss of the best constant prediction
+        ratio, large: first loss over the loss of the best constant prediction, or of zero
     Unit
         of the loss
     Needs
@@ -43,10 +45,11 @@ def poor_start(signals: Signals, *, ratio: float = 3.0, large: float = 10.0) -> 
     steps, losses = task_losses(signals)
     require(int(steps[0]) == 0, "the trace does not begin with the first step")
     found = outcome(signals)
-    first = float(losses[0])
-    if not first > ratio * trivial or found is None:
+    first, zero = float(losses[0]), zero_loss(signals) or 0.0
+    usual = max(trivial, zero)
+    if not first > ratio * usual or found is None:
         return
-    far = first > large * trivial and found.last > 0.2 * trivial
+    far = first > large * usual and found.last > 0.2 * trivial
     bad = far or found.harmed
     yield Finding(
         rule="poor_start",
@@ -54,13 +57,14 @@ def poor_start(signals: Signals, *, ratio: float = 3.0, large: float = 10.0) -> 
         first_step=0,
         last_step=0,
         explanation=(
-            f"before the first update the loss is {number(first)}, {times(first / trivial)} the "
-            f"{number(trivial)} of the best constant prediction."
+            f"before the first update the loss is {number(first)}, {times(first / usual)} the "
+            f"{number(usual)} of {'predicting zero' if zero > trivial else 'the best constant '}"
+            f"{'' if zero > trivial else 'prediction'}."
         ),
         tensor="scalars/loss",
         observed=first,
-        usual=trivial,
-        threshold=ratio * trivial,
+        usual=usual,
+        threshold=ratio * usual,
         cause="initial weights, inputs or targets are on the wrong scale for this network",
         cause_kind="set-up",
         consequence="the first updates are spent on undoing it, and may kill units",
