@@ -142,7 +142,8 @@ def test_a_regression_that_begins_at_zero_begins_well_however_far_its_mean_is() 
     assert find("poor_start", arrays, loss="mse") == []
     arrays["scalars/loss"][0] = 20 * zero
     (found,) = find("poor_start", arrays, loss="mse")
-    assert (found.severity, found.usual) == ("error", pytest.approx(zero))
+    assert found.severity == "error"
+    assert found.usual == pytest.approx(zero)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.05])
