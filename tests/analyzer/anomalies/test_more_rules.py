@@ -227,6 +227,17 @@ def test_a_model_that_is_worse_in_inference_is_an_error() -> None:
     assert _find("inference_gap", _probed(0.02, 0.001), layers=layers) == []  # solved
 
 
+def test_moving_averages_that_need_more_steps_are_worth_knowing_only() -> None:
+    norm = Layer(path="net/norm", name="norm", class_name="BatchNormalization")
+    layers = (norm, *quiet_layers(last="softmax"))
+    (found,) = _find("inference_gap", _probed(2.0, 0.1), layers=layers)
+    assert found.severity == "info"
+    assert "shorter than they need" in found.cause
+    frozen = norm.model_copy(update={"trainable": False})
+    (found,) = _find("inference_gap", _probed(2.0, 0.1), layers=(frozen, *layers[1:]))
+    assert found.severity == "error"
+
+
 def test_a_validation_loss_that_never_was_good_is_a_gap_and_one_that_rose_is_not() -> None:
     arrays = _probed(0.1, 0.1)
     steps = {"validation": [40, 80, 120, 160, 200]}

@@ -10,6 +10,7 @@ import numpy as np
 from steptrace_analyzer.anomalies.cross_entropy import binary_entropy, categorical, last_layer
 from steptrace_analyzer.anomalies.finding import Finding, NotJudgedError, Severity
 from steptrace_analyzer.anomalies.outcome import TAIL, outcome
+from steptrace_analyzer.anomalies.rules.normalisation import is_short, learning_layers
 from steptrace_analyzer.anomalies.signals import require
 from steptrace_analyzer.anomalies.words import number, plural
 from steptrace_schema.names import STEP, X, Y
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 _PAIRS: Final = 5  # least losses of one sample in both modes
 _EVALUATIONS: Final = 3
 _MOST: Final = 0.8  # of the pairs
+_TOO_SHORT: Final = (
+    "the moving averages of batch normalisation still hold a part of where they began: the run is "
+    "shorter than they need"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +53,10 @@ def inference_gap(signals: Signals, *, ratio: float = 3.0) -> Iterator[Finding]:
     half of that of the best constant prediction, and for eight pairs of ten it is the larger one.
     It is an error where it is above that of the constant prediction altogether while the training
     loss is below half of it, and worth knowing only where the loss in inference has halved within
-    those steps. Else the validation loss is looked at: above the loss of the constant prediction at
-    every evaluation, and `ratio` times the training loss at the last three, while that is below
-    half of it. It is a warning, since the validation data may differ.
+    those steps, or where layers of batch normalisation learn in a run of less than 1,000 steps.
+    Else the validation loss is looked at: above the loss of the constant prediction at every
+    evaluation, and `ratio` times the training loss at the last three, while that is below half of
+    it. It is a warning, since the validation data may differ.
 
     Thresholds
         ratio: loss in inference over loss in training.
@@ -73,6 +79,8 @@ def inference_gap(signals: Signals, *, ratio: float = 3.0) -> Iterator[Finding]:
     except NotJudgedError as error:
         reason = str(error)
     if pairs is not None and (gap := _of_pairs(pairs, found, ratio)) is not None:
+        if learning_layers(signals) and is_short(signals):
+            gap = dataclasses.replace(gap, severity="info", cause=_TOO_SHORT)
         yield gap
         return
     if signals.has("validation", "loss"):

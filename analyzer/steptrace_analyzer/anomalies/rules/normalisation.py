@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _STEPS: Final = 50  # last ones, whose batches are looked at
 _ROWS: Final = 100  # recorded samples that a mean is worth something from
 _EPSILON: Final = 1e-3  # of Keras
+_SETTLED: Final = 1000  # steps after which 0.99 to their power is nothing
 _CLOSER: Final = 0.9  # of the distance a quarter of the run before
 
 
@@ -54,10 +55,11 @@ def normalisation(signals: Signals, *, shift: float = 1.0, scale: float = 2.0) -
     sqrt((variance + 0.001) / (moving variance + 0.001)) its scale, which is one. Means and
     variances are those of the recorded samples of the last 50 steps. A layer is reported where the
     shift of half of its channels is above `shift`, or the scale beyond `scale` or below its
-    inverse. Where the two come closer, the run is too short for the layer's momentum: that is worth
-    knowing only. Else it is a warning, and an error where the validation loss is above that of the
-    best constant prediction, while the training loss is below half of it. Layers that are frozen
-    use the moving averages in training too, and are left out.
+    inverse. Where the two come closer, or in less than 1,000 steps, after which a momentum of 0.99
+    has forgotten where it began, the run is too short for the layer: that is worth knowing only.
+    Else it is a warning, and an error where the validation loss is above that of the best constant
+    prediction, while the training loss is below half of it. Layers that are frozen use the moving
+    averages in training too, and are left out.
 
     Thresholds
         shift: standard deviations of the output. scale: standard deviation of the output.
@@ -68,11 +70,7 @@ def normalisation(signals: Signals, *, shift: float = 1.0, scale: float = 2.0) -
     Source
         Ioffe and Szegedy, "Batch Normalization", 2015, section 3.1; bounds: own
     """
-    layers = [
-        layer
-        for layer in signals.attributes.layers
-        if layer.class_name == "BatchNormalization" and layer.trainable
-    ]
+    layers = learning_layers(signals)
     require(layers, "the model has no layer of batch normalisation that learns")
     judged = False
     for layer in layers:
@@ -118,8 +116,22 @@ def normalisation(signals: Signals, *, shift: float = 1.0, scale: float = 2.0) -
     require(judged, "the inputs of the layers of batch normalisation are not recorded often enough")
 
 
+def learning_layers(signals: Signals) -> list[Layer]:
+    """Return the layers of batch normalisation that are not frozen."""
+    return [
+        layer
+        for layer in signals.attributes.layers
+        if layer.class_name == "BatchNormalization" and layer.trainable
+    ]
+
+
+def is_short(signals: Signals) -> bool:
+    """Whether moving averages of Keras' usual momentum still hold a part of where they began."""
+    return int(signals.loss.steps[-1]) < _SETTLED
+
+
 def _severity(signals: Signals, found: Parted) -> Severity:
-    if found.closing and not found.still:
+    if not found.still and (found.closing or is_short(signals)):
         return "info"
     came = outcome(signals)
     if came is None or came.trivial is None or not signals.has("validation", "loss"):
