@@ -94,6 +94,8 @@ SAMPLE_WEIGHT: Final = "sample_weight"
 SAMPLE_STATISTICS: Final = "sample_statistics"
 """Sizes of every sample's inputs and targets; also the root attribute that names its columns."""
 OUTPUT: Final = "output"
+CARRIED: Final = "carried"
+"""The state that a recurrent layer carries into the step, from the batch before."""
 PREACTIVATION: Final = "preactivation"
 
 # probe_gradients

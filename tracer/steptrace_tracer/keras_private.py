@@ -54,7 +54,12 @@ def _read(name: PrivateName, holder: Any, otherwise: Any = None) -> Any:
 
 
 def sublayers(layer: Any) -> list[Any]:
-    """Return the layers that `layer` has itself; without the name, those of a model."""
+    """Return the layers that `layer` has itself; without the name, those of a model.
+
+    An operation that is no layer has none.
+    """
+    if not isinstance(layer, keras.Layer):
+        return []
     flatten = _read(SUBLAYERS, layer)
     if flatten is None:
         return list(getattr(layer, "layers", ()))
@@ -63,6 +68,8 @@ def sublayers(layer: Any) -> list[Any]:
 
 def own_variables(layer: Any) -> list[Any]:
     """Return the weights of `layer` that are not of a layer inside it."""
+    if not isinstance(layer, keras.Layer):
+        return []
     inner = {id(weight) for child in sublayers(layer) for weight in child.weights}
     return [weight for weight in layer.weights if id(weight) not in inner]
 

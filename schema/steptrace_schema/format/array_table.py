@@ -186,6 +186,15 @@ ARRAYS: Final[tuple[ArrayDefinition, ...]] = (
         "output of the layer's call number n, counted from 0",
     ),
     ArrayDefinition(
+        "activations",
+        "<layer>/carried_<n>",
+        "step, sample, ...",
+        "as in the model",
+        "",
+        "if a recurrent layer is stateful",
+        "state number n that the layer carries into the step, from the batch before",
+    ),
+    ArrayDefinition(
         "activation_gradients",
         "<layer>/logits",
         "step, sample, ...",

@@ -41,10 +41,13 @@ def branches() -> Any:
     return keras.Model([left, right], layers.Dense(1, name="out")(d), name="net")
 
 
-def test_operations_that_are_no_layers_are_passed_over_and_calls_are_united() -> None:
-    assert taken(branches()) == {
+def test_operations_that_are_no_layers_are_listed_and_calls_are_united() -> None:
+    model = branches()
+    (addition,) = (o for o in model.operations if not isinstance(o, keras.Layer))
+    assert taken(model) == {
         "shared": ((), ("x_0", "x_1")),
-        "c": (("shared",), ()),
+        addition.name: (("shared",), ()),
+        "c": ((addition.name,), ()),
         "d": (("c", "shared"), ("x_0",)),
         "out": (("d",), ()),
     }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from steptrace_schema.format.paths import unique_paths
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.capture.applied import AppliedGradients
-from steptrace_tracer.capture.names import Names, walk_layers
+from steptrace_tracer.capture.names import Names, walk_layers, walk_operations
 from steptrace_tracer.capture.taps import NO_GRADIENT, Taps
 from steptrace_tracer.capture.unfused_rows import first_rows
 from steptrace_tracer.keras_private import missing_logits
@@ -318,7 +318,7 @@ def _trained_models(models: tuple[Any, ...], names: Names) -> list[_TrainedModel
         _TrainedModel(
             str(model.name),
             {names.weights[id(v)] for v in model.weights if id(v) in names.weights},
-            {id(layer) for layer, _ in walk_layers(model)},
+            {id(layer) for layer, _ in walk_operations(model)},
         )
         for model in (*models, *nested)
     ]

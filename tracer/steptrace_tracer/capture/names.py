@@ -71,12 +71,16 @@ class Names:
         TraceError
             If the layers are not of the same classes, in the same order.
         """
-        own = list({id(found): found for m in models for found, _ in walk_layers(m)}.values())
-        classes = [type(layer).__name__ for layer in own]
-        if classes != [layer.class_name for layer in layers]:
+        expected = [layer.class_name for layer in layers]
+        for walk in (walk_operations, walk_layers):  # a trace of before lists no operations
+            own = list({id(found): found for m in models for found, _ in walk(m)}.values())
+            classes = [type(layer).__name__ for layer in own]
+            if classes == expected:
+                break
+        else:
             msg = (
                 f"this model has the layers {', '.join(classes)}, but the trace was recorded from "
-                f"{', '.join(layer.class_name for layer in layers)}; record into another path"
+                f"{', '.join(expected)}; record into another path"
             )
             raise TraceError(msg)
         paths, weights = dict(self.layers), dict(self.weights)
@@ -106,7 +110,7 @@ def _weight_path(variable: Any, layer_path: str | None, place: str) -> str:
 
 def _named(model: Any, prefixed: bool) -> Iterator[tuple[Any, str]]:
     prefix = f"{model.name}/"
-    for layer, path in walk_layers(model):
+    for layer, path in walk_operations(model):
         yield layer, path if not prefixed or path.startswith(prefix) else prefix + path
 
 
@@ -120,6 +124,17 @@ def walk_layers(model: Any) -> Iterator[tuple[Any, str]]:
     yield from _children(model, seen)
 
 
+def walk_operations(model: Any) -> Iterator[tuple[Any, str]]:
+    """Yield what :func:`walk_layers` does, and the operations of graphs that are no layers.
+
+    A functional model has one for each function of ``keras.ops`` that its symbolic tensors were
+    given to. It comes behind the layer that is before it in the graph, and is named after its
+    siblings.
+    """
+    seen = {id(model)}
+    yield from _children(model, seen, operations=True)
+
+
 def inside_recurrent(model: Any) -> frozenset[int]:
     """Return the ``id`` of every layer that a recurrent layer calls once for each time step.
 
@@ -129,16 +144,34 @@ def inside_recurrent(model: Any) -> frozenset[int]:
     return frozenset(id(layer) for parent in recurrent for layer, _ in walk_layers(parent))
 
 
-def _children(parent: Any, seen: set[int]) -> Iterator[tuple[Any, str]]:
+def _children(
+    parent: Any, seen: set[int], *, operations: bool = False
+) -> Iterator[tuple[Any, str]]:
     children = sublayers(parent)
-    prefix = f"{parent.path}/" if parent.path else ""
+    prefix = f"{parent.path}/" if getattr(parent, "path", None) else ""
     nested = any(child.path and child.path.startswith(prefix) for child in children)
-    for child in children:
+    for child in _with_operations(parent, children) if operations else children:
         if id(child) in seen or type(child).__name__ == "InputLayer":
             continue
         seen.add(id(child))
-        yield child, child.path or (prefix if nested else "") + child.name
-        yield from _children(child, seen)
+        yield child, getattr(child, "path", None) or (prefix if nested else "") + child.name
+        yield from _children(child, seen, operations=operations)
+
+
+def _with_operations(parent: Any, children: list[Any]) -> list[Any]:
+    """Return the layers in their order, each before the operations that follow it in the graph."""
+    before: Any = None
+    behind: dict[int, list[Any]] = {}
+    known = {id(child) for child in children}
+    for operation in getattr(parent, "operations", None) or ():
+        if id(operation) in known:
+            before = operation
+        elif not isinstance(operation, keras.Layer):
+            behind.setdefault(id(before), []).append(operation)
+    ordered = [*behind.get(id(None), ())]
+    for child in children:
+        ordered += [child, *behind.get(id(child), ())]
+    return ordered
 
 
 def leaves(structure: Any) -> Iterator[tuple[str, Any]]:

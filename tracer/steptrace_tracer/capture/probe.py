@@ -46,6 +46,7 @@ _ACTIVATION_LAYERS = ("ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax")
 
 _IN_A_LOOP = "the activation runs inside a loop of the graph, where its tensors cannot be returned"
 _NO_BATCH = "the step finds its batch itself; give Tracer(probe=...)"
+_OTHER_MODEL = "the probe runs the first model of the step alone, and this is another one"
 _LONGEST_MESSAGE = 2000
 _NOT_CALLED = "the layer's activation function is not called in inference mode"
 
@@ -205,11 +206,11 @@ def working_probe(
     args, kwargs
         The arguments of the step, which hold the batch.
     """
-    model = program.models[0]
+    model, others = program.models[0], _of_other_models(program, names, policy)
     if inputs is None:
         x = program.batch(*args, **kwargs).x
         if x is None:
-            return None, (Missing(kind="probe", path=X, reason=_NO_BATCH),)
+            return None, (Missing(kind="probe", path=X, reason=_NO_BATCH), *others)
         if program.strategy is not None:
             x = first_replica(program.strategy, x)
         inputs = tf.nest.map_structure(lambda tensor: tensor[: policy.sample_count], x)
@@ -225,14 +226,28 @@ def working_probe(
                 f"the model cannot be called with the batch ({type(error).__name__}: {whole}); "
                 "give Tracer(probe=...)"
             )
-            return None, (Missing(kind="probe", path=X, reason=reason),)
+            return None, (Missing(kind="probe", path=X, reason=reason), *others)
     else:
         probe = Probe(model, names, policy, inputs)
         effect = probe.outside_effect()
     if effect is None:
-        return probe, ()
+        return probe, others
     reason = f"the model is not run a second time, because {effect}"
-    return None, (Missing(kind="probe", path=X, reason=reason),)
+    return None, (Missing(kind="probe", path=X, reason=reason), *others)
+
+
+def _of_other_models(program: Program, names: Names, policy: Policy) -> tuple[Missing, ...]:
+    """Return the activation functions of the models that are not probed, with the reason."""
+    first, *others = ([layer for layer, _ in walk_layers(m)] for m in program.models)
+    probed = {id(layer) for layer in first}
+    layers = {id(layer): layer for found in others for layer in found if activation_name(layer)}
+    return tuple(
+        Missing(kind="probe", path=path, reason=_OTHER_MODEL)
+        for key, layer in layers.items()
+        if key not in probed
+        for part in (PREACTIVATION, OUTPUT)
+        if policy.covers("probe", path := f"{names.layers[id(layer)]}/{part}")
+    )
 
 
 def same_inputs(one: Any, other: Any) -> bool:

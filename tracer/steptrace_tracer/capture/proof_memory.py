@@ -15,7 +15,7 @@ from steptrace_schema.format.attributes import Way
 from steptrace_schema.storage.names import open_to_read
 from steptrace_schema.version import PACKAGE_VERSION
 from steptrace_tracer._tensorflow import keras, tf
-from steptrace_tracer.capture.names import walk_layers
+from steptrace_tracer.capture.names import walk_operations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,9 +93,11 @@ def _parts(step: TracedStep, args: tuple[Any, ...], kwargs: dict[str, Any]) -> I
         yield [type(optimizer).__qualname__, _config(optimizer), *_own_code(type(optimizer))]
     for model in program.models:
         yield [getattr(model, "jit_compile", None), repr(getattr(model, "loss", None))]
-        for layer, path in walk_layers(model):
+        for layer, path in walk_operations(model):
             yield [path, type(layer).__qualname__, _config(layer), *_own_code(type(layer))]
-            yield [[list(v.shape), str(v.dtype), v.trainable] for v in layer.weights]
+            yield [
+                [list(v.shape), str(v.dtype), v.trainable] for v in getattr(layer, "weights", ())
+            ]
 
 
 def _config(thing: Any) -> Any:

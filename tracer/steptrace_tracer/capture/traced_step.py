@@ -12,12 +12,13 @@ from steptrace_schema.format.attributes import Missing
 from steptrace_schema.names import LOSS_SCALE, X_GRADIENT
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.batch_taps import batch_taps
+from steptrace_tracer.capture.carried_state import carried_missing, carried_states
 from steptrace_tracer.capture.finished_taps import finished
 from steptrace_tracer.capture.frozen_step import batch_kind
 from steptrace_tracer.capture.graph_statistics import tensor_statistics
 from steptrace_tracer.capture.input_gradient import InputGradientShortcut
 from steptrace_tracer.capture.metric_taps import metric_taps
-from steptrace_tracer.capture.names import inside_recurrent, walk_layers
+from steptrace_tracer.capture.names import inside_recurrent, walk_operations
 from steptrace_tracer.capture.optimizer_state import (
     build_slots,
     learning_rates,
@@ -171,7 +172,8 @@ class TracedStep:
         """Return what the last step has no data for, with reasons."""
         probed = self.probe.taps.missing_entries() if self.probe is not None else ()
         own = (*self.taps.missing_entries(), *self._batch_taps.missing_entries())
-        return (*own, *probed, *self._probe_missing, *self._slots_missing)
+        carried = carried_missing(self.program, self.names, self.policy)
+        return (*own, *probed, *self._probe_missing, *self._slots_missing, *carried)
 
     def _prepare_shortcut(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Find out whether the gradient with respect to the input follows from another one."""
@@ -217,7 +219,7 @@ class TracedStep:
         rates = learning_rates(self.program.optimizers)
         counts = scaled_counts(self.program.optimizers)
         before = self._weights("weights", "updates")
-        slots = self._slots()
+        slots, carried = self._slots(), carried_states(self.program, self.names, self.policy)
         shortcut_weights = self._shortcut.weights() if self._shortcut is not None else []
         result, tensors = step(*args, **kwargs)
         self.progress.refuse_failed()
@@ -230,7 +232,7 @@ class TracedStep:
             for path, tensor in before.items()
             if self.policy.covers("weights", path)
         }
-        tensors |= slots | self._updates(before) | self._skipped(tensors, counts)
+        tensors |= slots | carried | self._updates(before) | self._skipped(tensors, counts)
         data = batch_taps(self.program.batch(*args, **kwargs), self.policy, self.program.strategy)
         tensors |= data.tensors
         self._batch_taps_of[number := self._number(self._batch_taps_of)] = data
@@ -278,7 +280,7 @@ class TracedStep:
         layers = [
             layer
             for model in program.models
-            for layer, _ in walk_layers(model)
+            for layer, _ in walk_operations(model)
             if id(layer) in self.names.layers  # one that was added has to be compiled first
         ]
         in_loops = frozenset[int]().union(*map(inside_recurrent, program.models))

@@ -15,7 +15,7 @@ import numpy as np
 from steptrace_schema.format.attributes import Layer, Model, Optimizer, TraceAttributes
 from steptrace_schema.version import PACKAGE_VERSION
 from steptrace_tracer._tensorflow import keras, tf
-from steptrace_tracer.capture.names import Names, walk_layers
+from steptrace_tracer.capture.names import Names, walk_operations
 from steptrace_tracer.capture.probe import activation_name
 from steptrace_tracer.keras_private import own_variables
 from steptrace_tracer.session.layer_graph import taken_by_layers
@@ -86,15 +86,15 @@ def describe_layers(models: tuple[Any, ...], names: Names) -> tuple[Layer, ...]:
             class_name=type(layer).__name__,
             activation=activation_name(layer),
             output_shape=output_shape(layer),
-            parameters=_count(layer.weights),
-            trainable=bool(layer.trainable),
+            parameters=_count(getattr(layer, "weights", ())),
+            trainable=bool(getattr(layer, "trainable", True)),
             variables=tuple(
                 names.weights[id(v)] for v in own_variables(layer) if id(v) in names.weights
             ),
             inputs=taken[id(layer)].layers if id(layer) in taken else None,
             data=taken[id(layer)].data if id(layer) in taken else None,
         )
-        for layer in _distinct(layer for model in models for layer, _ in walk_layers(model))
+        for layer in _distinct(layer for model in models for layer, _ in walk_operations(model))
     )
 
 

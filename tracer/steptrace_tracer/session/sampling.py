@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 from steptrace_schema.format.policy import MOST_SAMPLES
-from steptrace_tracer.capture.names import walk_layers
+from steptrace_tracer.capture.names import walk_operations
 from steptrace_tracer.capture.probe import activation_name
 from steptrace_tracer.session.provenance import output_shape
 
@@ -45,7 +45,7 @@ def with_sample_count(policy: Policy, models: Iterable[Any]) -> Policy:
     weights = sample = 0
     for model in models:
         weights += sum(math.prod(v.shape) for v in model.weights) * _ITEM_BYTES
-        for layer, _ in walk_layers(model):
+        for layer, _ in walk_operations(model):
             outputs = sum(kind in policy.kinds for kind in ("activations", "activation_gradients"))
             probed = 2 * ("probe" in policy.kinds and activation_name(layer) is not None)
             extents = (output_shape(layer) or (None, 0))[1:]
