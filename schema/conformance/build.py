@@ -21,6 +21,8 @@ from steptrace_schema.format.attributes import (
     Incident,
     Layer,
     Missing,
+    Phase,
+    PhaseOptimizer,
     TraceAttributes,
 )
 from steptrace_schema.format.layout import ArraySpec, resolve_dims
@@ -45,7 +47,7 @@ RATE = 0.5
 def write_trace(path: Path, *, restores: bool = False) -> None:
     """Write a complete trace of a dense layer with two inputs and two units over three steps.
 
-    At its end, the weights before step 1 may be put back.
+    At its end, the weights before step 1 may be put back; such a trace says how it was trained.
     """
     arrays = resolve_dims(
         [
@@ -85,6 +87,10 @@ def write_trace(path: Path, *, restores: bool = False) -> None:
             ),
         ),
     )
+    if restores:
+        optimizer = PhaseOptimizer(name="sgd", class_name="SGD", learning_rate=RATE)
+        phase = Phase(step=0, optimizers=(optimizer,), loss="mse", trainable=("dense/kernel",))
+        attributes = attributes.model_copy(update={"phases": (phase,)})
     writer = JournalWriter.create(journal_path(path), Declaration(attributes, tuple(arrays)))
     kernel = np.array([[1, 2], [3, 4]], dtype=np.float32)
     x = np.array([[1, 0], [0, 1]], dtype=np.float32)

@@ -63,6 +63,8 @@ def _show(described: "TraceInfo") -> None:
         )
     if attributes.optimizer is not None:
         write_line(f"optimizer {attributes.optimizer.class_name}")
+    for line in _phase_lines(attributes):
+        write_line(f"phase     {line}")
     if proved := _proved(described.attributes):
         write_line(f"unchanged {proved}")
     _show_environment(described)
@@ -84,6 +86,26 @@ def _show(described: "TraceInfo") -> None:
     for event in described.events:
         at = "" if event.step is None else f" step {event.step}:"
         write_line(f"event: {event.time}:{at} {event.message}")
+
+
+def _phase_lines(attributes: "TraceAttributes") -> list[str]:
+    """Say how each phase trains, where there are several of them or several optimizers."""
+    phases = attributes.phases
+    if len(phases) < 2 and all(len(phase.optimizers) < 2 for phase in phases):
+        return []
+    weights = len({path for layer in attributes.layers for path in layer.variables})
+    return [
+        f"from step {phase.step}: "
+        + ", ".join(
+            f"{one.class_name} '{one.name}'"
+            + (f" at {one.learning_rate:.4g}" if one.learning_rate is not None else "")
+            + ("" if one.used else " (not used)")
+            for one in phase.optimizers
+        )
+        + (f"; loss {phase.loss}" if phase.loss else "")
+        + f"; {len(phase.trainable)} of {weights} weights trained"
+        for phase in phases
+    ]
 
 
 def _final_text(final: "FinalWeights") -> str:

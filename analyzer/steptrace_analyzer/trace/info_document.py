@@ -13,6 +13,7 @@ from steptrace_schema.format.attributes import (
     Missing,
     Model,
     Optimizer,
+    Phase,
     Proof,
     Way,
 )
@@ -59,6 +60,7 @@ class TraceAttributesDocument:
     model: Model | None
     layers: tuple[Layer, ...]
     optimizer: Optimizer | None
+    phases: tuple[Phase, ...]
     policy: Policy
     environment: dict[str, Any]
     missing: tuple[Missing, ...]

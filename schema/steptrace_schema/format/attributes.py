@@ -62,6 +62,28 @@ class Optimizer(_Model):
     config: dict[str, Any] = Field(default_factory=dict)
 
 
+class PhaseOptimizer(Optimizer):
+    """An optimizer of a phase."""
+
+    name: str
+    learning_rate: float | None = None
+    """As the phase began; None where it was not finite."""
+    used: bool = True
+    """False where other optimizers of the model were given gradients, and this one was not."""
+
+
+class Phase(_Model):
+    """Steps that are trained in the same way: a fit, or several that do not differ."""
+
+    step: Count
+    """The first of them."""
+    optimizers: tuple[PhaseOptimizer, ...] = ()
+    loss: str | None = None
+    """Name of the loss function."""
+    trainable: tuple[str, ...] = ()
+    """Paths inside ``weights`` of the weights that are trained."""
+
+
 class Missing(_Model):
     """Why something that the policy covers has no data."""
 
@@ -178,6 +200,8 @@ class TraceAttributes(_Model):
     optimizer: Optimizer | None = None
     loss: str | None = None
     """Name of the loss function."""
+    phases: tuple[Phase, ...] = ()
+    """How the steps were trained, by the first step; empty before format 1.3."""
     worker: Worker | None = None
     """None where the training ran in one process."""
     environment: dict[str, Any] = Field(default_factory=dict)

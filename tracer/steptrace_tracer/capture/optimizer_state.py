@@ -39,6 +39,26 @@ def learning_rates(optimizers: Sequence[Any]) -> dict[str, Any]:
     return rates
 
 
+def of_the_step(
+    rates: dict[str, Any], optimizers: Sequence[Any], used: Sequence[Any]
+) -> dict[str, Any]:
+    """Return the rates, the main one being that of the first optimizer that the step uses.
+
+    Parameters
+    ----------
+    rates
+        What :func:`learning_rates` returned for `optimizers`.
+    used
+        Those of them that the step has given gradients to.
+    """
+    names = unique_paths([optimizer.name for optimizer in optimizers])
+    for name, optimizer in zip(names, optimizers, strict=True):
+        own = rates.get(f"scalars/{LEARNING_RATES}/{name}")
+        if own is not None and any(optimizer is found for found in used):
+            return {**rates, f"scalars/{LEARNING_RATE}": own}
+    return rates
+
+
 def scaled_counts(optimizers: Sequence[Any]) -> list[Any]:
     """Return how many steps each optimizer that scales the loss has done so far, as tensors."""
     return [

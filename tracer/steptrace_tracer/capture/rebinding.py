@@ -243,7 +243,7 @@ def _see_apply(optimizer: Any, current: CurrentCollector) -> Callable[[Any], Any
                     variables = optimizer_weights(inner) if inner.built else ()
                 else:
                     variables = trainable_variables = list(variables)
-                collector.apply(grads, variables)
+                collector.apply(optimizer, grads, variables)
             return apply(grads, trainable_variables)
 
         return seen

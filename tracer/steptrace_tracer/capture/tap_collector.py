@@ -197,8 +197,9 @@ class TapCollector:
         """Note that a variable is assigned to."""
         self._gradients.applied.assign(variable)
 
-    def apply(self, gradients: Any, variables: Any) -> None:
+    def apply(self, optimizer: Any, gradients: Any, variables: Any) -> None:
         """Note what an optimizer is given for which variables."""
+        self.taps.appliers.append(optimizer)
         if current_graph() is self._scope:
             self._gradients.applied.apply(gradients, variables)
 

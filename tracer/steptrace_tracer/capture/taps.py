@@ -36,6 +36,8 @@ class Taps:
     """Name of a model to the loss that its weights were differentiated for, unscaled float32."""
     later_losses: set[str] = dataclasses.field(default_factory=set)
     """Those of a pass that follows on another one's gradient, at weights of its own."""
+    appliers: list[Any] = dataclasses.field(default_factory=list)
+    """The optimizers that were given gradients."""
     scale: Any = None
     """What an optimizer multiplied the loss by, float32; None where it did not."""
     error: Exception | None = None

@@ -22,6 +22,7 @@ from steptrace_tracer.capture.names import inside_recurrent, walk_operations
 from steptrace_tracer.capture.optimizer_state import (
     build_slots,
     learning_rates,
+    of_the_step,
     scaled_counts,
     skip_tap,
     slot_taps,
@@ -101,7 +102,8 @@ class TracedStep:
         """
         if self.function is None:
             self.prepare_probe(args, kwargs)
-            self._slots_missing = build_slots(self.program, self.policy)
+            carried = carried_missing(self.program, self.names, self.policy)
+            self._slots_missing = (*build_slots(self.program, self.policy), *carried)
             self._prepare_shortcut(args, kwargs)
             if "activation_gradients" in self.policy.kinds:
                 missing_logits()  # before the graph, which is no place to find out
@@ -172,8 +174,7 @@ class TracedStep:
         """Return what the last step has no data for, with reasons."""
         probed = self.probe.taps.missing_entries() if self.probe is not None else ()
         own = (*self.taps.missing_entries(), *self._batch_taps.missing_entries())
-        carried = carried_missing(self.program, self.names, self.policy)
-        return (*own, *probed, *self._probe_missing, *self._slots_missing, *carried)
+        return (*own, *probed, *self._probe_missing, *self._slots_missing)
 
     def _prepare_shortcut(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Find out whether the gradient with respect to the input follows from another one."""
@@ -210,10 +211,9 @@ class TracedStep:
     ) -> tuple[Any, dict[str, Any]]:
         """Take what does not depend on how the step computes, so that its graph stays as it is.
 
-        A random operation without its own seed is seeded by the random operations that its
-        graph has so far: reading the weights inside that graph would change the training.
-        TensorFlow orders these reads before the step's assignments, since the step uses the same
-        variables.
+        A random operation without its own seed is seeded by the random operations that its graph
+        has so far: reading the weights inside that graph would change the training. TensorFlow
+        orders these reads before the step's assignments, since the step uses the same variables.
         """
         probed = self.probe() if self.probe is not None else {}
         rates = learning_rates(self.program.optimizers)
@@ -223,7 +223,7 @@ class TracedStep:
         shortcut_weights = self._shortcut.weights() if self._shortcut is not None else []
         result, tensors = step(*args, **kwargs)
         self.progress.refuse_failed()
-        tensors |= probed | rates
+        tensors |= probed | of_the_step(rates, self.program.optimizers, self.taps.appliers)
         if self._shortcut is not None:
             x = self.program.batch(*args, **kwargs).x
             tensors |= self._input_gradient(self._shortcut, shortcut_weights, x, tensors)

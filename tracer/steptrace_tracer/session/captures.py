@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from steptrace_schema.names import X
 from steptrace_tracer.capture.proof_memory import ProofMemory
 from steptrace_tracer.capture.proven_step import ProvenStep
 
 if TYPE_CHECKING:
     from steptrace_schema.format.policy import Policy
+    from steptrace_schema.moving.resume import Continuation
     from steptrace_tracer.capture.names import Names
     from steptrace_tracer.capture.program import Program
     from steptrace_tracer.capture.proven_step import Capture
+    from steptrace_tracer.session.settings import Settings
 
 
 class Captures:
@@ -63,3 +66,13 @@ class Captures:
             return self._probe
         probes = (capture.traced.probe for _, capture in self._found.values())
         return next((probe.x for probe in probes if probe is not None), None)
+
+
+def probe_for(settings: Settings, before: Continuation | None) -> Any:
+    """Return the inputs of the probe, None for those of the first batch.
+
+    A trace that is resumed keeps those that it has.
+    """
+    if settings.probe is None and before is not None and list(before.probe) == [X]:
+        return before.probe[X]
+    return settings.probe

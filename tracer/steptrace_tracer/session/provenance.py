@@ -25,13 +25,18 @@ if TYPE_CHECKING:
 
     from steptrace_schema.format.attributes import Worker
     from steptrace_schema.format.policy import Policy
+    from steptrace_schema.moving.resume import Continuation
     from steptrace_tracer.capture.program import Program
 
 
 def describe_run(
-    program: Program, names: Names, policy: Policy, worker: Worker | None
+    program: Program,
+    names: Names,
+    policy: Policy,
+    worker: Worker | None,
+    before: Continuation | None = None,
 ) -> TraceAttributes:
-    """Return the root attributes that a new trace of `program` begins with.
+    """Return the root attributes that a trace of `program` begins with, or is resumed with.
 
     Parameters
     ----------
@@ -43,25 +48,24 @@ def describe_run(
         What is recorded.
     worker
         Which process of a distributed job this is, if it is one.
+    before
+        The trace that is resumed, None for a new one.
     """
-    return TraceAttributes(
+    now = TraceAttributes(
         run_id=uuid.uuid4().hex,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         producer=f"steptrace {PACKAGE_VERSION}",
         policy=policy,
         model=describe_models(program.models),
         layers=describe_layers(program.models, names),
-        optimizer=describe_optimizer(program.optimizers[0]),
         loss=describe_loss(program.models[0]),
         worker=worker,
         environment=describe_environment(),
     )
-
-
-def resumed_run(before: TraceAttributes, now: TraceAttributes) -> TraceAttributes:
-    """Return the root attributes of a trace that is resumed, with what is so `now`."""
-    latest = ("producer", "policy", "model", "layers", "optimizer", "loss", "environment")
-    return before.model_copy(update={name: getattr(now, name) for name in latest})
+    if before is None:
+        return now
+    latest = ("producer", "policy", "model", "layers", "loss", "environment")
+    return before.attributes.model_copy(update={name: getattr(now, name) for name in latest})
 
 
 def describe_models(models: tuple[Any, ...]) -> Model:

@@ -13,12 +13,11 @@ from steptrace_schema.errors import DiskLimitError, TraceError
 from steptrace_schema.format.disk_limit import DiskLimit
 from steptrace_schema.human import human_bytes
 from steptrace_schema.moving.resume import reopen
-from steptrace_schema.names import X
 from steptrace_tracer.capture.batch_taps import recorded_bytes, tap_bytes
 from steptrace_tracer.capture.names import Names
 from steptrace_tracer.record.pending_step import Collected, PendingStep
 from steptrace_tracer.record.recording import Recording
-from steptrace_tracer.session.captures import Captures
+from steptrace_tracer.session.captures import Captures, probe_for
 from steptrace_tracer.session.closing_report import finish
 from steptrace_tracer.session.collect_step import (
     collect_step,
@@ -30,8 +29,9 @@ from steptrace_tracer.session.failure import complain, reason_text, why_ended
 from steptrace_tracer.session.incident_watch import IncidentWatch, watch_for
 from steptrace_tracer.session.last_weights import LastWeights
 from steptrace_tracer.session.logged_values import LoggedValues
+from steptrace_tracer.session.phases import Phases
 from steptrace_tracer.session.probe_gradients import ProbeGradients
-from steptrace_tracer.session.provenance import describe_run, resumed_run
+from steptrace_tracer.session.provenance import describe_run
 from steptrace_tracer.session.replaying import present
 from steptrace_tracer.session.sampling import with_sample_count
 from steptrace_tracer.session.step_attempt import StepAttempt
@@ -75,6 +75,7 @@ class Session:
         self._before: Continuation | None = None
         self.last_weights = LastWeights()
         self.left_at: int | None = None  # where a fit has ended, while callbacks are left to run
+        self._phases: Phases | None = None
         self.told = Told()
         self._logged = LoggedValues()
         self._watch: IncidentWatch | None = None
@@ -91,15 +92,13 @@ class Session:
             policy = policy.model_copy(update={"samples": before.attributes.policy.samples})
         policy = with_sample_count(policy, program.models)
         self.settings = dataclasses.replace(settings, policy=policy)
-        probe = settings.probe
-        if probe is None and before is not None and list(before.probe) == [X]:
-            probe = before.probe[X]
         names = Names.of(*program.models)
         if before is not None:
             names = names.as_in(before.attributes.layers, program.models)
-        captures = Captures(settings.capture, names, policy, probe)
-        fresh = describe_run(program, names, policy, settings.worker)
-        attributes = fresh if before is None else resumed_run(before.attributes, fresh)
+        captures = Captures(settings.capture, names, policy, probe_for(settings, before))
+        attributes = describe_run(program, names, policy, settings.worker, before)
+        self._phases = Phases(names, attributes.phases, program, step)
+        attributes = attributes.model_copy(update=self._phases.news())
         arrays = () if before is None else before.arrays
         self._recording = Recording(settings.path, attributes, settings.journal_limit, arrays)
         self._before = before
@@ -108,10 +107,12 @@ class Session:
         if self._logged.at is None:
             self._logged.at = step
 
-    def turn_to(self, program: Program) -> None:
-        """Have the next step be one of `program`, which trains the same models."""
+    def turn_to(self, program: Program, step: int | None = None) -> None:
+        """Have the next step be one of `program`, with the same models; of a fit from `step` on."""
         if self._captures is not None:
             self._capture = self._captures.of(program)
+        if self._phases is not None and step is not None:
+            self._phases.begin(program, step)
 
     @property
     def traced(self) -> TracedStep | None:
@@ -304,6 +305,7 @@ class Session:
         tensors = result.tensors | self._probe_gradients.of(position.step, traced.probe)
         taps, missing = traced.taps, (*traced.missing(), *self._probe_gradients.missing)
         attributes, said = capture.news()
+        attributes |= self._phases.news(taps.appliers) if self._phases is not None else {}
         notes, watch = (*self.told.notes, *self._executions.notes, *said), self._watch
 
         def collect() -> Collected:

@@ -192,7 +192,7 @@ class TracedFit:
                     return without_tracer()  # which builds the model; the next step is the first
                 session.begin(fit_program(self._model, spec, frozen), step)
             elif self._turns:  # the data of this fit may be of another signature
-                session.turn_to(fit_program(self._model, spec, frozen))
+                session.turn_to(fit_program(self._model, spec, frozen), step)
             self._turns = False
         except Exception as error:
             session.fail(error)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from steptrace_analyzer.anomalies.signals import Signals
+    from steptrace_schema.format.attributes import Layer
 
 
 def frozen(signals: Signals) -> Iterator[Finding]:
@@ -35,14 +36,13 @@ def frozen(signals: Signals) -> Iterator[Finding]:
     attributes = signals.attributes
     require(attributes.layers, "the trace does not list the model's layers")
     steps = signals.loss.steps
-    still = [layer for layer in attributes.layers if not layer.trainable and layer.variables]
-    if still:
+    for first, last, still in _frozen(signals):
         count = sum(layer.parameters for layer in still)
         yield Finding(
             rule="frozen",
             severity="info",
-            first_step=int(steps[0]),
-            last_step=int(steps[-1]),
+            first_step=first,
+            last_step=last,
             explanation=(
                 f"{plural(count, 'parameter')} of {listed([layer.path for layer in still])} are "
                 "set not to learn (trainable=False)."
@@ -74,3 +74,37 @@ def frozen(signals: Signals) -> Iterator[Finding]:
             remedy="look for outputs that are not used, stop_gradient, rounding and argmax",
             others=tuple(f"weights/{path}" for path in cut[1:]),
         )
+
+
+def _frozen(signals: Signals) -> Iterator[tuple[int, int, list[Layer]]]:
+    """Yield the first and the last step of each part of the run with the layers that are frozen.
+
+    A trace of before format 1.3 says only what was so in the end.
+    """
+    attributes, steps = signals.attributes, signals.loss.steps
+    layers = [layer for layer in attributes.layers if layer.variables]
+    found: list[tuple[int, list[Layer]]] = []
+    for phase in attributes.phases:
+        trained = set(phase.trainable)
+        # Of a layer that is trained, some weights are moving averages.
+        own = [
+            layer
+            for layer in layers
+            if trained.isdisjoint(layer.variables) and _is_ever_trained(signals, layer)
+        ]
+        if not found or found[-1][1] != own:
+            found.append((phase.step, own))
+    if not attributes.phases:
+        found = [(int(steps[0]), [layer for layer in layers if not layer.trainable])]
+    for number, (first, still) in enumerate(found):
+        end = found[number + 1][0] - 1 if number + 1 < len(found) else int(steps[-1])
+        inside = steps[(steps >= first) & (steps <= end)]
+        if still and len(inside):
+            yield int(inside[0]), int(inside[-1]), still
+
+
+def _is_ever_trained(signals: Signals, layer: Layer) -> bool:
+    """Whether a layer has weights that could be trained: it is frozen, or another phase does."""
+    return not layer.trainable or any(
+        not set(phase.trainable).isdisjoint(layer.variables) for phase in signals.attributes.phases
+    )
