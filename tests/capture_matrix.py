@@ -156,6 +156,38 @@ ROWS: Final[tuple[Row, ...]] = (
         {"optimizer": _NO_SLOTS, **_NOT_HERE},
     ),
     Row(
+        "`fit`: a functional model of `keras.ops`",
+        "capture/test_tracer_operations.py::"
+        "test_operations_of_a_functional_model_are_recorded_and_not_changed",
+        {"optimizer": _NO_SLOTS, **_as_above("scalars", "gradients", "inputs", *_PROBES)},
+    ),
+    Row(
+        "`fit`: a stateful recurrent layer",
+        "capture/test_tracer_operations.py::"
+        "test_the_state_that_a_recurrent_layer_carries_is_recorded_and_not_changed",
+        {
+            "optimizer": _NO_SLOTS,
+            **_as_above("scalars", "gradients", "activation_gradients", "inputs", *_PROBES),
+        },
+    ),
+    Row(
+        "`fit`: a GAN as one model, with two optimizers",
+        "session/test_tracer_phases.py::"
+        "test_all_optimizers_of_a_model_are_named_and_the_unused_one_is_not_the_main",
+        _as_above(*COMPARED, "optimizer"),
+    ),
+    Row(
+        "several fits, each compiled in another way",
+        "session/test_tracer_phases.py::test_each_fit_is_described_as_it_trains",
+        _as_above(*(kind for kind in COMPARED if kind != "weights"), "optimizer"),
+    ),
+    Row(
+        "custom loop: a layer that only some steps train",
+        "session/test_tracer_later_tensors.py::"
+        "test_what_begins_and_ends_in_mid_run_is_missing_elsewhere_and_no_fault",
+        _as_above(*(kind for kind in COMPARED if kind != "weights"), "scalars", "optimizer"),
+    ),
+    Row(
         "resumed from a checkpoint",
         "session/test_tracer_resume.py::test_a_trace_goes_on_after_a_checkpoint_was_loaded",
     ),

@@ -11,6 +11,7 @@ from steptrace_analyzer.anomalies.finding import NotJudgedError
 from steptrace_analyzer.anomalies.measurements import Series, norms, scalar, statistics
 from steptrace_analyzer.anomalies.skipped import skipped_steps, without_skipped
 from steptrace_analyzer.anomalies.whole_batch import input_statistic
+from steptrace_analyzer.trace.absent import absent_rows
 from steptrace_analyzer.trace.open import trace_attributes
 from steptrace_analyzer.trace.select import recorded_steps, tensor_paths
 from steptrace_schema.names import (
@@ -155,11 +156,7 @@ class Signals:
 
     @functools.cached_property
     def _absent(self) -> dict[tuple[Kind, str], dict[int, str]]:
-        found: dict[tuple[Kind, str], dict[int, str]] = {}
-        for entry in self.attributes.missing:
-            own = found.setdefault((entry.kind, entry.path), {})
-            own.update(dict.fromkeys(entry.steps or (), entry.reason))
-        return found
+        return absent_rows(self.attributes)
 
     def row(self, kind: Kind, path: str, step: int) -> npt.NDArray[Any] | None:
         """Return a tensor's values at a step, None where the trace does not hold them."""

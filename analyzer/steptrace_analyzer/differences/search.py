@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from steptrace_analyzer.differences.absent import OnlyInOne
 from steptrace_analyzer.differences.coverage import covered, declared_count
 from steptrace_analyzer.differences.divergence_result import (
     Divergence,
@@ -87,6 +88,7 @@ class Search:
         self.by_digest = 0
         self.weak: Counter[Kind] = Counter()
         self.absent = 0
+        self.only = OnlyInOne(self.attributes, shift)
         self.precisions: list[str] = []
         self.confirmed = 0
         self.last: int | None = None
@@ -125,6 +127,7 @@ class Search:
         at_first = not common or step in (None, common[0])
         if at_first and any(each.place.phase == "weights" for each in differing):
             recognised.insert(0, "other initial weights")
+        self.not_compared += self.only.sentences((name_a, name_b))
         if differing and differing[0].place.phase == "batch" and step is not None:
             batch = recognised_batch(self.pairs.a, self.pairs.b, step, self.shift)
             recognised = ([batch] if batch else []) + recognised
@@ -240,7 +243,11 @@ class Search:
         self.weak[kind] += weak
         if exact or weak:
             self.compared |= {(kind, p) for p in ours.names if p in self.pairs.in_b[kind]}
-        yield from found
+        for each in found:
+            if self.only.has(kind, (each.path, self.pairs.in_b[kind][each.path]), each.step):
+                self.weak[kind] -= bool(weak)
+            else:
+                yield each
         for path in ours.plain:
             sides = self.pairs.arrays(kind, path)
             if sides is None or any(side.dims[:1] != (STEP,) for side in sides):

@@ -13,11 +13,12 @@ from steptrace_analyzer.differences.result import DiffResult, FirstDifference, M
 from steptrace_analyzer.differences.sides import known_kinds
 from steptrace_analyzer.differences.table import compare_blocks
 from steptrace_analyzer.progress import untold
+from steptrace_analyzer.trace.absent import absence_text, absent_rows
 from steptrace_analyzer.trace.dataflow import Dataflow
-from steptrace_analyzer.trace.open import opened
+from steptrace_analyzer.trace.open import opened, trace_attributes
 from steptrace_analyzer.trace.select import format_steps, get_tensor, recorded_steps, resolve_step
 from steptrace_schema.errors import DamagedTraceError, StepNotRecordedError, UnknownNameError
-from steptrace_schema.names import BATCH_INDEX, EPOCH, KINDS, STEP
+from steptrace_schema.names import ATTRIBUTES_KEY, BATCH_INDEX, EPOCH, KINDS, STEP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -87,9 +88,9 @@ def diff_steps(
     for kind in chosen:
         known = [path for path in order.paths[kind] if path not in CLOCK | _COUNTERS]
         declared += len(known)
-        absent = sorted({a, b} - set(recorded_steps(trace.children[kind])))
-        if absent:
-            skipped.append(Mismatch(kind, f"step {format_steps(absent)} is not recorded"))
+        unrecorded = sorted({a, b} - set(recorded_steps(trace.children[kind])))
+        if unrecorded:
+            skipped.append(Mismatch(kind, f"step {format_steps(unrecorded)} is not recorded"))
             continue
         tensors += [(kind, path) for path in known]
     if not tensors:
@@ -97,10 +98,15 @@ def diff_steps(
             resolve_step(trace.children[chosen[0]], step)
         msg = f"no kind of data in {trace.name or 'the trace'} has both step {a} and step {b}"
         raise StepNotRecordedError(msg)
+    absent = absent_rows(trace_attributes(trace)) if ATTRIBUTES_KEY in trace.attrs else {}
     tensors.sort(key=lambda tensor: order.rank(*tensor))
     for done, (kind, path) in enumerate(tensors):
         progress(done, len(tensors))
         array = get_tensor(trace, kind, path)
+        gone = {s: why for s, why in absent.get((kind, path), {}).items() if s in (a, b)}
+        if gone:
+            skipped.append(Mismatch(f"{kind}/{path}", absence_text(gone)))
+            continue
         if array.dims[:1] == (STEP,):
             damage: list[str] = []
             blocks = _rows(array, (a, b), damage)

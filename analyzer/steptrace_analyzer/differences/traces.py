@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Final
 
+from steptrace_analyzer.differences.absent import with_values
 from steptrace_analyzer.differences.align import find_shift
 from steptrace_analyzer.differences.coverage import covered
 from steptrace_analyzer.differences.divergence import first_divergence
@@ -17,6 +18,7 @@ from steptrace_analyzer.differences.result import DiffResult, FirstDifference, M
 from steptrace_analyzer.differences.sides import known_kinds, name_of, opened_side
 from steptrace_analyzer.differences.table import compare_tensor, row_shape
 from steptrace_analyzer.progress import untold
+from steptrace_analyzer.trace.absent import absence_text, absent_rows
 from steptrace_analyzer.trace.dataflow import Dataflow
 from steptrace_analyzer.trace.open import trace_attributes
 from steptrace_analyzer.trace.select import format_steps, get_tensor, has_tensor, recorded_steps
@@ -171,6 +173,10 @@ class _Tables:
         self.compared: list[Compared] = []
         self.mismatches: list[Mismatch] = []
         self.steps: set[int] = set()
+        self._absent = tuple(
+            absent_rows(trace_attributes(trace)) if ATTRIBUTES_KEY in trace.attrs else {}
+            for trace in (a, b)
+        )
 
     def equal_values(self) -> dict[tuple[Kind, str], int] | None:
         """Return at how many steps each tensor is equal; None where not all of them are."""
@@ -220,6 +226,14 @@ class _Tables:
             return
         sides = get_tensor(self.a, kind, path), get_tensor(self.b, kind, other)
         self.mismatches += _type_mismatch(kind, path, sides, self.names)
+        absent = self._absent[0].get((kind, path), {}), self._absent[1].get((kind, other), {})
+        if any(absent):
+            sides, only = with_values(sides, absent, self.shift)
+            self.mismatches += [
+                Mismatch(f"{kind}/{path}", f"{absence_text(found)} in {name}")
+                for found, name in zip(only, self.names, strict=True)
+                if found
+            ]
         if row_shape(sides[0]) == row_shape(sides[1]):
             self.compared.append(compare_tensor(kind, path, sides, tolerance, self.shift))
 
