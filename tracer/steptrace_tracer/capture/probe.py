@@ -207,6 +207,7 @@ def working_probe(
         The arguments of the step, which hold the batch.
     """
     model, others = program.models[0], _of_other_models(program, names, policy)
+    what, remedy = "the inputs of the probe", "give others with Tracer(probe=...)"
     if inputs is None:
         x = program.batch(*args, **kwargs).x
         if x is None:
@@ -214,22 +215,19 @@ def working_probe(
         if program.strategy is not None:
             x = first_replica(program.strategy, x)
         inputs = tf.nest.map_structure(lambda tensor: tensor[: policy.sample_count], x)
-        try:
-            probe = Probe(model, names, policy, inputs)
-            effect = probe.outside_effect()
-            if effect is None:
-                probe()
-        except Exception as error:
-            # What a step is trained on need not be what its model is called with.
-            whole = one_line(" ".join(str(error).split()), _LONGEST_MESSAGE)
-            reason = (
-                f"the model cannot be called with the batch ({type(error).__name__}: {whole}); "
-                "give Tracer(probe=...)"
-            )
-            return None, (Missing(kind="probe", path=X, reason=reason), *others)
-    else:
+        what, remedy = "the batch", "give Tracer(probe=...)"
+    try:
         probe = Probe(model, names, policy, inputs)
         effect = probe.outside_effect()
+        if effect is None:
+            probe()
+    except Exception as error:
+        # What a step is trained on need not be what its model is called with.
+        whole = one_line(" ".join(str(error).split()), _LONGEST_MESSAGE)
+        reason = (
+            f"the model cannot be called with {what} ({type(error).__name__}: {whole}); {remedy}"
+        )
+        return None, (Missing(kind="probe", path=X, reason=reason), *others)
     if effect is None:
         return probe, others
     reason = f"the model is not run a second time, because {effect}"
