@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from steptrace_schema.names import CARRIED
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.capture.names import joined, leaves, walk_layers
+from steptrace_tracer.capture.optimizer_state import build_slots
 from steptrace_tracer.capture.taps import as_missing
 
 if TYPE_CHECKING:
@@ -43,14 +44,15 @@ def carried_states(program: Program, names: Names, policy: Policy) -> dict[str, 
     }
 
 
-def carried_missing(program: Program, names: Names, policy: Policy) -> tuple[Missing, ...]:
-    """Return the states that are not recorded, with the reason."""
+def prepared_states(program: Program, names: Names, policy: Policy) -> tuple[Missing, ...]:
+    """Have the optimizers' slots; return which states are not recorded, with the reasons."""
+    lacking = build_slots(program, policy)
     if program.strategy is None:
-        return ()
+        return lacking
     reasons: dict[tuple[Kind, str], str] = {
         ("activations", path): _SPREAD for path, _ in _states(program, names, policy)
     }
-    return as_missing(reasons)
+    return (*lacking, *as_missing(reasons))
 
 
 def _states(program: Program, names: Names, policy: Policy) -> Iterator[tuple[str, Any]]:

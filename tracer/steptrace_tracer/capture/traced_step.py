@@ -12,7 +12,7 @@ from steptrace_schema.format.attributes import Missing
 from steptrace_schema.names import LOSS_SCALE, X_GRADIENT
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.batch_taps import batch_taps
-from steptrace_tracer.capture.carried_state import carried_missing, carried_states
+from steptrace_tracer.capture.carried_state import carried_states, prepared_states
 from steptrace_tracer.capture.finished_taps import finished
 from steptrace_tracer.capture.frozen_step import batch_kind
 from steptrace_tracer.capture.graph_statistics import tensor_statistics
@@ -20,7 +20,6 @@ from steptrace_tracer.capture.input_gradient import InputGradientShortcut
 from steptrace_tracer.capture.metric_taps import metric_taps
 from steptrace_tracer.capture.names import inside_recurrent, walk_operations
 from steptrace_tracer.capture.optimizer_state import (
-    build_slots,
     learning_rates,
     of_the_step,
     scaled_counts,
@@ -102,8 +101,7 @@ class TracedStep:
         """
         if self.function is None:
             self.prepare_probe(args, kwargs)
-            carried = carried_missing(self.program, self.names, self.policy)
-            self._slots_missing = (*build_slots(self.program, self.policy), *carried)
+            self._slots_missing = prepared_states(self.program, self.names, self.policy)
             self._prepare_shortcut(args, kwargs)
             if "activation_gradients" in self.policy.kinds:
                 missing_logits()  # before the graph, which is no place to find out

@@ -20,7 +20,9 @@ SMALL: Final = 4 * 2**20
 _ITEM_BYTES: Final = 4
 
 
-def with_sample_count(policy: Policy, models: Iterable[Any]) -> Policy:
+def with_sample_count(
+    policy: Policy, models: Iterable[Any], earlier: Policy | None = None
+) -> Policy:
     """Return `policy` with a number of samples.
 
     As many of the first four as take no more than the weights and their gradients do, and at least
@@ -34,12 +36,16 @@ def with_sample_count(policy: Policy, models: Iterable[Any]) -> Policy:
     models
         The built models. Layers whose output shape Keras does not know are not counted, unknown
         extents count as 1.
+    earlier
+        The policy of the trace that is resumed, whose number of samples stays.
 
     Examples
     --------
     >>> with_sample_count(Policy(), [vgg16]).samples  # doctest: +SKIP
     4
     """
+    if policy.samples == "auto" and earlier is not None:
+        policy = policy.model_copy(update={"samples": earlier.samples})
     if policy.samples != "auto":
         return policy
     weights = sample = 0

@@ -88,13 +88,11 @@ class Session:
         """Begin the trace of `program` with step number `step`, or resume the one there is."""
         settings, policy = self.settings, self.settings.policy
         before = reopen(settings.path, step, DiskLimit.of(policy)) if settings.resume else None
-        if before is not None and policy.samples == "auto":
-            policy = policy.model_copy(update={"samples": before.attributes.policy.samples})
-        policy = with_sample_count(policy, program.models)
+        earlier = None if before is None else before.attributes.policy
+        policy = with_sample_count(policy, program.models, earlier)
         self.settings = dataclasses.replace(settings, policy=policy)
         names = Names.of(*program.models)
-        if before is not None:
-            names = names.as_in(before.attributes.layers, program.models)
+        names = names if before is None else names.as_in(before.attributes.layers, program.models)
         captures = Captures(settings.capture, names, policy, probe_for(settings, before))
         attributes = describe_run(program, names, policy, settings.worker, before)
         self._phases = Phases(names, attributes.phases, program, step)
