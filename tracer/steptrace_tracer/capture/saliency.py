@@ -40,8 +40,13 @@ class Saliency:
     probe
         The model and the inputs.
     policy
-        What to keep. Few passes run operation by operation, since compiling them would take longer
-        than they do.
+        What to keep.
+
+    Attributes
+    ----------
+    is_compiled
+        Whether a pass is compiled. The first one of few runs operation by operation, since
+        compiling it takes several times as long.
     """
 
     def __init__(self, probe: Probe, policy: Policy) -> None:
@@ -49,9 +54,16 @@ class Saliency:
         self._policy = policy
         self._taps = Taps()
         self._is_rare = policy.probe_gradients_every == "auto"
-        run = functools.partial(self._run)
-        by_itself = self._is_rare or probe.model.run_eagerly
-        self._function = run if by_itself else tf.function(run, autograph=False)
+        self._function: Any = functools.partial(self._run)
+        self.is_compiled = False
+        if not self._is_rare:
+            self.compile()
+
+    def compile(self) -> None:
+        """Have the next passes compiled, where the model is."""
+        self.is_compiled = True
+        if not self.probe.model.run_eagerly:
+            self._function = tf.function(functools.partial(self._run), autograph=False)
 
     def __call__(self) -> dict[str, Any]:
         """Differentiate with the model's present weights; return ``probe_gradients/path``."""

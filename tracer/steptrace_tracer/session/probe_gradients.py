@@ -17,9 +17,24 @@ if TYPE_CHECKING:
     from steptrace_tracer.session.collect_step import StepPosition
 
 _SHARE: Final = 0.01
-_SECONDS: Final = 0.5
-"""The most time that is spent where the policy leaves it to the tracer how often: this share of the
-training's time, and so many seconds more."""
+_SECONDS: Final = 1.0
+"""The most processor time of a process that is spent where the policy leaves it to the tracer how
+often: this share of it, and so many seconds more."""
+_TO_COMPILE: Final = 5
+"""How many times as long as one pass it takes to compile it, about."""
+
+
+class _Allowance:
+    """What all recordings of a process together may still spend, as in a loop of many fits."""
+
+    def __init__(self) -> None:
+        self.spent = 0.0
+
+    def has(self, seconds: float) -> bool:
+        return self.spent + seconds <= _SECONDS + _SHARE * time.process_time()
+
+
+_allowance = _Allowance()
 
 
 class ProbeGradients:
@@ -40,8 +55,7 @@ class ProbeGradients:
         self._policy = policy
         self._is_wanted = {"probe", "probe_gradients"} <= {*policy.kinds}
         self._row = self._due = 0
-        self._began = time.perf_counter()
-        self._spent = 0.0
+        self._cost = 0.0  # processor seconds of a pass, as far as it is known
         self._saliency: Saliency | None = None
         self._has_inputs = False
         self._found: tuple[int, dict[str, Any]] | None = None
@@ -65,20 +79,22 @@ class ProbeGradients:
         probe = traced.probe if traced is not None else None
         if not (self._is_wanted and recorded[0] and row >= self._due) or probe is None:
             return
-        if self._is_too_long():
+        if self._saliency is None or self._saliency.probe is not probe:
+            self._saliency = Saliency(probe, self._policy)
+        if not self._may_run(self._saliency):
             return
         self._due = self._policy.next_probe_gradients(row + 1)
-        begin = time.perf_counter()
+        begin = time.process_time()
         try:
-            if self._saliency is None or self._saliency.probe is not probe:
-                self._saliency = Saliency(probe, self._policy)
             self._found = first.step, self._saliency()
             self.missing = self._saliency.missing()
         except Exception as error:  # one view less, which the trace says
             self._is_wanted = False
             reason = f"the probe cannot be differentiated ({one_line(error)})"
             self.missing = (Missing(kind="probe_gradients", path=X, reason=reason),)
-        self._spent += time.perf_counter() - begin
+        spent = time.process_time() - begin
+        self._cost = 0.0 if self._saliency.is_compiled else spent  # not that of compiling
+        _allowance.spent += spent
 
     def of(self, step: int, probe: Probe | None) -> dict[str, Any]:
         """Return what was taken before `step`, ``kind/path`` to tensor.
@@ -92,7 +108,11 @@ class ProbeGradients:
             tensors = tensors | self._found[1]
         return tensors
 
-    def _is_too_long(self) -> bool:
+    def _may_run(self, saliency: Saliency) -> bool:
+        """Whether there is time for a pass, which is compiled when there is time for that."""
         if self._policy.probe_gradients_every != "auto":
-            return False
-        return self._spent > _SECONDS + _SHARE * (time.perf_counter() - self._began)
+            return True
+        if self._cost and not saliency.is_compiled and _allowance.has(_TO_COMPILE * self._cost):
+            saliency.compile()
+            return True
+        return _allowance.has(self._cost)
