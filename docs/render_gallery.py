@@ -1,7 +1,8 @@
-"""Draw docs/gallery.md and its pictures: every view, of the trace that ``steptrace demo`` writes.
+"""Draw docs/gallery.md and its pictures: every view, of two traces.
 
-Run ``steptrace demo`` and then ``python docs/render_gallery.py steptrace-demo/digits.zarr`` after a
-change of a view, and look at each picture. A test compares the page with this script.
+Run ``steptrace demo`` and ``python examples/cats_and_dogs.py --data PHOTOS --steps 14``, and then
+``python docs/render_gallery.py steptrace-demo/digits.zarr cats_and_dogs.zarr`` after a change of a
+view, and look at each picture. A test compares the page with this script.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ FLOW = Path(__file__).with_name("images") / "flow.gif"
 _DPI = 80
 _HEAD = """# Gallery
 
-Every picture here is of the trace that `steptrace demo` writes: a small network learns handwritten
-digits, and the batch of step 60 is corrupted. `docs/render_gallery.py` draws this page.
+The first pictures are of the trace that `steptrace demo` writes: a small network learns handwritten
+digits, and the batch of step 60 is corrupted. Those below are of `examples/cats_and_dogs.py`, a
+larger network that begins to tell photos of cats from photos of dogs. `docs/render_gallery.py`
+draws this page.
 
 Each view is a command, `steptrace plot VIEW`, and a function of `steptrace_analyzer` that returns a
 matplotlib figure. A file that ends in `.svg` or `.pdf` is drawn as vectors.
@@ -47,8 +50,9 @@ class View(NamedTuple):
     @property
     def command(self) -> str:
         """The command that draws it."""
-        view = self.name.partition("-")[0]
-        return f"steptrace plot {view} digits.zarr {self.options}".rstrip()
+        view = self.name.removeprefix("photos-").partition("-")[0]
+        trace = "cats_and_dogs.zarr" if self in PHOTOS else "digits.zarr"
+        return f"steptrace plot {view} {trace} {self.options}".rstrip()
 
 
 VIEWS = (
@@ -122,17 +126,60 @@ VIEWS = (
         "Values over time",
         "Percentiles of each of a layer's tensors.",
     ),
+    View(
+        "sensitivity",
+        "--step 4",
+        "dz/dx",
+        "The gradient of each layer's strongest unit with respect to the input, over the input; "
+        "and its size over the steps at which the probe is differentiated.",
+    ),
+)
+
+PHOTOS = (
+    View(
+        "photos-flow",
+        "--step 20",
+        "Model flow of a larger network",
+        "Four convolutions and two dense layers, 3.5 million parameters.",
+    ),
+    View(
+        "photos-weights",
+        "--layer conv2d --step 20",
+        "32 filters of three colours",
+        "Each filter, its update and its gradient.",
+    ),
+    View(
+        "photos-activations",
+        "--layer dense --step 0 --step 14 --step 27",
+        "512 rectified units",
+        "At the beginning, in the middle and at the end.",
+    ),
+    View(
+        "photos-sensitivity",
+        "",
+        "dz/dx of photos",
+        "What of a photo moves the strongest unit of each layer.",
+    ),
+    View(
+        "photos-trajectory",
+        "",
+        "The way of 3.5 million parameters",
+        "In the directions in which they moved most, read in one pass over the trace.",
+    ),
+    View(
+        "photos-statistics",
+        "--layer conv2d_3",
+        "The last convolution over time",
+        "Percentiles of each of its tensors.",
+    ),
 )
 
 
 def render() -> str:
     """Return the page."""
     parts = [_HEAD]
-    for view in VIEWS:
-        parts.append(
-            f"## {view.title}\n\n{view.text}\n\n    {view.command}\n\n"
-            f"![{view.title}](images/gallery/{view.picture})\n"
-        )
+    parts += map(_section, VIEWS)
+    parts += map(_section, PHOTOS)
     parts.append(
         "## Moving\n\nThe same axes and colours in every frame. `--view` takes `flow`, `weights`, "
         "`parameters` and `activations`; `-o run.html` gives a page with a slider.\n\n"
@@ -142,8 +189,15 @@ def render() -> str:
     return "\n".join(parts)
 
 
-def draw(trace: str) -> None:
-    """Draw all pictures of a trace of the demo."""
+def _section(view: View) -> str:
+    return (
+        f"## {view.title}\n\n{view.text}\n\n    {view.command}\n\n"
+        f"![{view.title}](images/gallery/{view.picture})\n"
+    )
+
+
+def draw(trace: str, photos: str) -> None:
+    """Draw all pictures of a trace of the demo, and of one of the photos."""
     from steptrace_analyzer import animate, open_trace, plots
     from steptrace_analyzer.plots.steps import sudden_findings
 
@@ -161,9 +215,16 @@ def draw(trace: str) -> None:
         "gradients": plots.plot_gradients(opened, found),
         "maps": plots.plot_activation_maps(opened, "conv", 59),
         "statistics": plots.plot_statistics(opened, "dense"),
+        "sensitivity": plots.plot_sensitivity(opened, step=4),
+        "photos-flow": plots.plot_flow(photos, 20),
+        "photos-weights": plots.plot_weights(photos, "conv2d", 20),
+        "photos-activations": plots.plot_activations(photos, "dense", [0, 14, 27]),
+        "photos-sensitivity": plots.plot_sensitivity(photos),
+        "photos-trajectory": plots.plot_trajectory(photos),
+        "photos-statistics": plots.plot_statistics(photos, "conv2d_3"),
     }
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for view in VIEWS:
+    for view in (*VIEWS, *PHOTOS):
         _save(figures[view.name], FOLDER / view.picture)
     animate(opened, FLOW, "flow", steps=range(50, 76), frames_per_second=4, dpi=70)
     PAGE.write_text(render(), encoding="utf-8")
@@ -181,4 +242,4 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    draw(sys.argv[1])
+    draw(*sys.argv[1:])

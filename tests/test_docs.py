@@ -71,10 +71,10 @@ def test_the_gallery_is_the_one_that_its_script_writes_and_has_every_picture() -
     text = module.PAGE.read_text(encoding="utf-8")
     assert text == module.render()
     pictures = re.findall(r"\((images/[^)]+)\)", text)
-    assert len(pictures) == len(module.VIEWS) + 1
+    assert len(pictures) == len(module.VIEWS) + len(module.PHOTOS) + 1
     assert all((ROOT / "docs" / name).is_file() for name in pictures)
     used = {f"gallery/{path.name}" for path in module.FOLDER.iterdir()}
-    assert used == {f"gallery/{view.picture}" for view in module.VIEWS}
+    assert used == {f"gallery/{view.picture}" for view in (*module.VIEWS, *module.PHOTOS)}
 
 
 def test_the_picture_of_a_step_names_rooms_that_exist() -> None:
