@@ -16,6 +16,7 @@ from steptrace_analyzer.anomalies.signals import Signals
 from steptrace_analyzer.anomalies.trends import known_median, recent_median
 from steptrace_analyzer.anomalies.words import number, times
 from steptrace_analyzer.trace.select import resolve_step, resolve_tensor
+from steptrace_schema.errors import StepNotRecordedError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -74,6 +75,11 @@ def explain_step(trace: xr.DataTree, step: int, tensor: str | None = None) -> St
     --------
     >>> print(explain_step(open_trace("run.zarr"), 60).summary)  # doctest: +SKIP
     """
+    if "scalars" not in trace.children:
+        msg = (
+            f"{trace.name or 'the trace'} holds no step {step}, nor any other; nothing is recorded"
+        )
+        raise StepNotRecordedError(msg)
     step = resolve_step(trace["scalars"], step)
     signals = Signals(trace)
     if tensor is None:
