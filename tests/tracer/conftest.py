@@ -17,6 +17,14 @@ os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="steptrace-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def no_rare_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no time for what is recorded while there is time for it: tests would differ by it."""
+    from steptrace_tracer.session import probe_gradients
+
+    monkeypatch.setattr(probe_gradients, "_SECONDS", -1e9)
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test that a row of the capture matrix names, so that no list has to be kept."""

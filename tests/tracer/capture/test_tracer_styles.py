@@ -184,7 +184,8 @@ def test_a_style_is_recorded_as_a_second_computation_finds_it_and_not_changed(
     keras.utils.clear_session()
     plain = style.train([])
     keras.utils.clear_session()
-    tracer = Tracer(path, kinds=KINDS, samples=SAMPLES, on_error="raise", progress=False)
+    policy: Any = {"kinds": KINDS, "probe_gradients_every": 1, "samples": SAMPLES}
+    tracer = Tracer(path, on_error="raise", progress=False, **policy)
     model = style.train([tracer])
     for expected, weight in zip(weights_of(plain), weights_of(model), strict=True):
         assert expected.tobytes() == weight.tobytes()

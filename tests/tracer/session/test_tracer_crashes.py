@@ -52,7 +52,7 @@ class Kill(keras.callbacks.Callback):
 
 x, y = vectors()
 retain = around("crash", before=int(sys.argv[3])) if len(sys.argv) > 3 else "all"
-tracer = Tracer(sys.argv[1], on_error="raise", retain=retain)
+tracer = Tracer(sys.argv[1], on_error="raise", retain=retain, probe_gradients_every=1)
 mlp().fit(x, y, batch_size=8, epochs={EPOCHS}, shuffle=False, verbose=0, callbacks=[tracer, Kill()])
 """
 
@@ -103,7 +103,7 @@ def test_a_killed_training_keeps_every_step_but_the_one_in_flight(
     if dead == "both":
         assert journal_path(killed).exists()
         assert recover(killed) >= KILLED_AT
-    fit([Tracer(whole, on_error="raise", progress=False)])
+    fit([Tracer(whole, on_error="raise", progress=False, probe_gradients_every=1)])
     assert validate(killed) == []
     assert not journal_path(killed).exists()
     found = read_attributes(killed)
