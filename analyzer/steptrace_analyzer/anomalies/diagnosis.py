@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import TypeAdapter
 
 from steptrace_analyzer.anomalies.finding import SEVERITIES, Finding, NotJudged, NotJudgedError
@@ -105,11 +106,13 @@ def diagnose(
     signals = Signals(opened(trace))
     found: list[Finding] = []
     not_judged: list[NotJudged] = []
-    for rule in chosen_rules(rules, settings):
-        try:
-            found += rule.function(signals, **rule.thresholds)
-        except NotJudgedError as reason:
-            not_judged.append(NotJudged(rule.name, str(reason)))
+    # A trace may hold any numbers: what overflows or is not finite is judged, not warned of.
+    with np.errstate(all="ignore"):
+        for rule in chosen_rules(rules, settings):
+            try:
+                found += rule.function(signals, **rule.thresholds)
+            except NotJudgedError as reason:
+                not_judged.append(NotJudged(rule.name, str(reason)))
     inside = [
         finding
         for finding in found

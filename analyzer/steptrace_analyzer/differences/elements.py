@@ -225,12 +225,12 @@ class Accumulated:
             apart = np.abs(wide_a - wide_b)
             row.apart += np.einsum("ij,ij->i", apart, apart)
         size = np.maximum(np.abs(wide_a), np.abs(wide_b))
-        with np.errstate(invalid="ignore", divide="ignore"):
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             relative = apart / size
+            self.sum_abs += float(apart.sum())
         if not size.all():
             relative[size == 0] = 0.0
         row.farthest = np.maximum(row.farthest, apart.max(axis=1))
-        self.sum_abs += float(apart.sum())
         self.max_rel = max(self.max_rel, float(relative.max()))
         self.sum_rel += float(relative.sum())
         if has_ulps:
