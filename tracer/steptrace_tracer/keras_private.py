@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import random
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -22,6 +24,7 @@ from steptrace_tracer.private_names import (
     CALLS,
     COMPILED_LOSS,
     CONSUMERS,
+    EAGER_DRAWS,
     ITERATION,
     JIT_COMPILE,
     LOGITS,
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 
 
 _ABSENT: Final = object()
+_APART: Final = 6502837  # a seed that no training has reason to use
 
 
 def _read(name: PrivateName, holder: Any, otherwise: Any = None) -> Any:
@@ -294,3 +298,21 @@ def draws_random_numbers() -> bool:
     if tf.executing_eagerly():
         return False
     return any(True for _ in random_operations(tf.compat.v1.get_default_graph()))
+
+
+@contextmanager
+def draws_apart() -> Iterator[None]:
+    """Have random operations outside of compiled functions draw what the training does not miss."""
+    from tensorflow.python.eager import context
+
+    holder = context.context()
+    own = None if context.global_seed() is None else _read(EAGER_DRAWS, holder)
+    if own is None:
+        yield
+        return
+    # Not put back to an earlier state: the kernel of an operation with the same seed goes on.
+    setattr(holder, EAGER_DRAWS.name, random.Random(_APART))
+    try:
+        yield
+    finally:
+        setattr(holder, EAGER_DRAWS.name, own)

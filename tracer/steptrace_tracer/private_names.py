@@ -52,6 +52,13 @@ SUBLAYERS: Final = PrivateName(
     "lists the layers inside a layer",
     "layers inside a layer that is no model are not recorded by themselves",
 )
+EAGER_DRAWS: Final = PrivateName(
+    "TensorFlow",
+    "Context",
+    "_rng",
+    "seeds random operations outside of compiled functions",
+    "what a model draws when it is probed is drawn from the training's",
+)
 CALLS: Final = PrivateName(
     "Keras",
     "Layer",

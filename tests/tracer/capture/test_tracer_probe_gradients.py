@@ -146,3 +146,36 @@ def test_a_layer_that_cannot_be_differentiated_costs_one_view_alone(tmp_path: Pa
     assert "no gradient of this" in said.reason
     assert attributes.status == "complete"
     assert attributes.steps_recorded["weights"] == STEPS + 1
+
+
+@pytest.mark.parametrize("eager", [False, True], ids=["compiled", "eager"])
+def test_a_model_that_draws_without_a_seed_draws_the_same_when_it_is_probed(
+    tmp_path: Path, eager: bool
+) -> None:
+    class Noise(layers.Layer):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            return x + tf.random.normal(tf.shape(x))
+
+    class Draw(keras.callbacks.Callback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.drawn: list[float] = []
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.drawn.append(float(tf.random.normal(())))
+
+    def run(*callbacks: Any) -> Any:
+        keras.utils.set_random_seed(3)
+        hidden = layers.Dense(3, "tanh", name="hidden")
+        model = keras.Sequential([keras.Input((2,)), hidden, Noise(name="noise"), layers.Dense(1)])
+        model.compile("sgd", "mse", run_eagerly=eager)
+        draw = Draw()
+        return train(model, *callbacks, draw), draw.drawn
+
+    untraced = run()
+    path = tmp_path / "run.zarr"
+    traced = run(Tracer(path, on_error="raise", progress=False))
+    assert traced[1] == untraced[1]
+    for one, other in zip(traced[0], untraced[0], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert read_attributes(path).steps_recorded["probe_gradients"] > 1

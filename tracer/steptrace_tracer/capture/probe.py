@@ -34,6 +34,7 @@ from steptrace_tracer.capture.taps import (
     current_graph,
     storable,
 )
+from steptrace_tracer.keras_private import draws_apart
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,6 +134,8 @@ class Probe:
             # What the model assigns to variables inside this scope, such as the seeds of its
             # random layers, is forgotten.
             stack.enter_context(keras.StatelessScope())
+            if tf.executing_eagerly():
+                stack.enter_context(draws_apart())
             if "training" in inspect.signature(self.model.call).parameters:
                 self.model(x, training=False)
             else:
