@@ -369,6 +369,45 @@ def test_an_exception_in_the_loop_ends_the_trace_with_the_reason(tmp_path: Path)
     assert found.steps_recorded["gradients"] == STEPS
 
 
+_model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+_optimizer = keras.optimizers.SGD(0.1)
+
+
+def _loss(x: Any) -> Any:
+    return tf.reduce_mean(_model(x) ** 2)
+
+
+def _update(x: Any) -> Any:
+    with tf.GradientTape() as tape:
+        loss = _loss(x)
+    weights = _model.trainable_variables
+    _optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+    return loss
+
+
+def _outer_step(x: Any) -> Any:
+    return _update(x)
+
+
+def test_models_are_found_through_functions_that_call_others(tmp_path: Path) -> None:
+    with Tracer(tmp_path / "run.zarr", on_error="raise", progress=False) as tracer:
+        step = tracer.wrap(_outer_step)
+        for _ in range(3):
+            step(tf.ones((4, 2)))
+    assert read_attributes(tmp_path / "run.zarr").steps_recorded["gradients"] == 3
+
+
+def test_a_step_that_calls_a_compiled_one_says_which_to_wrap(tmp_path: Path) -> None:
+    compiled = tf.function(_update)
+
+    def outer(x: Any) -> Any:
+        return compiled(x)
+
+    step = Tracer(tmp_path / "run.zarr", on_error="raise").wrap(outer)
+    with pytest.raises(TraceError, match=r"if it calls a tf\.function that does so, wrap that"):
+        step(tf.ones((4, 2)))
+
+
 def test_a_step_without_a_model_says_what_to_pass(tmp_path: Path) -> None:
     def train_step(x: Any) -> Any:
         return x

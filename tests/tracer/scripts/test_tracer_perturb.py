@@ -15,6 +15,7 @@ from keras import layers
 from steptrace_analyzer import diff, open_trace
 from steptrace_analyzer.cli import app
 from steptrace_analyzer.differences import ulp_distance
+from steptrace_analyzer.trace.select import get_tensor, tensor_paths
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.policy import Policy
 from steptrace_tracer.scripts.every_fit import every_fit
@@ -122,7 +123,7 @@ def test_the_weights_are_moved_where_the_inputs_are_whole_numbers(
     with every_fit(lambda present: [Look()], change=perturb_fit):
         model.fit(np.ones((8, 4), "i4"), np.ones((8, 4, 2)), verbose=0)
     assert (ulp_distance(before, moved[0]) == 1).all()
-    assert "the initial weights are changed" in capsys.readouterr().err
+    assert "its initial weights are changed" in capsys.readouterr().err
 
 
 def test_data_that_cannot_be_changed_are_refused() -> None:
@@ -184,3 +185,95 @@ def test_a_perturbed_script_shows_what_rounding_makes(tmp_path: Path) -> None:
     assert (away.verdict, away.divergence.place.step) == ("differs", 0)
     within = diff(runs["a"], runs["perturbed"], rounding=runs["perturbed"])
     assert within.verdict == "within noise"
+
+
+LOOP = """
+    import sys
+    import keras
+    import numpy as np
+    import tensorflow as tf
+    from keras_models import mlp, vectors
+    from steptrace_tracer import Tracer
+    keras.utils.set_random_seed(1)
+    model, optimizer = mlp(), keras.optimizers.SGD(0.1)
+    x, y = vectors(32)
+    loss_of = keras.losses.MeanSquaredError()
+
+    @tf.function
+    def compiled(batch):
+        with tf.GradientTape() as tape:
+            loss = loss_of(batch["label"], model(batch["x"], training=True))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+        return loss
+
+    def eager(x, y):
+        return compiled.python_function({"x": x, "label": y})
+
+    def taken(iterator):
+        x, y = next(iterator)
+        return eager(x, y)
+
+    def batches():
+        return tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+
+    kind = sys.argv[1]
+    with Tracer("own.zarr") as tracer:
+        if kind == "compiled":
+            step = tracer.wrap(compiled)
+            for a, b in batches():
+                step({"x": a, "label": b})
+        elif kind == "eager":
+            step = tracer.wrap(eager)
+            for a, b in batches():
+                step(a, b)
+        elif kind == "arrays":
+            model.compile(optimizer, loss_of)
+            step = tracer.wrap(model.train_on_batch)
+            for a, b in batches().as_numpy_iterator():
+                step(a, b)
+        elif kind == "iterator":
+            step = tracer.wrap(taken, models=[model], optimizers=[optimizer])
+            data = iter(batches())
+            for _ in range(4):
+                step(data)
+        else:
+            model.compile(optimizer, loss_of)
+            for _ in range(2):
+                model.fit(x, y, batch_size=16, shuffle=False, verbose=0, callbacks=[tracer])
+"""
+
+
+@pytest.mark.parametrize("kind", ["compiled", "eager", "arrays", "iterator", "own tracer"])
+def test_custom_loops_and_fits_with_their_own_tracer_are_perturbed(
+    kind: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / "train.py"
+    script.write_text(textwrap.dedent(LOOP))
+    assert Script(str(script), (kind,)).run() == 0
+    plain, target = open_trace(tmp_path / "own.zarr"), tmp_path / "moved.zarr"
+    assert app.run(["perturb", "-o", str(target), str(script), kind]) == 0
+    assert f"steptrace: traces: {target}\n" in capsys.readouterr().err
+    moved = open_trace(target)
+    kernel = tensor_paths(plain, "weights")[0]
+    before, after = (get_tensor(tree, "weights", kernel).values for tree in (plain, moved))
+    x, other = (np.asarray(tree["inputs/x"]) for tree in (plain, moved))
+    y, same = (np.asarray(tree["inputs/y"]) for tree in (plain, moved))
+    assert len(before) == len(after) == 5
+    assert y.tobytes() == same.tobytes()
+    if kind == "iterator":
+        assert x.tobytes() == other.tobytes()
+        assert (ulp_distance(before[0], after[0])[before[0] != 0] == 1).all()
+    else:
+        assert (ulp_distance(x, other) == 1).all()
+        assert before[0].tobytes() == after[0].tobytes()
+    assert before[-1].tobytes() != after[-1].tobytes()
+    # The script's own trace is as it was, and the next perturbed one needs to be allowed.
+    assert open_trace(tmp_path / "own.zarr").identical(plain)
+    assert app.run(["perturb", "-o", str(target), str(script), kind]) == 2
+    assert "exists" in capsys.readouterr().err
+    assert app.run(["perturb", "--overwrite", "-o", str(target), str(script), kind]) == 0

@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 ROWS: Final = "rows"
 """Key of a tap that the record needs and that is no array of the trace."""
 
+_NO_STEP: Final = (
+    "the training step differentiates no loss with respect to weights of these models by "
+    "tf.GradientTape, and gives their optimizers no gradients, so there is no step to record; name "
+    "what it trains: tracer.wrap(train_step, models=[...], optimizers=[...])"
+)
+_NOT_SEEN: Final = (
+    ", or, if it calls a tf.function that does so, wrap that function: what happens inside of it "
+    "is not seen from outside"
+)
+
 
 def finished(
     collector: TapCollector, policy: Policy, layers: list[Any], in_loops: Set[int]
@@ -31,13 +41,7 @@ def finished(
             taps.tensors |= data.tensors
             taps.missing |= data.missing
         if not taps.losses:
-            msg = (
-                "the training step differentiates no loss with respect to weights of these models "
-                "by tf.GradientTape, and gives their optimizers no gradients, so there is no step "
-                "to record; name what it trains: tracer.wrap(train_step, models=[...], "
-                "optimizers=[...])"
-            )
-            raise TraceError(msg)
+            raise TraceError(_NO_STEP + (_NOT_SEEN if tf.executing_eagerly() else ""))
         first = [loss for name, loss in taps.losses.items() if name not in taps.later_losses]
         taps.add("scalars", LOSS, tf.add_n(first))
         if len(taps.losses) > 1:

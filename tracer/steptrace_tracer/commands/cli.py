@@ -138,7 +138,8 @@ def perturb(
     The trace shows how far rounding alone moves the training, for 'steptrace diff
     --noise-from-rounding'. Changes every input by one representable number of the type that the
     model computes in; initial weights where no input is a floating-point number. Seed the script,
-    so that nothing else differs. Otherwise like 'steptrace record'.
+    so that nothing else differs. Steps that Tracer.wrap wraps are changed too, and what the
+    script's own tracers record goes to RUN. Otherwise like 'steptrace record'.
 
     Examples
     --------

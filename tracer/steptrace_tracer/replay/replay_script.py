@@ -10,7 +10,7 @@ from steptrace_schema.errors import TraceError
 from steptrace_tracer.replay.recorded_step import RecordedStep
 from steptrace_tracer.replay.replay import Replay, Replayed
 from steptrace_tracer.scripts.every_fit import every_fit
-from steptrace_tracer.session.replaying import Replayer, replaying
+from steptrace_tracer.session.replaying import REPLAYER, Replayer
 
 if TYPE_CHECKING:
     from steptrace_schema.storage.location import Location
@@ -73,7 +73,7 @@ def replay_script(
             )
 
         try:
-            with replaying(made), every_fit(added):
+            with REPLAYER.using(made), every_fit(added):
                 status = script.run()
         except Replayed as found:
             return found.replay

@@ -39,8 +39,8 @@ def every_fit(
     prepare
         Called with the module ``keras`` once it is imported.
     change
-        Called with the arguments of each ``fit`` that gets more callbacks; may replace them, and
-        returns callbacks that come before those.
+        Called with the arguments of each ``fit``; may replace them, and returns callbacks that come
+        before those that are added.
     """
     owner: Any = None
     original: Any = None
@@ -81,12 +81,12 @@ def _with_more(
         given = bound.arguments.get("callbacks")
         if isinstance(given, keras.callbacks.CallbackList):
             more = added(list(given.callbacks))
-            more = [*(change(bound) if change is not None and more else ()), *more]
+            more = [*(change(bound) if change is not None else ()), *more]
             with _appended(given, more, bound.args[0]), _entered(more):
                 return fit(*bound.args, **bound.kwargs)
         present = list(keras.tree.flatten(given)) if given else []
         more = added(present)
-        more = [*(change(bound) if change is not None and more else ()), *more]
+        more = [*(change(bound) if change is not None else ()), *more]
         bound.arguments["callbacks"] = [*present, *more]
         with _entered(more):
             return fit(*bound.args, **bound.kwargs)

@@ -43,18 +43,24 @@ def perturb_fit(arguments: BoundArguments) -> list[Any]:
     arguments.arguments["x"] = changed.data(arguments.arguments.get("x"))
     if changed.has_floats:
         return []
-    sys.stderr.write(
-        "steptrace: no input is a floating-point number, so the initial weights are changed\n"
-    )
     return [_ChangedWeights()]
+
+
+def change_weights(model: Any) -> None:
+    """Change the trainable weights of a model by one representable number, and say so."""
+    sys.stderr.write(
+        f"steptrace: no input of '{model.name}' is a floating-point number that can be changed, so "
+        "its initial weights are changed\n"
+    )
+    for weight in model.trainable_weights:
+        weight.assign(one_ulp(weight.numpy(), str(weight.dtype)))
 
 
 class _ChangedWeights(keras.callbacks.Callback):  # type: ignore[misc]
     """Changes the trainable weights by one representable number before the first step."""
 
     def on_train_begin(self, logs: Any = None) -> None:
-        for weight in self.model.trainable_weights:
-            weight.assign(one_ulp(weight.numpy(), str(weight.dtype)))
+        change_weights(self.model)
 
 
 class _Changed:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.errors import TraceError, TraceExistsError
 from steptrace_schema.store.opening import refuse_existing
 from steptrace_tracer.scripts.every_fit import every_fit
+from steptrace_tracer.session.perturbing import PERTURBER
 from steptrace_tracer.session.workers import current_worker
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from steptrace_schema.format.policy import Policy
     from steptrace_tracer.scripts.script import Script
+    from steptrace_tracer.session.perturbing import Perturber
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +63,8 @@ def record_script(
     overwrite
         Replace existing traces.
     perturb
-        Change what is traced by rounding; see :func:`perturb_fit`.
+        Change what is trained on by rounding; see :func:`perturb_fit`. Steps that ``Tracer.wrap``
+        wraps are changed as well, and what the script's own tracers record goes to `path` too.
 
     Returns
     -------
@@ -90,15 +94,26 @@ def record_script(
 
         if any(isinstance(callback, Tracer) for callback in present):
             return []
+        return [Tracer(next_path(), policy, overwrite=overwrite)]
+
+    def next_path() -> Path:
         paths.append(numbered(path, len(paths) + 1))
-        return [Tracer(paths[-1], policy, overwrite=overwrite)]
+        return paths[-1]
 
     def perturbed(arguments: BoundArguments) -> list[Any]:
         from steptrace_tracer.scripts.perturb_fit import perturb_fit
 
         return perturb_fit(arguments)
 
-    with every_fit(added, change=perturbed if perturb else None):
+    def perturber() -> Perturber:
+        from steptrace_tracer.scripts.perturb_step import StepPerturber
+
+        return StepPerturber(paths, next_path, overwrite=overwrite)
+
+    with ExitStack() as stack:
+        if perturb:
+            stack.enter_context(PERTURBER.using(perturber))
+        stack.enter_context(every_fit(added, change=perturbed if perturb else None))
         status = script.run()
     if not paths and status == 0:
         msg = (

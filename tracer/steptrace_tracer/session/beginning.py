@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from steptrace_schema.journal.reader import JournalReader
 from steptrace_schema.journal.where import journal_path
 from steptrace_schema.store.opening import refuse_existing
-from steptrace_tracer.session.replaying import present
+from steptrace_tracer.session.perturbing import PERTURBER
+from steptrace_tracer.session.replaying import REPLAYER
 from steptrace_tracer.session.session import Session
 
 if TYPE_CHECKING:
@@ -32,8 +33,11 @@ def begin_session(settings: Settings, *, resume: bool, overwrite: bool) -> Sessi
     TraceError
         If something is there that may not be replaced, or is still being written.
     """
-    if (replayer := present()) is not None:
+    if (replayer := REPLAYER.present()) is not None:
         return Session(replayer.settings(settings))
+    if (perturber := PERTURBER.present()) is not None:
+        settings, resume = perturber.settings(settings, resume=resume)
+        overwrite = perturber.overwrite
     journal = JournalReader(journal_path(settings.path))
     if resume and not (settings.path.exists() or journal.exists):
         resume = False  # the first of several runs

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from steptrace_tracer.session.substitute import Substitute
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from steptrace_tracer.capture.proven_step import ProvenStep
     from steptrace_tracer.session.settings import Settings
@@ -28,26 +29,5 @@ class Replayer(Protocol):
         """Do a step of the script, or the recorded one, and end the script."""
 
 
-_makers: list[Callable[[], Replayer]] = []
-_made: list[Replayer] = []
-
-
-@contextmanager
-def replaying(make: Callable[[], Replayer]) -> Iterator[None]:
-    """Have what `make` returns take the place of every recording that begins inside the context.
-
-    It is made when the first one begins, since it needs TensorFlow.
-    """
-    _makers.append(make)
-    try:
-        yield
-    finally:
-        _makers.clear()
-        _made.clear()
-
-
-def present() -> Replayer | None:
-    """Return what takes the place of recordings at present, None in a training as usual."""
-    if _makers and not _made:
-        _made.append(_makers[-1]())
-    return _made[-1] if _made else None
+REPLAYER: Final = Substitute[Replayer]()
+"""Takes the place of every recording, where there is one."""

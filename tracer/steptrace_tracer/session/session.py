@@ -32,7 +32,7 @@ from steptrace_tracer.session.logged_values import LoggedValues
 from steptrace_tracer.session.phases import Phases
 from steptrace_tracer.session.probe_gradients import ProbeGradients
 from steptrace_tracer.session.provenance import describe_run
-from steptrace_tracer.session.replaying import present
+from steptrace_tracer.session.replaying import REPLAYER
 from steptrace_tracer.session.sampling import with_sample_count
 from steptrace_tracer.session.step_attempt import StepAttempt
 from steptrace_tracer.session.told import Told
@@ -141,7 +141,7 @@ class Session:
         capture = self._capture
         if capture is None:
             return original()
-        if (replayer := present()) is not None:
+        if (replayer := REPLAYER.present()) is not None:
             return replayer.step(capture, args, kwargs, original)
         begin, moment, traced = time.perf_counter(), None, capture.traced
         attempt = StepAttempt(capture, original)

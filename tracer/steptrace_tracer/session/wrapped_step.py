@@ -18,6 +18,7 @@ from steptrace_tracer.capture.program import (
 )
 from steptrace_tracer.keras_private import function_settings, method_owner, update_count
 from steptrace_tracer.session.on_batch import OnBatch
+from steptrace_tracer.session.perturbing import PERTURBER
 from steptrace_tracer.session.step_batch import batch_for
 from steptrace_tracer.session.step_count import StepCount
 from steptrace_tracer.session.taken_batches import FedStep, TakenBatches
@@ -69,6 +70,8 @@ class WrappedStep:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Do one step; return what the user's function returns."""
+        if (perturber := PERTURBER.present()) is not None:
+            args, kwargs = perturber.arguments(args, kwargs, lambda: self._trained(args, kwargs)[0])
         result = self._do(args, kwargs)
         self._after()
         return result
@@ -197,22 +200,30 @@ class WrappedStep:
 
 
 def _referred(function: Any, owner: Any, arguments: Iterable[Any]) -> Iterable[Any]:
-    """Yield what a function can reach by a name, and what is inside lists and mappings of that."""
+    """Yield what a function can reach by a name, and what is inside lists and mappings of that.
+
+    What the functions of its own module that it calls can reach counts too.
+    """
     yield from arguments
     if owner is not None:
         yield owner
         yield from getattr(owner, "__dict__", {}).values()
-    if inspect.isfunction(function):
-        names = inspect.getclosurevars(function)
+    waiting, seen = [function], set()
+    while waiting:
+        found = waiting.pop(0)
+        if not inspect.isfunction(found) or id(found) in seen:
+            continue
+        seen.add(id(found))
+        names = inspect.getclosurevars(found)
         for value in (*names.nonlocals.values(), *names.globals.values()):
             yield value
             if isinstance(value, (list, tuple)):
                 yield from value
             elif isinstance(value, dict):
                 yield from value.values()
-            elif inspect.isfunction(value) and value.__module__ == function.__module__:
-                inner = inspect.getclosurevars(value)
-                yield from (*inner.nonlocals.values(), *inner.globals.values())
+            inner = getattr(value, "python_function", value) if callable(value) else None
+            if getattr(inner, "__module__", None) == function.__module__:
+                waiting.append(inner)
 
 
 def _of_type(found: Iterable[Any], kind: type) -> tuple[Any, ...]:
