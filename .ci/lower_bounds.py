@@ -12,7 +12,7 @@ from packaging.specifiers import SpecifierSet
 
 # Tools that read the source and take no part in the tests: their oldest versions say nothing.
 NOT_TESTED = frozenset({"mypy", "ruff", "import-linter", "codespell", "pre-commit"})
-EXTRAS = ("tensorflow", "dev")
+EXTRAS = ("tensorflow", "view", "checkpoint", "dev")
 
 
 def pin(requirement: Requirement) -> str:

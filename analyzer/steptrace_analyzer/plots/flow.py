@@ -25,6 +25,7 @@ from steptrace_analyzer.plots.style import (
 )
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -173,7 +174,7 @@ def _draw_measure(axes: Axes, measure: Measure, column: int) -> None:
         least, most = np.log10([np.nanmin(low), np.nanmax(high)])
         pad = 0.06 * (most - least) or 0.08
         axes.set_xlim(10 ** (least - pad), 10 ** (most + pad))
-        axes.hlines(rows[some], low[some], high[some], color=LIGHT_GREY, linewidth=6)
+        _draw_bands(axes, rows[some], low[some], high[some], color=LIGHT_GREY, linewidth=6)
         set_log_ticks(axes.xaxis, *axes.get_xlim())
     now = positive[:, column]
     axes.plot(now, rows, "o", color=measure.colour, markersize=6, zorder=3)
@@ -188,7 +189,25 @@ def _draw_measure(axes: Axes, measure: Measure, column: int) -> None:
     axes.set_title(measure.title)
     axes.set_xlabel(measure.unit)
     across = axes.get_yaxis_transform()
-    axes.hlines(rows, 0, 1, transform=across, color=PALE_GREY, linewidth=0.7, zorder=0)
+    ends = np.zeros(rows.size), np.ones(rows.size)
+    _draw_bands(axes, rows, *ends, transform=across, color=PALE_GREY, linewidth=0.7, zorder=0)
+
+
+def _draw_bands(
+    axes: Axes,
+    rows: npt.NDArray[Any],
+    low: npt.NDArray[Any],
+    high: npt.NDArray[Any],
+    **looks: Any,
+) -> None:
+    """Draw a line in each row; ``hlines`` of matplotlib 3.10 gets the limits of the data wrong."""
+    gap = np.full(rows.size, np.nan)
+    axes.plot(
+        np.stack([low, high, gap], axis=1).ravel(),
+        np.repeat(rows, 3),
+        solid_capstyle="butt",
+        **looks,
+    )
 
 
 def _name(path: str, class_name: str) -> str:

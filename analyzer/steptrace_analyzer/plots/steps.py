@@ -27,7 +27,12 @@ def sudden_findings(trace: xr.DataTree) -> tuple[Finding, ...]:
     trace
         An opened trace.
     """
-    found = diagnose(trace, rules=_SUDDEN).findings
+    return sudden_among(diagnose(trace, rules=_SUDDEN).findings)
+
+
+def sudden_among(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Return those of all findings that figures mark, in the order of their steps."""
+    found = (each for each in findings if each.rule in _SUDDEN)
     return tuple(sorted(found, key=lambda each: each.step))
 
 

@@ -16,7 +16,7 @@ from steptrace_analyzer.anomalies.stories import MOST_STORIES
 from steptrace_analyzer.plots.gradients import plot_gradients
 from steptrace_analyzer.plots.loss import draw_loss, loss_data
 from steptrace_analyzer.plots.norms import layer_norms
-from steptrace_analyzer.plots.steps import by_size, key_steps, sudden_findings
+from steptrace_analyzer.plots.steps import by_size, key_steps, sudden_among
 from steptrace_analyzer.plots.subject import model_name
 from steptrace_analyzer.progress import untold
 from steptrace_analyzer.report import overview
@@ -130,7 +130,8 @@ def write_report(
     where = _where(trace, path)
     trace = opened(trace)
     attributes = trace_attributes(trace)
-    found, stories = sudden_findings(trace), diagnose(trace).stories[:MOST_STORIES]
+    diagnosis = diagnose(trace)
+    found, stories = sudden_among(diagnosis.findings), diagnosis.stories[:MOST_STORIES]
     info = describe(trace, where) if where is not None else None
     limit = MOST_BYTES if max_bytes is None else max_bytes
     shown = drawn_layers(trace)

@@ -221,7 +221,10 @@ def test_a_compact_trace_has_the_same_bits(healthy_path: Path, compact: Path) ->
         for name, variable in before.dataset.variables.items():
             assert variable.dims == after.dataset.variables[name].dims
             assert variable.attrs == after.dataset.variables[name].attrs
-            assert variable.to_numpy().tobytes() == after.dataset[name].to_numpy().tobytes()
+            ours, theirs = variable.to_numpy(), after.dataset[name].to_numpy()
+            if ours.dtype == object:  # names, whose bytes would be addresses
+                ours, theirs = ours.astype(str), theirs.astype(str)
+            assert ours.tobytes() == theirs.tobytes()
 
 
 def test_a_compact_trace_is_valid_and_says_what_it_is(compact: Path) -> None:

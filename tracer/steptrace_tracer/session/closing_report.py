@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
@@ -51,9 +52,10 @@ class ClosingProgress:
         self._task = self._progress.add_task("moving", total=None)
         self._most = 0
 
-    def showing(self) -> AbstractContextManager[Progress]:
+    def showing(self) -> AbstractContextManager[object]:
         """Show the bar inside the context."""
-        return self._progress
+        # Rich before 14.3 prints an empty line at the end of a bar that it does not show.
+        return nullcontext() if self._progress.disable else self._progress
 
     @property
     def waiting(self) -> Callable[[int], None]:
