@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from steptrace_analyzer.differences.verdict import ROUNDING
+from steptrace_analyzer.trace.absent import absent_rows
+from steptrace_analyzer.trace.open import trace_attributes
 from steptrace_analyzer.trace.select import get_tensor, has_tensor
-from steptrace_schema.names import STEP
+from steptrace_schema.names import ATTRIBUTES_KEY, STEP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,14 +45,25 @@ class Distances:
 
 
 def common_arrays(runs: Sequence[xr.DataTree], kind: Kind, path: str) -> list[xr.DataArray] | None:
-    """Return a tensor of every run, None where one has none of the shape."""
+    """Return a tensor of every run, steps with a value; None where one has none of the shape."""
     if not all(has_tensor(run, kind, path) for run in runs):
         return None
-    arrays = [get_tensor(run, kind, path) for run in runs]
+    arrays = [_with_value(run, kind, path) for run in runs]
     shapes = {array.shape[1:] for array in arrays}
     if len(shapes) > 1 or any(array.dims[:1] != (STEP,) for array in arrays):
         return None
     return arrays if all(array.dtype.kind == "f" for array in arrays) else None
+
+
+def _with_value(run: xr.DataTree, kind: Kind, path: str) -> xr.DataArray:
+    array = get_tensor(run, kind, path)
+    if ATTRIBUTES_KEY not in run.attrs or array.dims[:1] != (STEP,):
+        return array
+    absent = absent_rows(trace_attributes(run)).get((kind, path), {})
+    if not absent:
+        return array
+    steps = np.asarray(array.coords[STEP])
+    return array.isel({STEP: np.flatnonzero(~np.isin(steps, list(absent)))})
 
 
 def distances_of(

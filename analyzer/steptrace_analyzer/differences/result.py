@@ -3,7 +3,7 @@
 # Annotations are evaluated: pydantic makes the JSON, and its schema, of them.
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+ComparedKind: TypeAlias = Kind | Literal["final"]
+"""A kind of data, or the weights that a model ended with where no step left them."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TensorDiff:
@@ -29,7 +32,7 @@ class TensorDiff:
     ``|a - b| / max(|a|, |b|)``, 0 where both are 0.
     """
 
-    kind: Kind
+    kind: ComparedKind
     path: str
     elements: int
     differing: int
@@ -76,8 +79,9 @@ class FirstDifference:
     """Where the two sides part: the first step, and in it the first tensor in dataflow order."""
 
     step: int | None
-    """None for a tensor that has no steps, which comes before all steps, and between two steps."""
-    kind: Kind
+    """None for a tensor that has no steps, which comes before all steps or, as what a model ended
+    with, after them; and between two steps."""
+    kind: ComparedKind
     path: str
 
 

@@ -12,7 +12,7 @@ from steptrace_analyzer.differences.elements import Accumulated
 from steptrace_analyzer.differences.measuring import is_name
 from steptrace_analyzer.differences.result import StepDistances, TensorDiff
 from steptrace_schema.errors import DamagedTraceError
-from steptrace_schema.names import STEP
+from steptrace_schema.names import FINAL, STEP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from steptrace_analyzer.differences.elements import Tolerance
-    from steptrace_schema.names import Kind
+    from steptrace_analyzer.differences.result import ComparedKind
 
     Block = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.int64] | None]
 
@@ -55,7 +55,7 @@ def row_shape(array: xr.DataArray) -> tuple[int, ...]:
 
 
 def compare_tensor(
-    kind: Kind,
+    kind: ComparedKind,
     path: str,
     sides: tuple[xr.DataArray, xr.DataArray],
     tolerance: Tolerance,
@@ -79,7 +79,7 @@ def compare_tensor(
 
 
 def compare_blocks(
-    kind: Kind,
+    kind: ComparedKind,
     path: str,
     blocks: Iterable[Block],
     tolerance: Tolerance,
@@ -108,7 +108,7 @@ def compare_blocks(
         non_finite_b=state.non_finite_b,
     )
     by_step = None
-    if state.steps and is_number:
+    if state.steps and is_number and kind != FINAL:
         by_step = StepDistances(
             kind,
             path,

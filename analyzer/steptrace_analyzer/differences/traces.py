@@ -10,6 +10,7 @@ from steptrace_analyzer.differences.align import find_shift
 from steptrace_analyzer.differences.coverage import covered
 from steptrace_analyzer.differences.divergence import first_divergence
 from steptrace_analyzer.differences.elements import Tolerance
+from steptrace_analyzer.differences.ends import compare_ends
 from steptrace_analyzer.differences.fingerprints import CLOCK
 from steptrace_analyzer.differences.golden import is_fingerprint
 from steptrace_analyzer.differences.matching import Matching, match_models
@@ -24,7 +25,7 @@ from steptrace_analyzer.trace.open import trace_attributes
 from steptrace_analyzer.trace.select import format_steps, get_tensor, has_tensor, recorded_steps
 from steptrace_analyzer.trace.updates import is_derived
 from steptrace_schema.errors import UnknownNameError
-from steptrace_schema.names import ATTRIBUTES_KEY, KINDS, Kind
+from steptrace_schema.names import ATTRIBUTES_KEY, FINAL, KINDS, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -172,6 +173,7 @@ class _Tables:
         self.order = Dataflow.of(a)
         self.compared: list[Compared] = []
         self.mismatches: list[Mismatch] = []
+        self.left: list[Mismatch] = []
         self.steps: set[int] = set()
         self._absent = tuple(
             absent_rows(trace_attributes(trace)) if ATTRIBUTES_KEY in trace.attrs else {}
@@ -183,7 +185,7 @@ class _Tables:
         if not self.compared or any(each.diff.differs or each.damage for each in self.compared):
             return None
         return {
-            (each.diff.kind, each.diff.path): len(each.by_step.steps)
+            (each.by_step.kind, each.by_step.path): len(each.by_step.steps)
             for each in self.compared
             if each.by_step is not None
         }
@@ -199,6 +201,10 @@ class _Tables:
             progress(done, len(tensors))
             self._compare(kind, path, tolerance)
         progress(len(tensors), len(tensors))
+        if "weights" in kinds:
+            found, reason = compare_ends(self.a, self.b, self.matching, self.shift, tolerance)
+            self.compared += found
+            self.left += [] if reason is None else [Mismatch(FINAL, reason)]
 
     def _paths(self, kind: Kind) -> list[str]:
         """Return the tensors of either, as the first names them."""
@@ -250,7 +256,7 @@ class _Tables:
             coverage=self._coverage() if found is None else found.coverage,
             tensors=tuple(each.diff for each in self.compared),
             mismatches=tuple(self.mismatches),
-            not_compared=tuple(Mismatch("damaged", text) for text in damage),
+            not_compared=(*self.left, *(Mismatch("damaged", text) for text in damage)),
             steps=tuple(sorted(self.steps)),
             first_difference=first,
             divergence=found,
@@ -264,8 +270,11 @@ class _Tables:
         if noise is not None and (found is None or found.verdict in ("rounding-sized", "differs")):
             if noise.verdict != "equal" or found is None:
                 return noise.verdict
+        ends_differ = any(each.diff.kind == FINAL and each.diff.differs for each in self.compared)
+        if found is not None and found.verdict == "equal":
+            return "differs" if ends_differ else "inconclusive" if is_damaged else "equal"
         if found is not None:
-            return "inconclusive" if found.verdict == "equal" and is_damaged else found.verdict
+            return found.verdict
         if any(each.diff.differs for each in self.compared):
             return "differs"
         whole = any(each.diff.elements for each in self.compared) and not is_damaged
@@ -283,8 +292,8 @@ class _Tables:
         first = min(
             found,
             key=lambda t: (
-                -1 if t.first_step is None else t.first_step,
-                self.order.rank(t.kind, t.path),
+                (t.kind == FINAL, -1 if t.first_step is None else t.first_step),
+                (0, 0) if t.kind == FINAL else self.order.rank(t.kind, t.path),
             ),
         )
         return FirstDifference(first.first_step, first.kind, first.path)

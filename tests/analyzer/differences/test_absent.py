@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from steptrace_analyzer import diff, diff_steps
+from steptrace_analyzer.differences import compare_with_noise
 from steptrace_analyzer.trace.absent import absence_text
 from steptrace_schema.format.attributes import TraceAttributes
 from steptrace_schema.format.layout import ArraySpec
@@ -106,3 +107,13 @@ def test_two_steps_of_which_one_has_no_value_are_not_compared(write: Write) -> N
     assert [(m.name, m.found) for m in result.not_compared] == [
         ("activations/net/two/output", f"no value at step 4 ({WHY})")
     ]
+
+
+def test_noise_is_measured_where_every_run_has_a_value(write: Write) -> None:
+    a, b = write("a.zarr", (0, 1, 2)), write("b.zarr", (0,))
+    repeats = [write("r1.zarr", (5,)), write("r2.zarr", ())]
+    found = compare_with_noise(a, b, repeats, kinds=["activations"])
+    assert (found.verdict, found.tensors) == ("equal", 2)
+    moved = write("moved.zarr", (1,), 0.5)
+    found = compare_with_noise(a, moved, repeats, kinds=["activations"])
+    assert (found.verdict, found.tensor, found.step) == ("differs", f"activations/{PATHS[0]}", 0)
