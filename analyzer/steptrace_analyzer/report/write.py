@@ -61,6 +61,8 @@ MOST_BYTES: Final = 8_000_000
 
 _MOST_STEPS: Final = 3
 _MOST_MOVING: Final = 24
+_FEW_LAYERS: Final = 6
+"""Drawing so many takes no longer than starting processes that draw."""
 _PICTURES: Final = 360
 """Steps times layers whose arrays have pictures, about."""
 _SHARE: Final = 0.6
@@ -104,8 +106,9 @@ def write_report(
         Where the page would grow beyond this, the layers that are left have a thumbnail and a
         command instead of figures; 8 MB by default.
     workers
-        Processes that draw, each of which opens the trace again. More than one needs a program that
-        may be imported again, as :mod:`multiprocessing` asks for.
+        Processes that draw, each of which opens the trace again, where there are more layers than
+        a few. More than one needs a program that may be imported again, as :mod:`multiprocessing`
+        asks for.
     progress
         Called with the number of parts that are done, and the number of all.
 
@@ -185,7 +188,7 @@ def write_report(
     largest = 0
     drawn: dict[str, LayerSection] = {}
     order = _by_interest(shown, found)
-    if where is not None and workers > 1 and len(order) > 1:
+    if where is not None and workers > 1 and len(order) > _FEW_LAYERS:
         figures = draw_layers(where, order, choices, workers)
     else:
         figures = (layer_figures(trace, layer, choices) for layer in order)
