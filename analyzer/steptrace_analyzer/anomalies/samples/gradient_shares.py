@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from steptrace_analyzer.anomalies.finding import NotJudgedError
 from steptrace_analyzer.anomalies.samples.activation_functions import backward, forward, known
-from steptrace_analyzer.anomalies.samples.patches import patches_of
+from steptrace_analyzer.anomalies.samples.patches import matrices_of, patches_of
 from steptrace_analyzer.anomalies.samples.visits import Visit, visits_before
 from steptrace_analyzer.anomalies.signals import Signals, layer_path, require
 from steptrace_analyzer.anomalies.words import listed, number, plural
@@ -123,6 +123,8 @@ class GradientShares:
 def explain_gradient(trace: TraceOrPath, step: int, path: str) -> GradientShares:
     """Divide the recorded gradient of a Dense or Conv layer's kernel or bias among the samples.
 
+    Convolutions may have one to three places, be divided into groups, or be depthwise.
+
     A sample's gradient is the product of what goes into the layer and the gradient of what comes
     out before its activation function (Goodfellow, "Efficient Per-Example Gradient Computations",
     2015). Both are recorded for the first samples of a batch, or computed from what is: the
@@ -174,7 +176,8 @@ def _shares(signals: Signals, step: int, path: str) -> GradientShares:
     assert whole is not None
     features, gradients = _both_sides(signals, layer, step)
     target = np.asarray(whole, dtype=np.float64)
-    shape = (features.shape[-1], gradients.shape[-1]) if name == "kernel" else gradients.shape[-1:]
+    groups, units = gradients.shape[1], gradients.shape[3]
+    shape = (features.shape[3], groups, units) if name == "kernel" else (groups, units)
     require(
         target.size == np.prod(shape, dtype=int), "the gradient has another size than the layer"
     )
@@ -183,7 +186,10 @@ def _shares(signals: Signals, step: int, path: str) -> GradientShares:
     square = float((flat * flat).sum())
     require(np.isfinite(square) and square > 0, "the gradient is zero, or not finite")
     for taken, given in zip(features, gradients, strict=True):
-        own = taken.T @ given if name == "kernel" else given.sum(axis=0)
+        if name == "kernel":
+            own = (taken.transpose(0, 2, 1) @ given).transpose(1, 0, 2)
+        else:
+            own = given.sum(axis=1)
         rest -= own
         parts.append((float((own * flat).sum()) / square, float(np.linalg.norm(own))))
     row = signals.batch_size.row(step)
@@ -211,7 +217,7 @@ def _both_sides(signals: Signals, layer: Layer, step: int) -> tuple[Floats, Floa
     Returns
     -------
     features, gradients
-        (sample, position, feature) and (sample, position, unit).
+        (sample, group, position, feature) and (sample, group, position, unit).
     """
     kernel = signals.row("weights", f"{layer.path}/kernel", step)
     require(kernel is not None, f"the kernel of {layer.path} of step {step} is not recorded")
@@ -236,12 +242,19 @@ def _both_sides(signals: Signals, layer: Layer, step: int) -> tuple[Floats, Floa
     positions = int(np.prod(came.shape[1:-1], dtype=int))
     large = 8 * count * positions * int(np.prod(kernel.shape[:-1], dtype=int))
     require(large <= _MOST_BYTES, f"what its positions take is {large / 1e9:.1f} GB, too much")
-    matrix = np.asarray(kernel, dtype=np.float64).reshape(-1, kernel.shape[-1])
+    channels, last = given.shape[-1], came.shape[-1]
+    matrices = matrices_of(np.asarray(kernel, dtype=np.float64), channels, last)
+    msg = (
+        f"the outputs of {layer.path} ({layer.class_name}) are not what a dense layer or a "
+        "convolution with its kernel gives of its recorded inputs"
+    )
+    require(matrices is not None, msg)
+    assert matrices is not None
     bias = signals.row("weights", f"{layer.path}/bias", step)
-    require(bias is None or bias.shape == kernel.shape[-1:], "the bias has another size")
+    require(bias is None or bias.shape == (last,), "the bias has another size")
     offset = 0.0 if bias is None else np.asarray(bias, dtype=np.float64)
-    for features in patches_of(given, kernel.shape, came.shape[1:-1]):
-        before = features @ matrix + offset
+    for features in patches_of(given, kernel.shape, came.shape[1:-1], len(matrices)):
+        before = _together(features @ matrices) + offset
         made = forward(layer.activation, before)
         recorded = came.reshape(made.shape) if came.size == made.size else None
         if (
@@ -252,12 +265,20 @@ def _both_sides(signals: Signals, layer: Layer, step: int) -> tuple[Floats, Floa
             gradient = gradient.reshape(made.shape)
             if logits is None:
                 gradient = backward(layer.activation, before, gradient)
-            return features, gradient
-    msg = (
-        f"the outputs of {layer.path} ({layer.class_name}) are not what a dense layer or a "
-        "convolution with its kernel gives of its recorded inputs"
-    )
+            return features, _apart(gradient, features.shape[1])
     raise NotJudgedError(msg)
+
+
+def _together(groups: Floats) -> Floats:
+    """Return the units of all groups side by side: (sample, position, unit)."""
+    samples, _, positions, _ = groups.shape
+    return groups.transpose(0, 2, 1, 3).reshape(samples, positions, -1)
+
+
+def _apart(units: Floats, groups: int) -> Floats:
+    """Return what :func:`_together` has put together."""
+    samples, positions, _ = units.shape
+    return units.reshape(samples, positions, groups, -1).transpose(0, 2, 1, 3)
 
 
 def _inputs(signals: Signals, layer: Layer, step: int) -> npt.NDArray[Any]:
