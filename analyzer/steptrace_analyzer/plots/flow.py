@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from steptrace_analyzer.plots.style import Drawable
     from steptrace_analyzer.trace.open import TraceOrPath
 
+_LONGEST_NAME, _LONGEST_CLASS = 36, 24  # characters
 _WIDTHS: Final = (0.6, 5.0)  # points of an arrow
 _ROWS: Final = (0.34, 0.21)  # inches of a row: of few, and of many with smaller names
 _MANY: Final = 40
@@ -211,8 +212,13 @@ def _draw_bands(
 
 
 def _name(path: str, class_name: str) -> str:
-    short = path.partition("/")[2] or path
-    return label(f"{short}  ({class_name})" if class_name else short)
+    short = _cut(path.partition("/")[2] or path, _LONGEST_NAME)
+    return label(f"{short}  ({_cut(class_name, _LONGEST_CLASS)})" if class_name else short)
+
+
+def _cut(name: str, longest: int) -> str:
+    """Leave out the beginning of a name that would leave no room for the figure."""
+    return name if len(name) <= longest else f"..{name[2 - longest :]}"
 
 
 def _notes(data: FlowData, column: int) -> list[str]:

@@ -22,6 +22,9 @@ _SMALLEST, _LARGEST = 1e-30, 1e300
 _UNEQUAL: Final = 30.0
 """Where the limits of steps differ by more than this factor, their colours are not linear."""
 
+_FARTHEST: Final = 1e300
+"""End of an axis: matplotlib finds no ticks beyond."""
+
 
 def magnitude_limit(values: npt.NDArray[Any]) -> float:
     """Return the magnitude that at most 0.5 % of the finite values exceed; 0 where all are zero."""
@@ -115,7 +118,7 @@ def set_log_ticks(axis: Axis, low: float, high: float) -> None:
 def is_wide(values: npt.NDArray[Any]) -> bool:
     """Whether finite values are all positive and span so much that a log axis shows more."""
     known = finite(values)
-    return bool(known.size and known.min() > 0 and known.max() > 30 * known.min())
+    return bool(known.size and known.min() > 0 and known.max() / 30 > known.min())
 
 
 def padded_range(values: npt.NDArray[Any], fraction: float = 0.05) -> tuple[float, float]:
@@ -124,8 +127,9 @@ def padded_range(values: npt.NDArray[Any], fraction: float = 0.05) -> tuple[floa
     if not known.size:
         return -1.0, 1.0
     low, high = float(known.min()), float(known.max())
-    pad = fraction * (high - low) or max(abs(high) * fraction, 1e-12)
-    return low - pad, high + pad
+    pad = (fraction * high - fraction * low) or max(abs(high) * fraction, 1e-12)
+    low, high = max(low - pad, -_FARTHEST), min(high + pad, _FARTHEST)
+    return (low, high) if low < high else (-_FARTHEST, _FARTHEST)
 
 
 def finite(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
