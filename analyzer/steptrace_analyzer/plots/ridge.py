@@ -81,6 +81,7 @@ class RidgeData:
     tensors: tuple[Ridges, ...]
 
 
+@np.errstate(all="ignore")  # a trace may hold any numbers
 def ridge_data(
     trace: TraceOrPath,
     layer: str | None = None,

@@ -9,11 +9,13 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import matplotlib
+import numpy as np
 from matplotlib import font_manager
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from steptrace_analyzer.text import printable
+from steptrace_schema.errors import TraceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -82,8 +84,16 @@ _SETTINGS: Final[dict[str, Any]] = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Apply the settings of all figures while drawing or saving, and restore the user's own."""
-    with matplotlib.rc_context():
+    """Apply the settings of all figures while drawing or saving, and restore the user's own.
+
+    A trace may hold any numbers: of what overflows nobody is warned.
+
+    Raises
+    ------
+    TraceError
+        If numbers are so large that matplotlib finds no axes for them.
+    """
+    with matplotlib.rc_context(), np.errstate(all="ignore"), _axes_are_found():
         matplotlib.rcdefaults()
         settings: Any = matplotlib.rcParams
         settings.update(_SETTINGS)
@@ -91,11 +101,21 @@ def style() -> Iterator[None]:
 
 
 @contextmanager
+def _axes_are_found() -> Iterator[None]:
+    try:
+        yield
+    except (np.linalg.LinAlgError, OverflowError) as error:
+        msg = f"this cannot be drawn, because it has numbers that are too large for axes ({error})"
+        raise TraceError(msg) from error
+
+
+@contextmanager
 def drawn_in(figure: Drawable | None) -> Iterator[None]:
     """Have the next figure be `figure`, or a part of one; a new one where None."""
     given = _given.set(figure)
     try:
-        yield
+        with np.errstate(all="ignore"):
+            yield
     finally:
         _given.reset(given)
 

@@ -69,6 +69,7 @@ _SHARE: Final = 0.6
 """Of the page's size that these may take; beyond, every second step is left out."""
 
 
+@np.errstate(all="ignore")  # a trace may hold any numbers
 def write_report(
     trace: TraceOrPath,
     output: str | Path,
