@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from steptrace_analyzer.trace.open import TraceOrPath
     from steptrace_schema.names import Kind
 
+_LARGEST: Final = 1e37
+"""Larger numbers are counted as this one, whose float32 and multiples are finite."""
 MOST_RIDGES: Final = 16
 """Of more steps, so many are drawn, evenly spread."""
 
@@ -81,7 +83,6 @@ class RidgeData:
     tensors: tuple[Ridges, ...]
 
 
-@np.errstate(all="ignore")  # a trace may hold any numbers
 def ridge_data(
     trace: TraceOrPath,
     layer: str | None = None,
@@ -172,7 +173,7 @@ def _ridges(trace: Any, kind: Kind, tensor: str, steps: Sequence[int] | None) ->
     lows, highs, values = [], [], []
     for step in chosen:  # the finite values are kept as float32: 16 steps at the most
         flat = read_step(trace, kind, tensor, step).reshape(-1)
-        known = finite(flat)
+        known = np.clip(finite(flat), -_LARGEST, _LARGEST)
         values.append((known.astype(np.float32), flat.size - known.size))
         if known.size:
             low, high = np.percentile(known, [0.1, 99.9])
