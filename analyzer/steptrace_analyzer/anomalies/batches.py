@@ -11,7 +11,7 @@ from steptrace_analyzer.anomalies.finding import NotJudgedError
 from steptrace_analyzer.anomalies.scores import WINDOW, log_sizes, trailing_scores
 from steptrace_analyzer.anomalies.trends import known_median
 from steptrace_analyzer.anomalies.whole_batch import knows_whole_batch, outstanding_rows
-from steptrace_analyzer.anomalies.words import listed, number, times
+from steptrace_analyzer.anomalies.words import listed, number, ratio_of, times
 from steptrace_analyzer.trace.batch import is_target, measured_arrays
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ def _sized(
     usual, scale = float(np.exp(scores.median[-1, 0])), float(scores.scale[-1, 0])
     if not np.isfinite(usual) or not np.isfinite(values[-1]):
         return []
-    ratio = float(values[-1]) / usual
+    ratio = ratio_of(float(values[-1]), usual)
     z = float(np.log(max(ratio, _SIZE_FLOOR)) / scale)
     # Few rows are small, or alike, together now and then.
     if name == "spread" or ratio > SMALL:

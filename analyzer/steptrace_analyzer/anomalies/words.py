@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+def ratio_of(value: float, base: float) -> float:
+    """Divide; infinite where the base is zero, as a loss may be.
+
+    Examples
+    --------
+    >>> ratio_of(3.0, 2.0), ratio_of(3.0, 0.0)
+    (1.5, inf)
+    """
+    return value / base if base else math.inf
 
 
 def times(ratio: float) -> str:
@@ -16,6 +28,8 @@ def times(ratio: float) -> str:
     >>> times(34.2), times(2.04), times(0.03)
     ('34 times', '2.0 times', '0.03 times')
     """
+    if math.isinf(ratio):
+        return "infinitely many times"
     if ratio >= 9.95:
         return f"{ratio:.0f} times" if ratio < 1e5 else f"{ratio:.1e} times"
     return f"{ratio:.1f} times" if ratio >= 0.095 else f"{ratio:.1g} times"

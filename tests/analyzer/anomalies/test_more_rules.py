@@ -284,3 +284,10 @@ def test_replicas_that_compute_the_same_and_single_ones_are_none() -> None:
     assert _find("replicas", _on_replicas(1.0)) == []
     assert _find("replicas", _on_replicas(1.15)) == []
     assert "one replica" in _why_not("replicas", _run())
+
+
+def test_a_loss_that_begins_at_zero_is_judged() -> None:
+    found = diagnose(_trace(_run(np.arange(float(LONG))), {}))
+    (rate,) = (each for each in found.findings if each.rule == "rate_too_high")
+    assert rate.observed == np.inf
+    assert "made the loss infinitely many times as large" in rate.explanation

@@ -13,7 +13,7 @@ from steptrace_analyzer.anomalies.jumps_of import jumps_of
 from steptrace_analyzer.anomalies.outcome import WORSE, outcome, task_losses
 from steptrace_analyzer.anomalies.scores import log_sizes
 from steptrace_analyzer.anomalies.signals import require
-from steptrace_analyzer.anomalies.words import number, plural, times
+from steptrace_analyzer.anomalies.words import number, plural, ratio_of, times
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +97,7 @@ def drift(signals: Signals, *, alarms: float = 0.05, slack: float = 1.0) -> Iter
         last_step=int(norms.steps[row]),
         explanation=(
             f"from step {step} on the gradient of {path} grew step by step, to "
-            f"{times(late / usual)} its usual size ({number(late)} instead of "
+            f"{times(ratio_of(late, usual))} its usual size ({number(late)} instead of "
             f"{number(usual)}){also}."
         ),
         tensor=f"gradients/{path}",

@@ -9,7 +9,7 @@ import numpy as np
 from steptrace_analyzer.anomalies.finding import Finding
 from steptrace_analyzer.anomalies.signals import require
 from steptrace_analyzer.anomalies.trends import recent_median, trailing_spread
-from steptrace_analyzer.anomalies.words import number, plural, times
+from steptrace_analyzer.anomalies.words import number, plural, ratio_of, times
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,8 +103,9 @@ def _finding(
     step = int(steps[row])
     since = int(steps[-1] if back is None else steps[back]) - step
     severe = since >= patience
+    larger = times(ratio_of(float(values[row]), float(before)))
     text = (
-        f"the loss was {number(values[row])} at step {step}, {times(values[row] / before)} the "
+        f"the loss was {number(values[row])} at step {step}, {larger} the "
         f"{number(before)} of the {RECENT} steps before"
     )
     if back is None and since < patience:

@@ -11,7 +11,7 @@ from steptrace_analyzer.anomalies.geometry import geometries
 from steptrace_analyzer.anomalies.outcome import LEAST_STEPS, outcome, task_losses
 from steptrace_analyzer.anomalies.signals import kernels, require
 from steptrace_analyzer.anomalies.trends import known_median
-from steptrace_analyzer.anomalies.words import listed, number, times
+from steptrace_analyzer.anomalies.words import listed, number, ratio_of, times
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,10 +110,10 @@ def rate_too_high(signals: Signals, *, worse: float = 2.0, ratio: float = 0.1) -
     if not rose and not large:
         return
     rate = float(signals.learning_rate.values[0, 0])
-    parts = []
+    parts, larger = [], ratio_of(float(peaks[peak]), found.first)
     if rose:
         parts.append(
-            f"the first updates made the loss {times(float(peaks[peak]) / found.first)} as large "
+            f"the first updates made the loss {times(larger)} as large "
             f"({number(found.first)} before them, {number(float(peaks[peak]))} by step "
             f"{int(steps[peak + 1])})"
         )
@@ -127,7 +127,7 @@ def rate_too_high(signals: Signals, *, worse: float = 2.0, ratio: float = 0.1) -
         explanation=f"the updates are too large: {' and '.join(parts)}; the learning rate was "
         f"{number(rate)}.",
         tensor=f"updates/{top}" if top is not None else "scalars/loss",
-        observed=float(peaks[peak]) / found.first if rose else ratios[top] if top else None,
+        observed=larger if rose else ratios[top] if top else None,
         threshold=worse if rose else ratio,
         cause="the learning rate is too high for this network and optimizer",
         cause_kind="set-up",

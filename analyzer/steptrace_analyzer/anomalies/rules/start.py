@@ -10,7 +10,7 @@ from steptrace_analyzer.anomalies.baseline import trivial_loss, zero_loss
 from steptrace_analyzer.anomalies.finding import Finding
 from steptrace_analyzer.anomalies.outcome import outcome, task_losses
 from steptrace_analyzer.anomalies.signals import kernels, layer_path, require
-from steptrace_analyzer.anomalies.words import listed, number, times
+from steptrace_analyzer.anomalies.words import listed, number, ratio_of, times
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,8 +57,9 @@ def poor_start(signals: Signals, *, ratio: float = 3.0, large: float = 10.0) -> 
         first_step=0,
         last_step=0,
         explanation=(
-            f"before the first update the loss is {number(first)}, {times(first / usual)} the "
-            f"{number(usual)} of {'predicting zero' if zero > trivial else 'the best constant '}"
+            f"before the first update the loss is {number(first)}, "
+            f"{times(ratio_of(first, usual))} the {number(usual)} of "
+            f"{'predicting zero' if zero > trivial else 'the best constant '}"
             f"{'' if zero > trivial else 'prediction'}."
         ),
         tensor="scalars/loss",
