@@ -1,11 +1,19 @@
 """``steptrace compare``."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steptrace_analyzer.cli._options import Json, TracePath
-from steptrace_analyzer.cli._output import Column, hint, write_json, write_line, write_table
+from steptrace_analyzer.cli._options import Json, TracePath, local_file
+from steptrace_analyzer.cli._output import (
+    Column,
+    hint,
+    output_in,
+    write_json,
+    write_line,
+    write_table,
+)
 
 if TYPE_CHECKING:
     from steptrace_analyzer.differences.many import ComparedRuns
@@ -21,6 +29,17 @@ def compare(
         typer.Argument(metavar="OTHER", help="More traces; like TRACE.", show_default=False),
     ],
     as_json: Json = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            parser=local_file,
+            help="Draw losses and norms of all runs over each other; PNG, SVG or PDF.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Say which of many runs are equal, and where they part.
 
@@ -29,6 +48,7 @@ def compare(
     Examples
     --------
     steptrace compare run.zarr other.zarr third.zarr
+    steptrace compare -o runs.png run.zarr other.zarr third.zarr
     """
     from steptrace_analyzer.differences.many import compare_runs
 
@@ -37,7 +57,23 @@ def compare(
         write_json(found)
     else:
         show_compared(found)
+    if output is not None:
+        _draw([str(trace), *others], output, found)
     raise typer.Exit(compared_status(found))
+
+
+def _draw(paths: list[str], output: Path, found: "ComparedRuns") -> None:
+    from steptrace_analyzer.differences.golden import is_fingerprint
+    from steptrace_analyzer.differences.sides import opened_side
+    from steptrace_analyzer.plots.runs import draw_runs, runs_data
+    from steptrace_analyzer.plots.save import save_figure
+
+    sides = {path: opened_side(path) for path in paths}
+    drawn = {path: side for path, side in sides.items() if not is_fingerprint(side)}
+    parted = [p.place.step for p in found.partings if p.place.step is not None]
+    data = runs_data(list(drawn.values()), list(drawn), parted)
+    written = save_figure(draw_runs(data), output_in(output, Path("compared-runs.png")))
+    hint(f"drawn in {written}")
 
 
 def compared_status(found: "ComparedRuns") -> int:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from steptrace_analyzer.plots.maps import plot_activation_maps as plot_activation_maps
     from steptrace_analyzer.plots.parameters import plot_parameters as plot_parameters
     from steptrace_analyzer.plots.ridge import plot_ridge as plot_ridge
+    from steptrace_analyzer.plots.runs import plot_runs as plot_runs
     from steptrace_analyzer.plots.save import save_figure as save_figure
     from steptrace_analyzer.plots.sensitivity import plot_sensitivity as plot_sensitivity
     from steptrace_analyzer.plots.statistics import plot_statistics as plot_statistics
@@ -30,6 +31,7 @@ HOMES = {
     "plot_statistics": "statistics",
     "plot_flow": "flow",
     "plot_ridge": "ridge",
+    "plot_runs": "runs",
     "plot_sensitivity": "sensitivity",
     "plot_strip": "strips",
     "plot_trajectory": "trajectory",
