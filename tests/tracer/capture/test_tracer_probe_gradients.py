@@ -69,7 +69,9 @@ def expected(path: Path, layer: str, row: int) -> Any:
     ("settings", "policy", "steps", "kept"),
     [
         ({}, {}, [0, 4, 8, 12, 16, 24, 32], 8),
-        ({"steps_per_execution": 8}, {}, [0, 4, 8, 16, 24, 32], 8),
+        pytest.param(
+            {"steps_per_execution": 8}, {}, [0, 4, 8, 16, 24, 32], 8, marks=pytest.mark.long
+        ),
         ({"run_eagerly": True}, {}, [0, 4, 8, 12, 16, 24, 32], 8),
         ({}, {"probe_gradients_every": 11}, [0, 11, 22], 10),
     ],
