@@ -80,6 +80,8 @@ class NoiseResult:
         both = f"{self.a} and {self.b}: {self.verdict}"
         if self.verdict in ("equal", "inconclusive") or self.ratio is None or self.step is None:
             return both
+        if not self.ratio:
+            return f"{both}; nothing is farther apart than rounding alone may make it"
         first = "first" if self.verdict == "differs" else "at most"
         where = f"{both}; {first} at step {self.step}, {self.tensor} is"
         times = f"{self.ratio:.2g} times as far"

@@ -185,6 +185,9 @@ def test_a_perturbed_script_shows_what_rounding_makes(tmp_path: Path) -> None:
     assert (away.verdict, away.divergence.place.step) == ("differs", 0)
     within = diff(runs["a"], runs["perturbed"], rounding=runs["perturbed"])
     assert within.verdict == "within noise"
+    assert within.noise is not None
+    assert within.noise.ratio is not None
+    assert ("nothing is farther apart" in str(within.noise)) is (within.noise.ratio == 0)
 
 
 LOOP = """
