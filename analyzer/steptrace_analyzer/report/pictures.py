@@ -61,7 +61,7 @@ def pixel_picture(figure: Figure, alt: str, layout: Layout | None = None) -> Pic
     # Of Pillow's methods, the one that keeps a colour that few pixels have: a mark, a NaN.
     image = image.quantize(_COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     file = io.BytesIO()
-    image.save(file, format="png", optimize=True)
+    image.save(file, format="png", compress_level=6)
     return _image(figure, "image/png", file.getvalue(), alt)
 
 
