@@ -9,6 +9,7 @@ import numpy as np
 
 from steptrace_analyzer.plots.limits import is_wide
 from steptrace_analyzer.plots.lines import draw_smoothed, set_step_axis
+from steptrace_analyzer.plots.loss import Curve
 from steptrace_analyzer.plots.norms import layer_norms
 from steptrace_analyzer.plots.style import (
     CATEGORIES,
@@ -31,7 +32,6 @@ from steptrace_schema.names import LOSS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy.typing as npt
     import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -50,23 +50,6 @@ _NORMS: Final[tuple[tuple[Kind, str], ...]] = (
 
 
 @dataclasses.dataclass(frozen=True)
-class RunLine:
-    """One value per step of one run.
-
-    Parameters
-    ----------
-    run
-        Its name.
-    steps, values
-        Dims (step,).
-    """
-
-    run: str
-    steps: npt.NDArray[np.int64]
-    values: npt.NDArray[np.float64]
-
-
-@dataclasses.dataclass(frozen=True)
 class RunsData:
     """What the view of several runs draws.
 
@@ -75,13 +58,13 @@ class RunsData:
     runs
         Their names.
     panels
-        Label of the axis, and the line of every run that has one.
+        Label of the axis, and by name the curve of every run that has one.
     parted
         Steps at which runs part.
     """
 
     runs: tuple[str, ...]
-    panels: tuple[tuple[str, tuple[RunLine, ...]], ...]
+    panels: tuple[tuple[str, dict[str, Curve]], ...]
     parted: tuple[int, ...]
 
 
@@ -93,31 +76,36 @@ def runs_data(
     Parameters and errors are those of :func:`plot_runs`.
     """
     trees = [opened(run) for run in runs]
-    named = names or [str(tree.name or f"run {number}") for number, tree in enumerate(trees)]
+    named = _distinct(names or [str(tree.name or "run") for tree in trees])
     pairs = list(zip(named, trees, strict=True))
-    losses = tuple(_loss(name, tree) for name, tree in pairs if has_tensor(tree, "scalars", LOSS))
-    panels = [("loss", losses)]
+    panels = [("loss", {n: _loss(tree) for n, tree in pairs if has_tensor(tree, "scalars", LOSS)})]
     for kind, text in _NORMS:
-        lines = (_norm(name, tree, kind) for name, tree in pairs)
-        panels.append((text, tuple(line for line in lines if line is not None)))
-    shown = tuple((text, lines) for text, lines in panels if lines)
+        described = [(n, tree) for n, tree in pairs if statistics_table(tree, kind) is not None]
+        panels.append((text, {n: _norm(tree, kind) for n, tree in described}))
+    shown = tuple((text, curves) for text, curves in panels if curves)
     if not shown:
         msg = "none of the runs has a loss, or statistics of gradients or weights"
         raise UnknownNameError(msg)
     return RunsData(tuple(named), shown, tuple(sorted(set(parted))))
 
 
-def _loss(name: str, tree: xr.DataTree) -> RunLine:
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Give names that several runs have, as the last parts of paths may be, a number."""
+    return [
+        f"{name} ({names[: place + 1].count(name)})" if names.count(name) > 1 else name
+        for place, name in enumerate(names)
+    ]
+
+
+def _loss(tree: xr.DataTree) -> Curve:
     loss = get_tensor(tree, "scalars", LOSS)
     steps = np.asarray(recorded_steps(loss), dtype=np.int64)
-    return RunLine(name, steps, np.asarray(loss.to_numpy(), dtype=np.float64))
+    return Curve(steps, np.asarray(loss.to_numpy(), dtype=np.float64))
 
 
-def _norm(name: str, tree: xr.DataTree, kind: Kind) -> RunLine | None:
-    if statistics_table(tree, kind) is None:
-        return None
+def _norm(tree: xr.DataTree, kind: Kind) -> Curve:
     norms = layer_norms(tree, kind)
-    return RunLine(name, norms.steps, norms.total)
+    return Curve(norms.steps, norms.total)
 
 
 def draw_runs(data: RunsData) -> Figure:
@@ -132,8 +120,8 @@ def draw_runs(data: RunsData) -> Figure:
     with style():
         figure = new_figure(11.0, 1.6 + 2.6 * len(data.panels))
         panels = list(figure.subplots(len(data.panels), 1, sharex=True, squeeze=False)[:, 0])
-        for axes, (text, lines) in zip(panels, data.panels, strict=True):
-            _draw_lines(axes, lines, looks)
+        for axes, (text, curves) in zip(panels, data.panels, strict=True):
+            _draw_curves(axes, curves, looks)
             axes.set_ylabel(text)
             axes.grid(axis="y")
             for step in data.parted:
@@ -141,7 +129,7 @@ def draw_runs(data: RunsData) -> Figure:
         handles, labels = panels[0].get_legend_handles_labels()
         shown = slice(-1, -most - 1, -1)  # as they were given
         figure.legend(handles[shown], labels[shown], loc="outside right upper")
-        steps = np.concatenate([line.steps for _, lines in data.panels for line in lines])
+        steps = np.concatenate([c.steps for _, curves in data.panels for c in curves.values()])
         set_step_axis(panels[-1], steps)
         panels[-1].set_xlabel("training step (optimizer updates)")
         notes = []
@@ -154,25 +142,26 @@ def draw_runs(data: RunsData) -> Figure:
     return figure
 
 
-def _draw_lines(axes: Axes, lines: Sequence[RunLine], looks: dict[str, tuple[str, str]]) -> None:
+def _draw_curves(axes: Axes, curves: dict[str, Curve], looks: dict[str, tuple[str, str]]) -> None:
     # A run that is equal to earlier ones is drawn below them and wider, so that all are seen.
-    for place, line in reversed(list(enumerate(lines))):
-        colour, dashes = looks[line.run]
-        above = sum(_is_equal(line, other) for other in lines[:place])
+    drawn = list(curves.items())
+    for place, (run, curve) in reversed(list(enumerate(drawn))):
+        colour, dashes = looks[run]
+        above = sum(_is_equal(curve, other) for _, other in drawn[:place])
         draw_smoothed(
             axes,
-            line.steps,
-            line.values,
+            curve.steps,
+            curve.values,
             color=colour,
             linestyle=dashes,
             linewidth=1.4 + 2.4 * min(above, _MOST_RIMS),
-            label=label(line.run),
+            label=label(run),
         )
-    if all(is_wide(line.values) for line in lines):
+    if all(is_wide(curve.values) for curve in curves.values()):
         axes.set_yscale("log")
 
 
-def _is_equal(one: RunLine, other: RunLine) -> bool:
+def _is_equal(one: Curve, other: Curve) -> bool:
     return np.array_equal(one.steps, other.steps) and np.array_equal(
         one.values, other.values, equal_nan=True
     )

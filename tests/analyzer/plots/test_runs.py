@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,9 +11,17 @@ import pytest
 
 from figure_layout import layout_faults
 from plot_traces import make_trace, small_network
-from steptrace_analyzer import plot_runs
+from steptrace_analyzer import (
+    plot_flow,
+    plot_loss,
+    plot_parameters,
+    plot_ridge,
+    plot_runs,
+    plot_weights,
+    save_figure,
+)
 from steptrace_analyzer.cli.app import run
-from steptrace_schema.errors import UnknownNameError
+from steptrace_schema.errors import TraceError, UnknownNameError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,10 +74,37 @@ def test_runs_with_nothing_to_draw_are_refused() -> None:
         plot_runs([trace, trace])
 
 
+def test_runs_of_one_name_are_numbered() -> None:
+    figure = plot_runs([_run(0.0), _run(0.1), _run(0.2)], ["a", "b", "a"])
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert shown == ["a (1)", "b", "a (2)"]
+
+
+@pytest.mark.parametrize("plot", [plot_loss, plot_ridge, plot_flow, plot_weights])
+def test_numbers_near_the_largest_are_drawn(plot: Any, tmp_path: Path) -> None:
+    picture = save_figure(plot(_enormous()), tmp_path / "a.png")
+    assert picture.stat().st_size > 1000
+
+
+def test_numbers_that_are_too_large_for_axes_are_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match="numbers that are too large for axes"):
+        save_figure(plot_parameters(_enormous()), tmp_path / "a.png")
+
+
+def _enormous() -> xr.DataTree:
+    arrays = small_network()
+    for key in arrays:
+        if key.startswith(("weights/", "gradients/")) or key == "scalars/loss":
+            arrays[key] = np.where(arrays[key] > 0, 1.7e308, -1.7e308)
+    return make_trace(arrays)
+
+
 def test_compare_draws_its_runs(
     healthy_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "runs.svg"
-    assert run(["compare", str(healthy_path), str(healthy_path), "-o", str(target)]) == 0
+    other = tmp_path / "other.zarr"
+    shutil.copytree(healthy_path, other)
+    assert run(["compare", str(healthy_path), str(other), "-o", str(target)]) == 0
     assert re.search(r"drawn in .*runs\.svg", capsys.readouterr().err)
     assert target.read_text(encoding="utf-8").startswith("<?xml")
