@@ -248,7 +248,7 @@ LOOP = """
 
 
 @pytest.mark.sampled(3)
-@pytest.mark.parametrize("kind", ["compiled", "eager", "arrays", "iterator", "own tracer"])
+@pytest.mark.parametrize("kind", ["compiled", "own tracer", "eager", "iterator", "arrays"])
 def test_custom_loops_and_fits_with_their_own_tracer_are_perturbed(
     kind: str,
     tmp_path: Path,
