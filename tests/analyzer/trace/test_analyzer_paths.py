@@ -78,6 +78,7 @@ def test_every_public_function_that_takes_a_trace_is_tried() -> None:
     own_test |= {"write_fingerprint", "read_fingerprint", "save_figure"}  # of files they write
     own_test |= {"final_weights"}  # which this trace does not have
     own_test |= {"diff_checkpoint", "plot_divergence"}  # of a checkpoint, and of a result
+    own_test |= {"plot_runs"}  # of several traces
     views = {f"plot_{name}" for name in VIEWS} - {"plot_maps"} | {"plot_activation_maps"}
     assert {*FUNCTIONS, *views, *follows_a_path, *own_test} == set(steptrace_analyzer.__all__)
 
