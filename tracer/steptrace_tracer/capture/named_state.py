@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -9,6 +12,7 @@ import numpy as np
 from steptrace_schema.format.paths import unique_paths
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.optimizer_state import optimizer_slots
+from steptrace_tracer.capture.taps import to_array
 from steptrace_tracer.private_names import MissingNameError
 
 if TYPE_CHECKING:
@@ -21,6 +25,32 @@ if TYPE_CHECKING:
 
 STATE: Final = "state"
 """Group of variables that are neither weights nor slots: states of random layers, counts, rates."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StateValues:
+    """What variables held at one time.
+
+    Attributes
+    ----------
+    tensors
+        One tensor for each of `places`.
+    places
+        What each tensor holds, one after the other: path and shape of each variable.
+    """
+
+    tensors: tuple[Any, ...]
+    places: tuple[tuple[tuple[str, tuple[int, ...]], ...], ...]
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the values, path to array."""
+        found = {}
+        for tensor, places in zip(self.tensors, self.places, strict=True):
+            flat = to_array(tensor).reshape(-1)
+            ends = itertools.accumulate(math.prod(shape) for _, shape in places)
+            for (path, shape), end in zip(places, ends, strict=True):
+                found[path] = flat[end - math.prod(shape) : end].reshape(shape)
+        return found
 
 
 class NamedState:
@@ -50,6 +80,11 @@ class NamedState:
         self._reads = 0
         self._built = self._what_is_built()
         self.variables = _named(program, names)
+        self._groups = _together(self.variables)
+        self._places = tuple(
+            tuple((path, tuple(variable.shape)) for path, variable in group.items())
+            for group in self._groups
+        )
         # What is used once is not worth compiling.
         self._read = tf.function(self._values, autograph=False) if is_settled else self._values
 
@@ -58,10 +93,10 @@ class NamedState:
         is_known = self._is_settled or not self._reads
         return is_known and self._built == self._what_is_built()
 
-    def read(self) -> dict[str, Any]:
-        """Return the present values, path to tensor."""
+    def read(self) -> StateValues:
+        """Return the present values."""
         self._reads += 1
-        return dict(zip(self.variables, self._read(), strict=True))
+        return StateValues(tuple(self._read()), self._places)
 
     def restore(self, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[str, ...]:
         """Give variables the values of `arrays`; return which variables have none, or others.
@@ -82,7 +117,7 @@ class NamedState:
         return tuple(wrong)
 
     def _values(self) -> list[Any]:
-        return [tf.identity(variable) for variable in self.variables.values()]
+        return [_joined(list(group.values())) for group in self._groups]
 
     def _what_is_built(self) -> tuple[bool, ...]:
         return tuple(bool(optimizer.built) for optimizer in self._program.optimizers)
@@ -112,6 +147,26 @@ def _named(program: Program, names: Names) -> dict[str, Any]:
         found[f"{STATE}/{path}"] = variable
     own = {path: variable.value for path, variable in found.items()}
     return {path: v for path, v in own.items() if _is_storable(v)}
+
+
+def _together(variables: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the variables that are copied into one tensor, path to variable.
+
+    A weight is read by itself: its value is not copied, as the step's own record holds it as well.
+    What else is held would have to be copied by the step that changes it, one by one.
+    """
+    groups: dict[tuple[str, ...], dict[str, Any]] = {}
+    for path, variable in variables.items():
+        is_alone = path.startswith("weights/") or not variable.shape.is_fully_defined()
+        key = (path,) if is_alone else (variable.dtype.name, variable.device)
+        groups.setdefault(key, {})[path] = variable
+    return list(groups.values())
+
+
+def _joined(variables: list[Any]) -> Any:
+    if len(variables) == 1:
+        return tf.identity(variables[0])
+    return tf.concat([tf.reshape(variable, [-1]) for variable in variables], 0)
 
 
 def _is_storable(variable: Any) -> bool:

@@ -26,7 +26,7 @@ _Z: Final = 8.0
 _SPREAD: Final = 0.1  # least spread of a logarithm
 _PAUSE: Final = 20  # steps after a jump in which another one of its kind is its effect
 _RATIO: Final = {"loss": 5.0, "gradient": 10.0, "update": 10.0}
-_PART: Final = 4096  # elements of a weight that an update is measured by
+_PART: Final = 1024  # elements of a weight that an update is measured by
 _L2, _NAN, _INF = 5, 7, 8  # columns of the statistics of a tensor
 _GRADIENTS: Final = "gradients/"
 NOT_FINITE: Final = "not finite"
@@ -193,8 +193,11 @@ class _History:
 
 def _squares(values: npt.NDArray[Any]) -> float:
     """Return the sum of the squares of an array, not finite where an element is not."""
-    flat = values.reshape(1, -1)
+    flat = values.reshape(-1)
     if flat.dtype not in (np.float32, np.float64):
         flat = flat.astype(np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
-        return float(row_sums(flat, None)[0, 1])
+        found = float(np.einsum("i,i->", flat, flat))  # one pass, without threads of BLAS
+        if not math.isfinite(found):  # squares of finite numbers may be too large for float32
+            found = float(row_sums(flat[None], None)[0, 1])
+    return found

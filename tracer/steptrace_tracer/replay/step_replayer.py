@@ -98,7 +98,7 @@ class StepReplayer:
         if any(key.startswith("optimizer/") for key in recorded.arrays):
             build_slots(program, capture.traced.policy)
         initial = NamedState(program, capture.traced.names)
-        before = to_arrays(initial.read())
+        before = initial.read().arrays()
         try:
             capture.traced.run(args, kwargs, dict)
         except tf.errors.OpError:

@@ -100,7 +100,8 @@ class IncidentWatch:
             state = NamedState(program, self._names, is_settled=is_settled)
             self._states[key] = state
         # The user may write into an array of NumPy as soon as the step is done.
-        args, kwargs = tf.nest.map_structure(_own, (args, kwargs))
+        if any(isinstance(leaf, np.ndarray) for leaf in tf.nest.flatten((args, kwargs))):
+            args, kwargs = tf.nest.map_structure(_own, (args, kwargs))
         self._before_last, self._last = (
             self._last,
             Moment(step, program, args, kwargs, state.read()),

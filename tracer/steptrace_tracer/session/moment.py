@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from steptrace_tracer.capture.named_state import StateValues
     from steptrace_tracer.capture.program import Program
 
 
@@ -35,14 +36,14 @@ class Moment:
     program, args, kwargs
         What runs, and with which arguments.
     before
-        Every variable, path to tensor.
+        What every variable held.
     """
 
     step: int
     program: Program
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    before: Mapping[str, Any]
+    before: StateValues
 
     def kept(
         self,
@@ -65,7 +66,7 @@ class Moment:
             What a repetition lacks beside arguments that cannot be kept, each a sentence.
         """
         paths, found, not_kept = named_arguments(self.program, self.args, self.kwargs)
-        found = to_arrays(found) | to_arrays(dict(self.before))
+        found = to_arrays(found) | self.before.arrays()
         found |= {key: values for key, values in arrays.items() if is_outcome(key)}
         incident = Incident(
             step=self.step,
