@@ -64,6 +64,7 @@ def parts(
 
     Examples
     --------
+    >>> import numpy as np
     >>> parts(np.zeros((64, 4, 16)), ("EinsumDense", "MultiHeadAttention"), "query/kernel").names
     ('0', '1', '2', '3')
     >>> parts(np.zeros((8, 12)), ("LSTM",), "kernel").names

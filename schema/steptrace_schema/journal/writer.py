@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from steptrace_schema.errors import TraceExistsError
 from steptrace_schema.format.disk_limit import BALLAST, DiskLimit
-from steptrace_schema.journal.final_file import write_final
+from steptrace_schema.journal.described_file import incident_path, write_described
 from steptrace_schema.journal.folder import (
     BALLAST_FILE,
     CLOSED_FILE,
@@ -17,8 +17,7 @@ from steptrace_schema.journal.folder import (
     STOPPED_FILE,
     write_atomically,
 )
-from steptrace_schema.journal.incident_file import write_incident
-from steptrace_schema.journal.pending import RECORD_SUFFIX, PendingRecords
+from steptrace_schema.journal.pending import FINAL_FILE, RECORD_SUFFIX, PendingRecords
 from steptrace_schema.journal.record_file import (
     record_file_bytes,
     record_parts,
@@ -160,12 +159,13 @@ class JournalWriter:
         return size
 
     def keep(self, incident: Incident, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Write a step that is kept as a whole, as :func:`write_incident` does."""
-        write_incident(self.directory, incident, arrays, self._lasting)
+        """Write a step that is kept as a whole, as :func:`write_described` does."""
+        path = incident_path(self.directory, incident.step)
+        write_described(path, incident, arrays, self._lasting)
 
     def keep_final(self, final: FinalWeights, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Write the weights that the model ends with, as :func:`write_final` does."""
-        write_final(self.directory, final, arrays, self._lasting)
+        """Write the weights that the model ends with, as :func:`write_described` does."""
+        write_described(self.directory / FINAL_FILE, final, arrays, self._lasting)
 
     def close(self, status: Status, reason: str | None, attributes: TraceAttributes) -> None:
         """Say how the run ended; `attributes` replace the declared ones.

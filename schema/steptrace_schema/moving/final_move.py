@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from steptrace_schema.errors import DiskLimitError
-from steptrace_schema.format.layout import ArraySpec, resolve_dims, variable_dims
-from steptrace_schema.journal.final_file import read_final
+from steptrace_schema.format.attributes import FinalWeights
+from steptrace_schema.format.layout import variable_dims
+from steptrace_schema.journal.described_file import read_described
 from steptrace_schema.journal.pending import FINAL_FILE
+from steptrace_schema.moving.static_specs import static_specs
 from steptrace_schema.names import FINAL
 from steptrace_schema.statistics.digests import row_digests
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from steptrace_schema.format.attributes import TraceAttributes
-    from steptrace_schema.names import Kind
+    from steptrace_schema.format.layout import ArraySpec
     from steptrace_schema.store.writer import TraceWriter
 
 _METADATA_BYTES = 8000  # of an array, and their copy in the root
@@ -50,10 +52,10 @@ def move_final(
     DamagedTraceError
         If the file is damaged.
     """
-    found = read_final(journal)
-    if found is None:
+    path = journal / FINAL_FILE
+    if not path.exists():
         return
-    final, arrays = found
+    final, arrays = read_described(path, FinalWeights)
     update: dict[str, Any] = {}
     same_as = _same_as(writer, arrays)
     if same_as is not None:
@@ -62,36 +64,24 @@ def move_final(
             update |= {"cause": "restored", "reason": _RESTORED.format(same_as)}
     try:
         _refuse_large(writer, arrays)
-        for spec in final_specs(arrays):
-            writer.write_whole(spec, arrays[spec.path])
+        for name, spec in final_specs(arrays).items():
+            writer.write_whole(spec, arrays[name])
     except DiskLimitError:
         update |= {"arrays": (), "nbytes": 0, "not_kept": _NO_ROOM}
     final = final.model_copy(update=update)
     writer.commit(attributes().model_copy(update={"final": final}))
-    (journal / FINAL_FILE).unlink()
+    path.unlink()
 
 
-def final_specs(arrays: Mapping[str, npt.NDArray[Any]]) -> list[ArraySpec]:
-    """Return where the weights that a model ends with are in the store.
+def final_specs(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, ArraySpec]:
+    """Return where the weights that a model ends with are in the store, by their path.
 
     Examples
     --------
-    >>> [(s.key, s.dims) for s in final_specs({"dense/bias": np.zeros(2)})]
+    >>> [(s.key, s.dims) for s in final_specs({"dense/bias": np.zeros(2)}).values()]
     [('final/dense/bias', ('out',))]
     """
-    return resolve_dims(
-        [
-            ArraySpec(
-                kind=cast("Kind", FINAL),  # a group of the store like those of kinds
-                path=path,
-                dims=variable_dims(values.ndim),
-                shape=values.shape,
-                dtype=str(values.dtype),
-                static=True,
-            )
-            for path, values in arrays.items()
-        ]
-    )
+    return static_specs(FINAL, arrays, lambda _, rank: variable_dims(rank))
 
 
 def _same_as(writer: TraceWriter, arrays: Mapping[str, npt.NDArray[Any]]) -> int | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from steptrace_schema.errors import DiskLimitError
 from steptrace_schema.format.attributes import Event, Incident
-from steptrace_schema.format.layout import ArraySpec, feature_dims, resolve_dims, variable_dims
-from steptrace_schema.journal.incident_file import incident_paths, read_incident
+from steptrace_schema.format.layout import feature_dims, variable_dims
+from steptrace_schema.journal.described_file import incident_paths, read_described
+from steptrace_schema.moving.static_specs import static_specs
 from steptrace_schema.names import BATCH, INCIDENTS
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from steptrace_schema.format.attributes import TraceAttributes
-    from steptrace_schema.names import Kind
+    from steptrace_schema.format.layout import ArraySpec
     from steptrace_schema.store.writer import TraceWriter
 
 _SHARE: Final = 8  # so many parts of a limited store, one of which is for these steps
@@ -49,12 +50,11 @@ def move_incidents(
         If a file is damaged.
     """
     for path in incident_paths(journal):
-        incident, arrays = read_incident(path)
+        incident, arrays = read_described(path, Incident)
         latest = attributes()
         try:
             _refuse_large(writer, latest, incident)
-            for spec in specs_of(incident.step, arrays):
-                name = spec.path.partition("/")[2]
+            for name, spec in incident_specs(incident.step, arrays).items():
                 writer.write_whole(spec, arrays[name])
         except DiskLimitError:
             update: dict[str, Any] = {"events": (*latest.events, _event(incident.step))}
@@ -65,26 +65,16 @@ def move_incidents(
         path.unlink()
 
 
-def specs_of(step: int, arrays: Mapping[str, npt.NDArray[Any]]) -> list[ArraySpec]:
-    """Return where the arrays of a step that is kept as a whole are in the store.
+def incident_specs(step: int, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, ArraySpec]:
+    """Return where the arrays of a step that is kept as a whole are in the store, by their path.
 
     Examples
     --------
-    >>> [(s.key, s.dims) for s in specs_of(60, {"weights/dense/bias": np.zeros(2)})]
+    >>> import numpy as np
+    >>> [(s.key, s.dims) for s in incident_specs(60, {"weights/dense/bias": np.zeros(2)}).values()]
     [('incidents/60/weights/dense/bias', ('out',))]
     """
-    specs = [
-        ArraySpec(
-            kind=cast("Kind", INCIDENTS),  # a group of the store like those of kinds
-            path=f"{step}/{name}",
-            dims=_dims(name, values.ndim),
-            shape=values.shape,
-            dtype=str(values.dtype),
-            static=True,
-        )
-        for name, values in arrays.items()
-    ]
-    return resolve_dims(specs)
+    return static_specs(INCIDENTS, arrays, _dims, f"{step}/")
 
 
 def _dims(name: str, rank: int) -> tuple[str, ...]:

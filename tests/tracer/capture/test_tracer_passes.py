@@ -197,6 +197,36 @@ def test_the_label_of_a_mapping_is_y(tmp_path: Path, names: tuple[str, str]) -> 
     net.agree_probe()
 
 
+def test_the_label_of_a_mapping_is_y_for_a_model_whose_inputs_have_no_names(tmp_path: Path) -> None:
+    class Own(keras.Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(name="own")
+            self.out = keras.layers.Dense(2, name="out")
+
+        def call(self, x: Any) -> Any:
+            return self.out(x)
+
+    model, optimizer = Own(), keras.optimizers.SGD(RATE)
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def step(batch: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((model(batch["image"]) - batch["label"]) ** 2)
+        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+        return loss
+
+    rng = np.random.default_rng(0)
+    x, y = rng.random((BATCH, 3), np.float32), rng.random((BATCH, 2), np.float32)
+    path = tmp_path / "run.zarr"
+    with Tracer(path, on_error="raise", progress=False, samples=BATCH) as tracer:
+        traced = tracer.wrap(step)
+        for _ in range(2):
+            traced({"label": tf.constant(y), "image": tf.constant(x)})
+    group: Any = zarr.open_group(path, mode="r")
+    assert np.asarray(group["inputs/x"])[-1].tobytes() == x.tobytes()
+    assert np.asarray(group["inputs/y"])[-1].tobytes() == y.tobytes()
+
+
 def test_the_sparse_gradient_of_a_very_large_weight_is_missing_and_never_made_dense(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

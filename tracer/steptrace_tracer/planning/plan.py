@@ -119,6 +119,7 @@ def tracer_line(policy: Policy, path: str = "run.zarr") -> str:
 
     Examples
     --------
+    >>> from steptrace_schema.format.policy import Policy
     >>> tracer_line(Policy(every=4, kinds=("weights",)))
     "Tracer('run.zarr', kinds=('weights',), every=4)"
     """

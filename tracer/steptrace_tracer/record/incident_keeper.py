@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from steptrace_schema.human import human_bytes
-from steptrace_schema.journal.final_file import final_file_bytes
-from steptrace_schema.journal.incident_file import incident_file_bytes
+from steptrace_schema.journal.described_file import described_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,7 +36,7 @@ def keep_steps(
     """
     refused = {}
     for kept in steps:
-        size = incident_file_bytes(kept.incident, kept.arrays)
+        size = described_bytes(kept.incident, kept.arrays)
         if room is not None and room.is_full(journal, size):
             refused[kept.incident.step] = _NO_ROOM.format(human_bytes(size))
             continue
@@ -53,11 +52,11 @@ def keep_final(journal: JournalWriter, room: JournalRoom | None, final: KeptFina
         return
     said = final.said
     arrays = {key.partition("/")[2]: values for key, values in final.arrays.items()}
-    size = final_file_bytes(said, arrays)
+    size = described_bytes(said, arrays)
     if room is not None and room.is_full(journal, size):
         refused = {"arrays": (), "nbytes": 0, "not_kept": _FINAL_NO_ROOM.format(human_bytes(size))}
         said, arrays = said.model_copy(update=refused), {}
-        size = final_file_bytes(said, arrays)
+        size = described_bytes(said, arrays)
     journal.keep_final(said, arrays)
     if room is not None:
         room.take(size)

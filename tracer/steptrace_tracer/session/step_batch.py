@@ -26,6 +26,7 @@ def batch_of_arguments(
 
     Examples
     --------
+    >>> import numpy as np
     >>> batch_of_arguments(np.zeros(3), np.ones(3)).y
     array([1., 1., 1.])
     >>> batch_of_arguments({"image": np.zeros(3), "label": np.ones(3)}).y
@@ -47,9 +48,8 @@ _TARGETS: Final = re.compile(r"y|y_true|(.*_)?(labels?|targets?)")
 
 def _batch_of_mapping(data: Mapping[str, Any], input_names: Collection[str | None]) -> Batch:
     """Tell inputs from targets by the names of the model's inputs, or else by usual names."""
-    if set(input_names) < data.keys():
-        inputs = set(input_names)
-    else:
+    inputs = set(input_names)
+    if not inputs or not inputs < data.keys():  # a subclassed model has no names
         inputs = {name for name in data if not _TARGETS.fullmatch(str(name).lower())}
     x = {name: value for name, value in data.items() if name in inputs}
     y = {name: value for name, value in data.items() if name not in inputs}
