@@ -65,6 +65,9 @@ def _show(described: "TraceInfo") -> None:
         write_line(f"optimizer {attributes.optimizer.class_name}")
     for line in _phase_lines(attributes):
         write_line(f"phase     {line}")
+    for interval in attributes.intervals:
+        how_many = "every step" if interval.every == 1 else f"one step in {interval.every}"
+        write_line(f"interval  from step {interval.step}: {how_many}, since {interval.reason}")
     if proved := _proved(described.attributes):
         write_line(f"unchanged {proved}")
     _show_environment(described)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from steptrace_analyzer.anomalies.stories import Story
     from steptrace_analyzer.trace.info import TraceInfo
-    from steptrace_schema.format.attributes import TraceAttributes
+    from steptrace_schema.format.attributes import Interval, TraceAttributes
     from steptrace_schema.format.policy import Policy
 
 _STATUS: Final = {
@@ -164,7 +164,7 @@ def policy(attributes: TraceAttributes) -> tuple[Fact, ...]:
     wanted = attributes.policy
     return (
         Fact("Kinds", ", ".join(wanted.kinds)),
-        Fact("Every", "step" if wanted.every == 1 else f"{wanted.every} steps"),
+        Fact("Every", _every(wanted, attributes.intervals)),
         Fact("Samples", _samples(wanted)),
         Fact("Include", ", ".join(wanted.include)),
         Fact("Exclude", ", ".join(wanted.exclude) or "nothing"),
@@ -188,6 +188,14 @@ def _model(attributes: TraceAttributes) -> str:
         f"{model.class_name} '{model.name}', {model.parameters:,} parameters, "
         f"{model.trainable_parameters:,} of them trainable"
     )
+
+
+def _every(policy: Policy, intervals: tuple[Interval, ...]) -> str:
+    if not intervals:
+        return "step" if policy.every == 1 else f"{policy.every} steps"
+    found = ", ".join(f"{entry.every} from step {entry.step}" for entry in intervals)
+    allowed = f"{policy.max_slowdown or 0:.0%} more time"
+    return f"{found} (auto: at most {allowed})" if policy.max_slowdown else found
 
 
 def _samples(policy: Policy) -> str:

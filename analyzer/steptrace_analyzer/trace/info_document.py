@@ -9,6 +9,7 @@ from steptrace_schema.format.attributes import (
     Event,
     FinalWeights,
     Incident,
+    Interval,
     Layer,
     Missing,
     Model,
@@ -61,6 +62,7 @@ class TraceAttributesDocument:
     layers: tuple[Layer, ...]
     optimizer: Optimizer | None
     phases: tuple[Phase, ...]
+    intervals: tuple[Interval, ...]
     policy: Policy
     environment: dict[str, Any]
     missing: tuple[Missing, ...]

@@ -84,6 +84,19 @@ class Phase(_Model):
     """Paths inside ``weights`` of the weights that are trained."""
 
 
+class Interval(_Model):
+    """From which step on one step in how many is recorded, where the tracer finds that out."""
+
+    step: Count
+    every: Annotated[int, Field(ge=1, le=2**53)]
+    reason: str
+    """One sentence for a person."""
+    step_seconds: float | None = None
+    """Time of a step that is not recorded; None where it is not known yet."""
+    record_seconds: float | None = None
+    """What a recorded step adds to the time of the training; None where it is not known yet."""
+
+
 class Missing(_Model):
     """Why something that the policy covers has no data."""
 
@@ -202,6 +215,8 @@ class TraceAttributes(_Model):
     """Name of the loss function."""
     phases: tuple[Phase, ...] = ()
     """How the steps were trained, by the first step; empty before format 1.3."""
+    intervals: tuple[Interval, ...] = ()
+    """Which steps are recorded, by the first step; empty where the policy says so itself."""
     worker: Worker | None = None
     """None where the training ran in one process."""
     environment: dict[str, Any] = Field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from steptrace_schema.format.retention import MARK, TRIGGERS, Retain, RetainAround
@@ -45,6 +46,10 @@ StatisticsKind = Literal["weights", "gradients", "activations", "activation_grad
 
 MOST_SAMPLES: Final = 4
 """Samples of a batch that are kept by default, where they are small."""
+
+
+MAX_SLOWDOWN: Final = 0.1
+"""How much longer a training may take for the recording, where ``every`` is ``"auto"``."""
 
 
 _BFLOAT16_BITS: Final = 7
@@ -92,7 +97,13 @@ class Policy(BaseModel):
         Kinds to record. ``scalars`` is always recorded. ``updates`` is recorded only if it cannot
         be derived from consecutive weights; ``weights`` includes it.
     every
-        Record the steps whose number is a multiple of this.
+        Record the steps whose number is a multiple of this. ``"auto"`` stands for 1 with a
+        `max_slowdown` of 0.1, where that is not given.
+    max_slowdown
+        How much longer the training may take for the recording, as a part of its time: 0.1 for a
+        tenth. The tracer measures that while it records, and takes the smallest interval of
+        `every` times 1, 2, 5, 10, 20, 50, ... that keeps it. The trace says which, from which step
+        on, and why. None records at the interval `every`, however long it takes.
     windows
         Record only the steps in these ranges: ``((0, 100), (5000, 5100))``. The first number
         belongs to a range, the second does not. Empty means all steps.
@@ -155,12 +166,15 @@ class Policy(BaseModel):
     (True, False)
     >>> Policy(every=10).records_step(20)
     True
+    >>> Policy(every="auto").max_slowdown
+    0.1
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kinds: tuple[Kind, ...] = DEFAULT_KINDS
     every: Annotated[int, Field(ge=1)] = 1
+    max_slowdown: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     windows: tuple[Window, ...] = ()
     epochs: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     samples: Samples = "auto"
@@ -177,6 +191,19 @@ class Policy(BaseModel):
     profile: Profile = "fast"
     durability: Durability = "process"
     retain: Retain = "all"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_every_in_numbers(cls, fields: Any) -> Any:
+        """Write ``every="auto"`` as numbers, which readers of all versions understand."""
+        if not isinstance(fields, dict) or fields.get("every") != "auto":
+            return fields
+        slowdown = fields.get("max_slowdown")
+        return {
+            **fields,
+            "every": 1,
+            "max_slowdown": MAX_SLOWDOWN if slowdown is None else slowdown,
+        }
 
     @field_validator("retain")
     @classmethod
@@ -225,6 +252,7 @@ class Policy(BaseModel):
         """Whether updates follow from the weights: every step is recorded, and they are exact."""
         return (
             self.every == 1
+            and self.max_slowdown is None
             and not self.windows
             and self.epochs is None
             and "weights" in self.kinds
@@ -232,10 +260,13 @@ class Policy(BaseModel):
             and "weights" not in self.statistics_only
         )
 
-    def records_step(self, step: int, epoch: int = 0) -> bool:
-        """Whether step number `step`, of epoch number `epoch`, is recorded."""
+    def records_step(self, step: int, epoch: int = 0, every: int | None = None) -> bool:
+        """Whether step number `step`, of epoch number `epoch`, is recorded.
+
+        Where there is a `max_slowdown`, `every` is the present interval.
+        """
         return (
-            step % self.every == 0
+            step % (every or self.every) == 0
             and (not self.windows or any(start <= step < stop for start, stop in self.windows))
             and (self.epochs is None or epoch in self.epochs)
         )

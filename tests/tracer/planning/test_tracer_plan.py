@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from keras_models import cnn, images, mlp, vectors, weights_of
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.policy import Policy
 from steptrace_tracer import Tracer, plan
+from steptrace_tracer.planning.document import PlannedTensors
 from steptrace_tracer.planning.plan import Plan, tracer_line
 from steptrace_tracer.planning.script import plan_script
 from steptrace_tracer.planning.text import describe, parse_bytes
@@ -75,6 +77,20 @@ def test_a_budget_without_room_for_a_step_is_said_to_be_too_small() -> None:
     row = Plan(Policy(), (), (), 10, None, 1.0, 1.5, 5, None)
     assert "not even one step" in describe(row)
     assert "1.50 times as long" in describe(row)
+
+
+def test_the_interval_of_every_auto_is_said_and_its_bytes_are_counted() -> None:
+    row = PlannedTensors("weights", "dense", 2, 1000)
+    auto = Policy(max_slowdown=0.1)
+    found = Plan(auto, (row,), (), 100, None, untraced_seconds=1.0, traced_seconds=1.45)
+    assert found.every() == 5
+    assert found.run_bytes == 20 * 1000 + 1000
+    assert "every='auto' records one step in 5" in describe(found)
+    assert "the tracer: Tracer('run.zarr', every='auto')" in describe(found)
+    assert found.to_dict()["every"] == 5
+    looser = dataclasses.replace(found, policy=Policy(max_slowdown=0.5))
+    assert "to stay within 50% more time, every='auto' records every step" in describe(looser)
+    assert tracer_line(looser.policy) == "Tracer('run.zarr', every='auto', max_slowdown=0.5)"
 
 
 def test_planning_leaves_the_model_and_its_later_training_as_they_were() -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.keras_private import strategy_of, update_count
@@ -91,6 +94,12 @@ class Program:
             *(v for optimizer in self.optimizers for v in optimizer.variables),
         ]
         return [*(variable.value for variable in found), *self.others]
+
+    def wait(self) -> None:
+        """Wait until a device has done the steps that it was given: some work for themselves."""
+        weights = [weight for model in self.models for weight in model.trainable_weights]
+        if weights:
+            np.asarray(min(weights, key=lambda weight: math.prod(weight.shape)))
 
     def update_count(self) -> int:
         """Return how many updates all optimizers have done."""

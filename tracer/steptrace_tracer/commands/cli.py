@@ -21,7 +21,13 @@ ScriptArguments = Annotated[
 IsModule = Annotated[
     bool, typer.Option("--module", "-m", help="Run SCRIPT as a module, as python -m does.")
 ]
-Every = Annotated[int, typer.Option(min=1, help="Record one step in N.")]
+Every = Annotated[
+    str,
+    typer.Option(
+        metavar="N|auto",
+        help="Record one step in N, or as many as slow the training down by a tenth at most.",
+    ),
+]
 Samples = Annotated[
     int | None,
     typer.Option(
@@ -90,7 +96,7 @@ def record(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace existing traces.")
     ] = False,
-    every: Every = 1,
+    every: Every = "1",
     samples: Samples = None,
     kind: KindNames = None,
     include: Include = None,
@@ -127,7 +133,7 @@ def perturb(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace existing traces.")
     ] = False,
-    every: Every = 1,
+    every: Every = "1",
     samples: Samples = None,
     kind: KindNames = None,
     include: Include = None,
@@ -173,7 +179,7 @@ def verify(
         ),
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of Python, NumPy and Keras.")] = 0,
-    every: Every = 1,
+    every: Every = "1",
     samples: Samples = None,
     kind: KindNames = None,
     include: Include = None,
@@ -244,7 +250,7 @@ def plan(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of the run, if not those of the fit.")
     ] = None,
-    every: Every = 1,
+    every: Every = "1",
     samples: Samples = None,
     kind: KindNames = None,
     include: Include = None,
@@ -304,7 +310,7 @@ def _record(
 
 
 def _policy(
-    every: int,
+    every: str,
     samples: int | None,
     kinds: list[str] | None,
     include: list[str] | None,
@@ -319,11 +325,15 @@ def _policy(
 
     given: dict[str, Any] = {"kinds": kinds, "include": include, "exclude": exclude}
     fields: dict[str, Any] = {name: tuple(value) for name, value in given.items() if value}
+    fields["every"] = every
     if samples is not None:
         fields["samples"] = samples
     try:
-        return Policy(every=every, **fields)
+        return Policy(**fields)
     except ValidationError as error:
+        if any(found["loc"] == ("every",) for found in error.errors()):
+            msg = f"--every is '{every}'; give a number of steps, from 1 on, or auto"
+            raise TraceError(msg) from error
         unknown = [name for name in kinds or () if name not in KINDS]
         msg = f"there is no kind {', '.join(unknown)}; the kinds are {', '.join(KINDS)}"
         raise TraceError(msg) from error

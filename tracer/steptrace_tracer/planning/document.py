@@ -39,6 +39,10 @@ class PlanDocument:
     untraced_seconds: float
     traced_seconds: float
     slow_down: float
+    every: int
+    """The interval at which recording slows the training down by no more than `max_slowdown`."""
+    max_slowdown: float
+    """That of the policy; where it has none, that of ``every="auto"``."""
     budget: int | None
     fitting: str | None
     """The Python expression of a tracer that takes no more than the budget."""

@@ -149,7 +149,7 @@ def _train(model: Any, batch: Any, policy: Policy, path: Path) -> tuple[float, f
     times = _Times()
     tracer = Tracer(
         path,
-        policy.model_copy(update={"every": 2, **unlimited}),
+        policy.model_copy(update={"every": 2, "max_slowdown": None, **unlimited}),
         on_error="raise",
         progress=False,
     )

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from steptrace_schema.format.policy import MAX_SLOWDOWN
 from steptrace_schema.json_ready import as_json
 from steptrace_tracer.planning.document import PlanDocument
+from steptrace_tracer.session.auto_interval import fitting_interval
+from steptrace_tracer.session.step_times import Cost
 
 if TYPE_CHECKING:
     from steptrace_schema.format.policy import Policy
@@ -61,6 +64,16 @@ class Plan:
         """Time of a traced step over that of another one."""
         return self.traced_seconds / self.untraced_seconds
 
+    @property
+    def max_slowdown(self) -> float:
+        """By how much the training may be slowed down; as for ``every="auto"`` if by any."""
+        return self.policy.max_slowdown or MAX_SLOWDOWN
+
+    def every(self, least: int = 1) -> int:
+        """Return the smallest interval, from `least` on, that slows down by no more than that."""
+        added = self.traced_seconds - self.untraced_seconds
+        return fitting_interval(Cost(self.untraced_seconds, added), self.max_slowdown, least)
+
     def rows(self, policy: Policy) -> tuple[PlannedTensors, ...]:
         """Return what a step takes by kind and layer, as `policy` says how often."""
         more = () if policy.derives_updates else self.unless_consecutive
@@ -75,7 +88,9 @@ class Plan:
         if self.steps is None:
             return None
         length = self.steps_per_epoch or self.steps
-        recorded = sum(policy.records_step(step, step // length) for step in range(self.steps))
+        every = policy.every if policy.max_slowdown is None else self.every(policy.every)
+        steps = range(0, self.steps, every)
+        recorded = sum(policy.records_step(step, step // length, every) for step in steps)
         last = sum(row.step_bytes for row in self.tensors if row.kind == "weights")
         rare = sum(row.step_bytes for row in self.tensors if _is_rare(row, policy))
         return recorded * self.bytes_of_a_step(policy) + _rows(policy, recorded) * rare + last
@@ -91,6 +106,8 @@ class Plan:
             untraced_seconds=self.untraced_seconds,
             traced_seconds=self.traced_seconds,
             slow_down=self.slow_down,
+            every=self.every(),
+            max_slowdown=self.max_slowdown,
             budget=self.budget,
             fitting=None if self.fitting is None else tracer_line(self.fitting),
         )
@@ -122,6 +139,12 @@ def tracer_line(policy: Policy, path: str = "run.zarr") -> str:
     >>> from steptrace_schema.format.policy import Policy
     >>> tracer_line(Policy(every=4, kinds=("weights",)))
     "Tracer('run.zarr', kinds=('weights',), every=4)"
+    >>> tracer_line(Policy(every="auto"))
+    "Tracer('run.zarr', every='auto')"
     """
     fields = {name: getattr(policy, name) for name in policy.model_dump(exclude_defaults=True)}
+    if policy.max_slowdown is not None and policy.every == 1:
+        fields = {"every": "auto", **fields}
+        if policy.max_slowdown == MAX_SLOWDOWN:
+            del fields["max_slowdown"]
     return f"Tracer({', '.join([repr(path), *(f'{k}={v!r}' for k, v in fields.items())])})"

@@ -57,6 +57,9 @@ def describe(plan: Plan) -> str:
         f"a step takes {plan.untraced_seconds * 1e3:.1f} ms untraced and "
         f"{plan.traced_seconds * 1e3:.1f} ms traced: {plan.slow_down:.2f} times as long"
     )
+    every = plan.every(plan.policy.every if plan.policy.max_slowdown is not None else 1)
+    steps = "every step" if every == 1 else f"one step in {every}"
+    lines.append(f"to stay within {plan.max_slowdown:.0%} more time, every='auto' records {steps}")
     if plan.budget is None:
         lines.append(f"the tracer: {tracer_line(plan.policy)}")
     elif plan.fitting is not None:

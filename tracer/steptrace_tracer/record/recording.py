@@ -84,7 +84,8 @@ class Recording:
         self._shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
         self._journal: JournalWriter | None = None
         self._recorder = Recorder(store)  # before the first step, which is compiled meanwhile
-        self._raw_bytes = 0
+        self.raw_bytes = 0
+        """Bytes of all arrays that are in the journal, or were."""
         self._pending_at_most = 0
         self._largest = -1
         self._steps = 0
@@ -93,10 +94,10 @@ class Recording:
         self._error: Exception | None = None
         self._appending = threading.Lock()  # what is logged may come from another thread
 
-    @property
-    def raw_bytes(self) -> int:
-        """Bytes of all arrays that are in the journal, or were."""
-        return self._raw_bytes
+    def is_moving(self) -> bool:
+        """Whether so many steps wait in the journal that the recorder moves some of them."""
+        resting = self._attributes.shard_steps + self._waiting
+        return self._journal is not None and self._journal.pending_records() >= resting
 
     def put(self, pending: PendingStep) -> None:
         """Write one step into the journal.
@@ -163,7 +164,7 @@ class Recording:
             self._store,
             status,
             self._steps,
-            self._raw_bytes,
+            self.raw_bytes,
             stored,
             self._attributes.missing,
             coverage(
@@ -205,7 +206,7 @@ class Recording:
             self._journal.declare(declaration)
         self._arrays, self._attributes = declaration.arrays, declaration.attributes
         before = self._journal.appended_bytes
-        self._raw_bytes += self._journal.append(pending.step, arrays)
+        self.raw_bytes += self._journal.append(pending.step, arrays)
         self._pending_at_most += self._journal.appended_bytes - before
         if self._room is not None:
             self._room.take(size)
@@ -323,8 +324,7 @@ class Recording:
         self._pending_at_most = journal.pending_bytes()
         if self._room is not None and self._room.is_full(journal, size):
             return True
-        waits_for_more = journal.pending_records() < self._attributes.shard_steps + self._waiting
-        return self._pending_at_most > self._journal_limit and not waits_for_more
+        return self._pending_at_most > self._journal_limit and self.is_moving()
 
     def _wait_while(self, is_full: Callable[[JournalWriter], bool], journal: JournalWriter) -> None:
         while is_full(journal):

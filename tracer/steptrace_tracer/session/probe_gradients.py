@@ -11,6 +11,8 @@ from steptrace_tracer.capture.saliency import Saliency
 from steptrace_tracer.session.failure import one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from steptrace_schema.format.policy import Policy
     from steptrace_tracer.capture.probe import Probe
     from steptrace_tracer.capture.traced_step import TracedStep
@@ -44,6 +46,8 @@ class ProbeGradients:
     ----------
     policy
         What is recorded.
+    records
+        Whether a step of an epoch is recorded.
 
     Attributes
     ----------
@@ -51,8 +55,9 @@ class ProbeGradients:
         What it has no data for, with reasons.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, records: Callable[[int, int], bool]) -> None:
         self._policy = policy
+        self._records = records
         self._is_wanted = {"probe", "probe_gradients"} <= {*policy.kinds}
         self._row = self._due = 0
         self._cost = 0.0  # processor seconds of a pass, as far as it is known
@@ -74,7 +79,7 @@ class ProbeGradients:
             How many steps follow, from it on, before this is asked again.
         """
         steps = range(first.step, first.step + count)
-        recorded = [self._policy.records_step(step, first.epoch) for step in steps]
+        recorded = [self._records(step, first.epoch) for step in steps]
         row, self._row = self._row, self._row + sum(recorded)
         probe = traced.probe if traced is not None else None
         if not (self._is_wanted and recorded[0] and row >= self._due) or probe is None:

@@ -80,7 +80,7 @@ class Session:
         self._logged = LoggedValues()
         self._watch: IncidentWatch | None = None
         self._executions = Executions(settings)
-        self._probe_gradients = ProbeGradients(settings.policy)
+        self._probe_gradients = ProbeGradients(settings.policy, settings.recorded_steps.records)
         self._handing_over = self._step_seconds = 0.0
         atexit.register(self.abandon)
 
@@ -96,7 +96,9 @@ class Session:
         captures = Captures(settings.capture, names, policy, probe_for(settings, before))
         attributes = describe_run(program, names, policy, settings.worker, before)
         self._phases = Phases(names, attributes.phases, program, step)
-        attributes = attributes.model_copy(update=self._phases.news())
+        settings.recorded_steps.begin(step, attributes.intervals)
+        news = self._phases.news() | self.told.news(settings.recorded_steps.news())
+        attributes = attributes.model_copy(update=news)
         arrays = () if before is None else before.arrays
         self._recording = Recording(settings.path, attributes, settings.journal_limit, arrays)
         self._before = before
@@ -122,9 +124,9 @@ class Session:
 
         The first one always does: it shows whether all have to, and how large a record is.
         """
-        traced = self.traced
-        return (traced is None or traced.traces == 0 or traced.draws_random_numbers) or any(
-            self.settings.policy.records_step(step, epoch) for step in range(first, first + count)
+        traced, steps = self.traced, self.settings.recorded_steps
+        return steps.turn(first, epoch, count, traced, self._recording) or (
+            traced is None or traced.traces == 0 or traced.draws_random_numbers
         )
 
     def run(
@@ -199,7 +201,7 @@ class Session:
                 if self._recording is not None and not self._recording.record_bytes:
                     self._recording.record_bytes = recorded_bytes(result.tensors)
                     self._executions.step_bytes = tap_bytes(result.tensors)
-                if self.settings.policy.records_step(position.step, position.epoch):
+                if self.settings.recorded_steps.records(position.step, position.epoch):
                     self._hand_over(capture, result, position, ids and ids(), moment)
         except Exception as error:
             self.fail(error)
@@ -304,6 +306,7 @@ class Session:
         taps, missing = traced.taps, (*traced.missing(), *self._probe_gradients.missing)
         attributes, said = capture.news()
         attributes |= self._phases.news(taps.appliers) if self._phases is not None else {}
+        attributes |= self.told.news(self.settings.recorded_steps.news())
         notes, watch = (*self.told.notes, *self._executions.notes, *said), self._watch
 
         def collect() -> Collected:
@@ -325,10 +328,7 @@ class Session:
             self.end("incomplete", f"the policy's budget of {budget} was used up at step {step}")
             return
 
-        def as_exactly_as_asked() -> Collected:
-            return with_precision(collect(), policy)
-
-        recording.put(self._pending(step, as_exactly_as_asked))
+        recording.put(self._pending(step, lambda: with_precision(collect(), policy)))
 
     def _pending(self, step: int, collect: Callable[[], Collected]) -> PendingStep:
         """Return a step to hand over; the first one resumes a trace that is there."""

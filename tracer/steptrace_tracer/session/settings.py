@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from steptrace_schema.format.policy import Policy
     from steptrace_schema.storage.location import Location
     from steptrace_tracer.session.live_watch import LiveWatch
+    from steptrace_tracer.session.recorded_steps import RecordedSteps
 
 JOURNAL_LIMIT: Final = 4 * 2**30
 """Bytes that the journal may hold before training waits for the recorder, by default."""
@@ -49,6 +50,8 @@ class Settings:
         Returns the ids of a batch's samples, from the arguments of the step.
     incidents, incident_bytes
         How many steps at which something breaks are kept as a whole, and the most bytes of these.
+    recorded_steps
+        Which steps are recorded.
     live
         What is reported to the training while it runs.
     """
@@ -65,6 +68,7 @@ class Settings:
     sample_ids: Callable[..., Any] | None
     incidents: int
     incident_bytes: int
+    recorded_steps: RecordedSteps
     live: LiveWatch
 
     def __post_init__(self) -> None:
@@ -88,5 +92,11 @@ class Settings:
             msg = (
                 "on_finding is 'stop', but processes that train together would not all stop at "
                 "the same step; use 'warn' or 'mark'"
+            )
+            raise ValueError(msg)
+        if self.worker is not None and self.policy.max_slowdown is not None:
+            msg = (
+                "every is 'auto' or max_slowdown is set, but processes that train together would "
+                "record different steps, each by its own times; pass a number of steps as every"
             )
             raise ValueError(msg)

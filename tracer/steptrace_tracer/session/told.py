@@ -46,6 +46,11 @@ class Told:
         attributes
             Further ones, which are news.
         """
-        news = {k: v for k, v in collected.attributes.items() if self._values.get(k) != v}
-        self._values |= news
+        news = self.news(collected.attributes)
         return dataclasses.replace(collected, attributes={**news, **attributes})
+
+    def news(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of these root attributes that the trace does not have yet."""
+        news = {k: v for k, v in attributes.items() if self._values.get(k) != v}
+        self._values |= news
+        return news

@@ -16,6 +16,7 @@ from steptrace_tracer.session.fit_end import end_after_others
 from steptrace_tracer.session.incident_watch import INCIDENT_BYTES, INCIDENTS
 from steptrace_tracer.session.live_watch import LiveWatch
 from steptrace_tracer.session.logged_values import value_of
+from steptrace_tracer.session.recorded_steps import RecordedSteps
 from steptrace_tracer.session.rest import FitEnds
 from steptrace_tracer.session.settings import JOURNAL_LIMIT, OnError, Settings
 from steptrace_tracer.session.traced_fit import TracedFit
@@ -67,8 +68,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         Show a bar on a terminal while the trace is finished, and then a summary, in one line if it
         was resumed. ``STEPTRACE_QUIET=1`` shows neither.
     journal_limit
-        Bytes of local disk for steps that are not in the store yet. When they are used up, the
-        training waits.
+        Bytes of local disk for steps that wait to be stored. When they are used up, training waits.
     capture
         How steps are captured. ``"inside"``: the training step itself returns what is recorded,
         which costs least. ``"beside"``: a second function computes it from the same batch, weights
@@ -157,6 +157,7 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
             sample_ids,
             incidents,
             incident_bytes,
+            RecordedSteps(self.policy),
             self._live,
         )
         self._overwrite = overwrite
