@@ -1,15 +1,16 @@
 """How often the diagnosis is right, on programs that its thresholds were set on and on others.
 
-    PYTHONPATH=benchmarks python -m diagnosis.corpus FOLDER [PROGRAM ...]
+    PYTHONPATH=benchmarks python -m diagnosis.corpus FOLDER [PROGRAM ...] [MUTATION ...]
 
-Trains every program with every mutation, traced into FOLDER, where traces and what was said of them
-are kept, and prints the tables. With `--record` it trains only, with `--judge` it trains nothing,
-with `--again` it judges traces again that were judged before, and with `--tables` it prints what is
-there. Deterministic but for the threads of TensorFlow.
+Trains every program with every mutation, or those that are named, traced into FOLDER, where traces
+and what was said of them are kept, and prints the tables. With `--record` it trains only, with
+`--judge` it trains nothing, with `--again` it judges traces again that were judged before, and with
+`--tables` it prints what is there. Deterministic but for the threads of TensorFlow.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -21,8 +22,10 @@ os.environ.setdefault("STEPTRACE_QUIET", "1")
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from diagnosis.mutations import AT, BATCH, MUTATIONS, STEPS, Mutation, kernel
+from diagnosis.mutations import AT, BATCH, STEPS, Mutation, kernel
+from diagnosis.mutations_all import MUTATIONS
 from diagnosis.programs_all import SEEN, UNSEEN
 from diagnosis.tables import Judged, tables
 from steptrace_analyzer import diagnose, open_trace
@@ -44,21 +47,27 @@ def record(path: Path, make: Callable[[], Program], name: str) -> str | None:
     """
     mutation = MUTATIONS[name]
     keras.utils.set_random_seed(12)
+    keras.config.set_dtype_policy(mutation.policy)
     program = make()
+    keras.config.set_dtype_policy("float32")
     if not mutation.allows(program, name):
         return None
     if mutation.change is not None:
         mutation.change(program)
-    xs, ys, epochs = _data(program, mutation)
-    optimizer = mutation.optimizer() if mutation.optimizer else program.optimizer(mutation.rate)
-    usual = float(optimizer.learning_rate)
+    xs, ys, epochs, held = _data(program, mutation)
+    with _scope(program):
+        optimizer = mutation.optimizer() if mutation.optimizer else program.optimizer(mutation.rate)
+    usual = float(optimizer.learning_rate.value.numpy())
 
     def between(number: int, model: Any, optimizer: Any) -> None:
         if mutation.rate_at is not None:
             optimizer.learning_rate = usual * mutation.rate_at(number)
         if number == AT and mutation.between is not None:
             weight = kernel(model)
-            weight.assign(mutation.between(weight.numpy().copy()))
+            weight.assign(mutation.between(weight.value.numpy().copy()))
+        if number == 0 and mutation.on_replica is not None:
+            copy = kernel(model).value.values[-1]
+            copy.assign(mutation.on_replica(copy.numpy()))
 
     tracer = Tracer(path, overwrite=True, capture="inside", progress=False)
     if program.train is not None:
@@ -66,7 +75,8 @@ def record(path: Path, make: Callable[[], Program], name: str) -> str | None:
         batches = [tuple(a[i : i + BATCH] for a in (*xs, *ys)) for i in ends]
         program.train(program, optimizer, batches, between, tracer)
     else:
-        program.model.compile(optimizer, program.loss)
+        with _scope(program):
+            program.model.compile(optimizer, program.loss)
 
         class Between(keras.callbacks.Callback):  # type: ignore[misc]
             """Writes to the model or its optimizer right before a step."""
@@ -78,29 +88,57 @@ def record(path: Path, make: Callable[[], Program], name: str) -> str | None:
                 between(self.steps, self.model, self.model.optimizer)
                 self.steps += 1
 
-        x = xs if isinstance(program.x, list) else xs[0]
-        y = ys if isinstance(program.y, list) else ys[0]
-        program.model.fit(
-            x, y, BATCH, epochs, shuffle=False, verbose=0, callbacks=[Between(), tracer]
+        pairs = [
+            tuple(
+                arrays if isinstance(given, list) else arrays[0]
+                for arrays, given in zip(pair, (program.x, program.y), strict=True)
+            )
+            for pair in ((xs, ys), held)
+            if pair is not None
+        ]
+        how: dict[str, Any] = {"shuffle": False, "verbose": 0, "callbacks": [Between(), tracer]}
+        if held is not None:
+            how["validation_data"] = pairs[1]
+        raised = (
+            contextlib.suppress(tf.errors.InvalidArgumentError)
+            if mutation.raises
+            else contextlib.nullcontext()
         )
+        with raised:
+            program.model.fit(*pairs[0], BATCH, epochs, **how)
     written = kernel(program.model).path.split("/")[-2:] if mutation.between is not None else ()
     return "/".join(written)
 
 
-def _data(program: Program, mutation: Mutation) -> tuple[list[Any], list[Any], int]:
-    """Return inputs and targets in the order of the steps, and how often they are gone through."""
+def _scope(program: Program) -> Any:
+    return contextlib.nullcontext() if program.strategy is None else program.strategy.scope()
+
+
+def _data(program: Program, mutation: Mutation) -> tuple[list[Any], list[Any], int, Any]:
+    """Return inputs and targets in the order of the steps, the epochs, and what is held out."""
     xs = program.x if isinstance(program.x, list) else [program.x]
     ys = program.y if isinstance(program.y, list) else [program.y]
     rng = np.random.default_rng(0)
-    count = STEPS * BATCH
+    held, in_epochs = None, bool(mutation.tail)
+    if mutation.validation is not None:
+        order = np.random.default_rng(1).permutation(len(xs[0]))
+        fifth = len(order) // 5
+        held = tuple([array[order[:fifth]].copy() for array in arrays] for arrays in (xs, ys))
+        mutation.validation(held[0])
+        xs, ys = ([array[order[fifth:]] for array in arrays] for arrays in (xs, ys))
+        in_epochs = True
+    if mutation.rows is not None:
+        chosen = mutation.rows(ys)
+        xs, ys = ([array[chosen] for array in arrays] for arrays in (xs, ys))
+    count = (_EPOCH if in_epochs else STEPS) * BATCH
     if mutation.tail:
-        count = (_EPOCH - 1) * BATCH + mutation.tail
+        count += mutation.tail - BATCH
     passes = -(-count // len(xs[0]))
     order = np.concatenate([rng.permutation(len(xs[0])) for _ in range(passes)])[:count]
     xs, ys = ([array[order].copy() for array in arrays] for arrays in (xs, ys))
     if mutation.batches is not None:
         mutation.batches(xs, ys, slice(AT * BATCH, (AT + 1) * BATCH))
-    return xs, ys, STEPS // _EPOCH if mutation.tail else 1
+    return xs, ys, STEPS // _EPOCH if in_epochs else 1, held
 
 
 def judge(path: Path, program: str, name: str, written: str) -> Judged:
@@ -141,13 +179,17 @@ def main(arguments: list[str]) -> None:
     options = {argument for argument in arguments if argument.startswith("--")}
     folder, *chosen = (a for a in arguments if a not in options)
     Path(folder).mkdir(parents=True, exist_ok=True)
+    wanted = [set(chosen) & set(names) for names in ({**SEEN, **UNSEEN}, MUTATIONS)]
+    if unknown := sorted(set(chosen) - wanted[0] - wanted[1]):
+        sys.exit(f"there is no program or mutation {', '.join(unknown)}")
     sets: dict[str, list[Judged]] = {}
     for title, programs in (("seen", SEEN), ("unseen", UNSEEN)):
         judged = [
             _run(Path(folder), program, name, options)
             for program in programs
-            if not chosen or program in chosen
+            if not wanted[0] or program in wanted[0]
             for name in MUTATIONS
+            if not wanted[1] or name in wanted[1]
         ]
         sets[title] = [one for one in judged if one is not None]
     sys.stdout.write(f"{tables(sets)}\n")

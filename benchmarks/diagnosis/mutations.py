@@ -1,4 +1,4 @@
-"""Faults that are put into a program, and odd variants that are none."""
+"""What a mutation is, the first faults that are put into a program, and variants that are none."""
 
 from __future__ import annotations
 
@@ -29,11 +29,21 @@ class Mutation:
     ----------
     change
         Takes the program before it is compiled.
+    needs
+        Says of a program whether the mutation can be done to it; to all, where None.
+    rows
+        Takes the targets, and returns the indices of the samples that are trained on; all, where
+        None.
     batches
         Changes the batches in place: lists of inputs and targets, (sample, ...), and the rows of
         step `AT`.
+    validation
+        Changes the inputs of a fifth of the samples in place. They are held out then, and the loss
+        of them is computed after every 20 steps.
     between
         Takes a weight's values right before step `AT`, and returns others.
+    on_replica
+        Takes a weight's values on the last replica before the first step, and returns others.
     rate_at
         Factor of the learning rate at each step.
     step
@@ -46,32 +56,48 @@ class Mutation:
         Factor of the learning rate.
     optimizer
         Another optimizer.
+    policy
+        Types of numbers that the model is built for.
     tail
         Samples of the last batch of every epoch of 20 steps; a full one, where 0.
     healthy
         Whether it is no fault.
+    severity
+        The least that a rule which is meant for it promises of a run that is harmed.
+    raises
+        Whether the training ends with an exception.
     """
 
     change: Callable[[Program], None] | None = None
+    needs: Callable[[Program], bool] | None = None
+    rows: Callable[[list[Any]], npt.NDArray[np.intp]] | None = None
     batches: Callable[[list[Any], list[Any], slice], None] | None = None
+    validation: Callable[[list[Any]], None] | None = None
     between: Callable[[npt.NDArray[Any]], Any] | None = None
+    on_replica: Callable[[npt.NDArray[Any]], Any] | None = None
     rate_at: Callable[[int], float] | None = None
     step: int | None = None
     cause: str | None = None
     rules: tuple[str, ...] = ()
     rate: float = 1.0
     optimizer: Callable[[], Any] | None = None
+    policy: str = "float32"
     tail: int = 0
     healthy: bool = False
+    severity: str = "error"
+    raises: bool = False
 
     def allows(self, program: Program, name: str) -> bool:
         """Whether it can be done to a program."""
-        if name in program.not_for:
+        if name in program.not_for or (self.validation is not None and program.train is not None):
             return False
-        labels = program.y
-        return self.batches is not _sort or (
-            not isinstance(labels, list) and labels.ndim == 1 and labels.dtype.kind in "iu"
-        )
+        return self.needs is None or self.needs(program)
+
+
+def has_classes(program: Program) -> bool:
+    """Whether each sample has one class id."""
+    labels = program.y
+    return not isinstance(labels, list) and labels.ndim == 1 and labels.dtype.kind in "iu"
 
 
 def kernel(model: Any) -> Any:
@@ -96,12 +122,13 @@ def _reset(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.random.default_rng(7).normal(0, 0.2, values.shape)
 
 
-def _floats(arrays: list[Any]) -> list[Any]:
+def floats(arrays: list[Any]) -> list[Any]:
+    """Return those that are magnitudes."""
     return [array for array in arrays if array.dtype.kind == "f"]
 
 
 def _scale_batch(xs: list[Any], ys: list[Any], rows: slice) -> None:
-    for x in _floats(xs):
+    for x in floats(xs):
         x[rows] *= 100
 
 
@@ -116,7 +143,7 @@ def _wrong_labels(xs: list[Any], ys: list[Any], rows: slice) -> None:
 
 
 def _nan(xs: list[Any], ys: list[Any], rows: slice) -> None:
-    _floats(xs)[0][rows.start + 5].reshape(-1)[0] = np.nan
+    floats(xs)[0][rows.start + 5].reshape(-1)[0] = np.nan
 
 
 def _shuffle(xs: list[Any], ys: list[Any], rows: slice) -> None:
@@ -125,7 +152,7 @@ def _shuffle(xs: list[Any], ys: list[Any], rows: slice) -> None:
 
 
 def _raw(xs: list[Any], ys: list[Any], rows: slice) -> None:
-    for x in _floats(xs):
+    for x in floats(xs):
         x *= 255
         x += 100
 
@@ -136,7 +163,9 @@ def _sort(xs: list[Any], ys: list[Any], rows: slice) -> None:
         array[:] = array[order].copy()
 
 
-def _initialise(make: Callable[[npt.NDArray[Any]], Any]) -> Callable[[Program], None]:
+def initialise(make: Callable[[npt.NDArray[Any]], Any]) -> Callable[[Program], None]:
+    """Return what changes all first weights but biases."""
+
     def change(program: Program) -> None:
         for weight in program.model.trainable_weights:
             if len(weight.shape) >= 2:
@@ -160,39 +189,52 @@ def _wrong_output(program: Program) -> None:
     last.activation = keras.activations.relu if is_class else keras.activations.sigmoid
 
 
-def _uphill(program: Program) -> None:
-    usual = program.optimizer
+def applying(change: Callable[[Any, Any], Any]) -> Callable[[Program], None]:
+    """Return what has an optimizer apply other gradients.
 
-    def optimizer(factor: float) -> Any:
-        inner = usual(factor)
-        apply = inner.apply
+    Parameters
+    ----------
+    change
+        Takes gradients and weights, and returns both.
+    """
 
-        def negated(grads: Any, trainable_variables: Any = None) -> Any:
-            return apply([-g for g in grads], trainable_variables)
+    def changed(program: Program) -> None:
+        usual = program.optimizer
 
-        inner.apply = negated
-        return inner
+        def optimizer(factor: float) -> Any:
+            inner = usual(factor)
+            apply = inner.apply
 
-    program.optimizer = optimizer
+            def other(grads: Any, trainable_variables: Any = None) -> Any:
+                return apply(*change(grads, trainable_variables))
+
+            inner.apply = other
+            return inner
+
+        program.optimizer = optimizer
+
+    return changed
 
 
-def _sudden(cause: str, rule: str, step: int = AT, **how: Any) -> Mutation:
+def sudden(cause: str, rule: str, step: int = AT, **how: Any) -> Mutation:
+    """Return a fault that begins at one step."""
     return Mutation(step=step, cause=cause, rules=(rule,), **how)
 
 
 def _written(between: Callable[[npt.NDArray[Any]], Any]) -> Mutation:
-    return _sudden("outside", "outside", AT - 1, between=between)
+    return sudden("outside", "outside", AT - 1, between=between)
 
 
-def _lasting(*rules: str, **how: Any) -> Mutation:
+def lasting(*rules: str, **how: Any) -> Mutation:
+    """Return a fault that holds from the start."""
     return Mutation(rules=rules, **how)
 
 
-MUTATIONS: Final[dict[str, Mutation]] = {
-    "batch_scaled": _sudden("batch", "bad_batch", batches=_scale_batch),
-    "labels_wrong": _sudden("labels", "bad_batch", batches=_wrong_labels),
-    "nan_in_input": _sudden("data", "non_finite", batches=_nan),
-    "rate_spike": _sudden(
+FIRST: Final[dict[str, Mutation]] = {
+    "batch_scaled": sudden("batch", "bad_batch", batches=_scale_batch),
+    "labels_wrong": sudden("labels", "bad_batch", batches=_wrong_labels),
+    "nan_in_input": sudden("data", "non_finite", batches=_nan),
+    "rate_spike": sudden(
         "learning_rate", "update_jump", rate_at=lambda n: 100.0 if n == AT else 1.0
     ),
     "layer_reset": _written(_reset),
@@ -200,15 +242,15 @@ MUTATIONS: Final[dict[str, Mutation]] = {
     "layer_zeroed": _written(lambda v: v * 0),
     "bit_flip": _written(_flip),
     "one_weight": _written(_one),
-    "rate_high": _lasting("rate_too_high", "exploding", "non_finite", rate=100),
-    "rate_low": _lasting("rate_too_low", rate=1e-5),
-    "labels_shuffled": _lasting("not_learning", batches=_shuffle),
-    "inputs_raw": _lasting("unscaled_inputs", batches=_raw),
-    "init_zero": _lasting("identical_units", change=_initialise(lambda v: v * 0)),
-    "init_huge": _lasting("poor_start", "saturation", change=_initialise(lambda v: v * 30)),
-    "uphill": _lasting("uphill", change=_uphill),
-    "wrong_output": _lasting("output_mismatch", change=_wrong_output),
-    "sorted": _lasting("sorted_labels", batches=_sort),
+    "rate_high": lasting("rate_too_high", "exploding", "non_finite", rate=100),
+    "rate_low": lasting("rate_too_low", rate=1e-5),
+    "labels_shuffled": lasting("not_learning", batches=_shuffle),
+    "inputs_raw": lasting("unscaled_inputs", batches=_raw),
+    "init_zero": lasting("identical_units", change=initialise(lambda v: v * 0)),
+    "init_huge": lasting("poor_start", "saturation", change=initialise(lambda v: v * 30)),
+    "uphill": lasting("uphill", change=applying(lambda gs, ws: ([-g for g in gs], ws))),
+    "wrong_output": lasting("output_mismatch", change=_wrong_output),
+    "sorted": lasting("sorted_labels", batches=_sort, needs=has_classes),
     "none": Mutation(healthy=True),
     "adadelta": Mutation(healthy=True, optimizer=lambda: keras.optimizers.Adadelta(1.0)),
     "clipped": Mutation(

@@ -34,9 +34,11 @@ class Program:
     """Mutations that its data does not allow."""
     train: Callable[..., None] | None = None
     """Trains where ``fit`` does not: takes program, optimizer, batches, callbacks and tracer."""
+    strategy: Any = None
+    """The strategy whose replicas the model is on."""
 
 
-TOKENS: Final = frozenset({"batch_scaled", "nan_in_input", "inputs_raw"})
+TOKENS: Final = frozenset({"batch_scaled", "batch_clipped", "nan_in_input", "inputs_raw"})
 """Mutations that inputs of token ids do not allow."""
 
 

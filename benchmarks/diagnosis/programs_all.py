@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from diagnosis import programs, programs_pictures, programs_sequences, programs_tables
+from diagnosis import (
+    programs,
+    programs_pictures,
+    programs_replicas,
+    programs_sequences,
+    programs_tables,
+)
 from diagnosis.programs_pictures import PHOTOS
 
 if TYPE_CHECKING:
@@ -28,6 +34,7 @@ SEEN: Final[dict[str, Callable[[], Program]]] = {
         programs_tables.imbalanced,
         programs_sequences.ratings,
         programs_tables.iris,
+        programs_replicas.digits_replicas,
     )
 }
 """Programs that thresholds may be set on."""
@@ -48,6 +55,7 @@ UNSEEN: Final[dict[str, Callable[[], Program]]] = {
         programs_tables.normalised,
         programs_tables.robust,
         programs_tables.gan,
+        programs_replicas.waves_replicas,
         *((programs_pictures.photos,) if PHOTOS in os.environ else ()),
     )
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Final
 
-from diagnosis.mutations import MUTATIONS
+from diagnosis.mutations_all import MUTATIONS
 from steptrace_analyzer.anomalies.rules import BUILT_IN
 
 if TYPE_CHECKING:

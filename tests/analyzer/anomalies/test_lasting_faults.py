@@ -122,6 +122,19 @@ def test_updates_along_the_gradient_go_uphill() -> None:
     assert found.observed == pytest.approx(1.0, abs=1e-5)
 
 
+@pytest.mark.parametrize(("learns", "severity"), [(True, "warning"), (False, "error")])
+def test_one_kernel_that_goes_uphill_is_named_alone(learns: bool, severity: str) -> None:
+    arrays = _run() if learns else _unlearned(_run())
+    follow_gradients(arrays, 0.1)
+    assert find("uphill", arrays) == []
+    gradient = arrays["gradients/net/middle/kernel"].astype(np.float64)
+    steps = np.concatenate([np.ones((1, *gradient.shape[1:])), 0.1 * gradient])
+    arrays["weights/net/middle/kernel"] = np.cumsum(steps, axis=0).astype(np.float32)
+    (found,) = find("uphill", arrays)
+    assert (found.tensor, found.severity) == ("updates/net/middle/kernel", severity)
+    assert "positive for no other" in found.explanation
+
+
 def test_a_first_loss_far_above_a_constant_prediction_is_a_poor_start() -> None:
     arrays = _run()
     arrays["scalars/loss"] *= np.float32(0.3)
@@ -403,6 +416,13 @@ def test_a_loss_that_is_mostly_penalty_is_named() -> None:
     arrays["scalars/loss"] = np.full(STEPS, 5.0, np.float32)
     (found,) = find("regulariser", arrays)
     assert found.observed == pytest.approx(1 - _entropy(arrays) / 5.0, rel=1e-5)
+
+
+def test_a_loss_that_is_a_sum_over_the_batch_holds_no_penalty() -> None:
+    arrays = quiet_run()
+    arrays["inputs/sample_loss"] = np.full((STEPS, BATCH), _entropy(arrays), np.float32)
+    arrays["scalars/loss"] = arrays["inputs/sample_loss"].sum(axis=1)
+    assert find("regulariser", arrays) == []
 
 
 def test_what_came_of_a_run_stands_last_in_the_story_of_its_cause() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from steptrace_analyzer.anomalies.finding import Finding
 from steptrace_analyzer.anomalies.geometry import geometries
-from steptrace_analyzer.anomalies.outcome import LEAST_STEPS, outcome, task_losses
+from steptrace_analyzer.anomalies.outcome import LEAST_STEPS, is_harmed, outcome, task_losses
 from steptrace_analyzer.anomalies.signals import kernels, require
 from steptrace_analyzer.anomalies.trends import known_median
 from steptrace_analyzer.anomalies.words import listed, number, ratio_of, times
@@ -141,8 +141,9 @@ def uphill(signals: Signals, *, cosine: float = 0.2) -> Iterator[Finding]:
     """Find optimizers that follow the gradient upwards.
 
     The median, over all steps, of the cosine between a kernel's gradient and the update that
-    followed is above `cosine`, for more than half of the kernels. Downhill it is negative, with
-    every optimizer and with momentum.
+    followed is above `cosine`. Downhill it is negative, with every optimizer and with momentum. For
+    more than half of the kernels it is an error. Of fewer, the sign is wrong for these alone, and
+    the others may make up for it: it is an error where the run is harmed, else a warning.
 
     Thresholds
         cosine: without unit
@@ -161,13 +162,14 @@ def uphill(signals: Signals, *, cosine: float = 0.2) -> Iterator[Finding]:
             medians[path] = float(np.median(known))
     require(medians, f"fewer than {_START} steps have both a gradient and an update")
     wrong = [path for path, value in medians.items() if value > cosine]
-    if len(wrong) <= len(medians) / 2:
+    if not wrong:
         return
+    most = len(wrong) > len(medians) / 2
     top = max(wrong, key=lambda path: medians[path])
     steps = signals.steps("gradients")
     yield Finding(
         rule="uphill",
-        severity="error",
+        severity="error" if most or is_harmed(signals) else "warning",
         first_step=int(steps[0]),
         last_step=int(steps[-1]),
         explanation=(
@@ -179,7 +181,7 @@ def uphill(signals: Signals, *, cosine: float = 0.2) -> Iterator[Finding]:
         threshold=cosine,
         cause="the sign of the gradient or of the loss is wrong where it is applied",
         cause_kind="set-up",
-        consequence="every step makes the loss larger",
+        consequence="every step of these weights makes the loss larger",
         remedy="check the sign in the loss, in a custom train_step and in a custom optimizer",
         evidence={"cosines": medians},
     )

@@ -149,7 +149,8 @@ def regulariser(signals: Signals, *, share: float = 0.5, steps: float = 100) -> 
 
     The penalty is the loss minus the mean of the samples' losses. It is more than `share` of the
     loss at each of the last `steps` steps, and the mean of the samples' losses has not come below
-    nine tenths of the loss of the best constant prediction.
+    nine tenths of the loss of the best constant prediction. A loss that is the sum of the samples'
+    losses holds no penalty.
 
     Thresholds
         share: penalty over loss. steps: recorded steps.
@@ -178,6 +179,8 @@ def regulariser(signals: Signals, *, share: float = 0.5, steps: float = 100) -> 
     with np.errstate(invalid="ignore", divide="ignore"):
         part = (whole - task) / whole
     if not (part > share).all() or np.median(task) < 0.9 * trivial:
+        return
+    if np.allclose(whole, np.nansum(own, axis=1), rtol=1e-3):
         return
     yield Finding(
         rule="regulariser",
