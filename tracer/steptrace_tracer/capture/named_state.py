@@ -86,7 +86,7 @@ class NamedState:
             for group in self._groups
         )
         # What is used once is not worth compiling.
-        self._read = tf.function(self._values, autograph=False) if is_settled else self._values
+        self._read = self._compiled() if is_settled else self._values
 
     def is_current(self) -> bool:
         """Whether no optimizer or metric has been built since, which makes variables."""
@@ -115,6 +115,10 @@ class NamedState:
             else:
                 variable.assign(tf.cast(tf.constant(values), variable.dtype))
         return tuple(wrong)
+
+    def _compiled(self) -> Any:
+        # Called without a search for the function of the arguments, of which there are none.
+        return tf.function(self._values, autograph=False).get_concrete_function()
 
     def _values(self) -> list[Any]:
         return [_joined(list(group.values())) for group in self._groups]
