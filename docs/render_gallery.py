@@ -1,8 +1,9 @@
-"""Draw docs/gallery.md and its pictures: every view, of two traces.
+"""Draw docs/gallery.md and its pictures: every view, of three traces.
 
-Run ``steptrace demo`` and ``python examples/cats_and_dogs.py --data PHOTOS --steps 14``, and then
-``python docs/render_gallery.py steptrace-demo/digits.zarr cats_and_dogs.zarr`` after a change of a
-view, and look at each picture. A test compares the page with this script.
+Run ``steptrace demo``, ``python examples/cats_and_dogs.py --data PHOTOS --steps 14`` and
+``steptrace demo -o eighty --steps 80``, and then ``python docs/render_gallery.py
+steptrace-demo/digits.zarr cats_and_dogs.zarr eighty/digits.zarr`` after a change of a view, and
+look at each picture. A test compares the page with this script.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ _HEAD = """# Gallery
 
 The first pictures are of the trace that `steptrace demo` writes: a small network learns handwritten
 digits, and the batch of step 60 is corrupted. Those below are of `examples/cats_and_dogs.py`, a
-larger network that begins to tell photos of cats from photos of dogs. `docs/render_gallery.py`
-draws this page.
+larger network that begins to tell photos of cats from photos of dogs. The last ones compare the
+demo with one of 80 steps (`steptrace demo -o eighty --steps 80`), whose batch of step 48 is
+corrupted. `docs/render_gallery.py` draws this page.
 
 Each view is a command, `steptrace plot VIEW`, and a function of `steptrace_analyzer` that returns a
 matplotlib figure. A file that ends in `.svg` or `.pdf` is drawn as vectors.
@@ -50,6 +52,8 @@ class View(NamedTuple):
     @property
     def command(self) -> str:
         """The command that draws it."""
+        if self in TWO_RUNS:
+            return self.options
         view = self.name.removeprefix("photos-").partition("-")[0]
         trace = "cats_and_dogs.zarr" if self in PHOTOS else "digits.zarr"
         return f"steptrace plot {view} {trace} {self.options}".rstrip()
@@ -174,12 +178,28 @@ PHOTOS = (
     ),
 )
 
+TWO_RUNS = (
+    View(
+        "runs",
+        "steptrace compare digits.zarr eighty/digits.zarr -o runs.png",
+        "Several runs",
+        "Losses and norms over each other, and where the runs part.",
+    ),
+    View(
+        "divergence",
+        "steptrace diff digits.zarr eighty/digits.zarr --html difference.html",
+        "How far two runs are apart",
+        "The distance of each layer over the steps. It is part of the page that this writes.",
+    ),
+)
+
 
 def render() -> str:
     """Return the page."""
     parts = [_HEAD]
     parts += map(_section, VIEWS)
     parts += map(_section, PHOTOS)
+    parts += map(_section, TWO_RUNS)
     parts.append(
         "## Moving\n\nThe same axes and colours in every frame. `--view` takes `flow`, `weights`, "
         "`parameters` and `activations`; `-o run.html` gives a page with a slider.\n\n"
@@ -196,9 +216,9 @@ def _section(view: View) -> str:
     )
 
 
-def draw(trace: str, photos: str) -> None:
-    """Draw all pictures of a trace of the demo, and of one of the photos."""
-    from steptrace_analyzer import animate, open_trace, plots
+def draw(trace: str, photos: str, eighty: str) -> None:
+    """Draw all pictures of a trace of the demo, of one of the photos, and of a shorter demo."""
+    from steptrace_analyzer import animate, diff, open_trace, plots
     from steptrace_analyzer.plots.steps import sudden_findings
 
     opened = open_trace(trace)
@@ -222,9 +242,11 @@ def draw(trace: str, photos: str) -> None:
         "photos-sensitivity": plots.plot_sensitivity(photos),
         "photos-trajectory": plots.plot_trajectory(photos),
         "photos-statistics": plots.plot_statistics(photos, "conv2d_3"),
+        "runs": plots.plot_runs([trace, eighty], ["100 steps", "80 steps"], [48]),
+        "divergence": plots.plot_divergence(diff(trace, eighty)),
     }
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for view in (*VIEWS, *PHOTOS):
+    for view in (*VIEWS, *PHOTOS, *TWO_RUNS):
         _save(figures[view.name], FOLDER / view.picture)
     animate(opened, FLOW, "flow", steps=range(50, 76), frames_per_second=4, dpi=70)
     PAGE.write_text(render(), encoding="utf-8")

@@ -71,10 +71,11 @@ def test_the_gallery_is_the_one_that_its_script_writes_and_has_every_picture() -
     text = module.PAGE.read_text(encoding="utf-8")
     assert text == module.render()
     pictures = re.findall(r"\((images/[^)]+)\)", text)
-    assert len(pictures) == len(module.VIEWS) + len(module.PHOTOS) + 1
+    views = (*module.VIEWS, *module.PHOTOS, *module.TWO_RUNS)
+    assert len(pictures) == len(views) + 1
     assert all((ROOT / "docs" / name).is_file() for name in pictures)
     used = {f"gallery/{path.name}" for path in module.FOLDER.iterdir()}
-    assert used == {f"gallery/{view.picture}" for view in (*module.VIEWS, *module.PHOTOS)}
+    assert used == {f"gallery/{view.picture}" for view in views}
 
 
 def test_the_picture_of_a_step_names_rooms_that_exist() -> None:

@@ -104,6 +104,10 @@ def plot_divergence(result: DiffResult) -> Figure:
         figure = new_figure(8.6, 4.0)
         axes = figure.add_subplot()
         notes = [f"Equal steps have no point: {kind} of the layer, largest of its tensors"]
+        place = result.divergence.place if result.divergence is not None else None
+        parted = place.step if place is not None else None
+        if parted is not None:
+            notes.append(f"Dashed: where the runs part (step {parted})")
         shown = sorted(lines, key=lambda line: -np.nanmax(line.distance))[:_MOST_LINES]
         if len(shown) < len(lines):
             notes.append(f"{len(lines) - len(shown)} layers that are less far apart are not drawn")
@@ -125,9 +129,8 @@ def plot_divergence(result: DiffResult) -> Figure:
         axes.set_yscale("log")
         steps = np.unique(np.concatenate([line.steps for line in lines]))
         set_step_axis(axes, steps)
-        place = result.divergence.place if result.divergence is not None else None
-        if place is not None and place.step is not None:
-            axes.axvline(place.step, color=VERMILION, linewidth=1, linestyle="--", zorder=0)
+        if parted is not None:
+            axes.axvline(parted, color=VERMILION, linewidth=1, linestyle="--", zorder=0)
         axes.set_xlabel("step")
         axes.set_ylabel("rms of difference / rms")
         axes.grid(axis="y")
