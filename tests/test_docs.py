@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from steptrace_schema.version import FORMAT_VERSION
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +55,18 @@ def test_the_page_on_diagnosis_says_what_the_rules_say() -> None:
         assert {"Unit", "Needs"} <= set(re.findall(r"^    (\w+)$", rule.__doc__, re.MULTILINE)), (
             name
         )
+
+
+def test_every_rule_has_the_picture_that_its_script_draws() -> None:
+    module = _module("docs/render_diagnosis_pictures.py")
+    rules = _module("docs/render_diagnosis.py").BUILT_IN
+    said = json.loads(module.SAID.read_text(encoding="utf-8"))
+    assert set(said) == set(module.PICTURES) == set(rules)
+    for rule, picture in module.PICTURES.items():
+        parts = said[rule]["program"], said[rule]["mutation"], said[rule]["alt"]
+        assert parts == (picture.program, picture.mutation, picture.alt), rule
+        with Image.open(module.FOLDER / f"{rule}.png") as image:
+            assert image.width <= 1000, rule
 
 
 def test_the_specification_has_the_version_that_is_written() -> None:

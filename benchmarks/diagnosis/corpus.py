@@ -46,6 +46,7 @@ def record(path: Path, make: Callable[[], Program], name: str) -> str | None:
     where the mutation cannot be done to the program.
     """
     mutation = MUTATIONS[name]
+    keras.backend.clear_session()  # names of layers count from the start
     keras.utils.set_random_seed(12)
     keras.config.set_dtype_policy(mutation.policy)
     program = make()
@@ -159,14 +160,26 @@ def judge(path: Path, program: str, name: str, written: str) -> Judged:
     )
 
 
+def recorded(folder: Path, program: str, name: str) -> Path | None:
+    """Return the path of the trace of one run, after it was trained unless that was done before.
+
+    None where the mutation cannot be done to the program.
+    """
+    path = folder / f"{program}-{name}.zarr"
+    done = path.with_suffix(".done")
+    if not done.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        written = record(path, {**SEEN, **UNSEEN}[program], name)
+        done.write_text("not for it" if written is None else written)
+    return None if done.read_text() == "not for it" else path
+
+
 def _run(folder: Path, program: str, name: str, options: set[str]) -> Judged | None:
     """Record and judge one run, unless that was done before."""
-    make = {**SEEN, **UNSEEN}[program]
     path = folder / f"{program}-{name}.zarr"
     done, said = path.with_suffix(".done"), path.with_suffix(".json")
-    if not options & {"--tables", "--judge"} and not done.exists():
-        written = record(path, make, name)
-        done.write_text("not for it" if written is None else written)
+    if not options & {"--tables", "--judge"}:
+        recorded(folder, program, name)
     if not done.exists() or "--record" in options or (note := done.read_text()) == "not for it":
         return None
     if "--tables" not in options and ("--again" in options or not said.exists()):

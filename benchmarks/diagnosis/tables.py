@@ -143,12 +143,17 @@ def _sudden(judged: list[Judged]) -> dict[str, list[object]]:
 
 def _lasting(judged: list[Judged]) -> dict[str, list[object]]:
     lost = _lost(judged)
+
+    def harmed(one: Judged) -> bool:
+        """Whether a run is harmed by what its rule calls an error."""
+        return lost(one) and MUTATIONS[one.mutation].severity == "error"
+
     return {
         name: [
             len(runs),
             sum(one.has("error") for one in runs),
             sum(one.has("warning") and not one.has("error") for one in runs),
-            _part([one for one in runs if lost(one)], lambda one: one.has("error")),
+            _part([one for one in runs if harmed(one)], lambda one: one.has("error")),
             sum(one.named for one in runs),
         ]
         for name, runs in _groups(judged, lambda m: m.step is None and not m.healthy).items()

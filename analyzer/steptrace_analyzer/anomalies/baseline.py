@@ -43,6 +43,16 @@ def zero_loss(signals: Signals) -> float | None:
     return float((known**2).mean() if name in _SQUARED else np.abs(known).mean())
 
 
+def is_squared(signals: Signals) -> bool:
+    """Whether the loss is the mean squared error."""
+    return (signals.attributes.loss or "").lower() in _SQUARED
+
+
+def is_absolute(signals: Signals) -> bool:
+    """Whether the loss is the mean absolute error."""
+    return (signals.attributes.loss or "").lower() in _ABSOLUTE
+
+
 def targets(signals: Signals) -> npt.NDArray[np.float64] | None:
     """Return all recorded targets, (row, ...), without padding; None unless there is one array."""
     if not signals.has("inputs", "y"):

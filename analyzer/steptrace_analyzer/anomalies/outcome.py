@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from steptrace_analyzer.anomalies.baseline import trivial_loss
+from steptrace_analyzer.anomalies.batch_levels import batch_levels
 from steptrace_analyzer.anomalies.finding import NotJudgedError
 from steptrace_analyzer.anomalies.trends import block_means, mann_kendall
 
@@ -48,7 +49,10 @@ class Outcome:
     trivial: float | None
     """Loss of the best constant prediction, where it is known."""
     end: float
-    """Mean of the losses of the last tenth of the run, of 20 steps at least."""
+    """Mean of the losses of the last tenth of the run, of 20 steps at least.
+
+    It is freed of how hard these batches are, where that is known; so is `reached`.
+    """
     reached: float
     """Least mean of a fifth of the run, of 20 steps at least."""
     falling: bool
@@ -141,17 +145,36 @@ def _outcome(signals: Signals) -> Outcome | None:
     best = int(np.argmin(medians))
     half = values[len(values) // 2 :]
     tau, chance = mann_kendall(block_means(half, TAIL)) if np.isfinite(half).all() else (0.0, 1.0)
-    wide = max(TAIL, len(clean) // 5)
-    sums = np.cumsum(np.concatenate([[0.0], np.minimum(clean, _HUGE)]))
-    means = (sums[wide:] - sums[:-wide]) / wide
+    trivial, levels = trivial_loss(signals), batch_levels(signals, steps)
+    if levels is not None:
+        trivial = float(levels.mean())
+    end = _means(clean, levels, max(TAIL, len(clean) // 10))[-1]
+    reached = _means(np.minimum(clean, _HUGE), levels, max(TAIL, len(clean) // 5)).min()
     return Outcome(
         steps=len(values),
         first=float(next(iter(values[np.isfinite(values)]), np.inf)),
         best=float(medians[best]),
         best_step=int(steps[best + TAIL - 1]),
         last=float(medians[-1]),
-        trivial=trivial_loss(signals),
-        end=float(clean[-max(TAIL, len(clean) // 10) :].mean()),
-        reached=float(means.min()),
+        trivial=trivial,
+        end=float(end),
+        reached=float(reached),
         falling=tau < 0 and chance < _CHANCE,
     )
+
+
+def _means(
+    values: npt.NDArray[np.float64], levels: npt.NDArray[np.float64] | None, wide: int
+) -> npt.NDArray[np.float64]:
+    """Return the mean of each `wide` losses in a row.
+
+    Where the loss of a constant prediction on each batch is given, it is that of the whole run
+    times what share of it the losses are.
+    """
+    means = np.lib.stride_tricks.sliding_window_view(values, wide).mean(axis=-1)
+    if levels is None:
+        return np.asarray(means)
+    usual = np.lib.stride_tricks.sliding_window_view(levels, wide).mean(axis=-1)
+    if not (usual > 0).all():
+        return np.asarray(means)
+    return np.asarray(means * (levels.mean() / usual))

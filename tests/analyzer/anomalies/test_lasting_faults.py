@@ -255,6 +255,10 @@ def test_a_cross_entropy_says_itself_what_it_took_the_outputs_for() -> None:
     del arrays["activations/net/middle/output"]
     (text,) = judge(positive, clipped / clipped.sum(axis=-1, keepdims=True), "relu")
     assert "for probabilities, which they are not" in text
+    zeros, equal = np.zeros_like(share), np.full_like(share, 1 / CLASSES)
+    (text,) = judge(zeros, equal, "relu")
+    assert "is a ReLU that gives zero for 100% of the recorded samples" in text
+    assert judge(zeros, equal, None) == []  # logits that have not learned anything yet
 
 
 def test_targets_beyond_the_last_activation_are_named() -> None:

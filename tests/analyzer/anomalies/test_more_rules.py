@@ -58,6 +58,16 @@ def test_a_loss_that_stands_still_is_worth_knowing() -> None:
     assert 80 <= found.first_step <= 130  # exp(-110 / 25) is 0.012
 
 
+def test_a_loss_that_stands_still_may_scatter_from_batch_to_batch() -> None:
+    scatter = np.tile(_noise(0.1)[-20:] + 0.5, LONG // 20)[:LONG]
+    scatter[-LONG // 8 :] -= 0.02  # 4 %, a fifth of what one batch scatters by
+    scatter[:60] += np.linspace(1, 0, 60)
+    (found,) = _find("plateau", _run(scatter))
+    assert found.usual is not None
+    assert found.observed is not None
+    assert 0.5 < found.observed / found.usual < 0.99
+
+
 def test_a_loss_that_still_falls_or_is_solved_or_never_fell_is_no_plateau() -> None:
     assert _find("plateau", _run(1.0 - 0.003 * np.arange(LONG) + _noise(0.02))) == []
     assert _find("plateau", _run(0.01 + np.exp(-np.arange(LONG) / 20))) == []

@@ -87,7 +87,7 @@ def drift(signals: Signals, *, alarms: float = 0.05, slack: float = 1.0) -> Iter
     values = norms.values[:, column]
     usual = float(np.median(values[max(0, began - _WINDOW) : began]))
     step, path = int(norms.steps[began]), norms.paths[column]
-    late = float(np.median(values[row : row + _LEAST]))
+    late = float(np.median(values[max(began, row - _RECENT + 1) : row + 1]))
     others = len(crossings) - 1
     also = f", and so did {plural(others, 'other gradient')}" if others else ""
     yield Finding(

@@ -26,7 +26,9 @@ def not_learning(signals: Signals, *, share: float = UNLEARNED) -> Iterator[Find
     variance, mean absolute deviation. Where the loss has another form, the loss before the first
     update stands for it. Penalties are left out where the losses of single samples are recorded.
     Judged is the mean of the last tenth of the run, in runs of 100 steps or
-    more which never came below nine tenths of that loss for a fifth of the run. It is an error,
+    more which never came below nine tenths of that loss for a fifth of the run. Where the targets
+    of all samples are known, each part of the run is measured by the loss that the constant
+    prediction has on the same batches: some are harder than others. It is an error,
     unless the second half of the run has a downward trend (Mann-Kendall over 20 means, p < 0.05):
     then it is a warning, since the run is only slow.
 

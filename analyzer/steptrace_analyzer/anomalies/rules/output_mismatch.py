@@ -35,6 +35,7 @@ _BOUNDS: Final = {
 }
 """What the outputs of an activation function lie between."""
 _NEARLY: Final = 0.01
+_LEAST: Final = 8  # samples that say how a loss was computed
 _ROWS: Final = 200  # samples whose losses are computed again
 
 
@@ -44,8 +45,9 @@ def output_mismatch(signals: Signals, *, share: float = 0.02) -> Iterator[Findin
     A softmax over one unit gives 1 whatever goes in. A cross entropy is computed again for the
     recorded samples, once from probabilities and once from logits: where it was computed from
     outputs that are no probabilities as if they were, or from probabilities as if they were logits,
-    the loss says so itself; and so does a softmax of what sums to one already. Of other losses,
-    `share` of the targets lie outside what the last activation function can give.
+    the loss says so itself; and so does a softmax of what sums to one already. A last ReLU that
+    gives zero for nearly every sample gives neither. Of other losses, `share` of the targets lie
+    outside what the last activation function can give.
 
     Thresholds
         share: targets outside the range of the outputs, over all
@@ -104,8 +106,25 @@ def _of_entropy(
     signals: Signals, layer: Layer, outputs: Floats, labels: Floats, losses: Floats
 ) -> Iterator[Finding]:
     """Compute a cross entropy in both ways, and see which one was used."""
-    require(len(losses) >= 8, "fewer than 8 samples have both outputs and losses recorded")
+    enough = len(losses) >= _LEAST
+    require(enough, f"fewer than {_LEAST} samples have both outputs and losses recorded")
     binary = outputs.shape[-1] == 1 or "binary" in (signals.attributes.loss or "").lower()
+    if not binary:  # a row of nothing but zeros has no shares, and its loss says nothing
+        said = outputs.reshape(len(outputs), -1).any(axis=1)
+        if said.sum() < _LEAST:
+            if (layer.activation or "") == "relu":
+                yield _finding(
+                    signals,
+                    layer,
+                    _mild(signals),
+                    f"{layer.path} is a ReLU that gives zero for {float(1 - said.mean()):.0%} of "
+                    "the recorded samples, for every class",
+                    "every prediction is the same, and no gradient passes the layer",
+                    "use from_logits=True with a linear last layer, or a softmax or sigmoid",
+                    float(1 - said.mean()),
+                )
+            return
+        outputs, labels, losses = outputs[said], labels[said], losses[said]
     formula = binary_entropy if binary else categorical
     of_probabilities = [formula(outputs, labels)]
     if not binary:  # Keras clips before it normalises where classes are given by their ids

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _LEAST: Final = 200  # steps of a run
 _BLOCK: Final = 10  # steps whose mean is one point of a loss that goes up and down
 _CHANCE: Final = 0.05
+_ERRORS: Final = 2.0  # standard errors that a mean falls by at least where it falls
 _STEADY: Final = 1.5  # a rate that changes by less is one rate
 
 
@@ -31,8 +32,9 @@ def plateau(signals: Signals, *, better: float = 0.01, stood: float = 100) -> It
     """Find losses that have stopped falling before the task is solved.
 
     The mean loss of the last eighth of the run is less than `better` below that of the eighth
-    before, in the last quarter there is no downward trend (Mann-Kendall over 20 means, p < 0.05),
-    and the loss has been about there for `stood` steps. Judged are runs of 200 steps or more that
+    before, or by less than two standard errors of their difference. In the last quarter there is no
+    downward trend (Mann-Kendall over 20 means, p < 0.05), and the loss has been about there for
+    `stood` steps. Judged are runs of 200 steps or more that
     learned something, did not get worse and have not solved their task. It is worth knowing only:
     what cannot be predicted stays in the loss, and the trace does not say how much of it that is.
 
@@ -52,9 +54,12 @@ def plateau(signals: Signals, *, better: float = 0.01, stood: float = 100) -> It
     late = values[-(len(values) // 4) :]
     if not np.isfinite(late).all():
         return
-    before, after = (float(half.mean()) for half in np.array_split(late, 2))
+    halves = np.array_split(late, 2)
+    before, after = (float(half.mean()) for half in halves)
+    noise = _ERRORS * float(np.sqrt(sum(half.var() / len(half) for half in halves)))
     tau, chance = mann_kendall(block_means(late, TAIL))
-    if after < (1 - better) * before or (tau < 0 and chance < _CHANCE):
+    fell = after < (1 - better) * before and before - after > noise
+    if fell or (tau < 0 and chance < _CHANCE):
         return
     since = _standing_since(steps, values, after)
     if (steps >= since).sum() < stood:

@@ -1,0 +1,68 @@
+"""How hard each batch is: the loss of the best constant prediction on its own samples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from steptrace_analyzer.anomalies.baseline import is_absolute, is_squared, targets
+from steptrace_analyzer.anomalies.categories import categories
+from steptrace_analyzer.anomalies.finding import NotJudgedError
+from steptrace_analyzer.trace.sample_statistics import sample_statistics
+from steptrace_schema.names import BATCH, STATISTIC, STEP, Y
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from steptrace_analyzer.anomalies.signals import Signals
+
+    Floats = npt.NDArray[np.float64]
+
+
+def batch_levels(signals: Signals, steps: npt.NDArray[np.int64]) -> Floats | None:
+    """Return the loss that the best constant prediction of the run has on each step's batch.
+
+    A run whose loss is far lower in one part than in another may only have had easier batches
+    there: rare classes, or targets with long tails. None where the trace does not say the target of
+    every sample: one class, or one number of a squared or absolute error.
+    """
+    found = _targets(signals)
+    if found is None or not np.array_equal(found[0], steps):
+        return None
+    costs = _costs(signals, found[1])
+    counts = np.isfinite(costs).sum(axis=1)
+    if not counts.all():
+        return None
+    return np.asarray(np.nansum(costs, axis=1) / counts)
+
+
+def _targets(signals: Signals) -> tuple[npt.NDArray[np.int64], Floats] | None:
+    """Return the steps, and the class or number of each sample, NaN beyond the end of a batch."""
+    if "entropy" in (signals.attributes.loss or "").lower():
+        try:
+            classes = categories(signals)
+        except NotJudgedError:
+            return None
+        values = np.where(classes.values >= 0, classes.values, np.nan)
+        return (classes.steps, values) if classes.whole else None
+    table, rows = sample_statistics(signals.trace), targets(signals)
+    if table is None or rows is None or rows[0:1].size != 1:
+        return None
+    if not (is_squared(signals) or is_absolute(signals)) or f"{Y}/mean" not in table[STATISTIC]:
+        return None
+    values = np.asarray(table.sel({STATISTIC: f"{Y}/mean"}).transpose(STEP, BATCH), np.float64)
+    return np.asarray(table.coords[STEP], dtype=np.int64), values
+
+
+def _costs(signals: Signals, values: Floats) -> Floats:
+    """Return what each sample costs the best constant prediction of the run."""
+    known = values[np.isfinite(values)]
+    if is_squared(signals):
+        return np.asarray((values - known.mean()) ** 2)
+    if is_absolute(signals):
+        return np.abs(values - np.median(known))
+    names, counts = np.unique(known, return_counts=True)
+    cost = -np.log(counts / counts.sum())
+    places = np.minimum(np.searchsorted(names, values), len(names) - 1)
+    return np.where(np.isfinite(values), cost[places], np.nan)

@@ -1,0 +1,77 @@
+"""Whether a run learned anything, where some batches are harder than others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from plot_traces import make_trace
+from quiet_run import quiet_layers, quiet_run
+from steptrace_analyzer import diagnose
+from steptrace_analyzer.anomalies.batch_levels import batch_levels
+from steptrace_analyzer.anomalies.signals import Signals
+
+STEPS, BATCH = 120, 32
+
+
+def _trace(targets: Any, losses: Any, loss: str, column: str) -> xr.DataTree:
+    """Return a trace that says the target of each sample, of which it holds the first four."""
+    arrays = quiet_run(STEPS)
+    arrays["inputs/y"] = targets[:, :4]
+    arrays["inputs/sample_loss"] = losses.astype(np.float32)
+    arrays["scalars/loss"] = losses.mean(axis=1).astype(np.float32)
+    arrays["scalars/batch_size"] = np.full(STEPS, BATCH)
+    arrays["inputs/sample_digest"] = np.arange(STEPS * BATCH).reshape(STEPS, BATCH)
+    arrays["inputs/sample_statistics"] = targets[..., np.newaxis].astype(np.float64)
+    trace = make_trace(arrays, layers=quiet_layers(), loss=loss, sample_statistics=(column,))
+    inputs = trace["inputs"].to_dataset().assign_coords({"statistic": [column]})
+    trace["inputs"] = xr.DataTree(inputs)
+    return trace
+
+
+def _numbers() -> Any:
+    """Return targets with long tails, which get smaller and smaller."""
+    targets = np.random.default_rng(3).standard_t(3, (STEPS, BATCH))
+    return (targets * np.linspace(2, 1, STEPS)[:, np.newaxis]).astype(np.float32)
+
+
+def _errors(trace: xr.DataTree) -> list[str]:
+    return [found.rule for found in diagnose(trace, rules=["not_learning"]).findings]
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae"])
+def test_a_loss_that_falls_because_the_batches_get_easier_is_no_learning(loss: str) -> None:
+    targets = _numbers()
+    middle = targets.mean() if loss == "mse" else np.median(targets)
+    cost = (targets - middle) ** 2 if loss == "mse" else np.abs(targets - middle)
+    assert cost[-20:].mean() < 0.8 * cost.mean()
+    trace = _trace(targets, cost, loss, "y/mean")
+    assert _errors(trace) == ["not_learning"]
+    assert _errors(_trace(targets, 0.8 * cost, loss, "y/mean")) == []
+    levels = batch_levels(Signals(trace), np.arange(STEPS))
+    assert levels is not None
+    assert levels == pytest.approx(cost.mean(axis=1), rel=2e-3)
+
+
+def test_a_loss_that_falls_because_a_rare_class_is_rarer_is_no_learning() -> None:
+    rng = np.random.default_rng(4)
+    share = np.linspace(0.2, 0.02, STEPS)[:, np.newaxis]
+    classes = (rng.random((STEPS, BATCH)) < share).astype(np.int64)
+    usual = np.bincount(classes.ravel()) / classes.size
+    cost = -np.log(usual)[classes]
+    assert cost[-20:].mean() < 0.8 * cost.mean()
+    assert _errors(_trace(classes, cost, "sparse_categorical_crossentropy", "y/category")) == [
+        "not_learning"
+    ]
+
+
+def test_where_the_targets_of_all_samples_are_not_known_batches_are_taken_as_equal() -> None:
+    trace = _trace(_numbers(), np.ones((STEPS, BATCH)), "mse", "y/rms")
+    assert batch_levels(Signals(trace), np.arange(STEPS)) is None
+    trace = _trace(_numbers(), np.ones((STEPS, BATCH)), "huber", "y/mean")
+    assert batch_levels(Signals(trace), np.arange(STEPS)) is None
+    trace = _trace(_numbers(), np.ones((STEPS, BATCH)), "mse", "y/mean")
+    assert batch_levels(Signals(trace), np.arange(1, STEPS)) is None
