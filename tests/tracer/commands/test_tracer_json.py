@@ -16,7 +16,7 @@ from steptrace_tracer.verification.verify import Difference, Verification
 
 SCHEMAS = Path(__file__).parents[3] / "docs" / "json"
 
-ROW = PlannedTensors("weights", "net/dense", 2, 80)
+ROW = PlannedTensors("weights", "net/dense", 2, 80, 60.5)
 PLAN = Plan(Policy(every=2), (ROW,), (), 10, 5, 0.1, 0.2, budget=900, fitting=Policy(every=4))
 
 
@@ -39,8 +39,15 @@ def test_the_json_of_a_command_follows_its_schema(command: str, result: Any) -> 
 def test_a_plan_prints_what_it_computes() -> None:
     printed = PLAN.to_dict()
     assert printed["tensors"] == [
-        {"kind": "weights", "layer": "net/dense", "tensors": 2, "step_bytes": 80}
+        {
+            "kind": "weights",
+            "layer": "net/dense",
+            "tensors": 2,
+            "step_bytes": 80,
+            "stored_bytes": 60.5,
+        }
     ]
+    assert printed["stored_bytes"] == round(60.5 * 6)
     assert printed["run_bytes"] == 80 * 5 + 80  # steps 0, 2, 4, 6 and 8, and the last weights
     assert printed["slow_down"] == pytest.approx(2)
     assert printed["fitting"] == "Tracer('run.zarr', every=4)"

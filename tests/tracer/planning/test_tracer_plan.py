@@ -17,6 +17,7 @@ import tensorflow as tf
 from keras_models import cnn, images, mlp, vectors, weights_of
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.policy import Policy
+from steptrace_schema.storage.contents import file_sizes
 from steptrace_tracer import Tracer, plan
 from steptrace_tracer.planning.document import PlannedTensors
 from steptrace_tracer.planning.plan import Plan, tracer_line
@@ -91,6 +92,17 @@ def test_the_interval_of_every_auto_is_said_and_its_bytes_are_counted() -> None:
     looser = dataclasses.replace(found, policy=Policy(max_slowdown=0.5))
     assert "to stay within 50% more time, every='auto' records every step" in describe(looser)
     assert tracer_line(looser.policy) == "Tracer('run.zarr', every='auto', max_slowdown=0.5)"
+
+
+@pytest.mark.parametrize("fields", [{}, {"every": 2}, {"statistics_only": ("weights",)}])
+def test_bytes_on_disk_are_about_those_of_the_run(tmp_path: Path, fields: dict[str, Any]) -> None:
+    x, y = images(240)
+    planned = plan(cnn(), (x[:8], y[:8]), steps=30, steps_per_epoch=30, **fields)
+    path = tmp_path / "run.zarr"
+    tracer = Tracer(path, progress=False, **fields)
+    cnn().fit(x, y, batch_size=8, verbose=0, callbacks=[tracer])
+    found = sum(file_sizes(path).values())
+    assert planned.stored_bytes == pytest.approx(found, rel=0.2)
 
 
 def test_planning_leaves_the_model_and_its_later_training_as_they_were() -> None:

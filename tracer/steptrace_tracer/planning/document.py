@@ -19,23 +19,28 @@ class PlannedTensors:
         How many arrays.
     step_bytes
         Bytes that a recorded step takes, before encoding.
+    stored_bytes
+        The same in the store, by what the first steps took there.
     """
 
     kind: str
     layer: str
     tensors: int
     step_bytes: int
+    stored_bytes: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class PlanDocument:
-    """What a trace will cost; all bytes are before encoding, all times in seconds."""
+    """What a trace will cost; bytes are before encoding where not said, times in seconds."""
 
     policy: Policy
     tensors: tuple[PlannedTensors, ...]
     step_bytes: int
     steps: int | None
     run_bytes: int | None
+    stored_bytes: int | None
+    """Bytes of the whole trace on disk, about."""
     untraced_seconds: float
     traced_seconds: float
     slow_down: float

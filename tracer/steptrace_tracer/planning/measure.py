@@ -7,7 +7,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +18,8 @@ import zarr
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.layout import split_key
 from steptrace_schema.format.policy import Policy
-from steptrace_schema.names import STATISTICS, STEP
+from steptrace_schema.names import METADATA_FILE, STATISTICS, STEP
+from steptrace_schema.storage.contents import file_sizes
 from steptrace_schema.store.opening import read_attributes
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.keras_private import build, update_count
@@ -28,7 +29,7 @@ from steptrace_tracer.private_names import MissingNameError
 from steptrace_tracer.session.tracer import Tracer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 MEASURED_STEPS: Final = 8
 """How many traced steps are timed, with as many others between them."""
@@ -99,7 +100,7 @@ def plan(
     with _put_back(model, batch), tempfile.TemporaryDirectory(prefix="steptrace-plan-") as folder:
         path = Path(folder) / "run.zarr"
         untraced, traced = _train(model, batch, policy, path)
-        tensors = tuple(_planned(path))
+        tensors, once = _planned(path)
     updates = tuple(row for row in tensors if row.kind == "updates")
     found = Plan(
         policy,
@@ -110,6 +111,7 @@ def plan(
         untraced,
         traced,
         budget,
+        once_bytes=once,
     )
     fitting = None if budget is None else _fitting(found, budget)
     return dataclasses.replace(found, fitting=fitting)
@@ -190,11 +192,17 @@ def _put_back(model: Any, batch: Any) -> Iterator[None]:
             setattr(model, name, attribute)
 
 
-def _planned(path: Path) -> Iterable[PlannedTensors]:
-    """Read from a trace what a step of it takes."""
-    layers = {layer.path for layer in read_attributes(path).layers}
+def _planned(path: Path) -> tuple[list[PlannedTensors], int]:
+    """Read from a trace what a step of it takes, and how many bytes are there once."""
+    attributes = read_attributes(path)
+    layers = {layer.path for layer in attributes.layers}
     sizes: Counter[tuple[str, str]] = Counter()
     counts: Counter[tuple[str, str]] = Counter()
+    stored: dict[tuple[str, str], float] = defaultdict(float)
+    objects: Counter[str] = Counter()
+    for name, size in file_sizes(path).items():
+        key, _, file = name.rpartition("/")
+        objects[key if file != METADATA_FILE else ""] += size
     for key, array in zarr.open_group(path, mode="r").members(max_depth=None):
         if not isinstance(array, zarr.Array) or key.rpartition("/")[2] == STEP:
             continue
@@ -205,4 +213,8 @@ def _planned(path: Path) -> Iterable[PlannedTensors]:
         layer = owner if owner in layers else ""
         sizes[kind, layer] += array.dtype.itemsize * math.prod(array.shape[1:])
         counts[kind, layer] += 1
-    return [PlannedTensors(*place, counts[place], size) for place, size in sizes.items()]
+        stored[kind, layer] += objects.pop(key, 0) / max(1, attributes.rows(key))
+    tensors = [
+        PlannedTensors(*place, counts[place], size, stored[place]) for place, size in sizes.items()
+    ]
+    return tensors, objects.total()

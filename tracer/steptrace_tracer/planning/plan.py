@@ -12,6 +12,8 @@ from steptrace_tracer.session.auto_interval import fitting_interval
 from steptrace_tracer.session.step_times import Cost
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from steptrace_schema.format.policy import Policy
     from steptrace_tracer.planning.document import PlannedTensors
 
@@ -37,6 +39,8 @@ class Plan:
     fitting
         The policy that takes no more than `budget` bytes; None without a budget, and where no
         whole step fits.
+    once_bytes
+        Bytes in the store that do not depend on how many steps there are: names and shapes.
     """
 
     policy: Policy
@@ -48,6 +52,7 @@ class Plan:
     traced_seconds: float
     budget: int | None = None
     fitting: Policy | None = None
+    once_bytes: int = 0
 
     @property
     def step_bytes(self) -> int:
@@ -58,6 +63,12 @@ class Plan:
     def run_bytes(self) -> int | None:
         """Bytes of the whole trace, before encoding; None where the run's length is not known."""
         return self.bytes_of_a_run(self.policy)
+
+    @property
+    def stored_bytes(self) -> int | None:
+        """Bytes of the whole trace on disk, about; None where the run's length is not known."""
+        found = self._of_a_run(self.policy, lambda row: row.stored_bytes)
+        return None if found is None else round(found) + self.once_bytes
 
     @property
     def slow_down(self) -> float:
@@ -85,15 +96,20 @@ class Plan:
 
     def bytes_of_a_run(self, policy: Policy) -> int | None:
         """Return the bytes of the whole trace: the recorded steps, and the last weights."""
+        found = self._of_a_run(policy, lambda row: row.step_bytes)
+        return None if found is None else round(found)
+
+    def _of_a_run(self, policy: Policy, size: Callable[[PlannedTensors], float]) -> float | None:
         if self.steps is None:
             return None
         length = self.steps_per_epoch or self.steps
         every = policy.every if policy.max_slowdown is None else self.every(policy.every)
         steps = range(0, self.steps, every)
         recorded = sum(policy.records_step(step, step // length, every) for step in steps)
-        last = sum(row.step_bytes for row in self.tensors if row.kind == "weights")
-        rare = sum(row.step_bytes for row in self.tensors if _is_rare(row, policy))
-        return recorded * self.bytes_of_a_step(policy) + _rows(policy, recorded) * rare + last
+        step = sum(map(size, self.rows(policy)))
+        last = sum(size(row) for row in self.tensors if row.kind == "weights")
+        rare = sum(size(row) for row in self.tensors if _is_rare(row, policy))
+        return recorded * step + _rows(policy, recorded) * rare + last
 
     def document(self) -> PlanDocument:
         """Return what ``steptrace plan --json`` prints."""
@@ -103,6 +119,7 @@ class Plan:
             step_bytes=self.step_bytes,
             steps=self.steps,
             run_bytes=self.run_bytes,
+            stored_bytes=self.stored_bytes,
             untraced_seconds=self.untraced_seconds,
             traced_seconds=self.traced_seconds,
             slow_down=self.slow_down,

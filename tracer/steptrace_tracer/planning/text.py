@@ -52,7 +52,11 @@ def describe(plan: Plan) -> str:
     ]
     lines += ["", f"a recorded step takes {human_bytes(plan.step_bytes)}, before encoding"]
     if run is not None:
-        lines.append(f"a run of {plan.steps} steps takes {human_bytes(run)}, before encoding")
+        stored = human_bytes(plan.stored_bytes or 0)
+        lines.append(
+            f"a run of {plan.steps} steps takes {human_bytes(run)} before encoding, and about "
+            f"{stored} on disk"
+        )
     lines.append(
         f"a step takes {plan.untraced_seconds * 1e3:.1f} ms untraced and "
         f"{plan.traced_seconds * 1e3:.1f} ms traced: {plan.slow_down:.2f} times as long"

@@ -52,7 +52,7 @@ class Cost:
 
         Examples
         --------
-        >>> Cost(step_seconds=0.01, record_seconds=0.02).slowdown(20)
+        >>> Cost(step_seconds=0.5, record_seconds=1.0).slowdown(20)
         0.1
         """
         return max(0.0, self.record_seconds) / (self.step_seconds * every)
