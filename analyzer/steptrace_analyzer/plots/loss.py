@@ -258,7 +258,7 @@ def _draw_loss(axes: Axes, data: LossData) -> None:
         text = f"loss not finite ({counted(bad.size, 'step')})"
         axes.plot(bad, [0.03] * bad.size, "x", color=VERMILION, label=text, **marks)
     if found or bad.size or validation is not None:
-        axes.legend(loc="upper right", ncols=2)
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.06), borderaxespad=0.0, ncols=4)
 
 
 def _draw_norms(axes: Axes, norms: LayerNorms) -> None:

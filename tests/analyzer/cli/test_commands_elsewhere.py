@@ -20,6 +20,8 @@ from steptrace_schema.format.paths import unique_paths
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.long
+
 LAYERS: Final = ("con/a:b.", "nul.\\back\\" + "n" * 260)
 """Names of layers that are no names of files on Windows, and as paths longer than any there."""
 

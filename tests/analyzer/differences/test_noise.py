@@ -62,6 +62,7 @@ def write(make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wri
     return build
 
 
+@pytest.mark.long
 def test_repeats_are_within_noise_and_small_faults_are_not(write: Write) -> None:
     repeats = [write(seed) for seed in (100, 101, 102)]
     healthy = [write(seed) for seed in range(HEALTHY)]

@@ -135,6 +135,7 @@ def _strides(found: TraceAttributes) -> list[tuple[int, int]]:
 RETAINED: list[Retain] = ["all", last(6, every=4), last(1000), around("non_finite", "crash")]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("retain", RETAINED, ids=lambda r: r if isinstance(r, str) else repr(r))
 @settings(max_examples=3, deadline=None, phases=[Phase.generate])
 @given(

@@ -60,6 +60,7 @@ def fit(model: Any, *callbacks: Any) -> Any:
     return model
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("samples", [2, BATCH])
 def test_layers_that_are_computed_together_are_recorded_and_not_changed(

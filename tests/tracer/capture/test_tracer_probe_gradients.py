@@ -72,7 +72,9 @@ def expected(path: Path, layer: str, row: int) -> Any:
         pytest.param(
             {"steps_per_execution": 8}, {}, [0, 4, 8, 16, 24, 32], 8, marks=pytest.mark.long
         ),
-        ({"run_eagerly": True}, {}, [0, 4, 8, 12, 16, 24, 32], 8),
+        pytest.param(
+            {"run_eagerly": True}, {}, [0, 4, 8, 12, 16, 24, 32], 8, marks=pytest.mark.long
+        ),
         ({}, {"probe_gradients_every": 11}, [0, 11, 22], 10),
     ],
     ids=["default", "executions", "eager", "every 11"],

@@ -85,7 +85,7 @@ print(all(a.tobytes() == b.tobytes() for a, b in zip(plain, traced, strict=True)
 """
 
 
-@pytest.fixture(scope="module", params=["fit", "loop"])
+@pytest.fixture(scope="module", params=["fit", pytest.param("loop", marks=pytest.mark.long)])
 def trace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> zarr.Group:
     """Return the trace of a ``fit``, and of a custom training loop that calls ``strategy.run``."""
     path = tmp_path_factory.mktemp(request.param) / "run.zarr"

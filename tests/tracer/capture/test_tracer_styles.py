@@ -174,7 +174,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("styles")
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(4)
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras
 @pytest.mark.parametrize("style", STYLES, ids=lambda style: style.name)
 def test_a_style_is_recorded_as_a_second_computation_finds_it_and_not_changed(

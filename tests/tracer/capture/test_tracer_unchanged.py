@@ -30,6 +30,7 @@ def assert_identical(a: Any, b: Any) -> None:
         assert left.tobytes() == right.tobytes()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("mode", "every"), [*((mode, 1) for mode in MODES), ("compiled", 3)])
 def test_weights_are_bit_identical_with_and_without_the_tracer(
     tmp_path: Path, mode: Mode, every: int

@@ -72,6 +72,7 @@ def _sampling(store: Path) -> Iterator[DiskUse]:
         use.look()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("retain", ["all", last(8, every=10), around("mark", "crash")])
 def test_a_trace_stays_within_its_limit_and_the_training_is_not_changed(
     tmp_path: Path, untraced: list[Any], retain: Any

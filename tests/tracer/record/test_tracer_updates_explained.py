@@ -113,7 +113,7 @@ def test_updates_of_keras_are_explained_within_the_stated_bound(name: str, tmp_p
     assert diagnose(trace, rules=["outside"]).findings == ()
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_one_weight_that_is_changed_by_a_hundredth_is_seen(name: str, tmp_path: Path) -> None:
     change = _ChangeOneWeight()
@@ -141,7 +141,7 @@ def test_averages_that_the_optimizer_puts_in_place_are_no_fault(tmp_path: Path) 
         assert "ema_overwrite_frequency" in each.cause
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["momentum", "rmsprop_centered", "adadelta", "amsgrad", "nadam"])
 def test_one_update_is_explained_from_the_slots_that_are_recorded(
     name: str, tmp_path: Path

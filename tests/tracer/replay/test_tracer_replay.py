@@ -104,7 +104,7 @@ def again(script: Path, trace: Path, step: int, *arguments: str, **options: Any)
     return replay_script(Script(str(script), arguments), trace, step, **options)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("way", ["compiled", "eager", "beside"])
 @pytest.mark.parametrize("kind", ["digits", "lstm", "random"])
 def test_a_marked_step_is_repeated_bit_for_bit(tmp_path: Path, kind: str, way: str) -> None:

@@ -247,7 +247,7 @@ LOOP = """
 """
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", ["compiled", "own tracer", "eager", "iterator", "arrays"])
 def test_custom_loops_and_fits_with_their_own_tracer_are_perturbed(
     kind: str,

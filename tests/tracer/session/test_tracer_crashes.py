@@ -90,6 +90,7 @@ def arrays_of(path: Path) -> dict[str, npt.NDArray[Any]]:
     }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("dead", ["trainer", "both"])
 def test_a_killed_training_keeps_every_step_but_the_one_in_flight(
     tmp_path: Path, dead: str

@@ -74,6 +74,7 @@ def train(callbacks: list[Any]) -> Any:
     return model
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("first", [True, False], ids=["tracer first", "tracer last"])
 @pytest.mark.parametrize("others", [averaging, stopping])
 def test_the_last_row_is_what_the_last_step_left_in_either_order_of_callbacks(

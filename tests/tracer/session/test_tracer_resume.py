@@ -180,6 +180,7 @@ adam_mlp().fit(*vectors(24), batch_size=8, shuffle=False, verbose=0, callbacks=[
         assert found[key].tobytes() == expected[key][rows].tobytes(), key
 
 
+@pytest.mark.long
 def test_a_trace_is_as_it_was_when_the_process_that_was_to_go_on_with_it_dies_at_once(
     tmp_path: Path,
 ) -> None:

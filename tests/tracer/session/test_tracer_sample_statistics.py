@@ -54,6 +54,7 @@ def build(*, eager: bool, jit: bool = False) -> Any:
     return model
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("way", ["inside", "beside", "eager", "jit"])
 def test_every_sample_of_every_batch_has_its_statistics(tmp_path: Path, way: Any) -> None:
     image, words, label, size = data()

@@ -66,7 +66,7 @@ def train(how: str, model: Any, rate: float, path: Path | None, wait: Callable[[
     return model
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("how", ["compiled", "eager", "loop", "function", "on_batch"])
 def test_two_trainings_in_two_threads_are_each_recorded_as_alone(tmp_path: Path, how: str) -> None:
     patched = [
