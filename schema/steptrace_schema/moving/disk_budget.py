@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import bisect
 import json
+from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from steptrace_schema.errors import DiskLimitError
 from steptrace_schema.format.retention import RetainLast, is_thinned
 from steptrace_schema.moving.choosing import is_of_a_step
-from steptrace_schema.moving.disk_estimate import CONSOLIDATED, Estimate, Written, added
+from steptrace_schema.moving.disk_estimate import CONSOLIDATED, Estimate
 from steptrace_schema.moving.thinning import Thinning
 from steptrace_schema.names import METADATA_FILE
 from steptrace_schema.statistics.describe import has_statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from steptrace_schema.format.attributes import Event
     from steptrace_schema.format.disk_limit import DiskLimit
@@ -86,12 +87,9 @@ class Budget:
         steps = sorted({record.step for record in records if is_of_a_step(record)})
         wanted = steps[-self._retain.steps :]
         arrays = self._reader.declaration().arrays
-        described = [*self._described(arrays, len(records))]
-        left = self._room.left - self._closing() - added(described, 1)
+        left = self._room.left - self._closing() - self._described(arrays, len(records))
         counts = range(1, len(wanted) + 1)
-        fitting = bisect.bisect_right(
-            counts, left, key=lambda count: added(self._tensors(arrays, count), 1)
-        )
+        fitting = bisect.bisect_right(counts, left, key=lambda count: self._tensors(arrays, count))
         self._thinning.prefer(wanted[len(wanted) - fitting :])
 
     def kept(self, records: Sequence[Record], wanted: set[int]) -> set[int]:
@@ -147,26 +145,21 @@ class Budget:
         DiskLimitError
             If it may take more than is left.
         """
-        last = [kind for kind, new in kinds.items() if not all(map(is_of_a_step, new.records))]
-        files = [self._root()]
+        needed = self._closing() + workers * self._room.largest
         for kind, new in kinds.items():
+            kept, is_last = len(new.kept_steps), not all(map(is_of_a_step, new.records))
             for spec in new.specs:
                 if spec.static:
                     if any(spec.key in record.keys for record in new.records):
-                        files += self._estimate.static(spec)
+                        needed += self._estimate.static(spec)
                 elif not spec.statistics_only:
-                    kept = len(new.kept_steps)
-                    at_end = kind not in last and self._comes_at_the_end(kind)
-                    files += self._estimate.rows(spec, new.start, kept + at_end)
+                    at_end = not is_last and self._comes_at_the_end(kind)
+                    needed += self._estimate.rows(spec, new.start, kept + at_end)
                     if at_end and kept:
-                        files += self._estimate.again(spec, new.start + kept)
-            files += self._estimate.steps(kind, new.start, len(new.kept_steps))
+                        needed += self._estimate.last_object(spec, new.start + kept)
             names = [spec.path for spec in new.specs if has_statistics(spec)]
-            files += self._estimate.statistics(kind, new.described, len(new.steps), names)
-            if derived and kind == "weights":
-                count = self._writer.attributes.steps_recorded.get("updates", 0)
-                files += self._estimate.statistics("updates", count, len(new.steps), names)
-        needed = added(files, workers) + self._closing()
+            for each in (kind, "updates") if derived and kind == "weights" else (kind,):
+                needed += self._estimate.statistics(each, names, len(new.steps))
         if needed > self._room.left:
             msg = f"{needed} bytes are needed, and {self._room.left} are left"
             raise DiskLimitError(msg)
@@ -201,42 +194,38 @@ class Budget:
 
     def _closing(self) -> int:
         """Return what has to be left for the end of the run: its status, and all metadata."""
-        metadata, root = self._room.metadata, self._room.size(METADATA_FILE)
-        return int(CONSOLIDATED * metadata) + 2 * root + _MARGIN
-
-    def _root(self) -> Written:
         fields = self._writer.attributes.model_dump(mode="json")
         # The trainer may have declared more since.
         declared = self._reader.declaration().attributes.model_dump(mode="json")
         size = max(len(json.dumps(each, indent=2)) for each in (fields, declared))
-        return Written(int(1.2 * size) + _MARGIN, self._room.size(METADATA_FILE))
+        root = max(size, self._room.size(METADATA_FILE))
+        return int(CONSOLIDATED * self._room.metadata) + 3 * root + _MARGIN
 
     def _newest_bytes(self) -> int:
         """Return what has to be left for the newest steps, which are moved at the end."""
         if not isinstance(self._retain, RetainLast):
             return 0
         arrays = self._reader.declaration().arrays
-        return min(self._limit.waiting, added(self._tensors(arrays, self._retain.steps), 1))
+        return min(self._limit.waiting, self._tensors(arrays, self._retain.steps))
 
-    def _tensors(self, arrays: Iterable[ArraySpec], rows: int) -> Iterator[Written]:
-        """Yield what `rows` more rows of all tensors take."""
+    def _tensors(self, arrays: Iterable[ArraySpec], rows: int) -> int:
+        """Return what `rows` more rows of all tensors take."""
         recorded = self._writer.attributes.steps_recorded
-        for spec in arrays:
-            if is_thinned(spec.kind) and not spec.static and not spec.statistics_only:
-                count = rows + (spec.kind == "weights")
-                yield from self._estimate.rows(spec, recorded.get(spec.kind, 0), count)
+        return sum(
+            self._estimate.rows(spec, recorded.get(spec.kind, 0), rows + (spec.kind == "weights"))
+            for spec in arrays
+            if is_thinned(spec.kind) and not spec.static and not spec.statistics_only
+        )
 
-    def _described(self, arrays: Iterable[ArraySpec], rows: int) -> Iterator[Written]:
-        """Yield what `rows` more rows of everything else take."""
-        attributes = self._writer.attributes
-        names: dict[str, list[str]] = {}
+    def _described(self, arrays: Iterable[ArraySpec], rows: int) -> int:
+        """Return what `rows` more rows of everything else take."""
+        names: dict[str, list[str]] = defaultdict(list)
+        taken = self._room.largest
         for spec in arrays:
             if has_statistics(spec):
-                names.setdefault(spec.kind, []).append(spec.path)
+                names[spec.kind].append(spec.path)
             if not is_thinned(spec.kind):
-                yield from self._estimate.rows(spec, attributes.rows(spec.key), rows)
-        names["updates"] = names.get("updates", names.get("weights", []))
-        for kind, paths in names.items():
-            start = attributes.rows(f"statistics/{kind}")
-            yield from self._estimate.statistics(kind, start, rows, paths)
-            yield from self._estimate.steps(kind, start, rows)
+                start = self._writer.attributes.rows(spec.key)
+                taken += self._estimate.rows(spec, start, rows)
+        names["updates"] = names["updates"] or names["weights"]
+        return taken + sum(self._estimate.statistics(*found, rows) for found in names.items())

@@ -32,12 +32,18 @@ class Room:
         self._sizes = dict(sizes)
         self._used = sum(sizes.values())
         self._metadata = sum(n for key, n in sizes.items() if _is_metadata(key))
+        self._largest = max(sizes.values(), default=0)
         self._lock = threading.Lock()
 
     @property
     def left(self) -> int:
         """Bytes that may still be written."""
         return self.limit - self._used
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest file, which may be there twice while it is replaced."""
+        return self._largest
 
     @property
     def metadata(self) -> int:
@@ -73,6 +79,7 @@ class Room:
             self._used -= old
             self._metadata += size - old if _is_metadata(key) else 0
             self._sizes[key] = size
+            self._largest = max(self._largest, size)
 
 
 def _is_metadata(key: str) -> bool:

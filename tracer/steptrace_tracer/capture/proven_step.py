@@ -209,28 +209,25 @@ class ProvenStep:
         before = state.copy()
         try:
             traced = self.traced.run(args, kwargs, original)
-            after = state.copy()
+            after = state.bits()
         finally:
             with self.traced.progress.putting_back():
                 state.put_back(before)
         result = original()
-        reached = state.copy()
-        difference = state.first_difference(after, reached)
+        reached = state.bits()
+        difference, repeats = state.first_difference(after, reached), None
         if difference is None and self._runs == 1 and not self.traced.draws_random_numbers:
             with self.traced.progress.putting_back():
                 try:
                     difference = self._difference_nearby(state, before, args, kwargs, original)
                 finally:
-                    state.put_back(reached)
-        repeats = None
+                    state.put_back(before)
+                result = original()
         if difference is not None and not self.traced.draws_random_numbers:
             with self.traced.progress.putting_back():
                 state.put_back(before)
-                try:
-                    original()
-                    repeats = state.first_difference(reached, state.copy()) is None
-                finally:
-                    state.put_back(reached)
+                result = original()
+            repeats = state.first_difference(reached, state.bits()) is None
         self._note(step, difference is None, difference, repeats)
         if difference is None or repeats is False:
             # A step that leaves other bits each time has none that the taps could change.
@@ -245,13 +242,14 @@ class ProvenStep:
             warnings.warn(_changed(difference, step), RuntimeWarning, stacklevel=2)
         self._go_beside()
         # The record of this step is made as those to come will be.
+        left = state.copy()
         with self.traced.progress.putting_back():
             state.put_back(before)
         try:
             return self.traced.run(args, kwargs, lambda: result)
         finally:
             with self.traced.progress.putting_back():
-                state.put_back(reached)
+                state.put_back(left)
 
     def _difference_nearby(
         self,
@@ -264,16 +262,15 @@ class ProvenStep:
         """Compare both steps from other states: a small step may have equal bits by chance."""
         end = time.perf_counter() + _TRIAL_SECONDS
         for trial in range(_TRIALS):
-            near = state.near(before, trial)
-            state.put_back(near)
+            state.put_near(before, trial)
             try:
                 self.traced.run(args, kwargs, original)
-                after = state.copy()
-                state.put_back(near)
+                after = state.bits()
+                state.put_near(before, trial)
                 original()
             except tf.errors.OpError:  # such as a check of the user's, which tells nothing here
                 return None
-            difference = state.first_difference(after, state.copy())
+            difference = state.first_difference(after, state.bits())
             if difference is not None or time.perf_counter() > end:
                 return difference
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xxhash
 
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.resource_uses import READING, ResourceUses
@@ -73,20 +74,26 @@ class StepState:
         """Give every variable the value that `copy` returned."""
         self._write(values)
 
-    def near(self, values: list[Any], seed: int) -> list[Any]:
-        """Return values like those that `copy` returned, each number up to a tenth off."""
+    def put_near(self, values: list[Any], seed: int) -> None:
+        """Give every variable what `copy` returned, but each number up to a tenth off."""
         numbers = np.random.default_rng(seed)
-        return [
-            value * tf.cast(numbers.uniform(0.9, 1.1, value.shape), value.dtype)
-            if value.dtype.is_floating
-            else value
-            for value in values
-        ]
+        for variable, value in zip(self._variables, values, strict=True):
+            near = value
+            if value.dtype.is_floating:
+                near = value * tf.cast(numbers.uniform(0.9, 1.1, value.shape), value.dtype)
+            variable.assign(near)
 
-    def first_difference(self, one: list[Any], other: list[Any]) -> str | None:
+    def bits(self) -> list[bytes]:
+        """Return 128 bits for the present bits of every variable.
+
+        To compare two states by them takes no more memory than there is one of.
+        """
+        return [_bits(np.asarray(value)) for value in self._read()]
+
+    def first_difference(self, one: list[bytes], other: list[bytes]) -> str | None:
         """Return the name of the first variable whose bits differ, None where none does."""
         for variable, first, second in zip(self._variables, one, other, strict=True):
-            if not _same_bits(np.asarray(first), np.asarray(second)):
+            if first != second:
                 return str(variable.name)
         return None
 
@@ -114,5 +121,8 @@ def outside_effect(function: Any) -> str | None:
     return f"it runs '{found}', which acts on more than variables"
 
 
-def _same_bits(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
-    return one.shape == other.shape and one.tobytes() == other.tobytes()
+def _bits(values: np.ndarray[Any, Any]) -> bytes:
+    flat = np.ascontiguousarray(values).reshape(-1)
+    digest = xxhash.xxh3_128(repr((values.shape, values.dtype)).encode())
+    digest.update(flat.view(np.uint8).data if flat.size else b"")
+    return digest.digest()
