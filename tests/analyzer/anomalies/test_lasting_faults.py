@@ -14,7 +14,7 @@ from steptrace_analyzer.anomalies.explain import explain_update
 from steptrace_analyzer.anomalies.finding import Finding
 from steptrace_analyzer.anomalies.registry import _registered, register
 from steptrace_schema.errors import UnknownNameError
-from steptrace_schema.format.attributes import Event, Missing, Optimizer
+from steptrace_schema.format.attributes import Event, Layer, Missing, Optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -402,6 +402,10 @@ def test_a_validation_loss_that_rises_while_training_goes_on_is_overfitting() ->
     trace = make_trace(arrays, steps=steps, layers=quiet_layers())
     (found,) = diagnose(trace, rules=["overfitting"]).findings
     assert (found.severity, found.first_step, found.usual) == ("warning", 40, 0.5)
+    norm = Layer(path="net/norm", name="norm", class_name="BatchNormalization")
+    trace = make_trace(arrays, steps=steps, layers=(norm, *quiet_layers()))
+    (found,) = diagnose(trace, rules=["overfitting"]).findings
+    assert (found.severity, found.cause_kind) == ("info", "not known")
 
 
 def test_samples_that_stay_wrong_are_listed() -> None:
