@@ -473,6 +473,18 @@ def test_updates_of_a_quiet_run_are_explained_and_of_a_resumed_one_not_judged() 
     assert "the run was resumed" in reason.reason
 
 
+def test_a_run_that_ends_in_nan_has_what_was_off_before_at_every_step() -> None:
+    arrays = _run()
+    sgd = Optimizer(class_name="SGD", config={"momentum": 0.0, "nesterov": False})
+    follow_gradients(arrays, -0.1)
+    for name in ("first", "middle", "last"):
+        arrays[f"weights/net/{name}/kernel"][11:] = np.nan
+        arrays[f"gradients/net/{name}/kernel"][11:] = np.nan
+    found = find("outside", arrays, optimizer=sgd)
+    assert [each.severity for each in found] == ["info"] * 3
+    assert {each.observed for each in found} == {1.0}
+
+
 def test_a_rule_of_ones_own_is_run_with_its_threshold() -> None:
     def loud(signals: Signals, *, most: float = 10.0) -> Iterator[Finding]:
         """Find losses above `most`."""
