@@ -29,6 +29,8 @@ from diagnosis.mutations_all import MUTATIONS
 from diagnosis.programs_all import SEEN, UNSEEN
 from diagnosis.tables import Judged, tables
 from steptrace_analyzer import diagnose, open_trace
+from steptrace_analyzer.anomalies.outcome import task_losses
+from steptrace_analyzer.anomalies.signals import Signals
 from steptrace_tracer import Tracer
 
 if TYPE_CHECKING:
@@ -146,7 +148,7 @@ def judge(path: Path, program: str, name: str, written: str) -> Judged:
     """Diagnose a trace."""
     trace = open_trace(str(path))
     found = diagnose(trace)
-    loss = np.asarray(trace["scalars/loss"], dtype=np.float64)
+    _, loss = task_losses(Signals(trace))
     return Judged(
         program=program,
         mutation=name,

@@ -93,7 +93,8 @@ def digits_fine_tuned() -> Program:
     base.trainable = False
     model = keras.Sequential([keras.Input((8, 8, 1)), base, L.Dense(5, "softmax")], name="tuned")
     rule = lambda f: keras.optimizers.SGD(0.1 * f, momentum=0.9)  # noqa: E731
-    return Program(model, x[y >= 5], y[y >= 5] - 5, CLASSES, rule)
+    nothing_left = frozenset({"frozen_first"})
+    return Program(model, x[y >= 5], y[y >= 5] - 5, CLASSES, rule, nothing_left)
 
 
 def digits_patches() -> Program:

@@ -32,7 +32,7 @@ class Judged:
     findings
         Rule, severity, first step, kind of cause, and tensor of each.
     first, last
-        The first loss, and the median of the last twenty.
+        The first loss of the task, without penalties, and the median of the last twenty.
     """
 
     program: str

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from steptrace_analyzer.anomalies.explain import explanation
 from steptrace_analyzer.anomalies.finding import NotJudgedError
 from steptrace_analyzer.anomalies.optimizer.replay import Replay
@@ -21,8 +23,8 @@ def outside_changes(signals: Signals) -> tuple[Changes, dict[str, str]]:
     Returns
     -------
     tuple
-        By path, how many updates were compared and those that are off; and by path, why a weight
-        could not be compared.
+        By path, how many updates were compared (those that are numbers) and those that are off; and
+        by path, why a weight could not be compared.
     """
     return signals.once("outside", lambda: _changes(signals))
 
@@ -37,9 +39,10 @@ def _changes(signals: Signals) -> tuple[Changes, dict[str, str]]:
         updates, found = 0, []
         try:
             for residual in Replay(signals, path).run():
-                updates += 1
+                off = bool(residual.beyond.any())
+                updates += off or bool(np.isfinite(residual.recorded).any())  # NaN says nothing
                 # At the end of a training Keras puts the moving averages in the weights' place.
-                if residual.beyond.any() and not (averages and residual.step == last):
+                if off and not (averages and residual.step == last):
                     found.append(explanation(signals, residual, path))
         except NotJudgedError as reason:
             reasons[path] = str(reason)

@@ -8,7 +8,7 @@ import numpy as np
 
 from steptrace_analyzer.anomalies.finding import Finding
 from steptrace_analyzer.anomalies.geometry import geometries
-from steptrace_analyzer.anomalies.outcome import LEAST_STEPS, is_harmed, outcome, task_losses
+from steptrace_analyzer.anomalies.outcome import LEAST_STEPS, outcome, task_losses
 from steptrace_analyzer.anomalies.signals import kernels, require
 from steptrace_analyzer.anomalies.trends import known_median
 from steptrace_analyzer.anomalies.words import listed, number, ratio_of, times
@@ -141,9 +141,8 @@ def uphill(signals: Signals, *, cosine: float = 0.2) -> Iterator[Finding]:
     """Find optimizers that follow the gradient upwards.
 
     The median, over all steps, of the cosine between a kernel's gradient and the update that
-    followed is above `cosine`. Downhill it is negative, with every optimizer and with momentum. For
-    more than half of the kernels it is an error. Of fewer, the sign is wrong for these alone, and
-    the others may make up for it: it is an error where the run is harmed, else a warning.
+    followed is above `cosine`. Downhill it is negative, with every optimizer and with momentum. One
+    such kernel is enough: the others may make up for it, but no optimizer goes uphill by itself.
 
     Thresholds
         cosine: without unit
@@ -164,12 +163,11 @@ def uphill(signals: Signals, *, cosine: float = 0.2) -> Iterator[Finding]:
     wrong = [path for path, value in medians.items() if value > cosine]
     if not wrong:
         return
-    most = len(wrong) > len(medians) / 2
     top = max(wrong, key=lambda path: medians[path])
     steps = signals.steps("gradients")
     yield Finding(
         rule="uphill",
-        severity="error" if most or is_harmed(signals) else "warning",
+        severity="error",
         first_step=int(steps[0]),
         last_step=int(steps[-1]),
         explanation=(

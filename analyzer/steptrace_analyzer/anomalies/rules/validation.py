@@ -9,6 +9,7 @@ import numpy as np
 from steptrace_analyzer.anomalies.baseline import trivial_loss
 from steptrace_analyzer.anomalies.finding import Finding
 from steptrace_analyzer.anomalies.outcome import is_harmed
+from steptrace_analyzer.anomalies.rules.normalisation import is_short, learning_layers
 from steptrace_analyzer.anomalies.signals import require
 from steptrace_analyzer.anomalies.words import listed, number, plural
 
@@ -27,7 +28,9 @@ def overfitting(
     """Find a validation loss that rises while the training loss falls.
 
     It has been `ratio` times its minimum or more at each of the last `evaluations` evaluations,
-    and the training loss has fallen since the minimum.
+    and the training loss has fallen since the minimum. It is a warning, and worth knowing only
+    where layers of batch normalisation learn in a run of less than 1,000 steps: the moving averages
+    that they validate with are not settled then.
 
     Thresholds
         ratio: validation loss over its minimum. evaluations: in a row, up to the last.
@@ -53,9 +56,10 @@ def overfitting(
     after = loss.values[-20:, 0]
     if not len(before) or not np.median(after) < np.median(before):
         return
+    unsettled = bool(learning_layers(signals)) and is_short(signals)
     yield Finding(
         rule="overfitting",
-        severity="warning",
+        severity="info" if unsettled else "warning",
         first_step=int(steps[best]),
         last_step=int(steps[-1]),
         explanation=(
@@ -67,8 +71,13 @@ def overfitting(
         observed=float(values[-1]),
         usual=float(values[best]),
         threshold=ratio * float(values[best]),
-        cause="the model learns its training data by heart",
-        cause_kind="set-up",
+        cause=(
+            "not known: the model learns its training data by heart, or its moving averages are "
+            "not settled yet"
+            if unsettled
+            else "the model learns its training data by heart"
+        ),
+        cause_kind="not known" if unsettled else "set-up",
         consequence="weights of that step predict better than those of the end",
         remedy="stop there (EarlyStopping with restore_best_weights), regularise, or get more data",
     )
