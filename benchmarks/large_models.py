@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from recording import LARGE, transformer
+
 MODELS = ("MobileNetV2", "ResNet50", "transformer")
 VARIANTS: dict[str, dict[str, Any]] = {
     "untraced": {},
@@ -34,8 +36,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """Fields of the policy."""
 BATCH = 8
 PIXELS = 64
-WIDTH, DEPTH, HEADS, LENGTH, WORDS = 768, 12, 12, 64, 10_000
-"""The transformer: about 100 million parameters."""
 
 
 def build(name: str) -> tuple[Any, Any, Any]:
@@ -44,37 +44,15 @@ def build(name: str) -> tuple[Any, Any, Any]:
     import numpy as np
 
     keras.utils.set_random_seed(0)
-    rng = np.random.default_rng(0)
-    x: Any
     if name == "transformer":
-        model = transformer()
-        x = rng.integers(0, WORDS, (BATCH, LENGTH))
-        y = rng.integers(0, WORDS, (BATCH, LENGTH))
-    else:
-        model = getattr(keras.applications, name)(
-            weights=None, input_shape=(PIXELS, PIXELS, 3), classes=10
-        )
-        x = rng.random((BATCH, PIXELS, PIXELS, 3), dtype=np.float32)
-        y = rng.integers(0, 10, BATCH)
+        return transformer(1, **LARGE | {"batch": BATCH})[:3]
+    rng = np.random.default_rng(0)
+    model = getattr(keras.applications, name)(
+        weights=None, input_shape=(PIXELS, PIXELS, 3), classes=10
+    )
     model.compile("adam", "sparse_categorical_crossentropy")
-    return model, x, y
-
-
-def transformer() -> Any:
-    """Return a network that predicts words, of blocks that normalise first."""
-    import keras
-    from keras import layers
-
-    words = keras.Input((LENGTH,), dtype="int32")
-    x = layers.Embedding(WORDS, WIDTH)(words)
-    for _ in range(DEPTH):
-        normal = layers.LayerNormalization()(x)
-        x = x + layers.MultiHeadAttention(HEADS, WIDTH // HEADS)(
-            normal, normal, use_causal_mask=True
-        )
-        inner = layers.Dense(4 * WIDTH, activation="gelu")(layers.LayerNormalization()(x))
-        x = x + layers.Dense(WIDTH)(inner)
-    return keras.Model(words, layers.Dense(WORDS, activation="softmax")(x), name="transformer")
+    x = rng.random((BATCH, PIXELS, PIXELS, 3), dtype=np.float32)
+    return model, x, rng.integers(0, 10, BATCH)
 
 
 def run(name: str, variant: str, steps: int, folder: str) -> dict[str, float]:

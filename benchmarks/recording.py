@@ -4,6 +4,8 @@
     python benchmarks/recording.py --workload mlp --rounds 3
     python benchmarks/recording.py --peers --rounds 3    the MLP, and other ways to record it
     python benchmarks/recording.py --memory              memory over 2,000 steps of the MLP
+    python benchmarks/recording.py --gpu                 on a GPU, or says that there is none
+    python benchmarks/recording.py --steps 12 --rounds 1 whether all of it works
 
 Every round runs each variant once, one after the other, each in a separate process, so that all see
 the same machine. Prints one table for each workload: medians, and ratios to the untraced variant of
@@ -33,10 +35,20 @@ from peers import PEERS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-WORKLOADS = {"mlp": 500, "cnn": 24, "two layers": 2016, "two layers, 32 at once": 2016, "lstm": 200}
+WORKLOADS = {
+    "mlp": 500,
+    "cnn": 24,
+    "two layers": 2016,
+    "two layers, 32 at once": 2016,
+    "lstm": 200,
+    "residual": 200,
+    "transformer": 200,
+}
 """Steps of each workload."""
 AT_ONCE = {"two layers, 32 at once": 32}
 """Steps of one execution, where it is not one."""
+GPU_WORKLOADS = {"cnn": 200, "large": 60}
+"""Those on a GPU, of 3.5 and of 100 million parameters."""
 OWN = {
     "untraced": "nothing",
     "one step of all": "the first step; the others are not traced",
@@ -44,12 +56,22 @@ OWN = {
     "default": "everything of the default policy",
 }
 """What is always compared, and what it records."""
+RARELY = {
+    "untraced": "nothing",
+    "every step": "everything of the default policy",
+    "every=10": "the same, at one step in ten",
+    "statistics only": "statistics and digests of all tensors, at every step",
+    "auto": "everything, as often as costs a tenth",
+}
+"""What is compared with ``--gpu`` and ``--rarely``."""
 WARM_UP = 5
 """Steps at the beginning that are not timed: compilation is paid once."""
 MEMORY_EPOCHS = 4
 """Epochs of the MLP's steps over which memory is watched."""
 _SAMPLING_SECONDS = 0.1
 _QUARTERS = 4
+_STEPS = "STEPTRACE_BENCHMARK_STEPS"
+"""The variable that says how many steps, where not those of the workload."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +83,12 @@ class Sample:
     recorder: float
 
 
+def steps_of(workload: str) -> int:
+    """Return the steps of a workload."""
+    whole = WORKLOADS.get(workload) or GPU_WORKLOADS[workload]
+    return int(os.environ.get(_STEPS, whole))
+
+
 def build(workload: str) -> tuple[Any, Any, Any, int]:
     """Return a compiled model, its data and the batch size."""
     import keras
@@ -69,7 +97,11 @@ def build(workload: str) -> tuple[Any, Any, Any, int]:
 
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
-    steps = WORKLOADS[workload]
+    steps = steps_of(workload)
+    if workload == "residual":
+        return residual(steps)
+    if workload in ("transformer", "large"):
+        return transformer(steps, **LARGE if workload == "large" else SMALL)
     if workload == "mlp":
         model = keras.Sequential(
             [
@@ -113,12 +145,63 @@ def build(workload: str) -> tuple[Any, Any, Any, int]:
     return model, x, rng.integers(0, 2, (32 * steps, 1)), 32
 
 
+def residual(steps: int) -> tuple[Any, Any, Any, int]:
+    """Return a residual network with batch normalisation, and the digits of scikit-learn."""
+    import keras
+    import numpy as np
+    from keras import layers
+    from sklearn.datasets import load_digits
+
+    digits, batch = load_digits(), 32
+    pixels = keras.Input((8, 8, 1))
+    x = layers.Conv2D(32, 3, padding="same", activation="relu")(pixels)
+    for _ in range(3):
+        inner = layers.Conv2D(32, 3, padding="same", use_bias=False)(x)
+        inner = layers.ReLU()(layers.BatchNormalization()(inner))
+        inner = layers.Conv2D(32, 3, padding="same", use_bias=False)(inner)
+        x = layers.ReLU()(x + layers.BatchNormalization()(inner))
+    x = layers.Dense(10, activation="softmax")(layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(pixels, x)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    rows = np.arange(batch * steps) % len(digits.target)
+    images = (digits.images[rows, :, :, None] / 16).astype(np.float32)
+    return model, images, digits.target[rows], batch
+
+
+SMALL = {"width": 64, "depth": 2, "heads": 4, "length": 32, "words": 500, "batch": 16}
+LARGE = {"width": 768, "depth": 12, "heads": 12, "length": 64, "words": 10_000, "batch": 8}
+
+
+def transformer(
+    steps: int, *, width: int, depth: int, heads: int, length: int, words: int, batch: int
+) -> tuple[Any, Any, Any, int]:
+    """Return a network that predicts words, of blocks that normalise first."""
+    import keras
+    import numpy as np
+    from keras import layers
+
+    tokens = keras.Input((length,), dtype="int32")
+    x = layers.Embedding(words, width)(tokens)
+    for _ in range(depth):
+        normal = layers.LayerNormalization()(x)
+        x = x + layers.MultiHeadAttention(heads, width // heads)(
+            normal, normal, use_causal_mask=True
+        )
+        inner = layers.Dense(4 * width, activation="gelu")(layers.LayerNormalization()(x))
+        x = x + layers.Dense(width)(inner)
+    model = keras.Model(tokens, layers.Dense(words, activation="softmax")(x))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    rng = np.random.default_rng(0)
+    data = rng.integers(0, words, (2, batch * steps, length))
+    return model, data[0], data[1], batch
+
+
 def run_variant(workload: str, variant: str, epochs: int, folder: str) -> dict[str, float]:
     """Train once; return seconds of the loop and of closing, CPU seconds, and bytes."""
     import keras
 
     model, x, y, batch_size = build(workload)
-    steps = WORKLOADS[workload]
+    steps = steps_of(workload)
     callbacks: list[Any] = []
     if variant in PEERS:
         steps = min(steps, PEERS[variant].steps)
@@ -130,6 +213,12 @@ def run_variant(workload: str, variant: str, epochs: int, folder: str) -> dict[s
             "one step of all": Policy(every=10**9),
             "weights+gradients": Policy(kinds=("weights", "gradients")),
             "default": Policy(),
+            "every step": Policy(),
+            "every=10": Policy(every=10),
+            "statistics only": Policy(
+                statistics_only=("weights", "gradients", "activations", "activation_gradients")
+            ),
+            "auto": Policy(max_slowdown=0.1),
         }[variant]
         tracer = Tracer(Path(folder) / "run.zarr", policy, on_error="raise", progress=False)
         callbacks.append(tracer)
@@ -254,7 +343,7 @@ def _row(
         f"{ratio('cpu', 'recorder_cpu'):.2f}",
         f"{median('recorder_cpu') * 1e3:.2f}",
         f"{median('trainer_mb'):.0f}",
-        f"{median('recorder_mb'):.0f}" if variant in OWN and variant != "untraced" else "",
+        "" if variant in PEERS or variant == "untraced" else f"{median('recorder_mb'):.0f}",
         f"{median('stored') / 1e6:.3f}",
         f"{median('late'):.2f}",
     ]
@@ -263,7 +352,7 @@ def _row(
 
 def watch_memory() -> None:
     """Print the memory in each quarter of a long run, of which the compilation is no part."""
-    steps = WORKLOADS["mlp"] * MEMORY_EPOCHS
+    steps = steps_of("mlp") * MEMORY_EPOCHS
     print(f"\nlargest resident memory in MB, mlp, {steps} steps, by quarters\n")
     print("| variant | process | first | second | third | fourth |")
     print("| --- " * 6 + "|")
@@ -283,10 +372,22 @@ def _print_quarters(variant: str, process: str, values: list[float]) -> None:
     print("| " + " | ".join([variant, process, *cells]) + " |", flush=True)
 
 
+def accelerators() -> list[str]:
+    """Return the GPUs that TensorFlow finds; in another process, which lets go of them."""
+    gpus = "tensorflow.config.list_physical_devices('GPU')"
+    code = f"import tensorflow; print(*(found.name for found in {gpus}))"
+    found = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    return found.stdout.split()
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Measure what recording costs.")
-    parser.add_argument("--workload", choices=sorted(WORKLOADS), action="append")
+    workloads = sorted({*WORKLOADS, *GPU_WORKLOADS})
+    parser.add_argument("--workload", choices=workloads, action="append")
+    parser.add_argument("--steps", type=int, help="steps, instead of those of each workload")
+    parser.add_argument("--rarely", action="store_true", help="every=10, statistics only, auto")
+    parser.add_argument("--gpu", action="store_true", help="the same, on a GPU")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", action="store_true", help="other ways to record the MLP")
     parser.add_argument("--memory", action="store_true", help="memory over many steps of the MLP")
@@ -297,6 +398,19 @@ def main() -> None:
         print(json.dumps(run_variant(workload, variant, int(epochs), folder)))
         return
     print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    if arguments.steps is not None:
+        os.environ[_STEPS] = str(arguments.steps)  # which the processes of the runs read
+    gpus = accelerators() if arguments.gpu else []
+    if arguments.gpu and not gpus:
+        print("TensorFlow finds no GPU here, so nothing was measured on one")
+        return
+    if arguments.gpu or arguments.rarely:
+        if gpus:
+            os.environ["TF_DETERMINISTIC_OPS"] = "1"
+            print(", ".join(gpus))
+        for workload in arguments.workload or (GPU_WORKLOADS if gpus else WORKLOADS):
+            measure(workload, arguments.rounds, RARELY)
+        return
     if arguments.memory:
         watch_memory()
         return
