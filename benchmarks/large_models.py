@@ -85,7 +85,6 @@ def run(name: str, variant: str, steps: int, folder: str) -> dict[str, float]:
     )
     found = {
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "recorder": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
         "first": ends[0] - begin,
         "last": ends[-1] - ends[-2],
         "stored": sum(p.stat().st_size for p in path.rglob("*") if p.is_file()),
@@ -135,11 +134,11 @@ def main() -> None:
         return
     print(f"{platform.platform()}, {os.cpu_count()} cores, {arguments.steps} steps\n")
     print(
-        "| model | variant | trainer, peak MB | more than untraced, steps' tensors | recorder MB "
+        "| model | variant | trainer, peak MB | more than untraced, steps' tensors "
         "| first step, s | last step, s | a step, MB | planned on disk, MB | on disk, MB "
         "| planned / found |"
     )
-    print("| --- " * 11 + "|")
+    print("| --- " * 10 + "|")
     for name in arguments.model or MODELS:
         untraced = separately("run", name, "untraced", arguments.steps)
         print(_row(name, "untraced", untraced, untraced, {}), flush=True)
@@ -159,9 +158,9 @@ def _row(
     cells = [f"{name}, {found['parameters'] / 1e6:.1f} M", variant, f"{found['peak'] / 1e6:.0f}"]
     times = [f"{found['first']:.1f}", f"{found['last']:.2f}"]
     if not expected:
-        return "| " + " | ".join([*cells, "", "", *times, "", "", "", ""]) + " |"
+        return "| " + " | ".join([*cells, "", *times, "", "", "", ""]) + " |"
     more = (found["peak"] - untraced["peak"]) / expected["step_bytes"]
-    cells += [f"{more:.2f}", f"{found['recorder'] / 1e6:.0f}", *times]
+    cells += [f"{more:.2f}", *times]
     cells += [
         f"{expected['step_bytes'] / 1e6:.1f}",
         f"{expected['stored_bytes'] / 1e6:.1f}",
