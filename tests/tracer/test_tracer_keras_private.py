@@ -299,6 +299,15 @@ def test_without_logits_the_reason_for_the_missing_gradient_says_so(
     assert array(group, "gradients/step").tolist() == list(range(6))
 
 
+def test_without_masks_the_trace_says_that_the_loss_of_a_sample_counts_all_positions(
+    tmp_path: Path, vanish: Callable[[str], PrivateName]
+) -> None:
+    path, entry = tmp_path / "run.zarr", vanish("MASK")
+    group = traced(path, network, entry)
+    assert any(str(entry) in event.message for event in read_attributes(path).events)
+    assert array(group, "gradients/step").tolist() == list(range(6))
+
+
 def test_without_the_strategy_of_a_model_the_present_one_is_taken(
     tmp_path: Path, vanish: Callable[[str], PrivateName]
 ) -> None:
@@ -550,7 +559,7 @@ def test_a_script_that_runs_keras_on_another_backend_writes_no_trace(tmp_path: P
 def test_a_policy_without_what_needs_a_name_does_not_look_for_it(
     tmp_path: Path, vanish: Callable[[str], PrivateName]
 ) -> None:
-    for constant in ("COMPILED_LOSS", "LOSSES", "LOGITS", "OPTIMIZER_WEIGHTS", "CONSUMERS"):
+    for constant in ("COMPILED_LOSS", "LOSSES", "LOGITS", "MASK", "OPTIMIZER_WEIGHTS", "CONSUMERS"):
         vanish(constant)
     x, y = batches()
     policy = Policy(kinds=("weights", "gradients"))

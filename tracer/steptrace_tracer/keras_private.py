@@ -29,6 +29,7 @@ from steptrace_tracer.private_names import (
     JIT_COMPILE,
     LOGITS,
     LOSSES,
+    MASK,
     METHOD_OWNER,
     OPTIMIZER_WEIGHTS,
     RAW_OPS,
@@ -140,6 +141,23 @@ def missing_logits() -> str | None:
         return None
     note(LOGITS)
     return str(LOGITS)
+
+
+def mask_of(output: Any) -> Any:
+    """Return what is true where a mask leaves a position of an output in, None without a mask."""
+    return getattr(output, MASK.name, None)
+
+
+@functools.cache
+def _has_mask(name: str) -> bool:
+    with tf.init_scope():
+        return hasattr(keras.layers.Masking()(tf.zeros((1, 1, 1))), name)
+
+
+def note_masks() -> None:
+    """Note it if no output has its mask, which no single tensor shows."""
+    if not _has_mask(MASK.name):
+        note(MASK)
 
 
 def strategy_of(model: Any) -> Any:

@@ -95,6 +95,13 @@ LOGITS: Final = PrivateName(
     "leads from the output of softmax or sigmoid to its logits",
     "where a loss is computed from logits, their gradient is not recorded",
 )
+MASK: Final = PrivateName(
+    "Keras",
+    "KerasTensor",
+    "_keras_mask",
+    "says which positions of an output a mask leaves out",
+    "the loss of a sample is the mean over all positions, also of those that a mask leaves out",
+)
 STRATEGY: Final = PrivateName(
     "Keras",
     "Model",
@@ -174,7 +181,7 @@ RAW_OPS: Final = PrivateName(
 )
 
 NAMES: Final = (
-    *(SUBLAYERS, CALLS, BUILD, COMPILED_LOSS, LOSSES, LOGITS, STRATEGY, ITERATION),
+    *(SUBLAYERS, CALLS, BUILD, COMPILED_LOSS, LOSSES, LOGITS, MASK, STRATEGY, ITERATION),
     *(
         OPTIMIZER_WEIGHTS,
         TRAIN_FUNCTION,

@@ -93,14 +93,28 @@ def _of_entropy(name: str, flat: npt.NDArray[np.float64]) -> float | None:
     """Return the cross entropy of the classes' shares, (row, label or class)."""
     if "sparse" in name:
         _, counts = np.unique(flat[flat >= 0], return_counts=True)
-        share = counts / max(1, counts.sum())
-        # Of sequences the most frequent label is often padding, which a mask may leave out.
-        return None if flat.shape[1] > 1 and share.max(initial=1) > _PADDING else _entropy(share)
+        if flat.shape[1] > 1 and counts.max(initial=0) > _PADDING * counts.sum():
+            return _with_less_padding(counts.astype(np.float64))
+        return _entropy(counts / max(1, counts.sum()))
     if "binary" in name and flat.min() >= 0 and flat.max() <= 1:
         return float(np.mean([_entropy(np.array([p, 1 - p])) for p in flat.mean(axis=0)]))
     if "categorical" in name and np.allclose(flat.sum(axis=1), 1, atol=1e-3):
         return _entropy(flat.mean(axis=0))
     return None
+
+
+def _with_less_padding(counts: npt.NDArray[np.float64]) -> float:
+    """Return the largest entropy of labels of which some of the most frequent ones are left out.
+
+    Of sequences that label is often padding, which a mask may leave out, and may be a class as
+    well. How much of it counts is not known: what is above the largest is above the right one.
+    """
+    levels = []
+    for part in np.linspace(0.0, 1.0, 41):
+        rest = counts.copy()
+        rest[counts.argmax()] *= part
+        levels.append(_entropy(rest / (rest.sum() or 1.0)))
+    return max(levels)
 
 
 def _entropy(share: npt.NDArray[np.float64]) -> float:

@@ -30,6 +30,8 @@ SOLVED: Final = 0.05
 
 _REACHED: Final = 0.9  # of the loss of the best constant prediction: below it something was learned
 _HUGE: Final = 1e12  # stands for infinity in sums
+_ROUNDING: Final = 1e-2  # of a loss, as sums of bfloat16 are off
+_SOME: Final = 0.1  # of the steps
 _CHANCE: Final = 0.05  # of a trend as clear where there is none
 
 
@@ -109,7 +111,8 @@ def task_losses(
     """Return the steps and what the task itself costs at each: the loss without penalties.
 
     It is the mean of the samples' losses where they are recorded at every step of the loss, else
-    the loss.
+    the loss. A penalty adds to the loss; where the samples' mean is above it, the loss leaves some
+    of them out, by weights or a mask, and is what counts.
 
     Raises
     ------
@@ -130,7 +133,9 @@ def task_losses(
     )
     with np.errstate(invalid="ignore", over="ignore"):
         sums = np.where(real, losses, 0.0).sum(axis=1)
-    return steps, sums / np.maximum(real.sum(axis=1), 1)
+        means = sums / np.maximum(real.sum(axis=1), 1)
+        above = means > loss.values[:, 0] + _ROUNDING * np.abs(loss.values[:, 0])
+    return steps, loss.values[:, 0] if above.mean() > _SOME else means
 
 
 def _outcome(signals: Signals) -> Outcome | None:

@@ -11,6 +11,7 @@ import xarray as xr
 from plot_traces import make_trace
 from quiet_run import quiet_layers, quiet_run
 from steptrace_analyzer import diagnose
+from steptrace_analyzer.anomalies.baseline import _with_less_padding
 from steptrace_analyzer.anomalies.batch_levels import batch_levels
 from steptrace_analyzer.anomalies.signals import Signals
 
@@ -75,3 +76,26 @@ def test_where_the_targets_of_all_samples_are_not_known_batches_are_taken_as_equ
     assert batch_levels(Signals(trace), np.arange(STEPS)) is None
     trace = _trace(_numbers(), np.ones((STEPS, BATCH)), "mse", "y/mean")
     assert batch_levels(Signals(trace), np.arange(1, STEPS)) is None
+
+
+def test_a_loss_that_leaves_some_of_the_samples_out_is_what_counts() -> None:
+    """As of sequences whose padding a mask leaves out, before samples' losses knew of masks."""
+    rng = np.random.default_rng(5)
+    targets = rng.normal(size=(STEPS, BATCH)).astype(np.float32)
+    losses = np.linspace(1.0, 9.0, STEPS)[:, np.newaxis] * rng.uniform(0.9, 1.1, (STEPS, BATCH))
+    trace = _trace(targets, losses, "mse", "y/mean")
+    assert _errors(trace) == ["not_learning"]
+    scalars = trace["scalars"].to_dataset()
+    falling = np.geomspace(1.0, 1e-3, STEPS).astype(np.float32)
+    trace["scalars"] = xr.DataTree(scalars.assign(loss=scalars["loss"].copy(data=falling)))
+    assert _errors(trace) == []
+
+
+def test_of_padded_sequences_the_highest_level_that_any_mask_gives_is_taken() -> None:
+    padded = np.array([0] * 60 + [1] * 20 + [2] * 20)
+    counts = np.array([60.0, 20.0, 20.0])
+    level = _with_less_padding(counts)
+    assert level == pytest.approx(np.log(3), rel=1e-3)  # with as much padding as of either class
+    share = np.bincount(padded) / len(padded)
+    assert level > -(share * np.log(share)).sum()
+    assert _with_less_padding(np.array([8.0])) == 0

@@ -212,6 +212,36 @@ def test_the_losses_of_several_outputs_are_summed_with_their_weights(tmp_path: P
     np.testing.assert_allclose(values(path, "inputs/sample_loss")[0], expected, rtol=1e-5)
 
 
+def test_positions_that_a_mask_leaves_out_do_not_count_in_the_loss_of_a_sample(
+    tmp_path: Path,
+) -> None:
+    lengths, rng = np.array([2, 5, 1, 3]), np.random.default_rng(2)
+    real = np.arange(5) < lengths[:, np.newaxis]
+    x = np.where(real, rng.integers(1, 9, (4, 5)), 0)
+    y = np.where(real, rng.integers(0, 3, (4, 5)), 0)
+
+    def fit(callbacks: list[Any]) -> Any:
+        keras.utils.set_random_seed(3)
+        words = layers.Embedding(9, 6, mask_zero=True)
+        tags = layers.Dense(3, activation="softmax", name="tags")
+        states = layers.GRU(4, return_sequences=True)
+        model = keras.Sequential([keras.Input((5,), dtype="int32"), words, states, tags], "net")
+        model.compile("adam", "sparse_categorical_crossentropy")
+        model.fit(x, y, batch_size=4, epochs=3, shuffle=False, verbose=0, callbacks=callbacks)
+        return model
+
+    path = tmp_path / "run.zarr"
+    tracer = Tracer(path, samples=4, on_error="raise", progress=False)
+    for untraced, traced in zip(weights_of(fit([])), weights_of(fit([tracer])), strict=True):
+        assert untraced.tobytes() == traced.tobytes()
+    outputs = values(path, "activations/net/tags/output").astype(np.float64)
+    each = -np.log(np.take_along_axis(outputs, np.broadcast_to(y, (3, 4, 5))[..., np.newaxis], -1))
+    expected = (each[..., 0] * real).sum(axis=2) / lengths
+    np.testing.assert_allclose(values(path, "inputs/sample_loss"), expected, rtol=1e-5)
+    total = (each[..., 0] * real).sum(axis=(1, 2)) / lengths.sum()
+    np.testing.assert_allclose(values(path, "scalars/loss"), total, rtol=1e-5)
+
+
 def test_a_value_that_cannot_be_logged_is_refused_at_once(tmp_path: Path) -> None:
     model, refused = mlp(), []
     tracer = Tracer(tmp_path / "run.zarr", on_error="raise", progress=False)

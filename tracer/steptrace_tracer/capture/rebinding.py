@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.capture.taps import OUTPUT_KINDS
-from steptrace_tracer.keras_private import optimizer_weights
+from steptrace_tracer.keras_private import mask_of, optimizer_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence, Set
@@ -219,7 +219,7 @@ def _see_loss(current: CurrentCollector) -> Callable[[Any], Any]:
             def keeping(call: Any) -> Any:
                 def kept(*args: Any, **kwargs: Any) -> Any:
                     values = call(*args, **kwargs)
-                    collector.keep_loss(y_true, values, sample_weight)
+                    collector.keep_loss(y_true, values, sample_weight, mask_of(y_pred))
                     return values
 
                 return kept

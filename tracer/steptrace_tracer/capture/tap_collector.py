@@ -155,12 +155,12 @@ class TapCollector:
                 tape.watch(tensor)
             self._gradients.request_gradient("inputs", place, tensor)
 
-    def keep_loss(self, y_true: Any, values: Any, sample_weight: Any) -> None:
+    def keep_loss(self, y_true: Any, values: Any, sample_weight: Any, mask: Any) -> None:
         """Keep what a loss found for each sample, before weights and the mean over the batch."""
         if current_graph() is self._scope:
             if self.finds_batch and self.called_with.y is None:
                 self.called_with = dataclasses.replace(self.called_with, y=y_true)
-            self._losses.append(values)
+            self._losses.append((values, mask))
             self._sample_weights.append(sample_weight)
 
     def keep_scale(self, scaled: Any, scale: Any) -> None:
@@ -241,7 +241,10 @@ class TapCollector:
             self.taps.explain_missing("inputs", SAMPLE_WEIGHT, _WEIGHTS_OF_PARTS)
 
     def _keep_sample_loss(self) -> None:
-        """Keep the loss of each sample: the sum over outputs, the mean over a sequence."""
+        """Keep the loss of each sample: the sum over outputs, the mean over a sequence.
+
+        Positions of a sequence that a mask leaves out do not count.
+        """
         try:
             factors = loss_weights(self._program.compiled_model) or [None]
         except MissingNameError as error:
@@ -251,12 +254,20 @@ class TapCollector:
             self.taps.explain_missing("inputs", SAMPLE_LOSS, _NO_SAMPLE_LOSS)
             return
         total: Any = None
-        for values, factor in zip(self._losses, factors, strict=True):
+        for (values, mask), factor in zip(self._losses, factors, strict=True):
             if not storable(values) or not values.shape.rank:
                 self.taps.explain_missing("inputs", SAMPLE_LOSS, _NO_SAMPLE_LOSS)
                 return
             own = tf.cast(values, tf.float32)
-            own = tf.reduce_mean(own, axis=list(range(1, own.shape.rank)))
+            places = list(range(1, own.shape.rank))
+            if mask is not None and mask.shape.rank == own.shape.rank:
+                counted = tf.cast(mask, tf.float32)
+                own = tf.math.divide_no_nan(
+                    tf.reduce_sum(tf.where(mask, own, 0.0), axis=places),
+                    tf.reduce_sum(counted, axis=places),
+                )
+            else:
+                own = tf.reduce_mean(own, axis=places)
             own = own if factor is None else own * tf.cast(factor, tf.float32)
             total = own if total is None else total + own
         self.taps.add("inputs", SAMPLE_LOSS, total)

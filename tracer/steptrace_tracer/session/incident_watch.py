@@ -102,10 +102,7 @@ class IncidentWatch:
         # The user may write into an array of NumPy as soon as the step is done.
         if any(isinstance(leaf, np.ndarray) for leaf in tf.nest.flatten((args, kwargs))):
             args, kwargs = tf.nest.map_structure(_own, (args, kwargs))
-        self._before_last, self._last = (
-            self._last,
-            Moment(step, program, args, kwargs, state.read()),
-        )
+        self._last = Moment(step, program, args, kwargs, state.read())
         return self._last
 
     def judged(
