@@ -43,7 +43,9 @@ from steptrace_tracer.private_names import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
+
+    from steptrace_schema.names import Kind
 
 
 _ABSENT: Final = object()
@@ -154,9 +156,14 @@ def _has_mask(name: str) -> bool:
         return hasattr(keras.layers.Masking()(tf.zeros((1, 1, 1))), name)
 
 
-def note_masks() -> None:
-    """Note it if no output has its mask, which no single tensor shows."""
-    if not _has_mask(MASK.name):
+def note_what_tensors_lack(kinds: Collection[Kind]) -> None:
+    """Note the names that these kinds need of outputs, and that no output has.
+
+    No single output shows it. Within a graph it could not be found out.
+    """
+    if "activation_gradients" in kinds:
+        missing_logits()
+    if "inputs" in kinds and not _has_mask(MASK.name):
         note(MASK)
 
 

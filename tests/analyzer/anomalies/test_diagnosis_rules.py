@@ -76,7 +76,7 @@ def test_units_without_gradient_ever_since_a_step_are_dead() -> None:
 def test_dead_units_of_a_loss_that_got_worse_are_an_error() -> None:
     arrays = quiet_run()
     arrays["gradients/net/first/kernel"][70:, :, :6] = 0
-    arrays["inputs/sample_loss"][70:] = 2.0
+    arrays["inputs/sample_loss"][70:] = arrays["scalars/loss"][70:] = 2.0
     assert [found.severity for found in find("dead_units", arrays)] == ["error"]
 
 

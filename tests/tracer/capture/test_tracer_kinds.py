@@ -225,7 +225,8 @@ def test_positions_that_a_mask_leaves_out_do_not_count_in_the_loss_of_a_sample(
         words = layers.Embedding(9, 6, mask_zero=True)
         tags = layers.Dense(3, activation="softmax", name="tags")
         states = layers.GRU(4, return_sequences=True)
-        model = keras.Sequential([keras.Input((5,), dtype="int32"), words, states, tags], "net")
+        inputs = keras.Input((5,), dtype="int32")
+        model = keras.Sequential([inputs, words, states, tags], name="net")
         model.compile("adam", "sparse_categorical_crossentropy")
         model.fit(x, y, batch_size=4, epochs=3, shuffle=False, verbose=0, callbacks=callbacks)
         return model

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.attributes import Missing
-from steptrace_schema.names import LOSS_SCALE, SAMPLE_LOSS, X_GRADIENT
+from steptrace_schema.names import LOSS_SCALE, X_GRADIENT
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.batch_taps import batch_taps
 from steptrace_tracer.capture.carried_state import carried_states, prepared_states
@@ -33,7 +33,7 @@ from steptrace_tracer.capture.step_result import StepProgress
 from steptrace_tracer.capture.step_result import StepResult as StepResult
 from steptrace_tracer.capture.tap_collector import TapCollector
 from steptrace_tracer.capture.taps import NO_GRADIENT, Taps
-from steptrace_tracer.keras_private import draws_random_numbers, missing_logits, note_masks
+from steptrace_tracer.keras_private import draws_random_numbers, note_what_tensors_lack
 from steptrace_tracer.private_names import MissingNameError
 
 if TYPE_CHECKING:
@@ -103,10 +103,7 @@ class TracedStep:
             self.prepare_probe(args, kwargs)
             self._slots_missing = prepared_states(self.program, self.names, self.policy)
             self._prepare_shortcut(args, kwargs)
-            if "activation_gradients" in self.policy.kinds:
-                missing_logits()  # before the graph, which is no place to find out
-            if self.policy.covers("inputs", SAMPLE_LOSS):
-                note_masks()
+            note_what_tensors_lack(self.policy.kinds)
             self.function = self._compile()
             if not self.program.eager and self.program.strategy is None:
                 with self.progress.compiling_first():
