@@ -30,7 +30,7 @@ def copied(good: Path, folder: Path, name: str) -> Path:
     return store
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", TRACES)
 def test_a_hostile_trace_ends_in_a_result_or_in_one_sentence(
     good: Path, tmp_path: Path, name: str

@@ -34,6 +34,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
         chunk_shapes._SMALL_CHUNK = before
 
 
+@pytest.mark.sampled(2)  # `fuzzing.py` tries all of them, in `.ci/run` too
 @pytest.mark.parametrize("target", TARGETS)
 @settings(
     max_examples=40,

@@ -156,6 +156,7 @@ def test_a_resumed_run_with_its_slots_is_equal(base: Path, tmp_path: Path) -> No
     assert f"the second run was resumed at step {EPOCH_STEPS}" in found.recognised
 
 
+@pytest.mark.long
 def test_a_resumed_run_without_its_slots_differs_in_them_where_it_was_joined(
     base: Path, tmp_path: Path
 ) -> None:
@@ -172,6 +173,7 @@ def test_a_resumed_run_without_its_slots_differs_in_them_where_it_was_joined(
     assert (later.step, later.phase) == (EPOCH_STEPS + 1, "weights")
 
 
+@pytest.mark.long
 def test_a_run_that_counts_again_is_aligned_with_the_one_it_resumes(
     base: Path, tmp_path: Path
 ) -> None:
