@@ -106,11 +106,14 @@ def reopen(path: Location, step: int, limit: DiskLimit | None = None) -> Continu
     kept: dict[Kind, int] = {}
     last = -1
     for kind, count in recorded.items():
+        if not count:
+            kept[kind] = 0
+            continue
         derived = f"{kind}/{STEP}" not in arrays  # updates that are only statistics
         steps = _steps(path, arrays, f"{STATISTICS}/{kind}" if derived else kind, count)
         # The update before the first new step is computed again, from its weights.
-        kept[kind] = int(np.count_nonzero(steps < step - derived)) if count else 0
-        if kind == "scalars" and count:
+        kept[kind] = int(np.count_nonzero(steps < step - derived))
+        if kind == "scalars":
             last = int(steps[-1])
     # In the order in which they were declared, which is that of the columns of the statistics.
     order = [f"{kind}/{path}" for kind, paths in attributes.declared.items() for path in paths]

@@ -15,6 +15,7 @@ from steptrace_schema.errors import StepNotRecordedError, TraceError
 from steptrace_schema.store.opening import read_attributes
 from steptrace_tracer.replay.replay_script import replay_script
 from steptrace_tracer.scripts.script import Script
+from steptrace_tracer.session import incident_watch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,6 +123,23 @@ def test_a_marked_step_is_repeated_bit_for_bit(tmp_path: Path, kind: str, way: s
     gradients = {f"gradients/{p}" for p in read_attributes(trace).declared["gradients"]}
     assert names == gradients | {"scalars/loss"}
     assert {p: p.read_bytes() for p in trace.rglob("*") if p.is_file()} == before
+
+
+def test_a_step_whose_slots_are_too_large_to_be_held_is_repeated_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incident_watch, "SLOT_BYTES", 1000)
+    trace = tmp_path / "run.zarr"
+    script = write(tmp_path / "train.py", MARKED, trace=str(trace), capture="auto")
+    run(script, "lstm", "compiled", "1")
+    (incident,) = read_attributes(trace).incidents
+    assert not any(key.startswith("optimizer/") for key in incident.arrays)
+    assert any(key.startswith("weights/") for key in incident.arrays)
+    (lacks,) = incident.not_kept
+    assert lacks.startswith("what the optimizer remembers, ")
+    found = again(script, trace, 5, "lstm", "compiled", "2")
+    assert found.not_restored == (lacks,)
+    assert found.is_same, str(found)
 
 
 # The loss is not linear in the output: TensorFlow would drop the order between reading a weight and

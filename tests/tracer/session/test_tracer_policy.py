@@ -255,6 +255,16 @@ def test_a_budget_that_is_used_up_ends_the_recording_and_says_so(tmp_path: Path)
         assert left.tobytes() == right.tobytes()
 
 
+def test_a_policy_that_wants_no_step_of_the_training_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    tracer = Tracer(path, kinds=("gradients",), windows=((100, 200),), progress=False)
+    x, y = vectors(24)
+    mlp().fit(x, y, batch_size=BATCH, verbose=0, callbacks=[tracer])
+    with pytest.warns(RuntimeWarning, match=r"no step .* was recorded.*windows=\(\(100, 200\),\)"):
+        tracer.close()
+    assert not path.exists()
+
+
 def test_windows_and_precision_are_checked() -> None:
     for fields in ({"windows": ((3, 3),)}, {"precision": {"weights": 0}}, {"epochs": (-1,)}):
         with pytest.raises(ValueError, match=r"window|greater|epochs"):

@@ -122,6 +122,16 @@ def test_a_trace_goes_on_after_a_checkpoint_was_loaded(tmp_path: Path, whole: Pa
     assert messages[1].endswith("earlier records of steps 6 to 8 were replaced")
 
 
+def test_a_trace_of_which_a_budget_left_no_weights_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    tracer = recorder(path, step_bytes=100)
+    fit(fit(adam_mlp(), tracer), tracer)
+    found = read_attributes(path)
+    assert (found.status, found.steps_recorded["scalars"]) == ("complete", 12)
+    assert found.steps_recorded["updates"] == 0
+    assert validate(path) == []
+
+
 def test_resume_without_a_trace_begins_one(tmp_path: Path) -> None:
     path = tmp_path / "run.zarr"
     fit(mlp(), Tracer(path, resume=True, on_error="raise", progress=False), epochs=1)

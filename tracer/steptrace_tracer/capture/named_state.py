@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from steptrace_schema.format.paths import unique_paths
+from steptrace_schema.human import human_bytes
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.optimizer_state import optimizer_slots
 from steptrace_tracer.capture.taps import to_array
@@ -67,19 +68,31 @@ class NamedState:
         The paths of their weights.
     is_settled
         Whether a step has run, which builds metrics, and optimizers.
+    slot_bytes
+        The most bytes of the optimizer's slots; where they have more, they are left out. None for
+        any number.
 
     Attributes
     ----------
     variables
         Path to variable.
+    lacks
+        What is left out, each a sentence.
     """
 
-    def __init__(self, program: Program, names: Names, *, is_settled: bool = True) -> None:
+    def __init__(
+        self,
+        program: Program,
+        names: Names,
+        *,
+        is_settled: bool = True,
+        slot_bytes: int | None = None,
+    ) -> None:
         self._program = program
         self._is_settled = is_settled
         self._reads = 0
         self._built = self._what_is_built()
-        self.variables = _named(program, names)
+        self.variables, self.lacks = _within(slot_bytes, _named(program, names))
         self._groups = _together(self.variables)
         self._places = tuple(
             tuple((path, tuple(variable.shape)) for path, variable in group.items())
@@ -151,6 +164,21 @@ def _named(program: Program, names: Names) -> dict[str, Any]:
         found[f"{STATE}/{path}"] = variable
     own = {path: variable.value for path, variable in found.items()}
     return {path: v for path, v in own.items() if _is_storable(v)}
+
+
+def _within(
+    slot_bytes: int | None, variables: dict[str, Any]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return variables without slots where these have more bytes, and what is left out."""
+    slots = {path: v for path, v in variables.items() if path.startswith("optimizer/")}
+    size = sum(v.dtype.size * math.prod(v.shape) for v in slots.values())
+    if slot_bytes is None or size <= slot_bytes:
+        return variables, ()
+    lacks = (
+        f"what the optimizer remembers, {human_bytes(size)}, is more than the "
+        f"{human_bytes(slot_bytes)} that are held before each step",
+    )
+    return {path: v for path, v in variables.items() if path not in slots}, lacks
 
 
 def _together(variables: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -95,7 +95,7 @@ class StepReplayer:
         if self._check_numerics:
             tf.debugging.enable_check_numerics()
         own, lacks = self._arguments(capture, args, kwargs)
-        if any(key.startswith("optimizer/") for key in recorded.arrays):
+        if _slots(recorded.arrays):
             build_slots(program, capture.traced.policy)
         initial = NamedState(program, capture.traced.names)
         before = initial.read().arrays()
@@ -173,7 +173,9 @@ class StepReplayer:
         state = NamedState(capture.traced.program, capture.traced.names)
         then = _by_place(recorded.arrays, state.variables)
         known = {key: values for key, values in then.items() if key in state.variables}
-        lacks = list(state.restore({**before, **known}))
+        # That no slot is recorded is said once, not of each.
+        slots = {} if _slots(recorded.arrays) else _slots(state.read().arrays())
+        lacks = list(state.restore({**slots, **before, **known}))
         if recorded.incident is None:
             if any("seed_generator" in key for key in state.variables):
                 lacks.append(_RANDOM)
@@ -188,6 +190,10 @@ class StepReplayer:
             if key.startswith(of_training) and key not in state.variables
         ]
         return tuple(lacks)
+
+
+def _slots(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    return {key: values for key, values in arrays.items() if key.startswith("optimizer/")}
 
 
 def _by_place(

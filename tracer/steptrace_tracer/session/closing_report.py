@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
@@ -139,4 +140,18 @@ def finish(
         return error
     if summary is not None and settings.progress:
         report(describe(summary, *spent, brief=settings.resume))
+    if summary is None and status == "complete":
+        warnings.warn(_nothing_recorded(settings), RuntimeWarning, stacklevel=4)
     return None
+
+
+def _nothing_recorded(settings: Settings) -> str:
+    policy = settings.policy
+    chosen = {"every": policy.every, "windows": policy.windows, "epochs": policy.epochs}
+    given = ", ".join(
+        f"{name}={value}" for name, value in chosen.items() if value not in ((), None)
+    )
+    return (
+        f"{settings.path}: no step of this training was recorded, so that there is no trace; the "
+        f"policy wants none of its steps ({given}; a loop of tracer.wrap has epoch 0 alone)"
+    )

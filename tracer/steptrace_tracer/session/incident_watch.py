@@ -36,6 +36,9 @@ INCIDENTS: Final = 8
 INCIDENT_BYTES: Final = 2 * 2**30
 """The most bytes of all of them, by default."""
 
+SLOT_BYTES: Final = 256 * 2**20
+"""The most bytes of the optimizer's slots that are held, and copied, before each step."""
+
 _DRAWS: Final = "operations of the step draw random numbers without a seed, which are not kept"
 _MARKED: Final = "the training marked it"
 
@@ -97,12 +100,12 @@ class IncidentWatch:
         state = self._states.get(key)
         if state is None or not state.is_current():
             is_settled = state is not None
-            state = NamedState(program, self._names, is_settled=is_settled)
+            state = NamedState(program, self._names, is_settled=is_settled, slot_bytes=SLOT_BYTES)
             self._states[key] = state
         # The user may write into an array of NumPy as soon as the step is done.
         if any(isinstance(leaf, np.ndarray) for leaf in tf.nest.flatten((args, kwargs))):
             args, kwargs = tf.nest.map_structure(_own, (args, kwargs))
-        self._last = Moment(step, program, args, kwargs, state.read())
+        self._last = Moment(step, program, args, kwargs, state.read(), state.lacks)
         return self._last
 
     def judged(

@@ -37,6 +37,8 @@ class Moment:
         What runs, and with which arguments.
     before
         What every variable held.
+    lacks
+        What `before` does not hold, each a sentence.
     """
 
     step: int
@@ -44,6 +46,7 @@ class Moment:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     before: StateValues
+    lacks: tuple[str, ...]
 
     def kept(
         self,
@@ -76,7 +79,7 @@ class Moment:
             message=message,
             arrays=tuple(found),
             arguments=paths,
-            not_kept=(*not_kept, *lacks),
+            not_kept=(*not_kept, *self.lacks, *lacks),
             nbytes=sum(values.nbytes for values in found.values()),
         )
         return KeptStep(incident, found)
