@@ -95,7 +95,7 @@ class Session:
         names = names if before is None else names.as_in(before.attributes.layers, program.models)
         captures = Captures(settings.capture, names, policy, probe_for(settings, before))
         attributes = describe_run(program, names, policy, settings.worker, before)
-        self._phases = Phases(names, attributes.phases, program, step)
+        self._phases = Phases(names, attributes, program, step)
         settings.recorded_steps.begin(step, attributes.intervals)
         news = self._phases.news() | self.told.news(settings.recorded_steps.news())
         attributes = attributes.model_copy(update=news)
@@ -305,7 +305,7 @@ class Session:
         tensors = result.tensors | self._probe_gradients.of(position.step, traced.probe)
         taps, missing = traced.taps, (*traced.missing(), *self._probe_gradients.missing)
         attributes, said = capture.news()
-        attributes |= self._phases.news(taps.appliers) if self._phases is not None else {}
+        attributes |= self._phases.news(taps) if self._phases is not None else {}
         attributes |= self.told.news(self.settings.recorded_steps.news())
         notes, watch = (*self.told.notes, *self._executions.notes, *said), self._watch
 
