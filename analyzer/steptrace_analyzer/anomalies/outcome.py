@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from steptrace_analyzer.anomalies.baseline import trivial_loss
+from steptrace_analyzer.anomalies.baseline import constants
 from steptrace_analyzer.anomalies.batch_levels import batch_levels
 from steptrace_analyzer.anomalies.finding import NotJudgedError
 from steptrace_analyzer.anomalies.trends import block_means, mann_kendall
@@ -59,28 +59,46 @@ class Outcome:
     """Least mean of a fifth of the run, of 20 steps at least."""
     falling: bool
     """Whether the second half of the run has a downward trend."""
+    perfect: float = 0.0
+    """Loss of a prediction that is right for every sample."""
+    even: bool = True
+    """Whether that is the loss of every sample."""
 
     @property
     def level(self) -> float:
         """What a model that has learned anything is below: the trivial loss, or else the first."""
         return self.first if self.trivial is None else self.trivial
 
+    def at(self, share: float, loss: float | None = None) -> float:
+        """Return what is above the perfect loss by a share of what the level, or a loss, is."""
+        return self.perfect + share * ((self.level if loss is None else loss) - self.perfect)
+
+    def multiple(self, factor: float, loss: float) -> float:
+        """Return what is above the floor by a multiple of what a loss is."""
+        return self.floor + factor * (loss - self.floor)
+
+    @property
+    def floor(self) -> float:
+        """What losses of different steps are compared from: the perfect one if all have it."""
+        return self.perfect if self.even else 0.0
+
     @property
     def got_worse(self) -> bool:
         """Whether the loss ends well above what it had reached."""
         rise = self.last - self.best
-        return not self.solved and self.last > WORSE * self.best and rise > 0.02 * abs(self.level)
+        worse = self.best >= self.floor and self.last > self.multiple(WORSE, self.best)
+        return not self.solved and worse and rise > 0.02 * abs(self.level - self.perfect)
 
     @property
     def learned_nothing(self) -> bool:
         """Whether the loss ends no better than a constant prediction, nor ever was much better."""
-        above = self.end > UNLEARNED * self.level and self.reached > _REACHED * self.level
+        above = self.end > self.at(UNLEARNED) and self.reached > self.at(_REACHED)
         return self.steps >= LEAST_STEPS and above
 
     @property
     def solved(self) -> bool:
         """Whether the loss ends near zero, measured by the trivial one."""
-        return self.last <= SOLVED * self.level
+        return self.last <= self.at(SOLVED)
 
     @property
     def harmed(self) -> bool:
@@ -150,7 +168,8 @@ def _outcome(signals: Signals) -> Outcome | None:
     best = int(np.argmin(medians))
     half = values[len(values) // 2 :]
     tau, chance = mann_kendall(block_means(half, TAIL)) if np.isfinite(half).all() else (0.0, 1.0)
-    trivial, levels = trivial_loss(signals), batch_levels(signals, steps)
+    constant, levels = constants(signals), batch_levels(signals, steps)
+    trivial = None if constant is None else constant.best
     if levels is not None:
         trivial = float(levels.mean())
     end = _means(clean, levels, max(TAIL, len(clean) // 10))[-1]
@@ -165,6 +184,8 @@ def _outcome(signals: Signals) -> Outcome | None:
         end=float(end),
         reached=float(reached),
         falling=tau < 0 and chance < _CHANCE,
+        perfect=0.0 if constant is None else constant.perfect,
+        even=constant is None or constant.even,
     )
 
 
