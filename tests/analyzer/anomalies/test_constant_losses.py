@@ -215,6 +215,12 @@ def test_the_level_of_several_outputs_is_the_weighted_sum_of_theirs() -> None:
         assert [f.rule for f in diagnose(trace, rules=["not_learning"]).findings] == rules
 
 
+def test_single_losses_of_outputs_of_which_one_is_a_regression_are_not_judged() -> None:
+    found = diagnose(_trace((KIND, SIZE)), rules=["suspect_samples"])
+    assert found.findings == ()
+    assert "a regression have long tails" in found.not_judged[0].reason
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -27,11 +27,12 @@ def not_learning(signals: Signals, *, share: float = UNLEARNED) -> Iterator[Find
     is not known, the loss before the first update stands for it. Penalties are left out where the
     losses of single samples are recorded. Losses that are not 0 where every prediction is right are
     measured from there. Judged is the mean of the last tenth of the run, in runs of 100 steps or
-    more which never came below nine tenths of that loss for a fifth of the run. Where the targets
-    of all samples are known, each part of the run is measured by the loss that the constant
-    prediction has on the same batches: some are harder than others. It is an error,
-    unless the second half of the run has a downward trend (Mann-Kendall over 20 means, p < 0.05):
-    then it is a warning, since the run is only slow.
+    more. It is above `share` of that loss in runs which never came below nine tenths of it for a
+    fifth of the run, or above all of it in others, which have lost what they had learned. Where the
+    targets of all samples are known, each part of the run is measured by the loss that the constant
+    prediction has on the same batches: some are harder than others. It is an error, unless the run
+    is only slow: the second half has a downward trend (Mann-Kendall over 20 means, p < 0.05), at
+    which the loss would be lower than that in as many steps again. Then it is a warning.
 
     Thresholds
         share: loss at the end over that of the constant prediction
@@ -43,7 +44,8 @@ def not_learning(signals: Signals, *, share: float = UNLEARNED) -> Iterator[Find
         trivial predictor: UMLAUT, TheDeepChecker; Mann, Econometrica 13, 1945
     """
     found = _judged(signals)
-    if not found.learned_nothing or not found.end > found.at(share):
+    least = found.level if found.unlearned else found.at(share)
+    if not (found.learned_nothing or found.unlearned) or not found.end > least:
         return
     what = (
         f"the {number(found.trivial)} of the best constant prediction"
@@ -51,21 +53,25 @@ def not_learning(signals: Signals, *, share: float = UNLEARNED) -> Iterator[Find
         else f"the {number(found.first)} before the first update"
     )
     ending = "is not finite" if not np.isfinite(found.end) else f"is {number(found.end)}"
-    trend = "; it still falls" if found.falling else ""
+    slow = found.falling and found.ahead < least
+    trend = ", and does not fall fast enough to get there in as many steps again"
+    trend = "; it still falls" if slow else trend if found.falling else ""
+    course = f"nothing was learned in {plural(found.steps, 'step')}"
+    if found.unlearned:
+        course = f"what was learned by step {found.best_step} is lost"
     steps, _ = task_losses(signals)
     yield Finding(
         rule="not_learning",
-        severity="warning" if found.falling else "error",
-        first_step=int(steps[0]),
+        severity="warning" if slow else "error",
+        first_step=found.best_step if found.unlearned else int(steps[0]),
         last_step=int(steps[-1]),
         explanation=(
-            f"nothing was learned in {plural(found.steps, 'step')}: the loss of the last "
-            f"steps {ending}, no better than {what}{trend}."
+            f"{course}: the loss of the last steps {ending}, no better than {what}{trend}."
         ),
         tensor="scalars/loss",
         observed=found.end,
         usual=found.level,
-        threshold=found.at(share),
+        threshold=least,
         consequence="the model predicts no better than a constant",
         remedy=(
             "look at the other findings first; then check that inputs and labels belong together, "
