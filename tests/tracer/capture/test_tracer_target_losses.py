@@ -182,3 +182,15 @@ def test_where_a_later_fit_has_another_loss_none_is_told(tmp_path: Path) -> None
         model.fit(x, y, verbose=0, callbacks=[tracer])
     tracer.close()
     assert read_attributes(tmp_path / "run.zarr").losses == ()
+
+
+@pytest.mark.parametrize(("delta", "told"), [(1.0, 1), (2.0, 0)])
+def test_a_trace_that_is_resumed_with_another_loss_tells_none(
+    tmp_path: Path, delta: float, told: int
+) -> None:
+    model, (x, _, y) = one_head(keras.losses.Huber(1.0)), data()
+    model.fit(x, y, verbose=0, callbacks=[Tracer(tmp_path / "run.zarr", progress=False)])
+    model.compile(model.optimizer, keras.losses.Huber(delta))
+    again = Tracer(tmp_path / "run.zarr", resume=True, progress=False)
+    model.fit(x, y, verbose=0, callbacks=[again])
+    assert len(read_attributes(tmp_path / "run.zarr").losses) == told
