@@ -196,7 +196,11 @@ class Policy(BaseModel):
     @classmethod
     def _with_every_in_numbers(cls, fields: Any) -> Any:
         """Write ``every="auto"`` as numbers, which readers of all versions understand."""
-        if not isinstance(fields, dict) or fields.get("every") != "auto":
+        every = fields.get("every") if isinstance(fields, dict) else None
+        if isinstance(every, str) and every != "auto" and not every.isdecimal():
+            msg = f"every is a number of steps, or 'auto'; found {every!r}"
+            raise ValueError(msg)
+        if every != "auto":
             return fields
         slowdown = fields.get("max_slowdown")
         return {

@@ -6,6 +6,7 @@ All are computed in float64 over all elements of one tensor at one step. NaN is 
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any, Final
 
@@ -157,16 +158,30 @@ def _as_matrix(values: Array) -> Array:
 
 def _percentiles(sample: Array) -> Float64:
     """Return the percentiles of each row, dims (row, 7), by NumPy's definition."""
-    last = sample.shape[1] - 1
-    position = _QUANTILES * last
-    below = np.floor(position).astype(np.intp)
-    above = np.minimum(below + 1, last)
-    weight = position - below
-    ranks = np.unique(np.concatenate([below, above, [last]]))
+    ranks, below, above, weight = _neighbours(sample.shape[1])
     found = order_statistics(sample, ranks).astype(np.float64)
-    low, high = (found[:, np.searchsorted(ranks, wanted)] for wanted in (below, above))
+    low, high = found[:, below], found[:, above]
     step = high - low
     # Counted from the nearer neighbour, so that the result never passes the farther one.
     result: Float64 = np.where(weight < 0.5, low + step * weight, high - step * (1 - weight))
     result[np.isnan(found[:, -1])] = np.nan  # NaN comes last
     return result
+
+
+@functools.lru_cache(maxsize=1024)
+def _neighbours(size: int) -> tuple[npt.NDArray[np.intp], Array, Array, Float64]:
+    """Return the ranks between which percentiles of so many elements are, and the largest one.
+
+    Returns
+    -------
+    tuple of ndarray
+        The ranks, ascending; for each percentile, dims (7,), the places among them of the
+        neighbours below and above it, and how far it is from the one below.
+    """
+    last = size - 1
+    position = _QUANTILES * last
+    below = np.floor(position).astype(np.intp)
+    above = np.minimum(below + 1, last)
+    ranks = np.unique(np.concatenate([below, above, [last]]))
+    places = (np.searchsorted(ranks, wanted) for wanted in (below, above))
+    return ranks, *places, position - below

@@ -23,7 +23,7 @@ RULES: Final[dict[str, str]] = {
     "R9": "Arrays of one kind that have a step dimension MUST have it first, and have as many "
     "rows as 'steps_recorded' says.",
     "R10": "A dimension MUST have one size within a group and its ancestor groups.",
-    "R11": "'scalars' MUST have every required array of section 7.",
+    "R11": "'scalars' MUST have every required array of section 7, where it has a row.",
     "R12": "Fill values MUST be NaN, -1, the largest unsigned value, or false, by type.",
     "R13": "Statistics MUST be float64 (step, tensor, statistic) with the names of both as "
     "attributes.",

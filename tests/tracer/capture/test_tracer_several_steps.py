@@ -247,3 +247,29 @@ def test_an_execution_holds_no_more_in_memory_than_its_limit_whole_batches_inclu
     x = np.ones((6 * 32, wide), np.float32)
     model.fit(x, x[:, :1], batch_size=32, shuffle=False, verbose=0, callbacks=[tracer])
     assert executions == ([2, 2] if at_once else [])
+
+
+@pytest.mark.parametrize("fields", [{}, {"windows": ((1000, 1001),)}])
+def test_a_network_that_keras_loop_computes_in_another_way_is_not_changed(
+    tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    """Its last bits depend on whether a step is compiled in a loop, or by itself."""
+
+    def fit(callbacks: list[Any]) -> list[bytes]:
+        keras.utils.set_random_seed(7)
+        inner = keras.Sequential(
+            [keras.Input((6,)), layers.Dense(6, activation="swish"), layers.LayerNormalization()]
+        )
+        entry = keras.Input((6,))
+        out = layers.Dense(3, activation="softmax")(inner(inner(entry)))
+        model = keras.Model(entry, out)
+        optimizer = keras.optimizers.AdamW(0.01, clipnorm=0.5)
+        model.compile(optimizer, "sparse_categorical_crossentropy", steps_per_execution=3)
+        rng = np.random.default_rng(3)
+        x, y = rng.normal(size=(40, 6)).astype(np.float32), rng.integers(0, 3, 40)
+        model.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0, callbacks=callbacks)
+        return [v.numpy().tobytes() for v in (*model.variables, *model.optimizer.variables)]
+
+    path = tmp_path / "run.zarr"
+    assert fit([_tracer(path, capture="auto", **fields)]) == fit([])
+    assert validate(path) == []

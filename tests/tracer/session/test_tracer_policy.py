@@ -19,8 +19,10 @@ from steptrace_schema.statistics.describe import compute_statistics
 from steptrace_schema.store.opening import read_attributes
 from steptrace_schema.validate import validate
 from steptrace_tracer import Policy, Tracer
+from steptrace_tracer.capture import traced_step
 from steptrace_tracer.capture.graph_statistics import tensor_statistics
 from steptrace_tracer.record.precision import rounded
+from steptrace_tracer.session import collect_step
 from steptrace_tracer.session.sampling import with_sample_count
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from steptrace_schema.names import Kind
+    from steptrace_tracer.capture.proven_step import Capture
 
 BATCH = 8
 STEPS = 6
@@ -118,9 +121,19 @@ def test_only_the_chosen_steps_are_recorded_with_their_updates(
         assert left.tobytes() == right.tobytes()
 
 
-def test_statistics_alone_equal_those_of_the_tensors(tmp_path: Path, full: zarr.Group) -> None:
+@pytest.mark.parametrize("way", ["inside", "beside"])
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_statistics_alone_equal_those_of_the_tensors(
+    tmp_path: Path,
+    full: zarr.Group,
+    way: Capture,
+    in_graph: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (traced_step, collect_step):  # as with an accelerator, or without one
+        monkeypatch.setattr(module, "describes_in_graph", lambda: in_graph)
     kinds = ("weights", "gradients", "activations", "activation_gradients")
-    found = record(tmp_path / "run.zarr", cnn(), statistics_only=kinds)
+    found = record(tmp_path / "run.zarr", cnn(), statistics_only=kinds, capture=way)
     attributes = read_attributes(tmp_path / "run.zarr")
     for kind in kinds:
         left, right = (group[f"statistics/{kind}/values"] for group in (found, full))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from steptrace_schema.names import SAMPLE_REPLICA, SAMPLE_STATISTICS, X, Y
+from steptrace_schema.names import SAMPLE_REPLICA, SAMPLE_STATISTICS, STATISTIC_NAMES, X, Y
 from steptrace_tracer.capture.names import joined, leaves
 from steptrace_tracer.capture.replicas import whole_batch
 from steptrace_tracer.capture.taps import NOT_NUMBERS, NOT_SAMPLES, Taps, storable
@@ -21,6 +21,7 @@ BATCH_INPUT, BATCH_TARGET = "batch_input", "batch_target"
 
 Digests and statistics of samples are made of them; they are no arrays of the trace.
 """
+_DESCRIBED_BYTES: Final = 8 * len(STATISTIC_NAMES)
 
 
 def batch_taps(batch: Batch, policy: Policy, strategy: Any) -> Taps:
@@ -74,10 +75,16 @@ def take_whole(tensors: dict[str, Any], kind: str) -> dict[str, Any]:
     return {key.split("/", 2)[2]: tensors.pop(key) for key in keys}
 
 
-def recorded_bytes(tensors: Mapping[str, Any]) -> int:
+def recorded_bytes(tensors: Mapping[str, Any], policy: Policy) -> int:
     """Return the bytes of what a step records, of `kind/path` to tensor."""
-    whole = (f"{BATCH_INPUT}/", f"{BATCH_TARGET}/")
-    return tap_bytes({key: t for key, t in tensors.items() if not key.startswith(whole)})
+    kinds = {key: key.partition("/")[0] for key in tensors}
+    described = sum(policy.only_describes(kind) for kind in kinds.values())
+    not_whole = {
+        key: tensors[key]
+        for key, kind in kinds.items()
+        if kind not in (BATCH_INPUT, BATCH_TARGET) and not policy.only_describes(kind)
+    }
+    return tap_bytes(not_whole) + described * _DESCRIBED_BYTES
 
 
 def tap_bytes(tensors: Mapping[str, Any]) -> int:

@@ -56,12 +56,12 @@ class BesideStep(TracedStep):
         wall_time, start = time.time(), time.perf_counter()
         result = original()
         duration = time.perf_counter() - start
-        for path, after in self._read_weights().items() if before else ():
-            tensors[f"updates/{path}"] = after - before[path]
+        after = self._read_weights() if before else {}
+        tensors |= self._described({f"updates/{p}": t - before[p] for p, t in after.items()})
         # The training's own metrics, rather than those of the observed step.
         tensors |= {k: v for k, v in metric_taps(self.program.logs(result)).items() if k in tensors}
         tensors |= super()._skipped(tensors, counts)
-        return StepResult(result, self._reduced(tensors), wall_time, duration)
+        return StepResult(result, tensors, wall_time, duration)
 
     def _observe(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         function = self.concrete(args, kwargs)

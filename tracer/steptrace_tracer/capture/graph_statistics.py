@@ -1,4 +1,7 @@
-"""The statistics of a tensor, computed where the tensor is: in the graph, on its device."""
+"""The statistics of a tensor, computed where the tensor is: in the graph, on its accelerator.
+
+A processor takes them in fewer passes, without TensorFlow: `steptrace_schema.statistics.describe`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,11 @@ from steptrace_schema.statistics.describe import QUANTILE_SAMPLE
 from steptrace_tracer._tensorflow import tf
 
 _FRACTIONS: Final = (0.01, 0.05, 0.25, 0.50, 0.75, 0.95, 0.99)
+
+
+def describes_in_graph() -> bool:
+    """Whether tensors are described in the graph: where they would have to leave an accelerator."""
+    return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
 
 
 def tensor_statistics(tensor: Any) -> Any:

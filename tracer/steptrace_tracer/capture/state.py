@@ -62,8 +62,11 @@ class StepState:
         self.obstacle = outside_effect(function)
         if self.obstacle is None and changed - found.keys():
             self.obstacle = _NO_VARIABLE
-        self._read = tf.function(self._values, autograph=False)
-        self._write = tf.function(self._assign, autograph=False)
+        # Called without a search for the function of the arguments, and without a warning of
+        # TensorFlow where many networks are trained.
+        specs = [tf.TensorSpec(variable.shape, variable.dtype) for variable in self._variables]
+        self._read = tf.function(self._values, autograph=False).get_concrete_function()
+        self._write = tf.function(self._assign, autograph=False).get_concrete_function(specs)
 
     def copy(self) -> list[Any]:
         """Return the present value of every variable."""

@@ -20,8 +20,10 @@ from steptrace_schema.names import (
     SAMPLE_STATISTICS,
     SAMPLE_WEIGHT,
 )
+from steptrace_schema.statistics.describe import compute_statistics
 from steptrace_tracer.capture.batch_taps import BATCH_INPUT, BATCH_TARGET, take_whole
 from steptrace_tracer.capture.finished_taps import ROWS
+from steptrace_tracer.capture.graph_statistics import describes_in_graph
 from steptrace_tracer.capture.taps import NOT_SAMPLES, as_missing, to_array
 from steptrace_tracer.record.declare import has_samples
 from steptrace_tracer.record.pending_step import Collected
@@ -98,7 +100,7 @@ def collect_step(
     not_samples = taps.explain_other_rows(rows, size)
     for kind, path in not_samples:
         tensors.pop(f"{kind}/{path}", None)
-    arrays = to_arrays(tensors)
+    arrays = recorded_arrays(tensors, policy)
     for name in (SAMPLE_LOSS, SAMPLE_WEIGHT):
         if len(arrays.get(f"inputs/{name}", range(size))) != size:
             del arrays[f"inputs/{name}"]
@@ -141,6 +143,17 @@ def _rounded(arrays: Mapping[str, npt.NDArray[Any]], policy: Policy) -> dict[str
         keep_bits = None if policy.only_describes(kind) else policy.keep_bits(kind)
         found[key] = values if keep_bits is None else rounded(values, keep_bits)
     return found
+
+
+def recorded_arrays(tensors: dict[str, Any], policy: Policy) -> dict[str, npt.NDArray[Any]]:
+    """Return eager tensors as arrays of NumPy, those that are only described as statistics."""
+    arrays = to_arrays(tensors)
+    if not policy.statistics_only or describes_in_graph():
+        return arrays
+    return {
+        key: compute_statistics(array) if policy.only_describes(split_key(key)[0]) else array
+        for key, array in arrays.items()
+    }
 
 
 def to_arrays(tensors: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:

@@ -16,7 +16,6 @@ from steptrace_tracer.capture.proven_step import PROOF_STEPS
 from steptrace_tracer.capture.several_steps import MOST_BYTES, SeveralSteps
 from steptrace_tracer.capture.state import StepState
 from steptrace_tracer.capture.traced_step import StepResult
-from steptrace_tracer.keras_private import train_on
 from steptrace_tracer.session.failure import one_line
 from steptrace_tracer.session.fed_batches import FedBatches, can_feed
 from steptrace_tracer.session.step_attempt import StepAttempt
@@ -168,7 +167,7 @@ class ShownSteps:
         return batches
 
     def _run_one(self, batch: Any, step: int) -> StepResult:
-        attempt = StepAttempt(self._capture, lambda: train_on(self._original, batch))
+        attempt = StepAttempt(self._capture, lambda: self._original(self._fed.alone(batch)))
         try:
             return attempt.run((batch,), {}, step)
         except Exception as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from steptrace_tracer.record.pending_step import Collected
-from steptrace_tracer.session.collect_step import to_arrays
+from steptrace_tracer.session.collect_step import recorded_arrays
 from steptrace_tracer.session.final_weights import final_weights
 
 if TYPE_CHECKING:
@@ -48,4 +48,4 @@ class LastWeights:
             # Outside of fit it is not known where the training has ended.
             final = final if final.said.changed else None
         notes = () if final is None else final.notes
-        return Collected(to_arrays(self._values), notes=notes, final=final)
+        return Collected(recorded_arrays(self._values, policy), notes=notes, final=final)

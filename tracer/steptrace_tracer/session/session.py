@@ -199,7 +199,9 @@ class Session:
                 raise capture.traced.taps.error
             for position, result in zip(first.onwards(), results, strict=False):
                 if self._recording is not None and not self._recording.record_bytes:
-                    self._recording.record_bytes = recorded_bytes(result.tensors)
+                    self._recording.record_bytes = recorded_bytes(
+                        result.tensors, self.settings.policy
+                    )
                     self._executions.step_bytes = tap_bytes(result.tensors)
                 if self.settings.recorded_steps.records(position.step, position.epoch):
                     self._hand_over(capture, result, position, ids and ids(), moment)

@@ -201,12 +201,13 @@ class TracedFit:
 
     def _untraced(self, original: Any, data: Any, spec: Any) -> Any:
         """Train on `data` with the model's own function, which gets it as from its data set."""
-        # Of several steps in one execution, the function would ask for the others too.
-        if self._model.steps_per_execution > 1 or not can_feed(spec):
+        if not can_feed(spec):
             return train_on(original, data)
         if self._fed is None or self._fed_spec != spec:
             self._fed, self._fed_spec = FedBatches(spec), spec
-        return original(self._fed(data))
+        # Of several steps in one execution, the function would ask for the others too.
+        is_one_of_several = self._model.steps_per_execution > 1
+        return original(self._fed.alone(data) if is_one_of_several else self._fed(data))
 
     def _build(self, data: Any) -> bool:
         """Build a model that has not seen data yet, as Keras does before the first step.

@@ -1,0 +1,56 @@
+"""Batches that are handed to Keras' own train function as from their data set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from steptrace_tracer.session.fed_batches import FedBatches, can_feed
+
+_Y = [0, 1, 2, 3]
+_DATA = {
+    "numbers": lambda: tf.data.Dataset.from_tensor_slices(({"a": np.eye(4)}, _Y)),
+    "texts": lambda: tf.data.Dataset.from_tensor_slices((tf.constant(["a", "b", "c", "d"]), _Y)),
+    "ragged": lambda: tf.data.Dataset.from_tensor_slices(
+        (tf.ragged.constant([[1], [2, 3], [], [4]]), _Y)
+    ),
+    "sparse": lambda: tf.data.Dataset.from_tensor_slices((tf.sparse.from_dense(np.eye(4)), _Y)),
+}
+
+
+@pytest.mark.parametrize("kind", _DATA)
+def test_the_program_that_is_compiled_for_the_data_set_runs(kind: str) -> None:
+    iterator = iter(_DATA[kind]().batch(3))
+    assert can_feed(iterator.element_spec)
+
+    take = tf.function(lambda batches: batches.get_next())
+    fed = FedBatches(iterator.element_spec)
+    first, second = next(iterator), next(iterator)  # the second one is smaller
+    for found in (take(fed(first)), take(fed.alone(first))):
+        _assert_equal(found, first)
+    _assert_equal(take(fed(second)), second)
+    take(iter(_DATA[kind]().batch(3)))
+    assert take.experimental_get_tracing_count() == 1
+
+
+def test_a_batch_that_is_alone_is_the_last_one() -> None:
+    iterator = iter(_DATA["numbers"]().batch(2))
+    alone = FedBatches(iterator.element_spec).alone(next(iterator))
+    assert alone.get_next_as_optional().has_value()
+    assert not alone.get_next_as_optional().has_value()
+
+
+def test_what_has_no_spec_is_not_handed_over() -> None:
+    assert not can_feed(None)
+
+
+def _assert_equal(found: Any, expected: Any) -> None:
+    pairs = zip(
+        tf.nest.flatten(found, expand_composites=True),
+        tf.nest.flatten(expected, expand_composites=True),
+        strict=True,
+    )
+    assert all((left.numpy() == right.numpy()).all() for left, right in pairs)
