@@ -158,7 +158,8 @@ def test_each_name_of_the_installed_versions_is_there(tmp_path: Path) -> None:
     model = fit(network(), tmp_path / "run.zarr", x, y, kinds=("weights", "gradients", "inputs"))
     function = tf.function(lambda value: value)
     assert keras_private.missing_logits() is None
-    assert keras_private.loss_weights(model) == [None]
+    assert [weight for _, weight in keras_private.weighted_losses(model)] == [None]
+    assert keras_private.loss_settings(keras.losses.Huber(2.0)) == {"delta": 2.0}
     assert keras_private.optimizer_weights(model.optimizer) == model.trainable_variables
     assert [len(found) for found in map(keras_private.calls, model.layers)] == [1, 1]
     assert keras_private.function_settings(function) == keras_private.FunctionSettings(
@@ -278,6 +279,14 @@ def test_without_the_losses_of_a_model_the_loss_of_each_sample_is_missing(
     assert "sample_loss" not in group["inputs"]
     kernel, gradient = (array(group, f"{k}/net/out/kernel") for k in ("weights", "gradients"))
     assert (kernel[1:] == kernel[:-1] - np.float32(0.25) * gradient).all()
+
+
+def test_without_the_settings_of_a_loss_it_is_not_said_which_function_it_computes(
+    tmp_path: Path, vanish: Callable[[str], PrivateName]
+) -> None:
+    traced(tmp_path / "run.zarr", network, vanish("SETTINGS"))
+    (found,) = read_attributes(tmp_path / "run.zarr").losses
+    assert (found.target, found.name, found.function) == ("y", "mse", None)
 
 
 def test_without_logits_the_reason_for_the_missing_gradient_says_so(

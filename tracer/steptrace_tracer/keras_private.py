@@ -34,6 +34,7 @@ from steptrace_tracer.private_names import (
     OPTIMIZER_WEIGHTS,
     RAW_OPS,
     REDUCE_RETRACING,
+    SETTINGS,
     STEP_FUNCTION,
     STRATEGY,
     SUBLAYERS,
@@ -108,8 +109,8 @@ def build(model: Any, batch: Any) -> None:
     symbolic_build(data_batch=batch)
 
 
-def loss_weights(model: Any) -> list[Any]:
-    """Return the weight of each loss that `model` was compiled with, None for a loss without.
+def weighted_losses(model: Any) -> list[tuple[Any, Any]]:
+    """Return the losses that `model` was compiled with, and their weights, None without.
 
     Raises
     ------
@@ -123,7 +124,12 @@ def loss_weights(model: Any) -> list[Any]:
     if flat is _ABSENT or any(len(entry) != 4 for entry in flat or ()):
         note(LOSSES)
         raise MissingNameError(str(LOSSES))
-    return [weight for _, loss, weight, _ in flat or () if loss is not None]
+    return [(loss, weight) for _, loss, weight, _ in flat or () if loss is not None]
+
+
+def loss_settings(loss: Any) -> Any:
+    """Return what a loss gives its function beside targets and outputs; None where unknown."""
+    return _read(SETTINGS, loss) if hasattr(loss, "fn") else None
 
 
 def logits_of(output: Any) -> Any:
@@ -284,9 +290,9 @@ def method_owner(owner: Any) -> Any:
     return found
 
 
-def is_keras_own(kind: type) -> bool:
-    """Whether a class is one of Keras itself, whose ``call`` does what it documents."""
-    return kind.__module__.partition(".")[0] == "keras"
+def is_keras_own(kind: Any) -> bool:
+    """Whether a class or a function is one of Keras itself, which does what it documents."""
+    return str(kind.__module__).partition(".")[0] == "keras"
 
 
 def is_used_by_any(tensor: Any, types: tuple[str, ...]) -> bool:

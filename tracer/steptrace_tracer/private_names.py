@@ -88,6 +88,13 @@ LOSSES: Final = PrivateName(
     "lists the losses of a model with their weights",
     "the loss of each sample is not recorded",
 )
+SETTINGS: Final = PrivateName(
+    "Keras",
+    "Loss",
+    "_fn_kwargs",
+    "holds what a loss gives its function",
+    "which function a loss computes is not said, so that no loss of a constant prediction is known",
+)
 LOGITS: Final = PrivateName(
     "Keras",
     "KerasTensor",
@@ -181,7 +188,7 @@ RAW_OPS: Final = PrivateName(
 )
 
 NAMES: Final = (
-    *(SUBLAYERS, CALLS, BUILD, COMPILED_LOSS, LOSSES, LOGITS, MASK, STRATEGY, ITERATION),
+    *(SUBLAYERS, CALLS, BUILD, COMPILED_LOSS, LOSSES, SETTINGS, LOGITS, MASK, STRATEGY, ITERATION),
     *(
         OPTIMIZER_WEIGHTS,
         TRAIN_FUNCTION,

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from steptrace_schema.names import STEP
+from steptrace_analyzer.anomalies.constant_losses import ConstantLosses, constant_losses
+from steptrace_schema.format.attributes import TargetLoss
+from steptrace_schema.names import SAMPLE_LOSS, STEP, Y
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -16,9 +18,11 @@ if TYPE_CHECKING:
 _MOST_VALUES: Final = 8e6
 _LEAST_STEPS: Final = 20
 _LEAST_ROWS: Final = 50
-_PADDING: Final = 0.3  # of all labels
 _SQUARED: Final = ("mse", "mean_squared_error", "meansquarederror")
 _ABSOLUTE: Final = ("mae", "mean_absolute_error", "meanabsoluteerror")
+_ENTROPIES: Final = ("sparse", "binary", "categorical")
+_SUMS: Final = ("sum", "none")
+"""Reductions with which the loss of a step is no mean over the samples."""
 
 
 def trivial_loss(signals: Signals) -> float | None:
@@ -26,38 +30,32 @@ def trivial_loss(signals: Signals) -> float | None:
 
     It is computed from all recorded targets: the entropy of the classes for a cross entropy, the
     variance for a mean squared error, the mean absolute deviation from the median for a mean
-    absolute error.
+    absolute error, and so on (:mod:`constant_losses`). Of a model with several outputs it is the
+    weighted sum over them.
     """
-    return signals.once("trivial loss", lambda: _trivial(signals))
+    found = constants(signals)
+    return None if found is None else found.best
 
 
-def zero_loss(signals: Signals) -> float | None:
-    """Return the loss of predicting zero, as a regression about does before its first update.
+def constants(signals: Signals) -> ConstantLosses | None:
+    """Return the losses of constant predictions, None where they are not known.
 
-    None where the loss is no squared or absolute error, or too few targets are known.
+    Outputs that are no regression count in the loss of predicting zero with their best constant.
     """
-    name = (signals.attributes.loss or "").lower()
-    known = targets(signals) if name in (*_SQUARED, *_ABSOLUTE) else None
-    if known is None or len(known) < _LEAST_ROWS:
+    return signals.once("constant losses", lambda: _weighted_sum(signals))
+
+
+def only_loss(signals: Signals) -> TargetLoss | None:
+    """Return the loss of a model that has one, where its function is known."""
+    losses = _losses(signals)
+    return losses[0] if len(losses) == 1 and losses[0].function else None
+
+
+def targets(signals: Signals, path: str = Y) -> npt.NDArray[np.float64] | None:
+    """Return the recorded targets at a path, (row, ...), without padding; None without any."""
+    if not signals.has("inputs", path):
         return None
-    return float((known**2).mean() if name in _SQUARED else np.abs(known).mean())
-
-
-def is_squared(signals: Signals) -> bool:
-    """Whether the loss is the mean squared error."""
-    return (signals.attributes.loss or "").lower() in _SQUARED
-
-
-def is_absolute(signals: Signals) -> bool:
-    """Whether the loss is the mean absolute error."""
-    return (signals.attributes.loss or "").lower() in _ABSOLUTE
-
-
-def targets(signals: Signals) -> npt.NDArray[np.float64] | None:
-    """Return all recorded targets, (row, ...), without padding; None unless there is one array."""
-    if not signals.has("inputs", "y"):
-        return None
-    array = signals.tensor("inputs", "y")
+    array = signals.tensor("inputs", path)
     if array.ndim < 2 or not array.size:
         return None
     steps = signals.steps("inputs")
@@ -74,49 +72,53 @@ def targets(signals: Signals) -> npt.NDArray[np.float64] | None:
     return known[np.isfinite(known.reshape(len(known), -1)).all(axis=1)] if len(known) else None
 
 
-def _trivial(signals: Signals) -> float | None:
-    name = (signals.attributes.loss or "").lower()
-    known = targets(signals)
+def _weighted_sum(signals: Signals) -> ConstantLosses | None:
+    """Return the losses of constant predictions, of all outputs together."""
+    found = []
+    for loss in _losses(signals):
+        own = _constants_of(signals, loss)
+        if own is None or loss.weight < 0:
+            return None
+        found.append((loss.weight, own))
+    if not found:
+        return None
+    zeros = [own.zero for _, own in found]
+    return ConstantLosses(
+        best=sum(weight * own.best for weight, own in found),
+        perfect=sum(weight * own.perfect for weight, own in found),
+        zero=None
+        if all(zero is None for zero in zeros)
+        else sum(w * (own.best if own.zero is None else own.zero) for w, own in found),
+        even=all(own.even for _, own in found),
+    )
+
+
+def _constants_of(signals: Signals, loss: TargetLoss) -> ConstantLosses | None:
+    per_sample = signals.has("inputs", SAMPLE_LOSS)
+    if loss.function is None or (loss.config.get("reduction") in _SUMS and not per_sample):
+        return None
+    known = targets(signals, loss.target)
     if known is None or len(known) < _LEAST_ROWS:
         return None
-    flat = known.reshape(len(known), -1)
-    if "entropy" in name and "focal" not in name:
-        return _of_entropy(name, flat)
-    if name in _SQUARED:
-        return float(flat.var(axis=0).mean())
-    if name in _ABSOLUTE:
-        return float(np.abs(flat - np.median(flat, axis=0)).mean())
-    return None
+    return constant_losses(loss.function, known, loss.config)
 
 
-def _of_entropy(name: str, flat: npt.NDArray[np.float64]) -> float | None:
-    """Return the cross entropy of the classes' shares, (row, label or class)."""
-    if "sparse" in name:
-        _, counts = np.unique(flat[flat >= 0], return_counts=True)
-        if flat.shape[1] > 1 and counts.max(initial=0) > _PADDING * counts.sum():
-            return _with_less_padding(counts.astype(np.float64))
-        return _entropy(counts / max(1, counts.sum()))
-    if "binary" in name and flat.min() >= 0 and flat.max() <= 1:
-        return float(np.mean([_entropy(np.array([p, 1 - p])) for p in flat.mean(axis=0)]))
-    if "categorical" in name and np.allclose(flat.sum(axis=1), 1, atol=1e-3):
-        return _entropy(flat.mean(axis=0))
-    return None
+def _losses(signals: Signals) -> tuple[TargetLoss, ...]:
+    return signals.attributes.losses or _by_name(signals.attributes.loss)
 
 
-def _with_less_padding(counts: npt.NDArray[np.float64]) -> float:
-    """Return the largest entropy of labels of which some of the most frequent ones are left out.
-
-    Of sequences that label is often padding, which a mask may leave out, and may be a class as
-    well. How much of it counts is not known: what is above the largest is above the right one.
-    """
-    levels = []
-    for part in np.linspace(0.0, 1.0, 41):
-        rest = counts.copy()
-        rest[counts.argmax()] *= part
-        levels.append(_entropy(rest / (rest.sum() or 1.0)))
-    return max(levels)
-
-
-def _entropy(share: npt.NDArray[np.float64]) -> float:
-    positive = share[share > 0]
-    return float(-(positive * np.log(positive)).sum())
+def _by_name(name: str | None) -> tuple[TargetLoss, ...]:
+    """Return the loss of the one target by its name, where the trace says no more of it."""
+    lower = (name or "").lower()
+    function = None
+    if lower in _SQUARED:
+        function = "mean_squared_error"
+    elif lower in _ABSOLUTE:
+        function = "mean_absolute_error"
+    elif "entropy" in lower and "focal" not in lower and not lower.startswith(("[", "{")):
+        kind = next((kind for kind in _ENTROPIES if kind in lower), None)
+        names = {"sparse": "sparse_categorical_crossentropy"}
+        function = kind and names.get(kind, f"{kind}_crossentropy")
+    if function is None:
+        return ()
+    return (TargetLoss(target=Y, name=lower, function=function),)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from steptrace_analyzer.anomalies.baseline import is_absolute, is_squared, targets
+from steptrace_analyzer.anomalies.baseline import constants, only_loss, targets
 from steptrace_analyzer.anomalies.categories import categories
 from steptrace_analyzer.anomalies.finding import NotJudgedError
 from steptrace_analyzer.trace.sample_statistics import sample_statistics
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
 
+_SQUARED: Final = "mean_squared_error"
+_ABSOLUTE: Final = "mean_absolute_error"
+_ENTROPIES: Final = (
+    "sparse_categorical_crossentropy",
+    "categorical_crossentropy",
+    "binary_crossentropy",
+)
+
 
 def batch_levels(signals: Signals, steps: npt.NDArray[np.int64]) -> Floats | None:
     """Return the loss that the best constant prediction of the run has on each step's batch.
@@ -27,19 +35,22 @@ def batch_levels(signals: Signals, steps: npt.NDArray[np.int64]) -> Floats | Non
     there: rare classes, or targets with long tails. None where the trace does not say the target of
     every sample: one class, or one number of a squared or absolute error.
     """
-    found = _targets(signals)
+    loss, constant = only_loss(signals), constants(signals)
+    if loss is None or loss.target != Y or (constant is not None and constant.perfect):
+        return None
+    found = _targets(signals, str(loss.function))
     if found is None or not np.array_equal(found[0], steps):
         return None
-    costs = _costs(signals, found[1])
+    costs = loss.weight * _costs(str(loss.function), found[1])
     counts = np.isfinite(costs).sum(axis=1)
     if not counts.all():
         return None
     return np.asarray(np.nansum(costs, axis=1) / counts)
 
 
-def _targets(signals: Signals) -> tuple[npt.NDArray[np.int64], Floats] | None:
+def _targets(signals: Signals, loss: str) -> tuple[npt.NDArray[np.int64], Floats] | None:
     """Return the steps, and the class or number of each sample, NaN beyond the end of a batch."""
-    if "entropy" in (signals.attributes.loss or "").lower():
+    if loss in _ENTROPIES:
         try:
             classes = categories(signals)
         except NotJudgedError:
@@ -49,18 +60,18 @@ def _targets(signals: Signals) -> tuple[npt.NDArray[np.int64], Floats] | None:
     table, rows = sample_statistics(signals.trace), targets(signals)
     if table is None or rows is None or rows[0:1].size != 1:
         return None
-    if not (is_squared(signals) or is_absolute(signals)) or f"{Y}/mean" not in table[STATISTIC]:
+    if loss not in (_SQUARED, _ABSOLUTE) or f"{Y}/mean" not in table[STATISTIC]:
         return None
     values = np.asarray(table.sel({STATISTIC: f"{Y}/mean"}).transpose(STEP, BATCH), np.float64)
     return np.asarray(table.coords[STEP], dtype=np.int64), values
 
 
-def _costs(signals: Signals, values: Floats) -> Floats:
+def _costs(loss: str, values: Floats) -> Floats:
     """Return what each sample costs the best constant prediction of the run."""
     known = values[np.isfinite(values)]
-    if is_squared(signals):
+    if loss == _SQUARED:
         return np.asarray((values - known.mean()) ** 2)
-    if is_absolute(signals):
+    if loss == _ABSOLUTE:
         return np.abs(values - np.median(known))
     names, counts = np.unique(known, return_counts=True)
     cost = -np.log(counts / counts.sum())

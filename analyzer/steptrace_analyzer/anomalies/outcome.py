@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from steptrace_analyzer.anomalies.baseline import trivial_loss
+from steptrace_analyzer.anomalies.baseline import constants
 from steptrace_analyzer.anomalies.batch_levels import batch_levels
 from steptrace_analyzer.anomalies.finding import NotJudgedError
 from steptrace_analyzer.anomalies.trends import block_means, mann_kendall
@@ -32,6 +32,7 @@ _REACHED: Final = 0.9  # of the loss of the best constant prediction: below it s
 _HUGE: Final = 1e12  # stands for infinity in sums
 _ROUNDING: Final = 1e-2  # of a loss, as sums of bfloat16 are off
 _SOME: Final = 0.1  # of the steps
+_QUARTERS: Final = 4.5  # from the middle of the last one to the end of a run twice as long
 _CHANCE: Final = 0.05  # of a trend as clear where there is none
 
 
@@ -59,33 +60,63 @@ class Outcome:
     """Least mean of a fifth of the run, of 20 steps at least."""
     falling: bool
     """Whether the second half of the run has a downward trend."""
+    ahead: float = -np.inf
+    """What the loss comes to in as many steps again, if it goes on as in the run's second half."""
+    perfect: float = 0.0
+    """Loss of a prediction that is right for every sample."""
+    even: bool = True
+    """Whether that is the loss of every sample."""
 
     @property
     def level(self) -> float:
         """What a model that has learned anything is below: the trivial loss, or else the first."""
         return self.first if self.trivial is None else self.trivial
 
+    def at(self, share: float, loss: float | None = None) -> float:
+        """Return what is above the perfect loss by a share of what the level, or a loss, is."""
+        return self.perfect + share * ((self.level if loss is None else loss) - self.perfect)
+
+    def multiple(self, factor: float, loss: float) -> float:
+        """Return what is above the floor by a multiple of what a loss is."""
+        return self.floor + factor * (loss - self.floor)
+
+    @property
+    def floor(self) -> float:
+        """What losses of different steps are compared from: the perfect one if all have it."""
+        return self.perfect if self.even else 0.0
+
     @property
     def got_worse(self) -> bool:
         """Whether the loss ends well above what it had reached."""
         rise = self.last - self.best
-        return not self.solved and self.last > WORSE * self.best and rise > 0.02 * abs(self.level)
+        worse = self.best >= self.floor and self.last > self.multiple(WORSE, self.best)
+        return not self.solved and worse and rise > 0.02 * abs(self.level - self.perfect)
 
     @property
     def learned_nothing(self) -> bool:
         """Whether the loss ends no better than a constant prediction, nor ever was much better."""
-        above = self.end > UNLEARNED * self.level and self.reached > _REACHED * self.level
+        above = self.end > self.at(UNLEARNED) and self.reached > self.at(_REACHED)
         return self.steps >= LEAST_STEPS and above
+
+    @property
+    def unlearned(self) -> bool:
+        """Whether the loss had come below that of a constant prediction, and ends above it again.
+
+        Only where that loss is known, and the loss has not got worse by so much that it diverges.
+        """
+        known = self.trivial is not None and self.reached <= self.at(_REACHED)
+        again = known and not self.got_worse and self.end > self.level
+        return self.steps >= LEAST_STEPS and again
 
     @property
     def solved(self) -> bool:
         """Whether the loss ends near zero, measured by the trivial one."""
-        return self.last <= SOLVED * self.level
+        return self.last <= self.at(SOLVED)
 
     @property
     def harmed(self) -> bool:
-        """Whether the run got worse, or learned nothing: the gate of what is an error."""
-        return self.got_worse or self.learned_nothing
+        """Whether the run got worse, learned or kept nothing: the gate of what is an error."""
+        return self.got_worse or self.learned_nothing or self.unlearned
 
 
 def outcome(signals: Signals) -> Outcome | None:
@@ -94,7 +125,7 @@ def outcome(signals: Signals) -> Outcome | None:
 
 
 def is_harmed(signals: Signals) -> bool:
-    """Whether the run got worse, or learned nothing."""
+    """Whether the run got worse, learned nothing, or lost what it had learned."""
     found = outcome(signals)
     return found is not None and found.harmed
 
@@ -150,7 +181,8 @@ def _outcome(signals: Signals) -> Outcome | None:
     best = int(np.argmin(medians))
     half = values[len(values) // 2 :]
     tau, chance = mann_kendall(block_means(half, TAIL)) if np.isfinite(half).all() else (0.0, 1.0)
-    trivial, levels = trivial_loss(signals), batch_levels(signals, steps)
+    constant, levels = constants(signals), batch_levels(signals, steps)
+    trivial = None if constant is None else constant.best
     if levels is not None:
         trivial = float(levels.mean())
     end = _means(clean, levels, max(TAIL, len(clean) // 10))[-1]
@@ -165,7 +197,17 @@ def _outcome(signals: Signals) -> Outcome | None:
         end=float(end),
         reached=float(reached),
         falling=tau < 0 and chance < _CHANCE,
+        ahead=_ahead(half),
+        perfect=0.0 if constant is None else constant.perfect,
+        even=constant is None or constant.even,
     )
+
+
+def _ahead(half: npt.NDArray[np.float64]) -> float:
+    """Return where a line through the means of both parts of the second half comes to."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        before, after = (float(part.mean()) for part in np.array_split(half, 2))
+        return after + _QUARTERS * (after - before)
 
 
 def _means(

@@ -16,6 +16,7 @@ from steptrace_schema.format.attributes import (
     Optimizer,
     Phase,
     Proof,
+    TargetLoss,
     Way,
 )
 from steptrace_schema.format.policy import Policy
@@ -61,6 +62,7 @@ class TraceAttributesDocument:
     model: Model | None
     layers: tuple[Layer, ...]
     optimizer: Optimizer | None
+    losses: tuple[TargetLoss, ...]
     phases: tuple[Phase, ...]
     intervals: tuple[Interval, ...]
     policy: Policy

@@ -72,6 +72,21 @@ class PhaseOptimizer(Optimizer):
     """False where other optimizers of the model were given gradients, and this one was not."""
 
 
+class TargetLoss(_Model):
+    """The loss of one output of the model: what it compares with which target."""
+
+    target: str
+    """Path of the target inside ``inputs``."""
+    name: str
+    """Name of the loss."""
+    function: str | None = None
+    """What Keras calls the function that it computes, None where that is none of Keras' own."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Its reduction, and the settings of the function."""
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    """What it is multiplied by in the loss of the step."""
+
+
 class Phase(_Model):
     """Steps that are trained in the same way: a fit, or several that do not differ."""
 
@@ -213,6 +228,8 @@ class TraceAttributes(_Model):
     optimizer: Optimizer | None = None
     loss: str | None = None
     """Name of the loss function."""
+    losses: tuple[TargetLoss, ...] = ()
+    """The losses whose weighted sum is the loss of the task; empty where that is unknown."""
     phases: tuple[Phase, ...] = ()
     """How the steps were trained, by the first step; empty before format 1.3."""
     intervals: tuple[Interval, ...] = ()

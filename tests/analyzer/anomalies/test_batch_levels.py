@@ -11,8 +11,8 @@ import xarray as xr
 from plot_traces import make_trace
 from quiet_run import quiet_layers, quiet_run
 from steptrace_analyzer import diagnose
-from steptrace_analyzer.anomalies.baseline import _with_less_padding
 from steptrace_analyzer.anomalies.batch_levels import batch_levels
+from steptrace_analyzer.anomalies.constant_losses import _with_less_padding
 from steptrace_analyzer.anomalies.signals import Signals
 
 STEPS, BATCH = 120, 32

@@ -68,6 +68,35 @@ def test_a_loss_that_only_is_slow_is_a_warning() -> None:
     assert [found.severity for found in find("not_learning", arrays)] == ["warning"]
 
 
+@pytest.mark.parametrize(("end", "severity"), [(1.1, "warning"), (1.3, "error")])
+def test_a_loss_that_would_not_get_there_in_as_many_steps_again_is_an_error(
+    end: float, severity: str
+) -> None:
+    arrays = _run()
+    level = _entropy(arrays)
+    arrays["scalars/loss"] = np.linspace(1.5 * level, end * level, STEPS).astype(np.float32)
+    (found,) = find("not_learning", arrays)
+    assert found.severity == severity
+    assert ("fast enough" in found.explanation) == (severity == "error")
+    twice = end * level - (1.5 - end) * level  # the same line, twice as long
+    assert (twice > 0.97 * level) == (severity == "error")
+
+
+def test_what_was_learned_and_lost_again_is_no_learning() -> None:
+    arrays = _run()
+    level = _entropy(arrays)
+    noise = np.random.default_rng(5).normal(0, 0.01, STEPS)
+    turns = [0, STEPS // 3, STEPS // 2, STEPS - 25]
+    course = np.interp(np.arange(STEPS), turns, [1.0, 0.75, 0.75, 1.03])
+    arrays["scalars/loss"] = (level * course + noise).astype(np.float32)
+    (found,) = find("not_learning", arrays)
+    assert found.severity == "error"
+    assert f"what was learned by step {found.first_step} is lost" in found.explanation
+    assert STEPS // 3 - 5 <= found.first_step <= STEPS // 2 + 10
+    arrays["scalars/loss"] = (level * np.minimum(course, 0.98) + noise).astype(np.float32)
+    assert find("not_learning", arrays) == []
+
+
 def test_a_penalty_does_not_count_as_a_task_that_is_not_learned() -> None:
     arrays = quiet_run()
     task = (0.9 * np.exp(-np.arange(STEPS) / 30)).astype(np.float32)

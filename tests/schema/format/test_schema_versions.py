@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from journals import attributes
+from steptrace_schema.errors import TraceError
 from steptrace_schema.format.policy import Policy
 from steptrace_schema.store.opening import parse_attributes
 
@@ -26,6 +27,22 @@ def test_what_a_later_minor_version_adds_is_left_out() -> None:
     assert found.declared == {"weights": ("dense/kernel",)}
     assert found.steps_recorded == {"weights": 3}
     assert [m.path for m in found.missing] == ["dense/kernel"]
+
+
+def test_the_losses_of_the_targets_are_kept_and_unknown_where_a_trace_does_not_say_them() -> None:
+    fields = attributes().model_dump(mode="json")
+    fields["losses"] = [{"target": "y_0", "name": "huber", "config": {"delta": 2.0}, "weight": 0.5}]
+    (found,) = parse_attributes(Path("run.zarr"), fields).losses
+    assert (found.function, found.config, found.weight) == (None, {"delta": 2.0}, 0.5)
+    del fields["losses"]
+    assert parse_attributes(Path("run.zarr"), fields).losses == ()
+
+
+def test_a_weight_of_a_loss_that_is_no_number_is_refused() -> None:
+    fields = attributes().model_dump(mode="json")
+    fields["losses"] = [{"target": "y_0", "name": "huber", "weight": None}]
+    with pytest.raises(TraceError, match=r"losses\.0\.weight"):
+        parse_attributes(Path("run.zarr"), fields)
 
 
 def test_a_policy_of_ones_own_with_an_unknown_field_is_refused() -> None:

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.capture.graph_statistics import described_in_graph
 from steptrace_tracer.capture.metric_taps import metric_taps
 from steptrace_tracer.capture.optimizer_state import scaled_counts
 from steptrace_tracer.capture.rebinding import rebound
@@ -57,7 +58,8 @@ class BesideStep(TracedStep):
         result = original()
         duration = time.perf_counter() - start
         after = self._read_weights() if before else {}
-        tensors |= self._described({f"updates/{p}": t - before[p] for p, t in after.items()})
+        updates = {f"updates/{path}": t - before[path] for path, t in after.items()}
+        tensors |= described_in_graph(updates, self.policy)
         # The training's own metrics, rather than those of the observed step.
         tensors |= {k: v for k, v in metric_taps(self.program.logs(result)).items() if k in tensors}
         tensors |= super()._skipped(tensors, counts)

@@ -5,10 +5,13 @@ A processor takes them in fewer passes, without TensorFlow: `steptrace_schema.st
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from steptrace_schema.statistics.describe import QUANTILE_SAMPLE
 from steptrace_tracer._tensorflow import tf
+
+if TYPE_CHECKING:
+    from steptrace_schema.format.policy import Policy
 
 _FRACTIONS: Final = (0.01, 0.05, 0.25, 0.50, 0.75, 0.95, 0.99)
 
@@ -16,6 +19,16 @@ _FRACTIONS: Final = (0.01, 0.05, 0.25, 0.50, 0.75, 0.95, 0.99)
 def describes_in_graph() -> bool:
     """Whether tensors are described in the graph: where they would have to leave an accelerator."""
     return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
+
+
+def described_in_graph(tensors: dict[str, Any], policy: Policy) -> dict[str, Any]:
+    """Return tensors, statistics in the place of those that are not to leave an accelerator."""
+    if not describes_in_graph():
+        return tensors
+    return {
+        key: tensor_statistics(t) if policy.only_describes(key.partition("/")[0]) else t
+        for key, t in tensors.items()
+    }
 
 
 def tensor_statistics(tensor: Any) -> Any:

@@ -219,7 +219,7 @@ def _see_loss(current: CurrentCollector) -> Callable[[Any], Any]:
             def keeping(call: Any) -> Any:
                 def kept(*args: Any, **kwargs: Any) -> Any:
                     values = call(*args, **kwargs)
-                    collector.keep_loss(y_true, values, sample_weight, mask_of(y_pred))
+                    collector.keep_loss(loss, y_true, values, sample_weight, mask_of(y_pred))
                     return values
 
                 return kept

@@ -23,8 +23,9 @@ from steptrace_tracer.capture.taps import (
     output_kinds,
     storable,
 )
+from steptrace_tracer.capture.target_losses import target_losses
 from steptrace_tracer.capture.unfused_rows import first_rows, row_count
-from steptrace_tracer.keras_private import logits_of, loss_weights
+from steptrace_tracer.keras_private import logits_of, weighted_losses
 from steptrace_tracer.private_names import MissingNameError
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class TapCollector:
         self._policy = policy
         self.taps = Taps()
         self._gradients = GradientAttribution(program.models, names, policy, self.taps)
+        self._batch = batch
         self._x = [tensor for _, tensor in leaves(batch.x)]
         # A step that finds its batch itself calls its model, and its loss, with it.
         self.finds_batch = batch.x is None
@@ -86,6 +88,7 @@ class TapCollector:
         self._outputs: dict[str, Any] = {}
         self._tapes: list[Any] = []
         self._losses: list[Any] = []
+        self._called: list[tuple[Any, Any]] = []
         self._sample_weights: list[Any] = []
         self._watched = False
 
@@ -155,12 +158,13 @@ class TapCollector:
                 tape.watch(tensor)
             self._gradients.request_gradient("inputs", place, tensor)
 
-    def keep_loss(self, y_true: Any, values: Any, sample_weight: Any, mask: Any) -> None:
+    def keep_loss(self, loss: Any, y_true: Any, values: Any, sample_weight: Any, mask: Any) -> None:
         """Keep what a loss found for each sample, before weights and the mean over the batch."""
         if current_graph() is self._scope:
             if self.finds_batch and self.called_with.y is None:
                 self.called_with = dataclasses.replace(self.called_with, y=y_true)
             self._losses.append((values, mask))
+            self._called.append((loss, y_true))
             self._sample_weights.append(sample_weight)
 
     def keep_scale(self, scaled: Any, scale: Any) -> None:
@@ -209,6 +213,8 @@ class TapCollector:
         if self._policy.covers("inputs", SAMPLE_WEIGHT):
             self._keep_sample_weight()
         self._gradients.finish()
+        batch = self.called_with if self.finds_batch else self._batch
+        self.taps.target_losses = target_losses(self._program.compiled_model, batch, self._called)
         if self._policy.covers("inputs", SAMPLE_LOSS):
             self._keep_sample_loss()
         self._explain_uncalled(layers, in_loops)
@@ -246,10 +252,11 @@ class TapCollector:
         Positions of a sequence that a mask leaves out do not count.
         """
         try:
-            factors = loss_weights(self._program.compiled_model) or [None]
+            compiled = weighted_losses(self._program.compiled_model)
         except MissingNameError as error:
             self.taps.explain_missing("inputs", SAMPLE_LOSS, str(error))
             return
+        factors = [weight for _, weight in compiled] or [None]
         if len(factors) != len(self._losses):
             self.taps.explain_missing("inputs", SAMPLE_LOSS, _NO_SAMPLE_LOSS)
             return

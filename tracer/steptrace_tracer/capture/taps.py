@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steptrace_schema.format.attributes import Missing
+from steptrace_schema.format.attributes import Missing, TargetLoss
 from steptrace_tracer._tensorflow import tf
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class Taps:
     """Name of a model to the loss that its weights were differentiated for, unscaled float32."""
     later_losses: set[str] = dataclasses.field(default_factory=set)
     """Those of a pass that follows on another one's gradient, at weights of its own."""
+    target_losses: tuple[TargetLoss, ...] = ()
+    """The losses of the targets, empty where it is not known which belongs to which."""
     appliers: list[Any] = dataclasses.field(default_factory=list)
     """The optimizers that were given gradients."""
     scale: Any = None

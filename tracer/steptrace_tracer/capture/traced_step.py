@@ -15,7 +15,7 @@ from steptrace_tracer.capture.batch_taps import batch_taps
 from steptrace_tracer.capture.carried_state import carried_states, prepared_states
 from steptrace_tracer.capture.finished_taps import finished
 from steptrace_tracer.capture.frozen_step import batch_kind
-from steptrace_tracer.capture.graph_statistics import describes_in_graph, tensor_statistics
+from steptrace_tracer.capture.graph_statistics import described_in_graph
 from steptrace_tracer.capture.input_gradient import InputGradientShortcut
 from steptrace_tracer.capture.metric_taps import metric_taps
 from steptrace_tracer.capture.names import inside_recurrent, walk_operations
@@ -233,7 +233,7 @@ class TracedStep:
         data = batch_taps(self.program.batch(*args, **kwargs), self.policy, self.program.strategy)
         tensors |= data.tensors
         self._batch_taps_of[number := self._number(self._batch_taps_of)] = data
-        return result, self._described(tensors) | {_OUTER: tf.constant(number)}
+        return result, described_in_graph(tensors, self.policy) | {_OUTER: tf.constant(number)}
 
     def _number(self, taps: dict[int, Taps]) -> int:
         """Return a new number for a function that is compiled; eagerly, each step has the same."""
@@ -338,14 +338,5 @@ class TracedStep:
 
     def current_weights(self) -> dict[str, Any]:
         """Return the models' present weights, ``weights/path`` to tensor."""
-        return self._described({f"weights/{p}": t for p, t in self._weights("weights").items()})
-
-    def _described(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Put statistics in the place of tensors of which no more is to leave an accelerator."""
-        if not describes_in_graph():
-            return tensors
-        only = self.policy.only_describes
-        return {
-            key: tensor_statistics(tensor) if only(key.partition("/")[0]) else tensor
-            for key, tensor in tensors.items()
-        }
+        weights = {f"weights/{p}": t for p, t in self._weights("weights").items()}
+        return described_in_graph(weights, self.policy)

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steptrace_schema.format.attributes import Phase, PhaseOptimizer
+from steptrace_tracer.session.known_losses import KnownLosses
 from steptrace_tracer.session.provenance import describe_loss, describe_optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from steptrace_schema.format.attributes import TraceAttributes
     from steptrace_tracer.capture.names import Names
     from steptrace_tracer.capture.program import Program
+    from steptrace_tracer.capture.taps import Taps
 
 
 class Phases:
@@ -25,14 +28,15 @@ class Phases:
     names
         The paths of the weights.
     earlier
-        Those that the trace has already.
+        What the trace says already.
     program, step
         What trains, and its first step.
     """
 
-    def __init__(self, names: Names, earlier: Sequence[Phase], program: Program, step: int) -> None:
+    def __init__(self, names: Names, earlier: TraceAttributes, program: Program, step: int) -> None:
         self._names = names
-        self._found = list(earlier)
+        self._found = list(earlier.phases)
+        self._losses = KnownLosses(earlier.losses if earlier.records else None)
         self._told: list[Phase] = []
         self._program = program
         self._used: set[int] = set()
@@ -49,14 +53,18 @@ class Phases:
         if last is None or phase.model_copy(update={"step": last.step}) != last:
             self._found.append(phase)
 
-    def news(self, appliers: Sequence[Any] = ()) -> dict[str, Any]:
+    def news(self, taps: Taps | None = None) -> dict[str, Any]:
         """Return root attributes that the trace does not have yet.
 
         Parameters
         ----------
-        appliers
-            The optimizers that a step has given gradients to.
+        taps
+            What a step has shown.
         """
+        losses = {} if taps is None else self._losses.news(taps.target_losses)
+        return losses | self._own_news([] if taps is None else taps.appliers)
+
+    def _own_news(self, appliers: Sequence[Any]) -> dict[str, Any]:
         program, fresh = self._program, {id(found) for found in appliers} - self._used
         if fresh and len(program.optimizers) > 1:
             self._used |= fresh

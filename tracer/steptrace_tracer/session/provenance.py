@@ -15,6 +15,7 @@ import numpy as np
 from steptrace_schema.format.attributes import Layer, Model, Optimizer, TraceAttributes
 from steptrace_schema.version import PACKAGE_VERSION
 from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.capture.json_safe import json_safe
 from steptrace_tracer.capture.names import Names, walk_operations
 from steptrace_tracer.capture.probe import activation_name
 from steptrace_tracer.keras_private import own_variables
@@ -130,27 +131,6 @@ def describe_environment() -> dict[str, Any]:
         "gpus": [device.name for device in tf.config.list_physical_devices("GPU")],
         "script": os.path.basename(sys.argv[0]) if sys.argv else "",  # noqa: PTH119
     }
-
-
-def json_safe(value: Any) -> Any:
-    """Return `value` as valid JSON values: what JSON has no word for becomes its text.
-
-    Examples
-    --------
-    >>> json_safe({"rate": float("inf"), "shape": (1, None)})
-    {'rate': 'inf', 'shape': [1, None]}
-    """
-    if isinstance(value, dict):
-        return {str(key): json_safe(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [json_safe(item) for item in value]
-    if isinstance(value, (np.integer, np.floating, np.bool_)):
-        value = value.item()
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    return str(value)
 
 
 def _distinct(objects: Iterable[Any]) -> list[Any]:

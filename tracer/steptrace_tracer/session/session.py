@@ -95,7 +95,7 @@ class Session:
         names = names if before is None else names.as_in(before.attributes.layers, program.models)
         captures = Captures(settings.capture, names, policy, probe_for(settings, before))
         attributes = describe_run(program, names, policy, settings.worker, before)
-        self._phases = Phases(names, attributes.phases, program, step)
+        self._phases = Phases(names, attributes, program, step)
         settings.recorded_steps.begin(step, attributes.intervals)
         news = self._phases.news() | self.told.news(settings.recorded_steps.news())
         attributes = attributes.model_copy(update=news)
@@ -193,15 +193,14 @@ class Session:
         moment: Moment | None = None,
     ) -> None:
         """Record the steps that the policy wants, which ran since the time `begin`."""
+        policy = self.settings.policy
         try:
             self.told.note_missing_names(self.settings.path)
             if capture.traced.taps.error is not None:
                 raise capture.traced.taps.error
             for position, result in zip(first.onwards(), results, strict=False):
                 if self._recording is not None and not self._recording.record_bytes:
-                    self._recording.record_bytes = recorded_bytes(
-                        result.tensors, self.settings.policy
-                    )
+                    self._recording.record_bytes = recorded_bytes(result.tensors, policy)
                     self._executions.step_bytes = tap_bytes(result.tensors)
                 if self.settings.recorded_steps.records(position.step, position.epoch):
                     self._hand_over(capture, result, position, ids and ids(), moment)
@@ -307,7 +306,7 @@ class Session:
         tensors = result.tensors | self._probe_gradients.of(position.step, traced.probe)
         taps, missing = traced.taps, (*traced.missing(), *self._probe_gradients.missing)
         attributes, said = capture.news()
-        attributes |= self._phases.news(taps.appliers) if self._phases is not None else {}
+        attributes |= self._phases.news(taps) if self._phases is not None else {}
         attributes |= self.told.news(self.settings.recorded_steps.news())
         notes, watch = (*self.told.notes, *self._executions.notes, *said), self._watch
 
@@ -329,7 +328,6 @@ class Session:
             budget = human_bytes(policy.total_bytes)
             self.end("incomplete", f"the policy's budget of {budget} was used up at step {step}")
             return
-
         recording.put(self._pending(step, lambda: with_precision(collect(), policy)))
 
     def _pending(self, step: int, collect: Callable[[], Collected]) -> PendingStep:

@@ -194,7 +194,7 @@ def _severity(signals: Signals) -> Severity:
     found = outcome(signals)
     if found is None:
         return "info"
-    far = found.trivial is not None and found.first > 10 * found.trivial
-    if found.harmed or (far and found.last > 0.2 * found.level):
+    far = found.trivial is not None and found.first > found.at(10)
+    if found.harmed or (far and found.last > found.at(0.2)):
         return "error"
-    return "warning" if found.last > 0.5 * found.level else "info"
+    return "warning" if found.last > found.at(0.5) else "info"

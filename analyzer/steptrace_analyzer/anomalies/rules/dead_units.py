@@ -78,13 +78,13 @@ def _learning(signals: Signals, recorded: npt.NDArray[np.int64]) -> npt.NDArray[
 def _fits_well(signals: Signals) -> bool:
     """Whether the layer's remaining units are enough for the task."""
     found = outcome(signals)
-    return found is not None and found.last <= _ENOUGH * found.level
+    return found is not None and found.last <= found.at(_ENOUGH)
 
 
 def _learns_little(signals: Signals) -> bool:
     """Whether the loss ends above half of that of the best constant prediction."""
     found = outcome(signals)
-    return found is not None and found.last > 0.5 * found.level
+    return found is not None and found.last > found.at(0.5)
 
 
 def _is_gated(signals: Signals, layer: str) -> bool:

@@ -118,7 +118,7 @@ def _worse_from(signals: Signals, found: Outcome) -> int:
     worse = (
         int(steps[row])
         for row, window in zip(after, windows, strict=True)
-        if not np.median(window) <= WORSE * found.best
+        if not np.median(window) <= found.multiple(WORSE, found.best)
     )
     return next(worse, int(steps[-1]))
 
@@ -127,7 +127,7 @@ def _is_fine_before(signals: Signals, step: int, found: Outcome) -> bool:
     """Whether the loss of the steps before `step` was about as low as it ever was."""
     steps, losses = task_losses(signals)
     before = losses[steps < step][-_RECENT:]
-    return len(before) > 0 and float(np.median(before)) <= WORSE * found.best
+    return len(before) > 0 and float(np.median(before)) <= found.multiple(WORSE, found.best)
 
 
 def _residuals(logs: Floats) -> Floats:

@@ -51,7 +51,7 @@ def vanishing(signals: Signals, *, ratio: float = 1e-3, moved: float = 0.02) -> 
     if not sizes[last] or not 0 < sizes[first] < ratio * sizes[last]:
         return
     updates, weights = signals.norms("updates").of(first), signals.norms("weights").of(first)
-    if updates is None or weights is None or found.last <= 0.5 * found.level:
+    if updates is None or weights is None or found.last <= found.at(0.5):
         return
     share = float(np.nansum(updates.values)) / max(float(weights.values[0, 0]), 1e-30)
     if share >= moved:

@@ -93,11 +93,11 @@ def _of_pairs(pairs: Pairs, found: Outcome, ratio: float) -> Finding | None:
     level = found.level
     training, inference = float(pairs.training.mean()), float(pairs.inference.mean())
     worse = float((pairs.inference > pairs.training).mean())
-    if inference < ratio * training or inference <= 0.5 * level or worse < _MOST:
+    if inference < ratio * training or inference <= found.at(0.5) or worse < _MOST:
         return None
     early, late = np.array_split(pairs.inference, 2)
     severity: Severity = "warning"
-    if inference > level and found.last < 0.5 * level:
+    if inference > level and found.last < found.at(0.5):
         severity = "error"
     if float(late.mean()) < 0.5 * float(early.mean()):
         severity = "info"
@@ -115,7 +115,7 @@ def _of_pairs(pairs: Pairs, found: Outcome, ratio: float) -> Finding | None:
         tensor="inputs/sample_loss",
         observed=inference,
         usual=training,
-        threshold=max(ratio * training, 0.5 * level),
+        threshold=max(ratio * training, found.at(0.5)),
         cause="layers that act otherwise in inference: batch normalisation, dropout, noise",
         cause_kind="set-up",
         consequence="what the training loss shows is not what the model does in use",
@@ -150,7 +150,7 @@ def _of_validation(
         ]
     )
     late = slice(-_EVALUATIONS, None)
-    apart = (values[late] >= ratio * training[late]) & (training[late] < 0.5 * level)
+    apart = (values[late] >= ratio * training[late]) & (training[late] < found.at(0.5))
     if not (values > level).all() or not apart.all():
         return
     cause = (

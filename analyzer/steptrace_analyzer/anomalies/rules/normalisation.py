@@ -137,7 +137,7 @@ def _severity(signals: Signals, found: Parted) -> Severity:
     if came is None or came.trivial is None or not signals.has("validation", "loss"):
         return "warning"
     values = np.asarray(signals.tensor("validation", "loss"), dtype=np.float64)
-    bad = bool(len(values)) and values[-1] > came.trivial and came.last < 0.5 * came.trivial
+    bad = bool(len(values)) and values[-1] > came.trivial and came.last < came.at(0.5)
     return "error" if bad else "warning"
 
 

@@ -23,14 +23,16 @@ def not_learning(signals: Signals, *, share: float = UNLEARNED) -> Iterator[Find
     """Find runs whose loss ends no better than that of the best constant prediction.
 
     The best constant prediction is computed from the recorded targets: entropy of the classes,
-    variance, mean absolute deviation. Where the loss has another form, the loss before the first
-    update stands for it. Penalties are left out where the losses of single samples are recorded.
-    Judged is the mean of the last tenth of the run, in runs of 100 steps or
-    more which never came below nine tenths of that loss for a fifth of the run. Where the targets
-    of all samples are known, each part of the run is measured by the loss that the constant
-    prediction has on the same batches: some are harder than others. It is an error,
-    unless the second half of the run has a downward trend (Mann-Kendall over 20 means, p < 0.05):
-    then it is a warning, since the run is only slow.
+    variance, mean absolute deviation and so on, of several outputs their weighted sum. Where that
+    is not known, the loss before the first update stands for it. Penalties are left out where the
+    losses of single samples are recorded. Losses that are not 0 where every prediction is right are
+    measured from there. Judged is the mean of the last tenth of the run, in runs of 100 steps or
+    more. It is above `share` of that loss in runs which never came below nine tenths of it for a
+    fifth of the run, or above all of it in others, which have lost what they had learned. Where the
+    targets of all samples are known, each part of the run is measured by the loss that the constant
+    prediction has on the same batches: some are harder than others. It is an error, unless the run
+    is only slow: the second half has a downward trend (Mann-Kendall over 20 means, p < 0.05), at
+    which the loss would be lower than that in as many steps again. Then it is a warning.
 
     Thresholds
         share: loss at the end over that of the constant prediction
@@ -42,7 +44,8 @@ def not_learning(signals: Signals, *, share: float = UNLEARNED) -> Iterator[Find
         trivial predictor: UMLAUT, TheDeepChecker; Mann, Econometrica 13, 1945
     """
     found = _judged(signals)
-    if not found.learned_nothing or not found.end > share * found.level:
+    least = found.level if found.unlearned else found.at(share)
+    if not (found.learned_nothing or found.unlearned) or not found.end > least:
         return
     what = (
         f"the {number(found.trivial)} of the best constant prediction"
@@ -50,21 +53,25 @@ def not_learning(signals: Signals, *, share: float = UNLEARNED) -> Iterator[Find
         else f"the {number(found.first)} before the first update"
     )
     ending = "is not finite" if not np.isfinite(found.end) else f"is {number(found.end)}"
-    trend = "; it still falls" if found.falling else ""
+    slow = found.falling and found.ahead < least
+    trend = ", and does not fall fast enough to get there in as many steps again"
+    trend = "; it still falls" if slow else trend if found.falling else ""
+    course = f"nothing was learned in {plural(found.steps, 'step')}"
+    if found.unlearned:
+        course = f"what was learned by step {found.best_step} is lost"
     steps, _ = task_losses(signals)
     yield Finding(
         rule="not_learning",
-        severity="warning" if found.falling else "error",
-        first_step=int(steps[0]),
+        severity="warning" if slow else "error",
+        first_step=found.best_step if found.unlearned else int(steps[0]),
         last_step=int(steps[-1]),
         explanation=(
-            f"nothing was learned in {plural(found.steps, 'step')}: the loss of the last "
-            f"steps {ending}, no better than {what}{trend}."
+            f"{course}: the loss of the last steps {ending}, no better than {what}{trend}."
         ),
         tensor="scalars/loss",
         observed=found.end,
         usual=found.level,
-        threshold=share * found.level,
+        threshold=least,
         consequence="the model predicts no better than a constant",
         remedy=(
             "look at the other findings first; then check that inputs and labels belong together, "
@@ -99,9 +106,11 @@ def diverging(signals: Signals, *, ratio: float = 2.0, steps: float = 50) -> Ite
     late = medians[-int(steps) :]
     if not np.isfinite(found.best):
         return
-    if found.solved or len(medians) - best <= steps or late.min() < ratio * found.best:
+    level = found.multiple(ratio, found.best)
+    if found.solved or len(medians) - best <= steps or late.min() < level:
         return
-    if found.last - found.best < 0.1 * abs(found.level) or found.best < 0:
+    rise = found.last - found.best
+    if rise < 0.1 * abs(found.level - found.perfect) or found.best < found.floor:
         return
     since = clean[best + TAIL - 1 :]
     rising = True
@@ -112,11 +121,11 @@ def diverging(signals: Signals, *, ratio: float = 2.0, steps: float = 50) -> Ite
         )
         tau, chance = mann_kendall(means)
         rising = tau > 0 and chance < 1e-3
-    bad = rising or found.last > 0.5 * found.level
+    bad = rising or found.last > found.at(0.5)
     ending = "at the end it is not finite"
     if np.isfinite(found.last):
         course = "and still rises" if rising else "and stays there"
-        factor = f"{times(found.last / found.best)} that" if found.best else "more"
+        factor = f"{times(found.last / found.best)} that" if found.best > 0 else "more"
         ending = f"it is {factor} at the end ({number(found.last)}), {course}"
     yield Finding(
         rule="diverging",
@@ -129,7 +138,7 @@ def diverging(signals: Signals, *, ratio: float = 2.0, steps: float = 50) -> Ite
         tensor="scalars/loss",
         observed=found.last,
         usual=found.best,
-        threshold=ratio * found.best,
+        threshold=level,
         consequence="what was learned is lost",
         remedy="lower the learning rate, clip gradients, and take weights from before the rise",
     )

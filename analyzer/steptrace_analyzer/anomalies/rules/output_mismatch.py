@@ -89,7 +89,7 @@ def output_mismatch(signals: Signals, *, share: float = 0.02) -> Iterator[Findin
         outside = float(((labels < low - 1e-6) | (labels > high + 1e-6)).mean())
         if outside > share:
             found = outcome(signals)
-            bad = found is not None and (found.harmed or found.last > 0.5 * found.level)
+            bad = found is not None and (found.harmed or found.last > found.at(0.5))
             yield _finding(
                 signals,
                 layer,
@@ -236,7 +236,7 @@ def _fits(computed: list[Floats | None], recorded: Floats) -> bool:
 
 def _mild(signals: Signals) -> Severity:
     found = outcome(signals)
-    return "error" if found is not None and found.last > 0.5 * found.level else "warning"
+    return "error" if found is not None and found.last > found.at(0.5) else "warning"
 
 
 def _finding(

@@ -118,7 +118,7 @@ def oscillation(
     steps, values = task_losses(signals)
     half = len(values) // 2
     late = values[half:]
-    if found.falling or found.last <= 0.5 * found.level or not np.isfinite(late).all():
+    if found.falling or found.last <= found.at(0.5) or not np.isfinite(late).all():
         return
     rates = signals.learning_rate
     rate = rates.values[rates.steps >= steps[half], 0]
@@ -126,7 +126,7 @@ def oscillation(
         return
     severity: Severity = "error" if found.harmed else "warning"
     back, unknown = _back_and_forth(signals, int(steps[half]), cosine)
-    turns, height = _turns(late, swing * abs(found.level))
+    turns, height = _turns(late, swing * abs(found.level - found.perfect))
     count = len(late) // _BLOCK
     up_and_down = count >= TAIL // 2 and turns >= share * count
     if not back and not up_and_down:
@@ -152,7 +152,7 @@ def oscillation(
         explanation=f"{', and '.join(texts)}, and it does not fall.",
         tensor=f"gradients/{top}" if top is not None else "scalars/loss",
         observed=back[top] if top is not None else height,
-        threshold=cosine if top is not None else swing * abs(found.level),
+        threshold=cosine if top is not None else swing * abs(found.level - found.perfect),
         cause="steps that are longer than the valley is wide",
         cause_kind="set-up",
         consequence="the steps undo each other",

@@ -47,7 +47,7 @@ def rate_too_low(
     """
     found = _judged(signals)
     ratios, sums = _ratios(signals)
-    if not ratios or found.last <= 0.5 * found.level:
+    if not ratios or found.last <= found.at(0.5):
         return
     top = max(ratios, key=lambda path: ratios[path])
     if ratios[top] >= ratio or max(sums.values()) >= moved:
@@ -94,8 +94,8 @@ def rate_too_high(signals: Signals, *, worse: float = 2.0, ratio: float = 0.1) -
         0.1: torchmortem, MindInsight; rise of the first steps: own
     """
     found = _judged(signals)
-    bad = found.harmed or found.last > 0.5 * found.level
-    if not bad or found.first > 3 * found.level:
+    bad = found.harmed or found.last > found.at(0.5)
+    if not bad or found.first > found.at(3):
         return
     steps, values = task_losses(signals)
     values = values[: _EARLY + 2]
@@ -105,7 +105,8 @@ def rate_too_high(signals: Signals, *, worse: float = 2.0, ratio: float = 0.1) -
     ratios, _ = _ratios(signals)
     top = max(ratios, key=lambda path: ratios[path]) if ratios else None
     usual = max(found.first, found.level)
-    rose = peaks[peak] > worse * usual and _first_updates_jump(clean, worse * usual)
+    high = found.at(worse, usual)
+    rose = peaks[peak] > high and _first_updates_jump(clean, high)
     large = top is not None and ratios[top] > ratio
     if not rose and not large:
         return
@@ -121,7 +122,7 @@ def rate_too_high(signals: Signals, *, worse: float = 2.0, ratio: float = 0.1) -
         parts.append(f"in a usual step {top} moves by {number(ratios[top])} of its size")
     yield Finding(
         rule="rate_too_high",
-        severity="error" if found.harmed or found.last > 0.6 * found.level else "warning",
+        severity="error" if found.harmed or found.last > found.at(0.6) else "warning",
         first_step=int(signals.loss.steps[0]),
         last_step=int(signals.loss.steps[-1]),
         explanation=f"the updates are too large: {' and '.join(parts)}; the learning rate was "

@@ -47,7 +47,7 @@ def saturation(signals: Signals, *, share: float = 0.7) -> Iterator[Finding]:
     ]
     all_paths = [path for path in signals.paths("probe") if path.endswith("/preactivation")]
     require(all_paths, "the trace holds no pre-activations")
-    if not found.harmed and found.last <= 0.5 * found.level:
+    if not found.harmed and found.last <= found.at(0.5):
         return
     steps = signals.steps("probe")
     late = steps[len(steps) // 2 :]

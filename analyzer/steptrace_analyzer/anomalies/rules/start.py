@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from steptrace_analyzer.anomalies.baseline import trivial_loss, zero_loss
+from steptrace_analyzer.anomalies.baseline import constants
 from steptrace_analyzer.anomalies.finding import Finding
 from steptrace_analyzer.anomalies.outcome import outcome, task_losses
 from steptrace_analyzer.anomalies.signals import kernels, layer_path, require
@@ -39,21 +39,23 @@ def poor_start(signals: Signals, *, ratio: float = 3.0, large: float = 10.0) -> 
     Source
         initial loss against its expected value: Karpathy, "A Recipe for Training Neural Networks"
     """
-    trivial = trivial_loss(signals)
-    require(trivial, "the loss of the best constant prediction is not known for this loss")
-    assert trivial is not None
+    constant = constants(signals)
+    known = constant is not None and constant.best
+    require(known, "the loss of the best constant prediction is not known for this loss")
+    assert constant is not None
+    trivial = constant.best
     steps, losses = task_losses(signals)
     require(int(steps[0]) == 0, "the trace does not begin with the first step")
     found = outcome(signals)
-    first, zero = float(losses[0]), zero_loss(signals) or 0.0
+    first, zero = float(losses[0]), trivial if constant.zero is None else constant.zero
     usual = max(trivial, zero)
-    if not first > ratio * usual or found is None:
+    if found is None or not first > found.at(ratio, usual):
         return
-    far = first > large * usual and found.last > 0.2 * trivial
-    bad = far or found.harmed
+    far = first > found.at(large, usual) and found.last > found.at(0.2, trivial)
+    bad, half = far or found.harmed, found.at(0.5, trivial)
     yield Finding(
         rule="poor_start",
-        severity="error" if bad else "warning" if found.last > 0.5 * trivial else "info",
+        severity="error" if bad else "warning" if found.last > half else "info",
         first_step=0,
         last_step=0,
         explanation=(
@@ -65,7 +67,7 @@ def poor_start(signals: Signals, *, ratio: float = 3.0, large: float = 10.0) -> 
         tensor="scalars/loss",
         observed=first,
         usual=usual,
-        threshold=ratio * usual,
+        threshold=found.at(ratio, usual),
         cause="initial weights, inputs or targets are on the wrong scale for this network",
         cause_kind="set-up",
         consequence="the first updates are spent on undoing it, and may kill units",

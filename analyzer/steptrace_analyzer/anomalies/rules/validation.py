@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from steptrace_analyzer.anomalies.baseline import trivial_loss
+from steptrace_analyzer.anomalies.baseline import constants, only_loss, trivial_loss
 from steptrace_analyzer.anomalies.finding import Finding
 from steptrace_analyzer.anomalies.outcome import is_harmed
 from steptrace_analyzer.anomalies.rules.normalisation import is_short, learning_layers
@@ -105,7 +105,8 @@ def suspect_samples(
     trivial = trivial_loss(signals)
     require(trivial, "the loss of the best constant prediction is not known for this loss")
     assert trivial is not None
-    entropy = "entropy" in (signals.attributes.loss or "").lower()
+    loss = only_loss(signals)
+    entropy = loss is not None and "entropy" in str(loss.function)
     require(entropy, "single losses of a regression have long tails, and no scale of their own")
     if is_harmed(signals):
         return
@@ -180,6 +181,8 @@ def regulariser(signals: Signals, *, share: float = 0.5, steps: float = 100) -> 
     trivial = trivial_loss(signals)
     require(trivial, "the loss of the best constant prediction is not known for this loss")
     assert trivial is not None
+    constant = constants(signals)
+    perfect = 0.0 if constant is None else constant.perfect
     chosen = shared[-int(steps) :]
     own = losses[np.isin(rows, chosen)]
     counts = np.isfinite(own).sum(axis=1)
@@ -187,7 +190,7 @@ def regulariser(signals: Signals, *, share: float = 0.5, steps: float = 100) -> 
     whole = loss.values[np.isin(loss.steps, chosen), 0]
     with np.errstate(invalid="ignore", divide="ignore"):
         part = (whole - task) / whole
-    if not (part > share).all() or np.median(task) < 0.9 * trivial:
+    if not (part > share).all() or np.median(task) < perfect + 0.9 * (trivial - perfect):
         return
     if np.allclose(whole, np.nansum(own, axis=1), rtol=1e-3):
         return
