@@ -150,6 +150,12 @@ def test_a_proof_is_remembered_for_the_next_start_of_the_same_training(
     with pytest.raises(TraceError):  # it is another training, so it is compared again
         fit(another, tracer(tmp_path / "third.zarr"))
     assert len(compared) == 1
+    keras.utils.clear_session()
+    in_a_loop = cnn()
+    in_a_loop.steps_per_execution = 2
+    with pytest.raises(TraceError):
+        fit(in_a_loop, tracer(tmp_path / "fourth.zarr"))
+    assert len(compared) == 2
 
 
 def test_the_first_steps_and_every_new_shape_are_compared(tmp_path: Path) -> None:

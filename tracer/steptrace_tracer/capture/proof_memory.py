@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _LONGEST_WAY = 100
 _OF_THE_LIBRARIES = ("keras", "tensorflow")
+_OF_COMPILE = ("jit_compile", "loss", "steps_per_execution", "unrolled_steps_per_execution")
 _VARIABLES = ("TF_", "XLA_", "ONEDNN_", "DNNL_", "OMP_", "CUDA_")
 """Beginnings of environment variables that decide how TensorFlow computes."""
 
@@ -92,7 +93,7 @@ def _parts(step: TracedStep, args: tuple[Any, ...], kwargs: dict[str, Any]) -> I
     for optimizer in program.optimizers:
         yield [type(optimizer).__qualname__, _config(optimizer), *_own_code(type(optimizer))]
     for model in program.models:
-        yield [getattr(model, "jit_compile", None), repr(getattr(model, "loss", None))]
+        yield [repr(getattr(model, name, None)) for name in _OF_COMPILE]
         for layer, path in walk_operations(model):
             yield [path, type(layer).__qualname__, _config(layer), *_own_code(type(layer))]
             yield [
