@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import zarr
 
+from steptrace_schema.store.opening import read_attributes
 from steptrace_schema.validate import validate
 from two_layers import TwoLayers
 
@@ -80,6 +81,8 @@ def loop(tracer):
 train = dict(fit=fit, loop=loop)[sys.argv[2]]
 plain = train(None)
 policy = dict(kinds=KINDS, probe_gradients_every=1, samples=3)
+if "auto" in sys.argv:
+    policy = dict(every="auto")
 traced = train(Tracer(sys.argv[1], on_error="raise", progress=False, **policy))
 print(all(a.tobytes() == b.tobytes() for a, b in zip(plain, traced, strict=True)))
 """
@@ -95,6 +98,21 @@ def trace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     assert run.stdout.split()[-1] == "True", "the weights differ from those without the tracer"
     assert validate(path) == []
     return zarr.open_group(path, mode="r")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("way", ["fit", "loop"])
+def test_an_interval_by_cost_changes_nothing(tmp_path: Path, way: str) -> None:
+    path = tmp_path / "run.zarr"
+    arguments = [sys.executable, "-c", _SCRIPT, str(path), way, "auto"]
+    run = subprocess.run(arguments, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split()[-1] == "True", "the weights differ from those without the tracer"
+    assert validate(path) == []
+    (first, *_) = read_attributes(path).intervals
+    assert (first.step, first.every) == (0, 2)
+    steps = np.asarray(zarr.open_group(path, mode="r")["scalars/step"])
+    assert 1 <= len(steps) < STEPS
 
 
 def values(trace: zarr.Group, key: str) -> Any:
