@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from steptrace_tracer.session.collect_step import StepPosition
 
 _SHARE: Final = 0.01
-_SECONDS: Final = 1.0
+_SECONDS: Final = 0.3
 """The most processor time of a process that is spent where the policy leaves it to the tracer how
 often: this share of it, and so many seconds more."""
-_TO_COMPILE: Final = 5
+_TO_COMPILE: Final = 10
 """How many times as long as one pass it takes to compile it, about."""
 
 
@@ -88,7 +88,7 @@ class ProbeGradients:
             self._saliency = Saliency(probe, self._policy)
         if not self._may_run(self._saliency):
             return
-        self._due = self._policy.next_probe_gradients(row + 1)
+        self._due = self._next(row, self._saliency)
         begin = time.process_time()
         try:
             self._found = first.step, self._saliency()
@@ -112,6 +112,12 @@ class ProbeGradients:
         if self._found is not None and self._found[0] == step:
             tensors = tensors | self._found[1]
         return tensors
+
+    def _next(self, row: int, saliency: Saliency) -> int:
+        """Return the number of the next recorded step whose turn it is."""
+        if self._policy.probe_gradients_every == "auto" and not saliency.is_compiled:
+            return max(4, 4 * row)  # a pass takes long, so that the few are spread out
+        return self._policy.next_probe_gradients(row + 1)
 
     def _may_run(self, saliency: Saliency) -> bool:
         """Whether there is time for a pass, which is compiled when there is time for that."""
