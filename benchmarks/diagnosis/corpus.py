@@ -62,7 +62,7 @@ def record(path: Path, make: Callable[[], Program], name: str) -> str | None:
         optimizer = mutation.optimizer() if mutation.optimizer else program.optimizer(mutation.rate)
         optimizer = _following(optimizer, mutation)
     usual = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
-    has_schedule = isinstance(optimizer.get_config()["learning_rate"], dict)
+    has_schedule = isinstance(optimizer.get_config().get("learning_rate"), dict)
 
     def between(number: int, model: Any, optimizer: Any) -> None:
         if mutation.rate_at is not None and not has_schedule:
@@ -135,7 +135,7 @@ class Times(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[mi
 def _following(optimizer: Any, mutation: Mutation) -> Any:
     """Return an optimizer whose schedule, if it has one, is changed by the mutation."""
     config = optimizer.get_config()
-    if mutation.rate_at is None or not isinstance(config["learning_rate"], dict):
+    if mutation.rate_at is None or not isinstance(config.get("learning_rate"), dict):
         return optimizer
     usual = keras.optimizers.schedules.deserialize(config["learning_rate"])
     factors = [float(mutation.rate_at(step)) for step in range(STEPS + 1)]
