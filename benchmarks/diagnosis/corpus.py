@@ -60,10 +60,12 @@ def record(path: Path, make: Callable[[], Program], name: str) -> str | None:
     xs, ys, epochs, held = _data(program, mutation)
     with _scope(program):
         optimizer = mutation.optimizer() if mutation.optimizer else program.optimizer(mutation.rate)
-    usual = float(optimizer.learning_rate.value.numpy())
+        optimizer = _following(optimizer, mutation)
+    usual = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+    has_schedule = isinstance(optimizer.get_config().get("learning_rate"), dict)
 
     def between(number: int, model: Any, optimizer: Any) -> None:
-        if mutation.rate_at is not None:
+        if mutation.rate_at is not None and not has_schedule:
             optimizer.learning_rate = usual * mutation.rate_at(number)
         if number == AT and mutation.between is not None:
             weight = kernel(model)
@@ -111,6 +113,33 @@ def record(path: Path, make: Callable[[], Program], name: str) -> str | None:
             program.model.fit(*pairs[0], BATCH, epochs, **how)
     written = kernel(program.model).path.split("/")[-2:] if mutation.between is not None else ()
     return "/".join(written)
+
+
+@keras.saving.register_keras_serializable("diagnosis")
+class Times(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+    """A schedule times a factor of each step."""
+
+    def __init__(self, schedule: Any, factors: list[float]) -> None:
+        self.schedule, self.factors = schedule, factors
+
+    def __call__(self, step: Any) -> Any:
+        """Return the rate of a step."""
+        at = keras.ops.cast(step, "int32")
+        return self.schedule(step) * keras.ops.take(np.array(self.factors, np.float32), at)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what it is made of."""
+        return {"schedule": self.schedule, "factors": self.factors}
+
+
+def _following(optimizer: Any, mutation: Mutation) -> Any:
+    """Return an optimizer whose schedule, if it has one, is changed by the mutation."""
+    config = optimizer.get_config()
+    if mutation.rate_at is None or not isinstance(config.get("learning_rate"), dict):
+        return optimizer
+    usual = keras.optimizers.schedules.deserialize(config["learning_rate"])
+    factors = [float(mutation.rate_at(step)) for step in range(STEPS + 1)]
+    return type(optimizer).from_config(config | {"learning_rate": Times(usual, factors)})
 
 
 def _scope(program: Program) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from diagnosis import (
     programs,
+    programs_fresh,
     programs_pictures,
     programs_replicas,
     programs_sequences,
@@ -56,6 +57,11 @@ UNSEEN: Final[dict[str, Callable[[], Program]]] = {
         programs_tables.robust,
         programs_tables.gan,
         programs_replicas.waves_replicas,
+        programs_fresh.digits_siamese,
+        programs_fresh.activity_conv,
+        programs_fresh.demand_gru,
+        programs_fresh.income_wide_deep,
+        programs_fresh.digits_squeeze,
         *((programs_pictures.photos,) if PHOTOS in os.environ else ()),
     )
 }
