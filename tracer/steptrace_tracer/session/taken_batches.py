@@ -6,12 +6,13 @@ A step can then be compiled for its batch, run again on it, and its batch is kno
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from steptrace_schema.errors import TraceError
 from steptrace_tracer._tensorflow import tf
-from steptrace_tracer.session.fed_batches import FedBatches, can_feed
+from steptrace_tracer.session.fed_batches import as_it_is, can_feed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,6 +118,36 @@ class TakenBatches:
         return with_batch
 
 
+class _FollowedBatch:
+    """An iterator of ``tf.data`` that gives a batch, and then what another one gives.
+
+    Only Python can ask that other one.
+
+    Parameters
+    ----------
+    spec
+        The ``element_spec`` of the data set that the batches come from.
+    """
+
+    def __init__(self, spec: Any) -> None:
+        self._batches: Any = iter(())
+        self._iterator = iter(
+            as_it_is(tf.data.Dataset.from_generator(self._given, output_signature=spec))
+        )
+
+    def __call__(self, batch: Any, then: Any) -> Any:
+        """Return the iterator, whose next element is `batch`, and then what `then` gives."""
+        self._batches = itertools.chain([batch], then)
+        return self._iterator
+
+    def _given(self) -> Iterator[Any]:
+        while True:
+            try:
+                yield next(self._batches)
+            except StopIteration:
+                return
+
+
 class FedStep:
     """The training's own step, on a batch that was taken from its iterator already.
 
@@ -131,7 +162,7 @@ class FedStep:
     def __init__(self, step: Callable[..., Any], taken: TakenBatches) -> None:
         self._step = step
         self._taken = taken
-        self._fed: FedBatches | None = None
+        self._fed: _FollowedBatch | None = None
         self._spec: Any = None
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any], batch: Any) -> Any:
@@ -141,7 +172,7 @@ class FedStep:
         feed: Any = OneBatch(batch, iterator)
         if isinstance(iterator, tf.data.Iterator) and can_feed(spec):
             if self._fed is None or self._spec != spec:
-                self._fed, self._spec = FedBatches(spec), spec
+                self._fed, self._spec = _FollowedBatch(spec), spec
             # A function that is compiled for the iterator of a data set gets one.
             feed = self._fed(batch, iterator)
         args, kwargs = self._taken.replaced(args, kwargs, feed)
