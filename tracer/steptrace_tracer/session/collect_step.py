@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from steptrace_schema.names import (
     SAMPLE_STATISTICS,
     SAMPLE_WEIGHT,
 )
-from steptrace_schema.statistics.describe import compute_statistics
+from steptrace_schema.statistics.describe import compute_row_statistics
 from steptrace_tracer.capture.batch_taps import BATCH_INPUT, BATCH_TARGET, take_whole
 from steptrace_tracer.capture.finished_taps import ROWS
 from steptrace_tracer.capture.graph_statistics import describes_in_graph
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from steptrace_schema.format.policy import Policy
     from steptrace_tracer.capture.taps import Taps
     from steptrace_tracer.capture.traced_step import StepResult
+
+_SMALL: Final = 2**18
+"""Bytes of an array of which a copy costs less than to describe it by itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,10 +153,21 @@ def recorded_arrays(tensors: dict[str, Any], policy: Policy) -> dict[str, npt.ND
     arrays = to_arrays(tensors)
     if not policy.statistics_only or describes_in_graph():
         return arrays
-    return {
-        key: compute_statistics(array) if policy.only_describes(split_key(key)[0]) else array
-        for key, array in arrays.items()
-    }
+    described = {k: a for k, a in arrays.items() if policy.only_describes(split_key(k)[0])}
+    return arrays | _statistics(described)
+
+
+def _statistics(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the statistics of arrays; small ones of the same shape are described together."""
+    groups: dict[Any, list[str]] = {}
+    for key, array in arrays.items():
+        alone = key if array.nbytes > _SMALL else ""
+        groups.setdefault((alone, array.shape, array.dtype), []).append(key)
+    found: dict[str, npt.NDArray[np.float64]] = {}
+    for keys in groups.values():
+        rows = np.stack([arrays[key] for key in keys]) if keys[1:] else arrays[keys[0]][np.newaxis]
+        found |= dict(zip(keys, compute_row_statistics(rows), strict=True))
+    return found
 
 
 def to_arrays(tensors: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
