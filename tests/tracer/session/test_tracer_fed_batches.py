@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_models import mlp, vectors
+from steptrace_schema.store.opening import read_attributes
+from steptrace_tracer import Tracer
 from steptrace_tracer.session.fed_batches import FedBatches, can_feed
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _Y = [0, 1, 2, 3]
 _DATA = {
@@ -54,3 +60,21 @@ def _assert_equal(found: Any, expected: Any) -> None:
         strict=True,
     )
     assert all((left.numpy() == right.numpy()).all() for left, right in pairs)
+
+
+def test_a_traced_training_makes_no_data_set_of_a_generator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorFlow has the C library give memory back at every step once there is one."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        pytest.fail("a data set of from_generator is made")
+
+    monkeypatch.setattr(tf.data.Dataset, "from_generator", refuse)
+    x, y = vectors(24)
+    for several in (1, 2):
+        model = mlp()
+        model.compile("sgd", "mse", steps_per_execution=several)
+        tracer = Tracer(tmp_path / f"{several}.zarr", on_error="raise", progress=False)
+        model.fit(x, y, batch_size=8, verbose=0, callbacks=[tracer])
+        assert read_attributes(tmp_path / f"{several}.zarr").proofs
