@@ -197,11 +197,7 @@ class Policy(BaseModel):
     @classmethod
     def _with_every_in_numbers(cls, fields: Any) -> Any:
         """Write ``every="auto"`` as numbers, which readers of all versions understand."""
-        every = fields.get("every") if isinstance(fields, dict) else None
-        if isinstance(every, str) and every != "auto" and not every.isdecimal():
-            msg = f"every is a number of steps, or 'auto'; found {every!r}"
-            raise ValueError(msg)
-        if every != "auto":
+        if not isinstance(fields, dict) or fields.get("every") != "auto":
             return fields
         slowdown = fields.get("max_slowdown")
         return {
@@ -209,6 +205,14 @@ class Policy(BaseModel):
             "every": 1,
             "max_slowdown": MAX_SLOWDOWN if slowdown is None else slowdown,
         }
+
+    @field_validator("every", mode="before")
+    @classmethod
+    def _every_is_a_number(cls, every: Any) -> Any:
+        if isinstance(every, str) and not every.isdecimal():
+            msg = f"every is a number of steps, or 'auto'; found {every!r}"
+            raise ValueError(msg)
+        return every
 
     @field_validator("retain")
     @classmethod
