@@ -14,6 +14,7 @@ from steptrace_analyzer.anomalies.batches import (
     numeric_inputs,
 )
 from steptrace_analyzer.anomalies.finding import NOT_KNOWN, CauseKind, NotJudgedError
+from steptrace_analyzer.anomalies.growth import updates_grew
 from steptrace_analyzer.anomalies.optimizer.setting import Setting
 from steptrace_analyzer.anomalies.outside import outside_changes
 from steptrace_analyzer.anomalies.whole_batch import knows_whole_batch
@@ -137,7 +138,7 @@ def cause_in_losses(signals: Signals, step: int) -> Cause | None:
 
     They say it of the batch only where the weights are as they should be.
     """
-    losses = loss_change(signals, step)
+    losses = None if updates_grew(signals, step) else loss_change(signals, step)
     if losses is not None and losses.all_high:
         return cause_of_all_high(signals, losses)
     if losses is not None and losses.rows:

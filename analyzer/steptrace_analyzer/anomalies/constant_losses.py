@@ -36,6 +36,13 @@ class ConstantLosses:
     """Of predicting zero, where zero is a number like others, as in a regression."""
     even: bool = True
     """Whether a right prediction has the same loss for every sample."""
+    costs: Floats | None = None
+    """What the best prediction costs for each value, as the targets; None where not known."""
+
+    @classmethod
+    def of_costs(cls, costs: Floats, zero: Floats) -> ConstantLosses:
+        """Return the losses whose best and zero prediction cost so much for each value."""
+        return cls(float(costs.mean()), zero=float(zero.mean()), costs=costs)
 
 
 def constant_losses(
@@ -65,13 +72,12 @@ def constant_losses(
 
 def _squared(values: Floats, _: Mapping[str, Any]) -> ConstantLosses:
     """Mean: Bishop, "Pattern Recognition and Machine Learning", 1.5.5."""
-    return ConstantLosses(float(values.var(axis=0).mean()), zero=float((values**2).mean()))
+    return ConstantLosses.of_costs((values - values.mean(axis=0)) ** 2, values**2)
 
 
 def _absolute(values: Floats, _: Mapping[str, Any]) -> ConstantLosses:
     """Median: Bishop, "Pattern Recognition and Machine Learning", 1.5.5."""
-    best = np.abs(values - np.median(values, axis=0)).mean()
-    return ConstantLosses(float(best), zero=float(np.abs(values).mean()))
+    return ConstantLosses.of_costs(np.abs(values - np.median(values, axis=0)), np.abs(values))
 
 
 def _huber(values: Floats, config: Mapping[str, Any]) -> ConstantLosses | None:
@@ -100,8 +106,8 @@ def _log_cosh(values: Floats, _: Mapping[str, Any]) -> ConstantLosses:
 def _squared_logarithmic(values: Floats, _: Mapping[str, Any]) -> ConstantLosses:
     """Mean of log(1 + y), since the error of these logarithms is squared."""
     logs = np.log1p(np.maximum(values, EPSILON))
-    zero = ((logs - np.log1p(EPSILON)) ** 2).mean()
-    return ConstantLosses(float(logs.var(axis=0).mean()), zero=float(zero))
+    zero = (logs - np.log1p(EPSILON)) ** 2
+    return ConstantLosses.of_costs((logs - logs.mean(axis=0)) ** 2, zero)
 
 
 def _percentage(values: Floats, _: Mapping[str, Any]) -> ConstantLosses:
@@ -112,8 +118,8 @@ def _percentage(values: Floats, _: Mapping[str, Any]) -> ConstantLosses:
     sums = np.take_along_axis(weights, order, axis=0).cumsum(axis=0)
     middle = (sums < sums[-1] / 2).sum(axis=0)
     medians = np.take_along_axis(columns, np.take_along_axis(order, middle[None], axis=0), axis=0)
-    best = (weights * np.abs(columns - medians)).mean()
-    return ConstantLosses(100 * float(best), zero=100 * float((weights * np.abs(columns)).mean()))
+    costs = 100 * weights * np.abs(columns - medians)
+    return ConstantLosses.of_costs(costs.reshape(values.shape), 100 * weights * np.abs(columns))
 
 
 def _poisson(values: Floats, _: Mapping[str, Any]) -> ConstantLosses | None:
@@ -219,8 +225,7 @@ def _searched(values: Floats, cost: Slope, slope: Slope) -> ConstantLosses:
         middle = (low + high) / 2
         over = slope(middle - some).sum(axis=0) > 0
         low, high = np.where(over, low, middle), np.where(over, middle, high)
-    best = cost((low + high) / 2 - values).mean()
-    return ConstantLosses(float(best), zero=float(cost(values).mean()))
+    return ConstantLosses.of_costs(cost((low + high) / 2 - values), cost(values))
 
 
 def _share_of_ones(values: Floats) -> Floats | None:

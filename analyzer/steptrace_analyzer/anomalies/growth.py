@@ -1,4 +1,4 @@
-"""What had grown before a loss overflowed."""
+"""What had grown before something broke."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from steptrace_analyzer.anomalies.signals import Signals
 
 _GROWN: Final = 10.0  # a norm that is this many times that of the first steps has exploded
+_LARGER: Final = (
+    3.0  # updates that are so many times as long as before may have spoiled the weights
+)
+_RECENT: Final = 5  # steps of them, compared with those before
+_LEAST: Final = 20  # steps before
 
 
 def growth(signals: Signals, step: int) -> str | None:
@@ -47,6 +52,23 @@ def growth(signals: Signals, step: int) -> str | None:
             top = int(np.nanargmax(large))
             return f"the gradient of {paths[top]} had a norm of {number(float(large[top]))}"
     return None
+
+
+def updates_grew(signals: Signals, step: int) -> bool:
+    """Whether the updates right before a step are far longer than those before them.
+
+    Such updates may have spoiled the weights, so that a high loss says nothing of the batch.
+    """
+    try:
+        norms = signals.norms("updates")
+    except NotJudgedError:
+        return False
+    rows = np.flatnonzero(norms.steps < step)
+    if len(rows) < _LEAST + _RECENT:
+        return False
+    lengths = np.sqrt(np.square(np.nan_to_num(norms.values[rows], posinf=np.inf)).sum(axis=1))
+    usual = float(np.median(lengths[:-_RECENT]))
+    return float(np.median(lengths[-_RECENT:])) > _LARGER * usual > 0
 
 
 def _is_kernel(path: str) -> bool:

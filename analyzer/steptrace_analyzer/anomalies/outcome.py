@@ -25,6 +25,8 @@ UNLEARNED: Final = 0.97
 """Of the loss of the best constant prediction: above it nothing was learned."""
 WORSE: Final = 1.5
 """Of the least median of the loss: from here on it has got worse."""
+LITTLE: Final = 0.6
+"""Of the same loss: above it so little was learned that a cause which is known is an error."""
 SOLVED: Final = 0.05
 """Of the same loss: below it the task is solved, and small gradients are as they should be."""
 
@@ -107,6 +109,16 @@ class Outcome:
         known = self.trivial is not None and self.reached <= self.at(_REACHED)
         again = known and not self.got_worse and self.end > self.level
         return self.steps >= LEAST_STEPS and again
+
+    @property
+    def learned_little(self) -> bool:
+        """Whether the loss ends well above half of that of a constant prediction."""
+        return self.last > self.at(LITTLE)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the run was harmed or learned little: the gate where the cause is known."""
+        return self.harmed or self.learned_little
 
     @property
     def solved(self) -> bool:

@@ -14,20 +14,22 @@ from steptrace_analyzer import diagnose
 from steptrace_analyzer.anomalies.batch_levels import batch_levels
 from steptrace_analyzer.anomalies.constant_losses import _with_less_padding
 from steptrace_analyzer.anomalies.signals import Signals
+from steptrace_schema.format.attributes import TargetLoss
 
 STEPS, BATCH = 120, 32
 
 
-def _trace(targets: Any, losses: Any, loss: str, column: str) -> xr.DataTree:
+def _trace(targets: Any, costs: Any, loss: str, column: str, **fields: Any) -> xr.DataTree:
     """Return a trace that says the target of each sample, of which it holds the first four."""
     arrays = quiet_run(STEPS)
     arrays["inputs/y"] = targets[:, :4]
-    arrays["inputs/sample_loss"] = losses.astype(np.float32)
-    arrays["scalars/loss"] = losses.mean(axis=1).astype(np.float32)
+    arrays["inputs/sample_loss"] = costs.astype(np.float32)
+    arrays["scalars/loss"] = costs.mean(axis=1).astype(np.float32)
     arrays["scalars/batch_size"] = np.full(STEPS, BATCH)
     arrays["inputs/sample_digest"] = np.arange(STEPS * BATCH).reshape(STEPS, BATCH)
     arrays["inputs/sample_statistics"] = targets[..., np.newaxis].astype(np.float64)
-    trace = make_trace(arrays, layers=quiet_layers(), loss=loss, sample_statistics=(column,))
+    fields |= {"layers": quiet_layers(), "loss": loss, "sample_statistics": (column,)}
+    trace = make_trace(arrays, **fields)
     inputs = trace["inputs"].to_dataset().assign_coords({"statistic": [column]})
     trace["inputs"] = xr.DataTree(inputs)
     return trace
@@ -55,6 +57,21 @@ def test_a_loss_that_falls_because_the_batches_get_easier_is_no_learning(loss: s
     levels = batch_levels(Signals(trace), np.arange(STEPS))
     assert levels is not None
     assert levels == pytest.approx(cost.mean(axis=1), rel=2e-3)
+
+
+def test_of_a_loss_with_settings_easy_batches_are_told_from_learning_as_well() -> None:
+    targets, delta = _numbers(), 0.7
+    size = np.abs(targets[..., np.newaxis] - np.linspace(-1, 1, 401, dtype=np.float32))
+    every = np.where(size <= delta, size**2 / 2, delta * (size - delta / 2))
+    cost = every[..., every.mean(axis=(0, 1)).argmin()]
+    assert cost[-20:].mean() < 0.8 * cost.mean()
+    huber = TargetLoss(target="y", name="huber", function="huber", config={"delta": delta})
+    for share, rules in ((1.0, ["not_learning"]), (0.8, [])):
+        trace = _trace(targets, share * cost, "huber", "y/mean", losses=(huber,))
+        assert _errors(trace) == rules
+        levels = batch_levels(Signals(trace), np.arange(STEPS))
+        assert levels is not None
+        assert levels == pytest.approx(cost.mean(axis=1), rel=1e-2)
 
 
 def test_a_loss_that_falls_because_a_rare_class_is_rarer_is_no_learning() -> None:

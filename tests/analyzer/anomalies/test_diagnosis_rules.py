@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from plot_traces import make_trace
-from quiet_run import STEPS, find, quiet_layers, quiet_run
+from quiet_run import BATCH, STEPS, find, quiet_layers, quiet_run
 from steptrace_analyzer.anomalies.diagnosis import diagnose
 
 if TYPE_CHECKING:
@@ -80,6 +80,20 @@ def test_dead_units_of_a_loss_that_got_worse_are_an_error() -> None:
     assert [found.severity for found in find("dead_units", arrays)] == ["error"]
 
 
+def test_dead_units_are_an_error_where_little_was_learned() -> None:
+    arrays = quiet_run()
+    arrays["gradients/net/first/kernel"][70:, :, :6] = 0
+    _, counts = np.unique(arrays["inputs/y"], return_counts=True)
+    shares = counts / counts.sum()
+    constant = -(shares * np.log(shares)).sum()
+    for share, severity in ((0.65, "error"), (0.55, "warning"), (0.2, "info")):
+        course = np.maximum(np.linspace(1.0, 0.0, STEPS), share) * constant
+        loss = course.astype(np.float32)
+        losses = np.repeat(loss[:, np.newaxis], BATCH, axis=1)
+        run = arrays | {"scalars/loss": loss, "inputs/sample_loss": losses}
+        assert [found.severity for found in find("dead_units", run)] == [severity], share
+
+
 def test_units_that_give_something_are_not_dead() -> None:
     arrays = quiet_run()
     arrays["gradients/net/first/kernel"][70:, :, :6] = 0
@@ -136,6 +150,29 @@ def test_losses_that_stay_high_are_not_the_batch() -> None:
     arrays = quiet_run()
     arrays["inputs/sample_loss"][90:] += 5.0
     assert find("bad_batch", arrays) == []
+
+
+def test_of_the_last_batch_it_is_not_known_whether_it_or_the_weights_went_wrong() -> None:
+    arrays = quiet_run()
+    arrays["inputs/sample_loss"][-1] += 5.0
+    (found,) = find("bad_batch", arrays)
+    assert (found.first_step, found.cause_kind) == (STEPS - 1, "not known")
+    assert "no batch comes after it" in found.explanation
+
+
+@pytest.mark.parametrize(("factor", "count"), [(2.5, 1), (4.0, 0)])
+def test_high_losses_after_updates_that_grew_are_not_laid_to_the_batch(
+    factor: float, count: int
+) -> None:
+    arrays = quiet_run()
+    arrays["inputs/sample_loss"][90] += 5.0
+    for name in ("first", "middle", "last"):
+        weights = arrays[f"weights/net/{name}/kernel"].astype(np.float64)
+        updates = np.diff(weights, axis=0)
+        updates[80:] *= factor
+        weights[1:] = weights[0] + np.cumsum(updates, axis=0)
+        arrays[f"weights/net/{name}/kernel"] = weights.astype(np.float32)
+    assert len(find("bad_batch", arrays)) == count
 
 
 def test_a_batch_of_other_inputs_is_named_without_any_jump() -> None:

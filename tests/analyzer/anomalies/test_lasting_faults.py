@@ -117,6 +117,21 @@ def test_what_was_learned_and_lost_is_diverging() -> None:
     assert "still rises" in found.explanation
 
 
+def test_a_loss_that_is_lost_only_at_the_end_is_diverging_where_it_ends_above_a_constant() -> None:
+    arrays = _run()
+    arrays["scalars/loss"][90:] = 1.0
+    assert find("diverging", arrays) == []
+    arrays["scalars/loss"][90:] = 2.0
+    (found,) = find("diverging", arrays)
+    assert (found.severity, found.cause_kind) == ("error", "not known")
+    arrays["scalars/learning_rate"][95:] = 0.25
+    assert find("diverging", arrays)[0].cause_kind == "not known"
+    arrays["scalars/learning_rate"][95:] = 0.4
+    (found,) = find("diverging", arrays)
+    assert found.cause_kind == "learning_rate"
+    assert "raised to 4.0 times what it was (0.4 instead of 0.1)" in found.cause
+
+
 def test_weights_that_hardly_move_have_a_rate_that_is_too_low() -> None:
     arrays = _unlearned(_run())
     follow_gradients(arrays, 1e-7)

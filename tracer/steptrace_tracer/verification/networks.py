@@ -38,6 +38,8 @@ STEPS: Final = 6
 """Batches that each network is trained on."""
 _SMALLEST: Final = {"Xception": 71, "InceptionV3": 75}  # images that the network takes
 _VARIED: Final = ("MobileNetV2 64", "ResNet50 64", "unet 64", "vit 64")
+_UNREPEATED: Final = ("InceptionV3 75", "InceptionV3 96")
+"""Rows that only repeat themselves where operations run one at a time."""
 _CLASSES: Final = 2
 _WORDS: Final = 30
 
@@ -53,8 +55,9 @@ class Row:
     size
         Height and width of its images, in pixels; 0 where it takes none.
     how
-        What differs from the default: ``xla``, ``bfloat16`` and ``batch32`` in the training,
-        ``gradients`` (and weights) and ``everything`` in what is recorded.
+        What differs from the default: ``xla``, ``bfloat16``, ``batch32`` and ``serial`` (one
+        operation at a time) in the training, ``gradients`` (and weights) and ``everything`` in
+        what is recorded.
     """
 
     name: str
@@ -102,6 +105,7 @@ def rows() -> tuple[Row, ...]:
     texts += [*_OWN]
     ways = ("xla", "bfloat16", "batch32", "gradients", "everything")
     texts += [f"{name} {way}" for name in _VARIED for way in ways]
+    texts += [f"{name} serial" for name in _UNREPEATED]
     return tuple(dict.fromkeys(map(Row.of, texts)))
 
 
@@ -124,6 +128,10 @@ def train(row: Row, steps: int, callbacks: Iterable[Any] = ()) -> Any:
     """
     import keras
 
+    if "serial" in row.how:
+        import tensorflow as tf
+
+        tf.config.threading.set_inter_op_parallelism_threads(1)
     if "bfloat16" in row.how:
         keras.mixed_precision.set_global_policy("mixed_bfloat16")
     keras.utils.set_random_seed(0)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.policy import Policy
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 Verdict = Literal["identical", "different", "not deterministic"]
 """What came out: the training is bit-identical with and without the tracer; the tracer changes it;
 or two runs without the tracer differ already, so that nothing can be said about the tracer."""
+
+_REPEATS: Final = 3
+"""Runs without the tracer that have to be alike before a difference is laid to it.
+
+A training that is not deterministic may come out the same twice.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +112,7 @@ def verify(
     Parameters
     ----------
     build
-        Returns a new compiled model; called two times, or three if they differ.
+        Returns a new compiled model; called two times, or up to five if they differ.
     data
         A ``tf.data.Dataset`` of batches, or a tuple of arrays ``(x, y)`` or ``(x, y, weights)``.
         It is repeated as often as `steps` needs.
@@ -236,6 +242,9 @@ def verify_network(row: str, *, policy: Policy | None = None, seed: int = 0) -> 
 def compare(untraced: Callable[[], list[State]], traced: Callable[[], list[State]]) -> Verification:
     """Compare a training without the tracer to one with it, and to itself if they differ.
 
+    To itself it is compared more than once: a training that is not deterministic may come out the
+    same twice.
+
     Parameters
     ----------
     untraced, traced
@@ -244,7 +253,8 @@ def compare(untraced: Callable[[], list[State]], traced: Callable[[], list[State
     plain = untraced()
     difference, verdict = first_difference(plain, traced()), "identical"
     if difference is not None:
-        own = first_difference(plain, untraced())
+        repeats = (first_difference(plain, untraced()) for _ in range(_REPEATS))
+        own = next((each for each in repeats if each is not None), None)
         verdict = "different" if own is None else "not deterministic"
         difference = own or difference
     fits = {state.fit: state for state in plain}  # the last state of each

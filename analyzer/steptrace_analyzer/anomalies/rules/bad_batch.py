@@ -14,8 +14,14 @@ from steptrace_analyzer.anomalies.batches import (
     loss_change,
     same_inputs,
 )
-from steptrace_analyzer.anomalies.causes import CHECK_BATCH, CHECK_LABELS, cause_of_all_high
+from steptrace_analyzer.anomalies.causes import (
+    CHECK_BATCH,
+    CHECK_LABELS,
+    Cause,
+    cause_of_all_high,
+)
 from steptrace_analyzer.anomalies.finding import Finding, NotJudgedError
+from steptrace_analyzer.anomalies.growth import updates_grew
 from steptrace_analyzer.anomalies.jumps_of import jumps_of
 from steptrace_analyzer.anomalies.scores import log_sizes, trailing_scores
 from steptrace_analyzer.anomalies.words import number, plural
@@ -32,6 +38,9 @@ if TYPE_CHECKING:
 _CHANCE: Final = 1e-8  # of as many high losses in a batch like those before it
 _HIGH: Final = 0.1  # share of the losses before that are called high
 _AFTER: Final = 3  # steps after a jump in which high losses are its effect
+_UNTOLD: Final = Cause(
+    "not known", "not known: no batch comes after it, which weights that went wrong would spoil too"
+)
 
 
 def bad_batch(
@@ -45,9 +54,10 @@ def bad_batch(
     Losses are those of all samples of the batch: the batch is unlike the 20 before it where so
     many of its losses are above nine tenths of theirs that chance gives it once in 10^8, where
     the median's logarithm is `losses` spreads above theirs and higher than any of them, where no
-    update jumped in the steps before, and where the next batch's median is lower again: weights
-    that have gone wrong raise the losses of the batches after them as well. Where the same inputs,
-    by their digests, had far smaller losses before, it is the labels.
+    update jumped in the steps before nor have updates grown to three times their usual length, and
+    where the next batch's median is lower again: weights that have gone wrong raise the losses of
+    the batches after them as well. Of the last batch that is not known. Where the same inputs, by
+    their digests, had far smaller losses before, it is the labels.
 
     Thresholds
         z: spreads of the logarithm of a size. ratio: size over usual size; a hundredth of
@@ -123,10 +133,13 @@ def _from_losses(
         rises = medians[row] >= max(1.5 * recent, 1.2 * highest)
         if row < HISTORY or step in after_jump or not falls or not rises:
             continue
+        if updates_grew(signals, step):
+            continue
         change = loss_change(signals, step)
         if change is None or _chance(change.high, change.samples) > _CHANCE:
             continue
-        cause = cause_of_all_high(signals, change)
+        is_last = row + 1 == len(steps)
+        cause = _UNTOLD if is_last else cause_of_all_high(signals, change)
         inputs = same_inputs(signals, row)
         yield Finding(
             rule="bad_batch",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from steptrace_analyzer.anomalies.finding import Finding, Severity
-from steptrace_analyzer.anomalies.outcome import is_harmed, outcome
+from steptrace_analyzer.anomalies.outcome import outcome
 from steptrace_analyzer.anomalies.signals import kernels, layer_path, require
 from steptrace_analyzer.anomalies.words import plural
 
@@ -32,8 +32,8 @@ def dead_units(
     gradient covers the whole batch, so that this is proof: behind a ReLU the unit gives zero for
     all samples. A layer is reported from a share of `told` dead units on, as a warning from `share`
     on if the loss is above a quarter of that of the best constant prediction, and as an error if
-    the loss is harmed too, or if all units are dead and the loss is above half of that. If the last
-    layer gets no gradient either, no unit learns, and this rule reports nothing.
+    the loss is harmed too or above six tenths of that, or if all units are dead and it is above
+    half. If the last layer gets no gradient either, no unit learns, and this rule reports nothing.
 
     Thresholds
         share, told: dead units over units of the layer, 0 to 1. steps: recorded steps.
@@ -79,6 +79,12 @@ def _fits_well(signals: Signals) -> bool:
     """Whether the layer's remaining units are enough for the task."""
     found = outcome(signals)
     return found is not None and found.last <= found.at(_ENOUGH)
+
+
+def _failed(signals: Signals) -> bool:
+    """Whether the run got worse, or ends above six tenths of the constant prediction's loss."""
+    found = outcome(signals)
+    return found is not None and found.failed
 
 
 def _learns_little(signals: Signals) -> bool:
@@ -134,7 +140,7 @@ def _finding(
     known = signals.layers.get(layer)
     what = "give zero and get" if known and known.activation not in (None, "linear") else "get"
     severity: Severity = "info"
-    if found >= share and (is_harmed(signals) or (found == 1 and _learns_little(signals))):
+    if found >= share and (_failed(signals) or (found == 1 and _learns_little(signals))):
         severity = "error"
     elif found >= share and not _fits_well(signals):
         severity = "warning"

@@ -58,7 +58,7 @@ def vanishing(signals: Signals, *, ratio: float = 1e-3, moved: float = 0.02) -> 
         return
     yield Finding(
         rule="vanishing",
-        severity="error" if found.learned_nothing else "warning",
+        severity="error" if found.failed else "warning",
         first_step=int(signals.loss.steps[0]),
         last_step=int(signals.loss.steps[-1]),
         explanation=(

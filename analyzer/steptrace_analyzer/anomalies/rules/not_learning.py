@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from steptrace_analyzer.anomalies.finding import Finding
+from steptrace_analyzer.anomalies.finding import NOT_KNOWN, Finding, NotJudgedError
 from steptrace_analyzer.anomalies.outcome import LEAST_STEPS, TAIL, UNLEARNED, outcome, task_losses
 from steptrace_analyzer.anomalies.signals import require
 from steptrace_analyzer.anomalies.trends import mann_kendall
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from steptrace_analyzer.anomalies.outcome import Outcome
     from steptrace_analyzer.anomalies.signals import Signals
+
+_RAISED: Final = 3.0  # times as large: a rate that explains that a loss rises
 
 
 def not_learning(signals: Signals, *, share: float = UNLEARNED) -> Iterator[Finding]:
@@ -84,8 +86,9 @@ def not_learning(signals: Signals, *, share: float = UNLEARNED) -> Iterator[Find
 def diverging(signals: Signals, *, ratio: float = 2.0, steps: float = 50) -> Iterator[Finding]:
     """Find runs whose loss leaves what it had reached and stays above it.
 
-    The median of 20 steps has been `ratio` times its minimum or more for the last `steps` steps,
-    and the rise is more than a tenth of the loss of the best constant prediction. It is an error
+    The median of 20 steps has been `ratio` times its minimum or more for the last `steps` steps, or
+    is so at the end and above the loss of the best constant prediction, and the rise is more than a
+    tenth of that. It is an error
     where the loss also rises from its minimum to the end (Mann-Kendall over 20 means, p < 0.001) or
     ends above half the loss of the constant prediction, else a warning.
 
@@ -103,11 +106,12 @@ def diverging(signals: Signals, *, ratio: float = 2.0, steps: float = 50) -> Ite
     clean = np.where(np.isfinite(values), values, np.inf)
     medians = np.median(np.lib.stride_tricks.sliding_window_view(clean, TAIL), axis=-1)
     best = int(np.argmin(medians))
-    late = medians[-int(steps) :]
+    lost = found.trivial is not None and found.last > found.level
+    late = medians[-1 if lost else -int(steps) :]
     if not np.isfinite(found.best):
         return
     level = found.multiple(ratio, found.best)
-    if found.solved or len(medians) - best <= steps or late.min() < level:
+    if found.solved or len(medians) - best <= len(late) or late.min() < level:
         return
     rise = found.last - found.best
     if rise < 0.1 * abs(found.level - found.perfect) or found.best < found.floor:
@@ -127,20 +131,42 @@ def diverging(signals: Signals, *, ratio: float = 2.0, steps: float = 50) -> Ite
         course = "and still rises" if rising else "and stays there"
         factor = f"{times(found.last / found.best)} that" if found.best > 0 else "more"
         ending = f"it is {factor} at the end ({number(found.last)}), {course}"
+    raised = _raised_rate(signals, found.best_step)
     yield Finding(
         rule="diverging",
         severity="error" if bad else "warning",
         first_step=found.best_step,
         last_step=int(steps_of_loss[-1]),
         explanation=(
-            f"the loss had come down to {number(found.best)} by step {found.best_step}; {ending}."
+            f"the loss had come down to {number(found.best)} by step {found.best_step}; {ending}"
+            f"{f'; since then {raised}' if raised else ''}."
         ),
         tensor="scalars/loss",
         observed=found.last,
         usual=found.best,
         threshold=level,
+        cause=raised or NOT_KNOWN,
+        cause_kind="learning_rate" if raised else "not known",
         consequence="what was learned is lost",
         remedy="lower the learning rate, clip gradients, and take weights from before the rise",
+    )
+
+
+def _raised_rate(signals: Signals, since: int) -> str:
+    """Say that the learning rate has been raised since a step, which is none of the run's first.
+
+    Nothing where it has not, or is not known.
+    """
+    try:
+        rates = signals.learning_rate
+    except NotJudgedError:
+        return ""
+    before, after = (rates.values[at, 0] for at in (rates.steps <= since, rates.steps > since))
+    if not len(before) or not len(after) or not after.max() > _RAISED * before[-1] > 0:
+        return ""
+    return (
+        f"the learning rate was raised to {times(float(after.max() / before[-1]))} what "
+        f"it was ({number(float(after.max()))} instead of {number(float(before[-1]))})"
     )
 
 

@@ -55,7 +55,7 @@ def rate_too_low(
     rate = float(np.median(signals.learning_rate.values))
     yield Finding(
         rule="rate_too_low",
-        severity="error" if found.learned_nothing else "warning",
+        severity="error" if found.failed else "warning",
         first_step=int(signals.loss.steps[0]),
         last_step=int(signals.loss.steps[-1]),
         explanation=(
@@ -122,7 +122,7 @@ def rate_too_high(signals: Signals, *, worse: float = 2.0, ratio: float = 0.1) -
         parts.append(f"in a usual step {top} moves by {number(ratios[top])} of its size")
     yield Finding(
         rule="rate_too_high",
-        severity="error" if found.harmed or found.last > found.at(0.6) else "warning",
+        severity="error" if found.failed else "warning",
         first_step=int(signals.loss.steps[0]),
         last_step=int(signals.loss.steps[-1]),
         explanation=f"the updates are too large: {' and '.join(parts)}; the learning rate was "

@@ -63,7 +63,7 @@ def saturation(signals: Signals, *, share: float = 0.7) -> Iterator[Finding]:
         layer = path.removesuffix("/preactivation")
         yield Finding(
             rule="saturation",
-            severity="error" if found.harmed else "warning",
+            severity="error" if found.failed else "warning",
             first_step=int(steps[0]),
             last_step=int(steps[-1]),
             explanation=(

@@ -112,11 +112,11 @@ def identical_units(signals: Signals, *, spread: float = 1e-6) -> Iterator[Findi
     if not alike:
         return
     found = outcome(signals)
-    harmed = found is not None and found.harmed
+    failed = found is not None and found.failed
     top = next(iter(alike))
     yield Finding(
         rule="identical_units",
-        severity="error" if harmed else "warning",
+        severity="error" if failed else "warning",
         first_step=int(steps[0]),
         last_step=int(late[0]),
         explanation=(
