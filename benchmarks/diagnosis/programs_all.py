@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from diagnosis import (
     programs,
     programs_fresh,
+    programs_later,
     programs_pictures,
     programs_replicas,
     programs_sequences,
@@ -62,6 +63,12 @@ UNSEEN: Final[dict[str, Callable[[], Program]]] = {
         programs_fresh.demand_gru,
         programs_fresh.income_wide_deep,
         programs_fresh.digits_squeeze,
+        programs_later.reviews_bidirectional,
+        programs_later.digits_denoise,
+        programs_later.circuit_nadam,
+        programs_later.beats_dilated,
+        programs_later.genres,
+        programs_later.shapes_inception,
         *((programs_pictures.photos,) if PHOTOS in os.environ else ()),
     )
 }
