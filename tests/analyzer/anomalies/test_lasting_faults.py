@@ -157,6 +157,57 @@ def test_first_updates_that_make_the_loss_far_worse_are_too_large() -> None:
     assert find("rate_too_high", arrays | {"scalars/loss": loss.astype(np.float32)}) == []
 
 
+def _moved(arrays: dict[str, Any], sizes: dict[int, float], start: float) -> None:
+    """Give the kernels first weights of a standard deviation, and updates of sizes beside it."""
+    rng = np.random.default_rng(8)
+    for name in ("first", "middle", "last"):
+        shape = arrays[f"gradients/net/{name}/kernel"].shape
+        parts = rng.normal(size=(STEPS + 1, *shape[1:]))
+        scale = np.array([sizes.get(step, 1e-3) for step in range(STEPS)])
+        parts[1:] *= scale[:, np.newaxis, np.newaxis]
+        weights = start * np.cumsum(parts, axis=0)
+        arrays[f"weights/net/{name}/kernel"] = weights.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("end", "severity"), [(0.5, "error"), (0.15, "error"), (0.07, "warning"), (0.02, None)]
+)
+def test_first_updates_as_long_as_the_weights_overwrite_them(
+    end: float, severity: str | None
+) -> None:
+    arrays = _run()
+    course = np.maximum(np.exp(-np.arange(STEPS) / 15), end) * _entropy(arrays)
+    arrays["scalars/loss"] = course.astype(np.float32)
+    _moved(arrays, {3: 0.3}, 1.0)
+    assert find("rate_too_high", arrays) == []
+    _moved(arrays, {3: 2.0}, 1.0)
+    found = find("rate_too_high", arrays)
+    assert [each.severity for each in found] == [severity] * (severity is not None)
+    if severity is None:
+        return
+    ratios = {}
+    for name in ("first", "middle", "last"):
+        weights = arrays[f"weights/net/{name}/kernel"].astype(np.float64)
+        update = np.linalg.norm(weights[4] - weights[3])
+        ratios[f"updates/net/{name}/kernel"] = update / np.linalg.norm(weights[0])
+    assert found[0].observed == pytest.approx(sorted(ratios.values())[1], rel=1e-5)
+    assert ratios[str(found[0].tensor)] == pytest.approx(found[0].observed, rel=1e-5)
+    _moved(arrays, {13: 2.0}, 1.0)  # late enough to be another fault
+    assert find("rate_too_high", arrays) == []
+
+
+def test_weights_that_begin_small_are_no_sign_of_a_rate_that_is_too_high() -> None:
+    arrays = _run()
+    arrays["scalars/loss"] = np.full(STEPS, 0.7 * _entropy(arrays), np.float32)
+    _moved(arrays, {3: 2.0}, 0.01)
+    assert find("rate_too_high", arrays) == []
+    rows = np.arange(STEPS + 1)[:, np.newaxis, np.newaxis]
+    for name in ("first", "middle", "last"):  # a penalty makes them small
+        weights = arrays[f"weights/net/{name}/kernel"]
+        weights[:] = np.sign(weights[:1]) * 0.8**rows + 1e-9
+    assert find("rate_too_high", arrays) == []
+
+
 def test_updates_along_the_gradient_go_uphill() -> None:
     arrays = _run()
     assert find("uphill", arrays) == []

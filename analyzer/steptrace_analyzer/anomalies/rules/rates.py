@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 _START: Final = 20  # steps whose ratios say more about the start than about the rate
 _EARLY: Final = 50  # steps in which a rate that is too high shows
+_FAR: Final = 10.0  # times that loss: a start that another fault explains
+_FIRST: Final = 10  # steps in which it overwrites the first weights
+_ENOUGH: Final = 0.1  # of the loss of the best constant prediction
 
 
 def rate_too_low(
@@ -74,28 +78,37 @@ def rate_too_low(
     )
 
 
-def rate_too_high(signals: Signals, *, worse: float = 2.0, ratio: float = 0.1) -> Iterator[Finding]:
-    """Find runs whose updates are so large that the loss does not come down.
+def rate_too_high(
+    signals: Signals, *, worse: float = 2.0, ratio: float = 0.1, overwritten: float = 0.5
+) -> Iterator[Finding]:
+    """Find runs whose updates are so large that the loss does not come down as it could.
 
-    Either the first updates made things worse: among the first 50 steps the median of 3 losses
-    reaches `worse` times the loss before the first update, and that of the best constant
-    prediction. Or the median of the update's norm over
-    the weight's, after the first 20 steps, is above `ratio` for some kernel. Both count only where
-    the loss ends above half that of the best constant prediction, or well above its minimum; a
-    start that is already far worse than that prediction is another fault.
+    Either single updates among the first 10 are longer than `overwritten` times the first weights,
+    for half of the kernels: what initialisation gave is lost. Weights that are shorter than
+    Glorot's initialisation would make them count as long as that, here and below. Or the first
+    updates made things worse: among the first 50 steps the median of 3 losses reaches `worse` times
+    the loss before the first update, and that of the best constant prediction. Or the median of the
+    update's norm over the weight's, after the first 20 steps, is above `ratio` for some kernel. The
+    last two count only where the loss ends above half that of the best constant prediction, or well
+    above its minimum, the first one where the task is not solved. It is an error where the loss
+    ends above six tenths of that, or a tenth where weights were overwritten, or well above its
+    minimum; else a warning. A start that is already far worse than that prediction is another
+    fault.
 
     Thresholds
-        worse: loss over first loss. ratio: update over weight.
+        worse: loss over first loss. ratio, overwritten: update over weight.
     Unit
         loss over first loss; L2 norm of update over L2 norm of weight
     Needs
         scalars/loss; statistics of weights, gradients and updates
     Source
-        0.1: torchmortem, MindInsight; rise of the first steps: own
+        0.1: torchmortem, MindInsight; first updates: own; size of first weights: Glorot and Bengio,
+        2010
     """
     found = _judged(signals)
-    bad = found.harmed or found.last > found.at(0.5)
-    if not bad or found.first > found.at(3):
+    lost, lost_path, first_weights = _largest_first_update(signals)
+    bad = found.harmed or found.last > found.at(0.5) or (lost > overwritten and not found.solved)
+    if not bad or found.first > found.at(_FAR if lost > overwritten else 3):
         return
     steps, values = task_losses(signals)
     values = values[: _EARLY + 2]
@@ -108,10 +121,15 @@ def rate_too_high(signals: Signals, *, worse: float = 2.0, ratio: float = 0.1) -
     high = found.at(worse, usual)
     rose = peaks[peak] > high and _first_updates_jump(clean, high)
     large = top is not None and ratios[top] > ratio
-    if not rose and not large:
+    if not rose and not large and lost <= overwritten:
         return
     rate = float(signals.learning_rate.values[0, 0])
     parts, larger = [], ratio_of(float(peaks[peak]), found.first)
+    if lost > overwritten:
+        parts.append(
+            f"one of the first {_FIRST} updates of {lost_path} was {times(lost)} as long as "
+            f"{first_weights}, and half of the kernels had one as long as that or longer"
+        )
     if rose:
         parts.append(
             f"the first updates made the loss {times(larger)} as large "
@@ -120,21 +138,27 @@ def rate_too_high(signals: Signals, *, worse: float = 2.0, ratio: float = 0.1) -
         )
     if large and top is not None:
         parts.append(f"in a usual step {top} moves by {number(ratios[top])} of its size")
+    tensor = lost_path if lost > overwritten else top
+    failed = found.failed or (lost > overwritten and found.last > found.at(_ENOUGH))
     yield Finding(
         rule="rate_too_high",
-        severity="error" if found.failed else "warning",
+        severity="error" if failed else "warning",
         first_step=int(signals.loss.steps[0]),
         last_step=int(signals.loss.steps[-1]),
-        explanation=f"the updates are too large: {' and '.join(parts)}; the learning rate was "
+        explanation=f"the updates are too large: {', and '.join(parts)}; the learning rate was "
         f"{number(rate)}.",
-        tensor=f"updates/{top}" if top is not None else "scalars/loss",
-        observed=larger if rose else ratios[top] if top else None,
-        threshold=worse if rose else ratio,
+        tensor=f"updates/{tensor}" if tensor else "scalars/loss",
+        observed=lost if lost > overwritten else larger if rose else ratios[top] if top else None,
+        threshold=overwritten if lost > overwritten else worse if rose else ratio,
         cause="the learning rate is too high for this network and optimizer",
         cause_kind="set-up",
         consequence="steps overshoot, and units behind a ReLU die or others saturate",
         remedy="lower the learning rate tenfold at a time, warm it up, or clip gradients",
-        evidence={"update_ratio": ratios[top] if top else None, "learning_rate": rate},
+        evidence={
+            "first_updates": lost or None,
+            "update_ratio": ratios[top] if top else None,
+            "learning_rate": rate,
+        },
     )
 
 
@@ -186,6 +210,34 @@ def uphill(signals: Signals, *, cosine: float = 0.2) -> Iterator[Finding]:
     )
 
 
+def _largest_first_update(signals: Signals) -> tuple[float, str, str]:
+    """Return the largest of the first updates over its weight, of the kernel in the middle.
+
+    Half of the kernels have at least as large ones. With its path, and what it is compared with.
+    0 where the trace does not hold the first step.
+    """
+    weights, updates = signals.norms("weights"), signals.norms("updates")
+    early = updates.steps < _FIRST
+    found: list[tuple[float, str, str]] = []
+    for path in kernels(signals, updates.paths):
+        weight, update = weights.of(path), updates.of(path)
+        if weight is None or update is None or weight.row(0) != 0 or not early.any():
+            continue
+        largest = float(np.nan_to_num(update.values[early, 0], posinf=np.inf).max())
+        first, usual = float(weight.values[0, 0]), _glorot_norm(signals, path)
+        if np.isfinite(first) and first > 0:
+            words = "its first weights"
+            words = words if first >= usual else f"{words} would be by Glorot's initialisation"
+            found.append((ratio_of(largest, max(first, usual)), path, words))
+    return sorted(found)[(len(found) - 1) // 2] if found else (0.0, "", "")
+
+
+def _glorot_norm(signals: Signals, path: str) -> float:
+    """Return the L2 norm of a kernel as Glorot's initialisation is expected to make it."""
+    inputs, outputs = signals.tensor("weights", path).shape[-2:]  # the field cancels out
+    return math.sqrt(2 * inputs * outputs / (inputs + outputs))
+
+
 def _first_updates_jump(losses: npt.NDArray[np.float64], level: float) -> bool:
     """Whether the rise to a level is steep: it takes few steps, as a steady ascent does not."""
     over = np.flatnonzero(losses > level)
@@ -208,6 +260,7 @@ def _ratios(signals: Signals) -> tuple[dict[str, float], dict[str, float]]:
             continue
         at = np.searchsorted(weight.steps, update.steps[_START:])
         size = np.maximum(weight.values[np.minimum(at, len(weight.values) - 1), 0], usual)
+        size = np.maximum(size, _glorot_norm(signals, path))
         start = max(float(weight.values[0, 0]), 1e-30)
         ratios[path] = known_median(late / size)
         sums[path] = float(np.nansum(update.values)) / start

@@ -52,7 +52,7 @@ def poor_start(signals: Signals, *, ratio: float = 3.0, large: float = 10.0) -> 
     if found is None or not first > found.at(ratio, usual):
         return
     far = first > found.at(large, usual) and found.last > found.at(0.2, trivial)
-    bad, half = far or found.harmed, found.at(0.5, trivial)
+    bad, half = far or found.learned_nothing, found.at(0.5, trivial)
     yield Finding(
         rule="poor_start",
         severity="error" if bad else "warning" if found.last > half else "info",
