@@ -20,6 +20,7 @@ EPSILON: Final = 1e-7
 
 _HALVINGS: Final = 50
 _MOST_VALUES: Final = 2e6  # that a least loss is searched on
+_SHARES: Final = 1001  # that a least loss is searched among
 _PADDING: Final = 0.3  # of all labels
 _ONE: Final = 1e-3  # how far from 1 shares may add up
 
@@ -175,6 +176,21 @@ def _binary(values: Floats, config: Mapping[str, Any]) -> ConstantLosses | None:
     return ConstantLosses(best, perfect, even=hard)
 
 
+def _binary_focal(values: Floats, config: Mapping[str, Any]) -> ConstantLosses | None:
+    """Least of all shares: of (1 - p)^gamma log p, Lin et al., arXiv 1708.02002, equation 5."""
+    gamma, alpha = config.get("gamma"), config.get("alpha")
+    known = isinstance(gamma, (int, float)) and isinstance(alpha, (int, float))
+    if not known or config.get("label_smoothing") or not ((values == 0) | (values == 1)).all():
+        return None
+    balanced = bool(config.get("apply_class_balancing"))
+    of_ones, of_zeros = (alpha, 1 - alpha) if balanced else (1.0, 1.0)
+    grid = np.sin(np.linspace(0, np.pi / 2, _SHARES)) ** 2  # denser at both ends
+    ones, p = grid[:, np.newaxis], grid[1:-1]
+    costs = -ones * of_ones * (1 - p) ** gamma * np.log(p)
+    costs = costs - (1 - ones) * of_zeros * p**gamma * np.log(1 - p)
+    return ConstantLosses(float(np.interp(values.mean(axis=0), grid, costs.min(axis=1)).mean()))
+
+
 def _categorical(values: Floats, config: Mapping[str, Any]) -> ConstantLosses | None:
     """Shares of the classes, whose loss is their entropy: Banerjee et al., JMLR 6, 2005."""
     smoothing, shares = config.get("label_smoothing") or 0.0, _shares(values)
@@ -211,6 +227,7 @@ _FUNCTIONS: Final[dict[str, Callable[[Floats, Mapping[str, Any]], ConstantLosses
     "squared_hinge": _squared_hinge,
     "cosine_similarity": _cosine,
     "binary_crossentropy": _binary,
+    "binary_focal_crossentropy": _binary_focal,
     "categorical_crossentropy": _categorical,
     "sparse_categorical_crossentropy": _sparse,
 }

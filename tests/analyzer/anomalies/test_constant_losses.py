@@ -58,6 +58,18 @@ def entropy_of(smoothing: float) -> Callable[[Any, Any], Any]:
     return loss
 
 
+FOCAL = {"gamma": 2.0, "alpha": 0.25, "apply_class_balancing": False, "label_smoothing": 0.0}
+
+
+def focal(gamma: float, alpha: float | None) -> Callable[[Any, Any], Any]:
+    def loss(y: Any, p: Any) -> Any:
+        right = y * p + (1 - y) * (1 - p)
+        weight = 1.0 if alpha is None else y * alpha + (1 - y) * (1 - alpha)
+        return weight * (1 - right) ** gamma * entropy_of(0)(y, p)
+
+    return loss
+
+
 CASES: dict[str, tuple[str, Any, dict[str, Any], Callable[[Any, Any], Any], Any]] = {
     "squared": ("mean_squared_error", NUMBERS, {}, lambda y, p: (y - p) ** 2, GRID),
     "absolute": ("mean_absolute_error", NUMBERS, {}, lambda y, p: np.abs(y - p), GRID),
@@ -103,6 +115,14 @@ CASES: dict[str, tuple[str, Any, dict[str, Any], Callable[[Any, Any], Any], Any]
         entropy_of(0.2),
         SHARES,
     ),
+    "focal": ("binary_focal_crossentropy", ONES, FOCAL, focal(2.0, None), SHARES),
+    "balanced focal": (
+        "binary_focal_crossentropy",
+        ONES,
+        FOCAL | {"gamma": 1, "apply_class_balancing": True},
+        focal(1.0, 0.25),
+        SHARES,
+    ),
     "soft entropy": ("binary_crossentropy", SOFT, {"label_smoothing": 0.0}, entropy_of(0), SHARES),
 }
 
@@ -119,7 +139,7 @@ def test_the_best_constant_is_as_good_as_the_best_number_of_a_fine_grid(name: st
     assert found.best <= np.mean([m.min() for m in means]) + 1e-6
     right = {"smoothed entropy": columns * 0.8 + 0.1, "hinge of ones": 2 * columns - 1}
     p = right.get(name, columns)
-    p = p.clip(EPSILON, 1 - EPSILON) if "entropy" in name else p
+    p = p.clip(EPSILON, 1 - EPSILON) if "entropy" in name or "focal" in name else p
     assert found.perfect == pytest.approx(loss(columns, p).mean(), rel=1e-4, abs=1e-5)
     if found.zero is not None:
         assert found.zero == pytest.approx(loss(columns, 0.0 * columns).mean(), rel=1e-6)
@@ -169,6 +189,8 @@ def test_the_best_shares_are_the_best_of_all_on_a_grid(function: str) -> None:
         ("binary_crossentropy", COUNTS, {}),
         ("sparse_categorical_crossentropy", COUNTS, {"ignore_class": 1}),
         ("binary_focal_crossentropy", ONES, {}),
+        ("binary_focal_crossentropy", SOFT, FOCAL),
+        ("categorical_focal_crossentropy", ONES, FOCAL),
         ("my_own", NUMBERS, {}),
     ],
 )
