@@ -179,8 +179,9 @@ def _binary(values: Floats, config: Mapping[str, Any]) -> ConstantLosses | None:
 def _binary_focal(values: Floats, config: Mapping[str, Any]) -> ConstantLosses | None:
     """Least of all shares: of (1 - p)^gamma log p, Lin et al., arXiv 1708.02002, equation 5."""
     gamma, alpha = config.get("gamma"), config.get("alpha")
-    known = isinstance(gamma, (int, float)) and isinstance(alpha, (int, float))
-    if not known or config.get("label_smoothing") or not ((values == 0) | (values == 1)).all():
+    if not isinstance(gamma, (int, float)) or not isinstance(alpha, (int, float)):
+        return None
+    if config.get("label_smoothing") or not ((values == 0) | (values == 1)).all():
         return None
     balanced = bool(config.get("apply_class_balancing"))
     of_ones, of_zeros = (alpha, 1 - alpha) if balanced else (1.0, 1.0)

@@ -20,7 +20,7 @@ from steptrace_schema.format.declared import (
     checked_reason,
     checked_shape,
 )
-from steptrace_schema.names import BATCH, IN, KINDS, OUT, SAMPLE, STEP, Kind
+from steptrace_schema.names import BATCH, IN, KINDS, OUT, SAMPLE, STATISTIC, STEP, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -64,8 +64,8 @@ class ArraySpec:
     attributes
         Attributes of the array in the store; valid JSON.
     statistics_only
-        True where records hold the statistics of the tensor in its place, dims (statistic,), and
-        the store has no array.
+        True where the store has no array, but statistics of it. Where `dims` are (statistic,),
+        records hold these in its place.
     absent
         Why the records of some steps have no value of it, where that is known. It is said in the
         trace's ``missing``, with the steps.
@@ -85,6 +85,11 @@ class ArraySpec:
     def key(self) -> str:
         """The array's path in the store, ``kind/path``; also its name in a journal record."""
         return f"{self.kind}/{self.path}"
+
+    @property
+    def holds_statistics(self) -> bool:
+        """Whether records hold the statistics of the tensor in its place."""
+        return self.statistics_only and self.dims == (STATISTIC,)
 
     @property
     def group(self) -> str:

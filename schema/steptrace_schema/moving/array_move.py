@@ -80,7 +80,7 @@ class ArrayMove:
     spec
         The array.
     writer
-        Where they go; None where none is kept, or the records hold their statistics only.
+        Where they go; None where none is kept, or only their statistics are.
     start
         The row of the array that they begin at.
     records
@@ -113,7 +113,7 @@ class ArrayMove:
     def run(self) -> MovedArray:
         """Read the rows once, write them, and describe them."""
         spec = self.spec
-        if spec.statistics_only:
+        if spec.holds_statistics:
             return self._run_statistics()
         shape = (len(self.records), *spec.shape)
         with _SCRATCH.array(shape, spec.dtype) as rows:
@@ -124,7 +124,8 @@ class ArrayMove:
         smaller: dict[int, npt.NDArray[Any]] = {}
         absent: list[int] = []
         digests = _no_digests(len(rows)).view(np.uint64)
-        hasher = RowHasher(rows.shape[1:], rows.dtype) if has_statistics(spec) else None
+        has_digests = has_statistics(spec) and not spec.statistics_only
+        hasher = RowHasher(rows.shape[1:], rows.dtype) if has_digests else None
         at_once = self.alike is not None and self.alike.read_rows(spec.key, rows)
         if at_once and hasher is not None:
             digests[:] = [hasher.digest(row) for row in rows]
@@ -152,7 +153,7 @@ class ArrayMove:
         )
         return MovedArray(
             spec.key,
-            (missing,) if absent and spec.kind != "logged" else (),
+            (missing,) if absent and spec.kind != "logged" and not spec.statistics_only else (),
             _describe(rows, smaller, absent) if has_statistics(spec) else None,
             digests.view(np.int64),
             self._describe_updates(rows, {*smaller, *absent}) if self.updates else None,

@@ -157,7 +157,8 @@ class RowWriter:
 
     def _array_move(self, spec: ArraySpec, new: Rows, *, updates: bool) -> ArrayMove:
         if spec.statistics_only:
-            return ArrayMove(spec, None, new.start, new.records, False, None, new.kept)
+            alike = None if spec.holds_statistics else new.alike
+            return ArrayMove(spec, None, new.start, new.records, False, None, new.kept, alike)
         count = len(new.kept_steps)
         writer = self._store.array(spec, new.start, count) if count else None
         before = self._row_before(spec, new) if updates else None

@@ -22,7 +22,8 @@ from steptrace_tracer import Policy, Tracer
 from steptrace_tracer.capture import graph_statistics
 from steptrace_tracer.capture.graph_statistics import tensor_statistics
 from steptrace_tracer.record.precision import rounded
-from steptrace_tracer.session import collect_step
+from steptrace_tracer.record.step_budget import beyond_budget
+from steptrace_tracer.session import collect_step, incident_watch, last_weights
 from steptrace_tracer.session.sampling import with_sample_count
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from steptrace_schema.format.policy import StatisticsKind
     from steptrace_schema.names import Kind
     from steptrace_tracer.capture.proven_step import Capture
 
@@ -121,6 +123,16 @@ def test_only_the_chosen_steps_are_recorded_with_their_updates(
         assert left.tobytes() == right.tobytes()
 
 
+def test_what_is_only_described_counts_in_a_budget_as_its_statistics() -> None:
+    arrays = {f"{kind}/a": np.zeros(1000, np.float32) for kind in ("weights", "gradients")}
+    kinds: tuple[StatisticsKind, ...] = ("weights", "gradients")
+    assert beyond_budget(arrays, Policy(kinds=kinds, statistics_only=kinds, step_bytes=256)) == {}
+    part = Policy(kinds=kinds, statistics_only=("weights",), step_bytes=4128)
+    assert beyond_budget(arrays, part) == {}
+    part = Policy(kinds=kinds, statistics_only=("weights",), step_bytes=4127)
+    assert list(beyond_budget(arrays, part)) == ["gradients/a"]
+
+
 @pytest.mark.parametrize("way", ["inside", "beside"])
 @pytest.mark.parametrize("in_graph", [False, True])
 def test_statistics_alone_equal_those_of_the_tensors(
@@ -130,7 +142,8 @@ def test_statistics_alone_equal_those_of_the_tensors(
     in_graph: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module in (graph_statistics, collect_step):  # as with an accelerator, or without one
+    modules = (graph_statistics, collect_step, incident_watch, last_weights)
+    for module in modules:  # as with an accelerator, or without one
         monkeypatch.setattr(module, "describes_in_graph", lambda: in_graph)
     kinds = ("weights", "gradients", "activations", "activation_gradients")
     found = record(tmp_path / "run.zarr", cnn(), statistics_only=kinds, capture=way)

@@ -22,6 +22,8 @@ from steptrace_schema.names import KINDS
 from steptrace_schema.store.opening import read_attributes
 from steptrace_schema.validate import validate
 from steptrace_tracer import Tracer
+from steptrace_tracer.capture import graph_statistics
+from steptrace_tracer.session import collect_step, incident_watch, last_weights
 from two_layers import TwoLayers
 
 if TYPE_CHECKING:
@@ -130,6 +132,28 @@ def test_a_trace_of_which_a_budget_left_no_weights_goes_on(tmp_path: Path) -> No
     assert (found.status, found.steps_recorded["scalars"]) == ("complete", 12)
     assert found.steps_recorded["updates"] == 0
     assert validate(path) == []
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras
+@pytest.mark.parametrize("first_in_graph", [False, True])
+def test_a_trace_of_statistics_alone_goes_on_as_one_of_the_tensors_does(
+    tmp_path: Path, whole: Path, first_in_graph: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, kinds = tmp_path / "run.zarr", ("weights", "gradients", "activations")
+    modules = (graph_statistics, collect_step, incident_watch, last_weights)
+    for module in modules:  # the first part is trained as with an accelerator, or without one
+        monkeypatch.setattr(module, "describes_in_graph", lambda: first_in_graph)
+    checkpoint = tmp_path / "model.keras"
+    fit(adam_mlp(), recorder(path, statistics_only=kinds)).save(checkpoint)
+    for module in modules:
+        monkeypatch.setattr(module, "describes_in_graph", lambda: False)
+    model = keras.models.load_model(checkpoint)
+    fit(model, recorder(path, statistics_only=kinds, resume=True))
+    assert validate(path) == []
+    left, right = arrays_of(path), arrays_of(whole)
+    for kind in kinds:
+        key = f"statistics/{kind}/values"
+        np.testing.assert_allclose(left[key], right[key], rtol=1e-9, atol=1e-12)
 
 
 def test_resume_without_a_trace_begins_one(tmp_path: Path) -> None:

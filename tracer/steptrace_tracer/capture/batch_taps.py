@@ -75,16 +75,10 @@ def take_whole(tensors: dict[str, Any], kind: str) -> dict[str, Any]:
     return {key.split("/", 2)[2]: tensors.pop(key) for key in keys}
 
 
-def recorded_bytes(tensors: Mapping[str, Any], policy: Policy) -> int:
-    """Return the bytes of what a step records, of `kind/path` to tensor."""
-    kinds = {key: key.partition("/")[0] for key in tensors}
-    described = sum(policy.only_describes(kind) for kind in kinds.values())
-    not_whole = {
-        key: tensors[key]
-        for key, kind in kinds.items()
-        if kind not in (BATCH_INPUT, BATCH_TARGET) and not policy.only_describes(kind)
-    }
-    return tap_bytes(not_whole) + described * _DESCRIBED_BYTES
+def recorded_bytes(tensors: Mapping[str, Any]) -> int:
+    """Return the bytes of what a step hands to the recorder, of `kind/path` to tensor."""
+    whole = (BATCH_INPUT, BATCH_TARGET)
+    return tap_bytes({k: t for k, t in tensors.items() if k.partition("/")[0] not in whole})
 
 
 def tap_bytes(tensors: Mapping[str, Any]) -> int:

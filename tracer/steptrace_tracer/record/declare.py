@@ -42,7 +42,9 @@ OF_THE_BATCH: Final = (*(SAMPLE_DIGEST, SAMPLE_ID, SAMPLE_LOSS, SAMPLE_STATISTIC
 Arrays = Mapping[str, "npt.NDArray[Any]"]
 
 
-def specify(arrays: Arrays, policy: Policy, known: tuple[ArraySpec, ...]) -> tuple[ArraySpec, ...]:
+def specify(
+    arrays: Arrays, policy: Policy, known: tuple[ArraySpec, ...], *, described: bool = False
+) -> tuple[ArraySpec, ...]:
     """Return the table of arrays that has room for `arrays` and for all that is `known`.
 
     Parameters
@@ -53,6 +55,8 @@ def specify(arrays: Arrays, policy: Policy, known: tuple[ArraySpec, ...]) -> tup
         Says how many samples are kept, which a smaller batch does not change, and how exactly.
     known
         The table so far. It is returned itself where nothing is new or larger.
+    described
+        Whether arrays that are only described are there as their statistics.
 
     Raises
     ------
@@ -60,14 +64,16 @@ def specify(arrays: Arrays, policy: Policy, known: tuple[ArraySpec, ...]) -> tup
         If an array is of another kind than in the table: of another model.
     """
     table = {spec.key: spec for spec in known}
+    # The statistics that a resumed trace has of a tensor do not say what it is like.
+    told = {key: spec for key, spec in table.items() if described or not spec.holds_statistics}
     for key, values in arrays.items():
-        if key in table:
-            _refuse_other(key, values, table[key])
-    unknown = {k: v for k, v in arrays.items() if k not in table or not _fits(v, table[k])}
+        if key in told:
+            _refuse_other(key, values, told[key])
+    unknown = {k: v for k, v in arrays.items() if k not in told or not _fits(v, told[k])}
     if not unknown:
         return known
     for key, values in unknown.items():
-        new, old = _specify(key, values, policy), table.get(key)
+        new, old = _specify(key, values, policy, described=described), told.get(key)
         if old is not None:
             shape = tuple(max(n, o) for n, o in zip(new.shape, old.shape, strict=True))
             new = dataclasses.replace(old, shape=shape)
@@ -96,12 +102,12 @@ def _fits(values: npt.NDArray[Any], spec: ArraySpec) -> bool:
     return all(n <= room for n, room in zip(values.shape, spec.shape, strict=True))
 
 
-def _specify(key: str, values: npt.NDArray[Any], policy: Policy) -> ArraySpec:
+def _specify(key: str, values: npt.NDArray[Any], policy: Policy, *, described: bool) -> ArraySpec:
     kind, path = split_key(key)
     if policy.only_describes(kind):
-        return ArraySpec(
-            kind, path, (STATISTIC,), values.shape, str(values.dtype), statistics_only=True
-        )
+        axes = tuple(f"axis_{i}" for i in range(1, values.ndim + 1))
+        dims = (STATISTIC,) if described else axes
+        return ArraySpec(kind, path, dims, values.shape, str(values.dtype), statistics_only=True)
     known = definition(kind, path)
     dims, shape = _dims(kind, path, values.ndim), values.shape
     if dims[:1] == (SAMPLE,) and kind not in _PROBE_KINDS:

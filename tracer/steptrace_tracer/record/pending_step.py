@@ -72,6 +72,8 @@ class Collected:
         Steps that are kept as a whole, this one or the one before it.
     final
         The weights that the model ends with, beside the last ones.
+    described
+        Whether arrays that are only described are there as their statistics.
     """
 
     arrays: Arrays
@@ -80,6 +82,7 @@ class Collected:
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     whole: tuple[KeptStep, ...] = ()
     final: KeptFinal | None = None
+    described: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +108,7 @@ class PendingStep:
         def go_on() -> Collected:
             collected = self.collect()
             # Refuses another model, while the trace is as it was.
-            specify(collected.arrays, policy, before.arrays)
+            specify(collected.arrays, policy, before.arrays, described=collected.described)
             before.begin()
             return collected
 

@@ -254,7 +254,8 @@ class Recording:
         # Most steps are like the one before; to compare them with the table takes far longer.
         specs = self._arrays
         if shapes != self._shapes:
-            specs = specify(arrays, attributes.policy, self._arrays)
+            described = collected.described
+            specs = specify(arrays, attributes.policy, self._arrays, described=described)
             self._shapes = shapes
         never = attributes.missing if specs is not self._arrays else ()
         if specs is not self._arrays:

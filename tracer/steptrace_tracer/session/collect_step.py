@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,6 @@ from steptrace_schema.names import (
     SAMPLE_STATISTICS,
     SAMPLE_WEIGHT,
 )
-from steptrace_schema.statistics.describe import compute_row_statistics
 from steptrace_tracer.capture.batch_taps import BATCH_INPUT, BATCH_TARGET, take_whole
 from steptrace_tracer.capture.finished_taps import ROWS
 from steptrace_tracer.capture.graph_statistics import describes_in_graph
@@ -39,9 +38,6 @@ if TYPE_CHECKING:
     from steptrace_schema.format.policy import Policy
     from steptrace_tracer.capture.taps import Taps
     from steptrace_tracer.capture.traced_step import StepResult
-
-_SMALL: Final = 2**18
-"""Bytes of an array of which a copy costs less than to describe it by itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +99,7 @@ def collect_step(
     not_samples = taps.explain_other_rows(rows, size)
     for kind, path in not_samples:
         tensors.pop(f"{kind}/{path}", None)
-    arrays = recorded_arrays(tensors, policy)
+    arrays = to_arrays(tensors)
     for name in (SAMPLE_LOSS, SAMPLE_WEIGHT):
         if len(arrays.get(f"inputs/{name}", range(size))) != size:
             del arrays[f"inputs/{name}"]
@@ -123,10 +119,11 @@ def collect_step(
         "scalars/wall_time": scalar(result.wall_time, np.float64),
         "scalars/step_duration": scalar(result.duration, np.float64),
     }
-    left_out = {} if policy.step_bytes is None else beyond_budget(arrays, policy.step_bytes)
+    left_out = beyond_budget(arrays, policy)
     arrays = {key: values for key, values in arrays.items() if key not in left_out}
     all_missing = (*missing, *as_missing(not_samples), *left_out.values())
-    return Collected(arrays, all_missing, notes, {SAMPLE_STATISTICS: columns} if columns else {})
+    attributes = {SAMPLE_STATISTICS: columns} if columns else {}
+    return Collected(arrays, all_missing, notes, attributes, described=describes_in_graph())
 
 
 def with_precision(collected: Collected, policy: Policy) -> Collected:
@@ -145,28 +142,6 @@ def _rounded(arrays: Mapping[str, npt.NDArray[Any]], policy: Policy) -> dict[str
         kind = split_key(key)[0]
         keep_bits = None if policy.only_describes(kind) else policy.keep_bits(kind)
         found[key] = values if keep_bits is None else rounded(values, keep_bits)
-    return found
-
-
-def recorded_arrays(tensors: dict[str, Any], policy: Policy) -> dict[str, npt.NDArray[Any]]:
-    """Return eager tensors as arrays of NumPy, those that are only described as statistics."""
-    arrays = to_arrays(tensors)
-    if not policy.statistics_only or describes_in_graph():
-        return arrays
-    described = {k: a for k, a in arrays.items() if policy.only_describes(split_key(k)[0])}
-    return arrays | _statistics(described)
-
-
-def _statistics(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float64]]:
-    """Return the statistics of arrays; small ones of the same shape are described together."""
-    groups: dict[Any, list[str]] = {}
-    for key, array in arrays.items():
-        alone = key if array.nbytes > _SMALL else ""
-        groups.setdefault((alone, array.shape, array.dtype), []).append(key)
-    found: dict[str, npt.NDArray[np.float64]] = {}
-    for keys in groups.values():
-        rows = np.stack([arrays[key] for key in keys]) if keys[1:] else arrays[keys[0]][np.newaxis]
-        found |= dict(zip(keys, compute_row_statistics(rows), strict=True))
     return found
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.capture.graph_statistics import describes_in_graph
 from steptrace_tracer.capture.named_state import NamedState
 from steptrace_tracer.record.live_rules import LiveRules
 from steptrace_tracer.record.pending_step import Collected
@@ -72,7 +73,7 @@ class IncidentWatch:
         live: LiveWatch | None = None,
     ) -> None:
         self._most, self._most_bytes, self._live = most, most_bytes, live
-        self._rules = LiveRules(described=policy.statistics_only)
+        self._rules = LiveRules(described=policy.statistics_only if describes_in_graph() else ())
         self._kept: set[int] = set()
         self._jumps = 0
         self._nbytes = 0

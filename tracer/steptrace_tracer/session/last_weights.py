@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from steptrace_tracer.capture.graph_statistics import describes_in_graph
 from steptrace_tracer.record.pending_step import Collected
-from steptrace_tracer.session.collect_step import recorded_arrays
+from steptrace_tracer.session.collect_step import to_arrays
 from steptrace_tracer.session.final_weights import final_weights
 
 if TYPE_CHECKING:
@@ -48,4 +49,5 @@ class LastWeights:
             # Outside of fit it is not known where the training has ended.
             final = final if final.said.changed else None
         notes = () if final is None else final.notes
-        return Collected(recorded_arrays(self._values, policy), notes=notes, final=final)
+        arrays, described = to_arrays(self._values), describes_in_graph()
+        return Collected(arrays, notes=notes, final=final, described=described)

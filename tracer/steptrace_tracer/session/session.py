@@ -193,14 +193,13 @@ class Session:
         moment: Moment | None = None,
     ) -> None:
         """Record the steps that the policy wants, which ran since the time `begin`."""
-        policy = self.settings.policy
         try:
             self.told.note_missing_names(self.settings.path)
             if capture.traced.taps.error is not None:
                 raise capture.traced.taps.error
             for position, result in zip(first.onwards(), results, strict=False):
                 if self._recording is not None and not self._recording.record_bytes:
-                    self._recording.record_bytes = recorded_bytes(result.tensors, policy)
+                    self._recording.record_bytes = recorded_bytes(result.tensors)
                     self._executions.step_bytes = tap_bytes(result.tensors)
                 if self.settings.recorded_steps.records(position.step, position.epoch):
                     self._hand_over(capture, result, position, ids and ids(), moment)
