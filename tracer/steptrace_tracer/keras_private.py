@@ -23,6 +23,7 @@ from steptrace_tracer.private_names import (
     BUILD,
     CALLS,
     COMPILED_LOSS,
+    COMPILED_WITH,
     CONSUMERS,
     EAGER_DRAWS,
     ITERATION,
@@ -125,6 +126,15 @@ def weighted_losses(model: Any) -> list[tuple[Any, Any]]:
         note(LOSSES)
         raise MissingNameError(str(LOSSES))
     return [(loss, weight) for _, loss, weight, _ in flat or () if loss is not None]
+
+
+def compiled_with(model: Any) -> list[Any]:
+    """Return what `model` was compiled with, as it was given, and what may be set afterwards."""
+    compiled = getattr(_read(COMPILED_WITH, model), "config", None)
+    given = {"loss": getattr(model, "loss", None)} if compiled is None else dict(compiled)
+    given.pop("optimizer", None)
+    names = ("jit_compile", "steps_per_execution", "unrolled_steps_per_execution")
+    return [given, [repr(getattr(model, name, None)) for name in names]]
 
 
 def loss_settings(loss: Any) -> Any:

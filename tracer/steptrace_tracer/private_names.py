@@ -81,6 +81,13 @@ COMPILED_LOSS: Final = PrivateName(
     "holds the compiled losses",
     "the loss of each sample is not recorded",
 )
+COMPILED_WITH: Final = PrivateName(
+    "Keras",
+    "Model",
+    "_compile_config",
+    "holds what a model was compiled with",
+    "a proof that is remembered does not know of the metrics, so delete it where they change",
+)
 LOSSES: Final = PrivateName(
     "Keras",
     "CompileLoss",
@@ -198,7 +205,7 @@ NAMES: Final = (
         AUTOGRAPH,
         METHOD_OWNER,
     ),
-    *(CONSUMERS, RAW_OPS),
+    *(CONSUMERS, RAW_OPS, COMPILED_WITH),
 )
 """All of them."""
 

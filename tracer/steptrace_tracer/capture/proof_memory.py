@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import re
-import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -15,7 +14,9 @@ from steptrace_schema.format.attributes import Way
 from steptrace_schema.storage.names import open_to_read
 from steptrace_schema.version import PACKAGE_VERSION
 from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.capture.code_digest import CodeDigest
 from steptrace_tracer.capture.names import walk_operations
+from steptrace_tracer.keras_private import compiled_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _LONGEST_WAY = 100
-_OF_THE_LIBRARIES = ("keras", "tensorflow")
-_OF_COMPILE = ("jit_compile", "loss", "steps_per_execution", "unrolled_steps_per_execution")
 _VARIABLES = ("TF_", "XLA_", "ONEDNN_", "DNNL_", "OMP_", "CUDA_")
 """Beginnings of environment variables that decide how TensorFlow computes."""
 
@@ -67,8 +66,9 @@ class ProofMemory:
 def fingerprint(step: TracedStep, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """Return a digest of all that decides how a step is compiled and computed.
 
-    That is the code and the settings of the step, its models, losses and optimizers, what is
-    recorded of them, the types of the batch, the versions, and the processor.
+    That is the code and the settings of the step, its models, losses, metrics and optimizers, of
+    what of the user's own they refer to, what is recorded of them, the types of the batch, the
+    versions, and the processor.
     """
     digest = hashlib.sha256()
     for part in _parts(step, args, kwargs):
@@ -89,50 +89,17 @@ def _parts(step: TracedStep, args: tuple[Any, ...], kwargs: dict[str, Any]) -> I
         [str(leaf.dtype), list(leaf.shape)[1:]] if hasattr(leaf, "shape") else repr(type(leaf))
         for leaf in tf.nest.flatten((args, kwargs), expand_composites=True)
     ]
-    yield _code(program.body)
-    for optimizer in program.optimizers:
-        yield [type(optimizer).__qualname__, _config(optimizer), *_own_code(type(optimizer))]
+    code = CodeDigest()
+    yield code.of(program.body)
+    yield [code.of(optimizer) for optimizer in program.optimizers]
     for model in program.models:
-        yield [repr(getattr(model, name, None)) for name in _OF_COMPILE]
+        yield code.of(compiled_with(model))
+        yield code.of(model)
         for layer, path in walk_operations(model):
-            yield [path, type(layer).__qualname__, _config(layer), *_own_code(type(layer))]
+            yield [path, code.of(layer)]
             yield [
                 [list(v.shape), str(v.dtype), v.trainable] for v in getattr(layer, "weights", ())
             ]
-
-
-def _config(thing: Any) -> Any:
-    try:
-        return thing.get_config()
-    except Exception as error:  # a class of the user's need not have one; its code stands for it
-        return type(error).__name__
-
-
-def _own_code(kind: type) -> list[Any]:
-    """Return the code of what the user's own classes define."""
-    return [
-        _code(member)
-        for base in kind.__mro__
-        if base is not object and base.__module__.partition(".")[0] not in _OF_THE_LIBRARIES
-        for _, member in sorted(vars(base).items())
-        if isinstance(member, types.FunctionType)
-    ]
-
-
-def _code(function: Any) -> Any:
-    """Return what a Python function does, as far as its own code says it."""
-    function = getattr(function, "func", function)
-    function = getattr(function, "__func__", function)
-    code = getattr(function, "__code__", None)
-    return repr(type(function)) if code is None else _of_code(code)
-
-
-def _of_code(code: types.CodeType) -> Any:
-    constants = [
-        _of_code(value) if isinstance(value, types.CodeType) else repr(value)
-        for value in code.co_consts
-    ]
-    return [code.co_code.hex(), list(code.co_names), constants]
 
 
 def _processor() -> str:
