@@ -121,6 +121,12 @@ def test_a_loss_that_is_lost_only_at_the_end_is_diverging_where_it_ends_above_a_
     arrays = _run()
     arrays["scalars/loss"][90:] = 1.0
     assert find("diverging", arrays) == []
+    raised = arrays["scalars/learning_rate"].copy()
+    raised[95:] = 0.4
+    (found,) = find("diverging", arrays | {"scalars/learning_rate": raised})
+    assert (found.severity, found.cause_kind) == ("error", "learning_rate")
+    raised[:20] = 0.4  # as at a restart
+    assert find("diverging", arrays | {"scalars/learning_rate": raised}) == []
     arrays["scalars/loss"][90:] = 2.0
     (found,) = find("diverging", arrays)
     assert (found.severity, found.cause_kind) == ("error", "not known")
@@ -129,7 +135,7 @@ def test_a_loss_that_is_lost_only_at_the_end_is_diverging_where_it_ends_above_a_
     arrays["scalars/learning_rate"][95:] = 0.4
     (found,) = find("diverging", arrays)
     assert found.cause_kind == "learning_rate"
-    assert "raised to 4.0 times what it was (0.4 instead of 0.1)" in found.cause
+    assert "raised to 4.0 times what it was at most before (0.4 instead of 0.1)" in found.cause
 
 
 def test_weights_that_hardly_move_have_a_rate_that_is_too_low() -> None:

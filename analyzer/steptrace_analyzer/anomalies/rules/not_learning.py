@@ -87,8 +87,9 @@ def diverging(signals: Signals, *, ratio: float = 2.0, steps: float = 50) -> Ite
     """Find runs whose loss leaves what it had reached and stays above it.
 
     The median of 20 steps has been `ratio` times its minimum or more for the last `steps` steps, or
-    is so at the end and above the loss of the best constant prediction, and the rise is more than a
-    tenth of that. It is an error
+    is so at the end, where that is above the loss of the best constant prediction, or the learning
+    rate has since been raised to 3 times what it ever was before; and the rise is more than a tenth
+    of that loss. It is an error
     where the loss also rises from its minimum to the end (Mann-Kendall over 20 means, p < 0.001) or
     ends above half the loss of the constant prediction, else a warning.
 
@@ -107,7 +108,8 @@ def diverging(signals: Signals, *, ratio: float = 2.0, steps: float = 50) -> Ite
     medians = np.median(np.lib.stride_tricks.sliding_window_view(clean, TAIL), axis=-1)
     best = int(np.argmin(medians))
     lost = found.trivial is not None and found.last > found.level
-    late = medians[-1 if lost else -int(steps) :]
+    raised = _raised_rate(signals, found.best_step)
+    late = medians[-1 if lost or raised else -int(steps) :]
     if not np.isfinite(found.best):
         return
     level = found.multiple(ratio, found.best)
@@ -125,13 +127,12 @@ def diverging(signals: Signals, *, ratio: float = 2.0, steps: float = 50) -> Ite
         )
         tau, chance = mann_kendall(means)
         rising = tau > 0 and chance < 1e-3
-    bad = rising or found.last > found.at(0.5)
+    bad = rising or bool(raised) or found.last > found.at(0.5)
     ending = "at the end it is not finite"
     if np.isfinite(found.last):
         course = "and still rises" if rising else "and stays there"
         factor = f"{times(found.last / found.best)} that" if found.best > 0 else "more"
         ending = f"it is {factor} at the end ({number(found.last)}), {course}"
-    raised = _raised_rate(signals, found.best_step)
     yield Finding(
         rule="diverging",
         severity="error" if bad else "warning",
@@ -153,7 +154,7 @@ def diverging(signals: Signals, *, ratio: float = 2.0, steps: float = 50) -> Ite
 
 
 def _raised_rate(signals: Signals, since: int) -> str:
-    """Say that the learning rate has been raised since a step, which is none of the run's first.
+    """Say that the learning rate has been raised since a step, above all that it was before.
 
     Nothing where it has not, or is not known.
     """
@@ -162,11 +163,11 @@ def _raised_rate(signals: Signals, since: int) -> str:
     except NotJudgedError:
         return ""
     before, after = (rates.values[at, 0] for at in (rates.steps <= since, rates.steps > since))
-    if not len(before) or not len(after) or not after.max() > _RAISED * before[-1] > 0:
+    if not len(before) or not len(after) or not after.max() > _RAISED * before.max() > 0:
         return ""
     return (
-        f"the learning rate was raised to {times(float(after.max() / before[-1]))} what "
-        f"it was ({number(float(after.max()))} instead of {number(float(before[-1]))})"
+        f"the learning rate was raised to {times(float(after.max() / before.max()))} what it was "
+        f"at most before ({number(float(after.max()))} instead of {number(float(before.max()))})"
     )
 
 
