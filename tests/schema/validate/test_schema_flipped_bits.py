@@ -29,7 +29,7 @@ from steptrace_schema.validate import Problem, validate
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FLIPS: Final = 60
+FLIPS: Final = 40
 SHARD_STEPS: Final = 8
 ROOT: Final = Path("zarr.json")
 TENSORS: Final = ("weights/dense/kernel", "gradients/dense/kernel")
