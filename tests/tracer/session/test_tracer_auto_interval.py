@@ -15,6 +15,7 @@ import tensorflow as tf
 import zarr
 
 from keras_models import cnn, images, mlp, vectors, weights_of
+from steptrace_analyzer.cli.app import run
 from steptrace_schema.format.attributes import Interval
 from steptrace_schema.format.retention import last
 from steptrace_schema.store.opening import read_attributes
@@ -132,6 +133,19 @@ def test_the_smallest_interval_is_taken_that_keeps_what_is_allowed(
     assert training.recorded[:3] == [0, 2, 4]
     assert all(any(step % n == 0 for n in known) for step in training.recorded)
     assert training.slowdown(4000) <= 0.1 or every == 50_000
+
+
+@pytest.mark.parametrize(
+    ("command", "given"), [("record", "often"), ("plan", "0"), ("verify", "-2"), ("record", "1.5")]
+)
+def test_an_interval_that_is_none_is_one_sentence(
+    command: str, given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("raise RuntimeError('must not run')")
+    assert run([command, "--every", given, str(script)]) == 2
+    said = f"error: --every is '{given}'; give a number of steps, from 1 on, or auto\n"
+    assert capsys.readouterr().err == said
 
 
 def test_every_auto_is_a_tenth_and_other_numbers_are_kept() -> None:
