@@ -60,7 +60,7 @@ RARELY = {
     "untraced": "nothing",
     "every step": "everything of the default policy",
     "every=10": "the same, at one step in ten",
-    "statistics only": "statistics and digests of all tensors, at every step",
+    "statistics only": "statistics of all tensors, at every step",
     "auto": "everything, as often as costs a tenth",
 }
 """What is compared with ``--gpu`` and ``--rarely``."""
