@@ -69,6 +69,9 @@ UNSEEN: Final[dict[str, Callable[[], Program]]] = {
         programs_later.beats_dilated,
         programs_later.genres,
         programs_later.shapes_inception,
+        programs_later.prices_mixed,
+        programs_later.bells_conv_gru,
+        programs_later.textures_residual,
         *((programs_pictures.photos,) if PHOTOS in os.environ else ()),
     )
 }

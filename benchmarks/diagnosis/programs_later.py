@@ -136,3 +136,81 @@ def shapes_inception() -> Program:
     model = keras.Model(first, L.Dense(4, "softmax")(L.Dense(32, "relu")(h)), name="shapes")
     rule = lambda f: keras.optimizers.Adam(1e-3 * f, clipnorm=1.0)  # noqa: E731
     return Program(model, x.astype(np.float32), y, CLASSES, rule)
+
+
+def prices_mixed() -> Program:
+    """Adam with weight averages, two columns of ids and six numbers, targets in log-cosh."""
+    rng = np.random.default_rng(71)
+    count = 1900
+    town, kind = rng.integers(0, 25, count), rng.integers(0, 6, count)
+    numbers = rng.normal(0, 1, (count, 6))
+    size = np.exp(0.4 * numbers[:, 0])
+    worth = rng.normal(0, 0.6, 25)[town] + np.array([-0.8, -0.3, 0.0, 0.2, 0.5, 0.9])[kind]
+    worth += (
+        np.log(size) * (1 + 0.3 * (kind > 2)) - 0.3 * np.abs(numbers[:, 1]) + 0.2 * numbers[:, 2]
+    )
+    y = scaled(worth + rng.normal(0, 0.2, count))[:, np.newaxis]
+    inputs = [
+        keras.Input((1,), dtype="int64", name="town"),
+        keras.Input((1,), dtype="int64", name="kind"),
+        keras.Input((6,), name="numbers"),
+    ]
+    parts = [
+        L.Flatten()(L.Embedding(size_of, 8)(one))
+        for size_of, one in zip((25, 6), inputs[:2], strict=True)
+    ]
+    h = L.Concatenate()([*parts, L.LayerNormalization()(inputs[2])])
+    for units in (64, 32):
+        h = L.Dropout(0.05)(L.Dense(units, "gelu")(h))
+    model = keras.Model(inputs, L.Dense(1)(h), name="prices")
+    x = [town[:, np.newaxis], kind[:, np.newaxis], numbers.astype(np.float32)]
+    rule = lambda f: keras.optimizers.Adam(3e-3 * f, use_ema=True)  # noqa: E731
+    return Program(model, x, y, "log_cosh", rule)
+
+
+def bells_conv_gru() -> Program:
+    """RMSprop with momentum, a strided convolution and a GRU that tell made sounds apart."""
+    rng = np.random.default_rng(72)
+    count, length = 1600, 64
+    y = rng.integers(0, 5, count)
+    at = np.arange(length)
+    pitch = np.array([0.25, 0.4, 0.4, 0.7, 0.7])[y] * rng.uniform(0.95, 1.05, count)
+    decay = np.array([0.02, 0.02, 0.08, 0.02, 0.08])[y] * rng.uniform(0.8, 1.2, count)
+    wave = np.sin(pitch[:, np.newaxis] * at + rng.uniform(0, 2 * np.pi, (count, 1)))
+    x = wave * np.exp(-decay[:, np.newaxis] * at) + rng.normal(0, 0.15, (count, length))
+    model = sequential(
+        "bells",
+        (length, 1),
+        L.Conv1D(16, 8, strides=2, padding="same", activation="relu"),
+        L.Conv1D(24, 4, strides=2, padding="same", activation="relu"),
+        L.GRU(24),
+        L.Dense(24, "relu"),
+        L.Dense(5),
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    rule = lambda f: keras.optimizers.RMSprop(2e-3 * f, momentum=0.5)  # noqa: E731
+    return Program(model, x.astype(np.float32)[..., np.newaxis], y, loss, rule)
+
+
+def textures_residual() -> Program:
+    """AdamW, a residual network that normalises before each convolution, on made textures."""
+    rng = np.random.default_rng(73)
+    count, size = 1500, 12
+    y = rng.integers(0, 4, count)
+    rows, columns = np.mgrid[0:size, 0:size]
+    angle = np.array([0.0, 0.25, 0.5, 0.75])[y] * np.pi + rng.normal(0, 0.08, count)
+    along = np.cos(angle)[:, None, None] * rows + np.sin(angle)[:, None, None] * columns
+    phase = rng.uniform(0, 2 * np.pi, (count, 1, 1))
+    x = np.sin(1.3 * along + phase) + rng.normal(0, 0.5, (count, size, size))
+    first = keras.Input((size, size, 1))
+    h = L.Conv2D(12, 3, padding="same", use_bias=False)(first)
+    for filters, strides in ((12, 1), (24, 2)):
+        z = L.ReLU()(L.BatchNormalization()(h))
+        short = h if strides == 1 else L.Conv2D(filters, 1, strides=strides)(z)
+        z = L.Conv2D(filters, 3, strides=strides, padding="same", use_bias=False)(z)
+        z = L.ReLU()(L.BatchNormalization()(z))
+        h = L.Add()([short, L.Conv2D(filters, 3, padding="same", use_bias=False)(z)])
+    h = L.GlobalAveragePooling2D()(L.ReLU()(L.BatchNormalization()(h)))
+    model = keras.Model(first, L.Dense(4, "softmax")(h), name="textures")
+    rule = lambda f: keras.optimizers.AdamW(2e-3 * f, weight_decay=1e-3)  # noqa: E731
+    return Program(model, x.astype(np.float32)[..., np.newaxis], y, CLASSES, rule)
