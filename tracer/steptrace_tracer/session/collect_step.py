@@ -123,7 +123,8 @@ def collect_step(
     arrays = {key: values for key, values in arrays.items() if key not in left_out}
     all_missing = (*missing, *as_missing(not_samples), *left_out.values())
     attributes = {SAMPLE_STATISTICS: columns} if columns else {}
-    return Collected(arrays, all_missing, notes, attributes, described=describes_in_graph())
+    described = bool(policy.statistics_only) and describes_in_graph()
+    return Collected(arrays, all_missing, notes, attributes, described=described)
 
 
 def with_precision(collected: Collected, policy: Policy) -> Collected:

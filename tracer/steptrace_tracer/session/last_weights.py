@@ -49,5 +49,6 @@ class LastWeights:
             # Outside of fit it is not known where the training has ended.
             final = final if final.said.changed else None
         notes = () if final is None else final.notes
-        arrays, described = to_arrays(self._values), describes_in_graph()
+        arrays = to_arrays(self._values)
+        described = bool(policy.statistics_only) and describes_in_graph()
         return Collected(arrays, notes=notes, final=final, described=described)
