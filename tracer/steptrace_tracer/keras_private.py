@@ -130,9 +130,11 @@ def weighted_losses(model: Any) -> list[tuple[Any, Any]]:
 
 def compiled_with(model: Any) -> list[Any]:
     """Return what `model` was compiled with, as it was given, and what may be set afterwards."""
-    compiled = getattr(_read(COMPILED_WITH, model), "config", None)
-    given = {"loss": getattr(model, "loss", None)} if compiled is None else dict(compiled)
-    given.pop("optimizer", None)
+    given: dict[str, Any] = {}
+    if getattr(model, "compiled", False):
+        compiled = getattr(_read(COMPILED_WITH, model), "config", None)
+        given = {"loss": getattr(model, "loss", None)} if compiled is None else dict(compiled)
+        given.pop("optimizer", None)
     names = ("jit_compile", "steps_per_execution", "unrolled_steps_per_execution")
     return [given, [repr(getattr(model, name, None)) for name in names]]
 
