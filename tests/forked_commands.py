@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
-import warnings
+from pathlib import Path
 
 import dask.threaded
 
@@ -58,15 +62,49 @@ class Ended:
 
 
 def command(*arguments: object) -> Ended:
-    """Run a command of the analyzer in a forked process."""
+    """Run a command of the analyzer in a process of its own, in the present folder."""
+    server = _server()
+    assert server.stdin is not None
+    assert server.stdout is not None
+    server.stdin.write(json.dumps([str(Path.cwd()), *map(str, arguments)]) + "\n")
+    server.stdin.flush()
+    return Ended(**json.loads(server.stdout.readline()))
+
+
+@functools.cache
+def _server() -> subprocess.Popen[str]:
+    """Start the process that forks, which has no threads but its own: forks beside some die."""
+    code = "import forked_commands; forked_commands.serve()"
+    places = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    server = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": places},
+    )
+    atexit.register(server.kill)
+    return server
+
+
+def serve() -> None:
+    """Run the commands that are asked for, one a line, and write how each ended."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what a command writes past Python
+    for line in sys.stdin:
+        folder, *arguments = json.loads(line)
+        os.chdir(folder)
+        answers.write(json.dumps(dataclasses.asdict(_forked(arguments))) + "\n")
+        answers.flush()
+
+
+def _forked(arguments: list[str]) -> Ended:
     reading, writing = os.pipe()
     began = time.monotonic()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
-        process = os.fork()
+    process = os.fork()
     if process == 0:
         os.close(reading)
-        _answer(writing, [str(argument) for argument in arguments])
+        _answer(writing, arguments)
     os.close(writing)
     with os.fdopen(reading, encoding="utf-8") as file:
         text = file.read()
