@@ -522,13 +522,13 @@ def one(target: str, random: Random, material: Material, folder: Path) -> None:
     """
     inside = folder / "in" / "side"
     inside.mkdir(parents=True)
-    begin = time.monotonic()
+    begin = time.process_time()  # a machine that rests says nothing
     try:
         TARGETS[target](random, material, inside)
     except (TraceError, OSError) as error:
         msg = f"{type(error).__name__} got out: {error}"
         raise Unexpected(msg) from error
-    seconds = time.monotonic() - begin
+    seconds = time.process_time() - begin
     left = {path.name for path in folder.iterdir()} | {p.name for p in inside.parent.iterdir()}
     if left != {"in", "side"}:
         msg = f"written outside: {left}"
