@@ -142,6 +142,12 @@ def is_harmed(signals: Signals) -> bool:
     return found is not None and found.harmed
 
 
+def has_failed(signals: Signals) -> bool:
+    """Whether the run was harmed, or learned little."""
+    found = outcome(signals)
+    return found is not None and found.failed
+
+
 def is_solved(signals: Signals) -> bool:
     """Whether the run has solved its task."""
     found = outcome(signals)

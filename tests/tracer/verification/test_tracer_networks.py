@@ -11,7 +11,8 @@ from steptrace_schema.errors import UnknownNameError
 from steptrace_tracer.commands import cli
 from steptrace_tracer.verification import networks
 from steptrace_tracer.verification.networks import Row
-from steptrace_tracer.verification.verify import Verification, verify_network
+from steptrace_tracer.verification.state import State
+from steptrace_tracer.verification.verify import Verification, compare, verify_network
 
 if TYPE_CHECKING:
     from steptrace_schema.format.policy import Policy
@@ -70,3 +71,19 @@ def test_a_network_is_trained_to_the_same_bits(row: Row) -> None:
         pytest.skip(str(found))
     assert found.verdict == "identical", str(found)
     assert found.steps == networks.STEPS
+
+
+@pytest.mark.parametrize(
+    ("repeats", "verdict"),
+    [("aab", "not deterministic"), ("aaab", "not deterministic"), ("aaaa", "different")],
+)
+def test_a_training_that_is_the_same_twice_by_chance_is_not_said_to_be_changed(
+    repeats: str, verdict: str
+) -> None:
+    def states(digest: str) -> list[State]:
+        return [State(0, 1, (("dense/kernel", digest),))]
+
+    runs = iter(repeats)
+    found = compare(lambda: states(next(runs)), lambda: states("c"))
+    assert found.verdict == verdict
+    assert not list(runs)

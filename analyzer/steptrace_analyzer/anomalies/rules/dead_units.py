@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from steptrace_analyzer.anomalies.finding import Finding, Severity
-from steptrace_analyzer.anomalies.outcome import outcome
+from steptrace_analyzer.anomalies.outcome import has_failed, outcome
 from steptrace_analyzer.anomalies.signals import kernels, layer_path, require
 from steptrace_analyzer.anomalies.words import plural
 
@@ -81,12 +81,6 @@ def _fits_well(signals: Signals) -> bool:
     return found is not None and found.last <= found.at(_ENOUGH)
 
 
-def _failed(signals: Signals) -> bool:
-    """Whether the run got worse, or ends above six tenths of the constant prediction's loss."""
-    found = outcome(signals)
-    return found is not None and found.failed
-
-
 def _learns_little(signals: Signals) -> bool:
     """Whether the loss ends above half of that of the best constant prediction."""
     found = outcome(signals)
@@ -140,7 +134,7 @@ def _finding(
     known = signals.layers.get(layer)
     what = "give zero and get" if known and known.activation not in (None, "linear") else "get"
     severity: Severity = "info"
-    if found >= share and (_failed(signals) or (found == 1 and _learns_little(signals))):
+    if found >= share and (has_failed(signals) or (found == 1 and _learns_little(signals))):
         severity = "error"
     elif found >= share and not _fits_well(signals):
         severity = "warning"

@@ -8,7 +8,7 @@ import numpy as np
 
 from steptrace_analyzer.anomalies.baseline import constants
 from steptrace_analyzer.anomalies.finding import Finding
-from steptrace_analyzer.anomalies.outcome import outcome, task_losses
+from steptrace_analyzer.anomalies.outcome import has_failed, outcome, task_losses
 from steptrace_analyzer.anomalies.signals import kernels, layer_path, require
 from steptrace_analyzer.anomalies.words import listed, number, ratio_of, times
 
@@ -111,12 +111,10 @@ def identical_units(signals: Signals, *, spread: float = 1e-6) -> Iterator[Findi
             alike[path] = differs / size if size else 0.0
     if not alike:
         return
-    found = outcome(signals)
-    failed = found is not None and found.failed
     top = next(iter(alike))
     yield Finding(
         rule="identical_units",
-        severity="error" if failed else "warning",
+        severity="error" if has_failed(signals) else "warning",
         first_step=int(steps[0]),
         last_step=int(late[0]),
         explanation=(
