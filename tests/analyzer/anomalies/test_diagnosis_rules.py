@@ -9,7 +9,9 @@ import pytest
 
 from plot_traces import make_trace
 from quiet_run import BATCH, STEPS, find, quiet_layers, quiet_run
+from steptrace_analyzer.anomalies.causes import cause_in_losses
 from steptrace_analyzer.anomalies.diagnosis import diagnose
+from steptrace_analyzer.anomalies.signals import Signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,6 +175,8 @@ def test_high_losses_after_updates_that_grew_are_not_laid_to_the_batch(
         weights[1:] = weights[0] + np.cumsum(updates, axis=0)
         arrays[f"weights/net/{name}/kernel"] = weights.astype(np.float32)
     assert len(find("bad_batch", arrays)) == count
+    trace = make_trace(arrays, layers=quiet_layers(), loss="sparse_categorical_crossentropy")
+    assert (cause_in_losses(Signals(trace), 90) is not None) == bool(count)
 
 
 def test_a_batch_of_other_inputs_is_named_without_any_jump() -> None:
