@@ -13,6 +13,7 @@ from steptrace_schema.names import LOSS_SCALE, X_GRADIENT
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.batch_taps import batch_taps
 from steptrace_tracer.capture.carried_state import carried_states, prepared_states
+from steptrace_tracer.capture.direct_call import DirectCall
 from steptrace_tracer.capture.finished_taps import finished
 from steptrace_tracer.capture.frozen_step import batch_kind
 from steptrace_tracer.capture.graph_statistics import described_in_graph
@@ -188,6 +189,8 @@ class TracedStep:
         if self._inner is None:
             self._inner = compiled.step(self._compiled_step)
         function = compiled.around(functools.partial(self._compiled_around, self._inner))
+        if self.program.frozen is not None:  # a `fit`, whose steps are all called alike
+            function = DirectCall(function)
         self._functions[compiled.signature] = function
         return function
 
