@@ -9,75 +9,21 @@
 #include <math.h>
 #include <string.h>
 
-/* Vectors of 16 bytes, which every processor has: compilers take wider ones apart, element by element,
-   where there are none, which takes ten times as long. */
-typedef float Floats __attribute__((vector_size(16)));
-typedef float HalfFloats __attribute__((vector_size(8)));
-typedef int FloatMask __attribute__((vector_size(16)));
-typedef double Doubles __attribute__((vector_size(16)));
-typedef long long DoubleMask __attribute__((vector_size(16)));
-
 enum { SUM, SQUARES, ABSOLUTE, LOW, HIGH, ZEROS, COUNT };
 
-#define CHOOSE(type, mask, where, yes, no) ((type)(((mask)(yes) & (where)) | ((mask)(no) & ~(where))))
 #define MAGNITUDE 0x7fffffffffffffffLL /* all bits of a double but its sign */
 #define LINE 64                        /* bytes */
 #define BLOCK 8192                     /* bytes that stay in the nearest cache from loop to loop */
 
-typedef struct {
-    Doubles sum, squares, absolute;
-} Totals;
-
-static inline void add(Totals *totals, Doubles values)
-{
-    totals->sum += values;
-    totals->squares += values * values;
-    totals->absolute += (Doubles)((DoubleMask)values & MAGNITUDE);
-}
-
-static inline void add_floats(Totals totals[2], Floats values)
-{
-    HalfFloats halves[2];
-    memcpy(halves, &values, sizeof halves);
-    add(&totals[0], __builtin_convertvector(halves[0], Doubles));
-    add(&totals[1], __builtin_convertvector(halves[1], Doubles));
-}
-
-/* Some elements of a row, less those of another one where there is one. */
-#define DEFINE_AT(name, Vector, element)                                                           \
-    static inline Vector name(const element *x, const element *minus, Py_ssize_t i)                \
-    {                                                                                              \
-        Vector values, others;                                                                     \
-        memcpy(&values, x + i, sizeof values);                                                     \
-        if (minus) {                                                                               \
-            memcpy(&others, minus + i, sizeof others);                                             \
-            values -= others;                                                                      \
-        }                                                                                          \
-        return values;                                                                             \
-    }
-
-DEFINE_AT(floats_at, Floats, float)
-DEFINE_AT(doubles_at, Doubles, double)
-
-static void finish(double *out, double low, double high, double zeros)
+static inline void finish(double *out, double low, double high, double zeros)
 {
     out[LOW] = low < out[LOW] ? low : out[LOW];
     out[HIGH] = high > out[HIGH] ? high : out[HIGH];
     out[ZEROS] += zeros;
 }
 
-static void finish_totals(double *out, const Totals *totals, int count)
-{
-    for (int i = 0; i < count; i++)
-        for (int k = 0; k < 2; k++) {
-            out[SUM] += totals[i].sum[k];
-            out[SQUARES] += totals[i].squares[k];
-            out[ABSOLUTE] += totals[i].absolute[k];
-        }
-}
-
 /* The elements that fill no line. */
-static void finish_rest(double *out, double value)
+static inline void finish_rest(double *out, double value)
 {
     out[SUM] += value;
     out[SQUARES] += value * value;
@@ -85,76 +31,30 @@ static void finish_rest(double *out, double value)
     finish(out, value, value, value == 0);
 }
 
-/* Extremes and zeros of the lines from `start` to `end`. */
-#define DEFINE_EXTREMES(name, at, Vector, Mask, element)                                           \
-    static void name(const element *x, const element *minus, Py_ssize_t start, Py_ssize_t end,     \
-                     double *out)                                                                  \
-    {                                                                                              \
-        enum { LANES = sizeof(Vector) / sizeof(element) };                                         \
-        Vector low[4], high[4];                                                                    \
-        Mask zeros = {0};                                                                          \
-        for (int k = 0; k < 4; k++) {                                                              \
-            low[k] = (Vector){0} + INFINITY;                                                       \
-            high[k] = (Vector){0} - INFINITY;                                                      \
-        }                                                                                          \
-        for (Py_ssize_t i = start; i < end; i += 4 * LANES)                                        \
-            for (int k = 0; k < 4; k++) {                                                          \
-                Vector values = at(x, minus, i + LANES * k);                                       \
-                zeros -= values == 0;                                                              \
-                low[k] = CHOOSE(Vector, Mask, values < low[k], values, low[k]);                    \
-                high[k] = CHOOSE(Vector, Mask, values > high[k], values, high[k]);                 \
-            }                                                                                      \
-        for (int lane = 0; lane < LANES; lane++) {                                                 \
-            for (int k = 0; k < 4; k++)                                                            \
-                finish(out, low[k][lane], high[k][lane], 0);                                       \
-            out[ZEROS] += (double)zeros[lane];                                                     \
-        }                                                                                          \
-    }
+typedef void SumFloats(const float *x, const float *minus, Py_ssize_t n, double *out);
+typedef void SumDoubles(const double *x, const double *minus, Py_ssize_t n, double *out);
 
-DEFINE_EXTREMES(float_extremes, floats_at, Floats, FloatMask, float)
-DEFINE_EXTREMES(double_extremes, doubles_at, Doubles, DoubleMask, double)
+/* Vectors of 16 bytes every processor has. Compilers take wider ones apart, element by element, where
+   there are none, which takes ten times as long, so they are for those that say that they have them. */
+#define VECTOR 16
+#define NAMED(name) name##_16
+#define TARGET
+#include "_sums_kernel.h"
+#undef VECTOR
+#undef NAMED
+#undef TARGET
 
-/* Block by block, in loops for each of which the processor has registers enough. */
-static void sum_floats(const float *x, const float *minus, Py_ssize_t n, double *out)
-{
-    enum { WIDTH = LINE / sizeof(float), HALF = WIDTH / 2, LENGTH = BLOCK / sizeof(float) };
-    Totals totals[2][4] = {0};
-    Py_ssize_t whole = n - n % WIDTH;
-    for (Py_ssize_t start = 0; start < whole; start += LENGTH) {
-        Py_ssize_t end = whole - start < LENGTH ? whole : start + LENGTH;
-        for (int half = 0; half < 2; half++) {
-            Totals own[4];
-            memcpy(own, totals[half], sizeof own);
-            for (Py_ssize_t i = start + half * HALF; i < end; i += WIDTH) {
-                add_floats(own, floats_at(x, minus, i));
-                add_floats(own + 2, floats_at(x, minus, i + 4));
-            }
-            memcpy(totals[half], own, sizeof own);
-        }
-        float_extremes(x, minus, start, end, out);
-    }
-    finish_totals(out, totals[0], 4);
-    finish_totals(out, totals[1], 4);
-    for (Py_ssize_t i = whole; i < n; i++)
-        finish_rest(out, minus ? x[i] - minus[i] : x[i]);
-}
-
-static void sum_doubles(const double *x, const double *minus, Py_ssize_t n, double *out)
-{
-    enum { WIDTH = LINE / sizeof(double), LENGTH = BLOCK / sizeof(double) };
-    Totals totals[4] = {0};
-    Py_ssize_t whole = n - n % WIDTH;
-    for (Py_ssize_t start = 0; start < whole; start += LENGTH) {
-        Py_ssize_t end = whole - start < LENGTH ? whole : start + LENGTH;
-        for (Py_ssize_t i = start; i < end; i += WIDTH)
-            for (int k = 0; k < 4; k++)
-                add(&totals[k], doubles_at(x, minus, i + 2 * k));
-        double_extremes(x, minus, start, end, out);
-    }
-    finish_totals(out, totals, 4);
-    for (Py_ssize_t i = whole; i < n; i++)
-        finish_rest(out, minus ? x[i] - minus[i] : x[i]);
-}
+#ifdef __x86_64__
+#define VECTOR 32
+#define NAMED(name) name##_32
+#define TARGET __attribute__((target("avx2")))
+#include "_sums_kernel.h"
+#define HAS_WIDE() __builtin_cpu_supports("avx2")
+#define WIDE(name) name##_32
+#else
+#define HAS_WIDE() 0
+#define WIDE(name) name##_16
+#endif
 
 /* 'f' or 'd' for elements of this processor's byte order, 0 for others. */
 static char element_type(const Py_buffer *buffer)
@@ -180,8 +80,12 @@ static PyObject *row_sums(PyObject *module, PyObject *args)
 {
     PyObject *values, *minus, *result = NULL;
     Py_buffer rows, others = {0}, out;
-    if (!PyArg_ParseTuple(args, "OOO", &values, &minus, &result))
+    int may_be_wide = 1;
+    if (!PyArg_ParseTuple(args, "OOO|p", &values, &minus, &result, &may_be_wide))
         return NULL;
+    const int is_wide = may_be_wide && HAS_WIDE();
+    SumFloats *sum_floats = is_wide ? WIDE(sum_floats) : sum_floats_16;
+    SumDoubles *sum_doubles = is_wide ? WIDE(sum_doubles) : sum_doubles_16;
     if (get_rows(values, &rows) < 0)
         return NULL;
     if (minus != Py_None && get_rows(minus, &others) < 0)
@@ -225,8 +129,9 @@ no_others:
 
 static PyMethodDef methods[] = {
     {"row_sums", row_sums, METH_VARARGS,
-     "row_sums(values, minus, out)\n--\n\n"
-     "Put sum, sum of squares, sum of absolute values, extremes and zeros of each row into `out`."},
+     "row_sums(values, minus, out, wide=True, /)\n--\n\n"
+     "Put sum, sum of squares, sum of absolute values, extremes and zeros of each row into `out`, by\n"
+     "vectors of 32 bytes where the processor has them, or of 16: the bits are the same."},
     {NULL, NULL, 0, NULL},
 };
 

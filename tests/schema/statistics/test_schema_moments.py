@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from steptrace_schema.statistics._sums import row_sums as summed_by_vectors
 from steptrace_schema.statistics.moments import (
     IS_COMPILED,
+    SUMS as COLUMNS,
     compiled_sums,
     moments,
     numpy_sums,
@@ -50,6 +52,20 @@ def test_sums_are_those_of_exact_arithmetic(sums: Any, rows: Array, with_minus: 
         assert got[1] == pytest.approx(math.fsum(v * v for v in row), rel=1e-14, abs=5e-324)
         assert got[2] == pytest.approx(size, rel=1e-14, abs=5e-324)
         assert got[3:].tolist() == [row.min(), row.max(), (row == 0).sum()]
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 2_047, 2_049, 20_003])
+def test_vectors_of_any_width_give_the_same_bits(dtype: str, n: int) -> None:
+    rng = np.random.default_rng(n)
+    rows = (rng.normal(size=(6, n)) * 10.0 ** rng.integers(-20, 20, (6, n))).astype(dtype)
+    rows[0, ::3], rows[1, ::2], rows[2] = 0, -0.0, rng.choice([0.0, -0.0], n)
+    rows[3, n // 2], rows[4, -1] = np.nan, -np.inf
+    for minus in (None, rows[::-1].copy()):
+        wide, narrow = np.empty((2, len(rows), COLUMNS))
+        summed_by_vectors(rows, minus, wide, True)
+        summed_by_vectors(rows, minus, narrow, False)
+        assert wide.tobytes() == narrow.tobytes()
 
 
 @pytest.mark.parametrize("sums", SUMS)
