@@ -95,12 +95,18 @@ typedef struct {
             }                                                                                      \
             before = after;                                                                        \
         }                                                                                          \
-        begins[part + 1] = next[0] = begin; /* the rest */                                         \
+        begins[part + 1] = begin;                                                                  \
         firsts[part + 1] = count;                                                                  \
-        for (Py_ssize_t i = 0; i < n; i++)                                                         \
-            spare[next[parts[keys[i] >> shift & mask]]++] = keys[i];                               \
+        /* First without a jump or a place to look up, as most are of no part. */                  \
+        Py_ssize_t found = 0;                                                                      \
+        for (Py_ssize_t i = 0; i < n; i++) {                                                       \
+            spare[found] = keys[i];                                                                \
+            found += parts[keys[i] >> shift & mask] != 0;                                          \
+        }                                                                                          \
+        for (Py_ssize_t i = 0; i < found; i++)                                                     \
+            keys[next[parts[spare[i] >> shift & mask]]++] = spare[i];                              \
         for (int k = 1; k <= part; k++)                                                            \
-            select(spare + begins[k], keys + begins[k], begins[k + 1] - begins[k], shift,          \
+            select(keys + begins[k], spare + begins[k], begins[k + 1] - begins[k], shift,          \
                    ranks + firsts[k], bases[k], firsts[k + 1] - firsts[k], out + firsts[k],        \
                    counts);                                                                        \
     }
