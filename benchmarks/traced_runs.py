@@ -39,6 +39,7 @@ def journal_of(workload: str, steps: int, profile: str, folder: Path) -> Path:
     """
     from steptrace_schema.encoding.chunk_shapes import shard_steps_for
     from steptrace_schema.journal.declaration import Declaration
+    from steptrace_schema.journal.ring import RingSize
     from steptrace_schema.journal.where import journal_path
     from steptrace_schema.journal.writer import JournalWriter
     from steptrace_schema.store.opening import read_attributes
@@ -62,7 +63,11 @@ def journal_of(workload: str, steps: int, profile: str, folder: Path) -> Path:
     attributes = attributes.model_copy(update=update)
     specs = tuple(_specs(run))
     writer = JournalWriter.create(journal_path(store), Declaration(attributes, specs))
-    for step, arrays in _records(run, specs):
+    for number, (step, arrays) in enumerate(_records(run, specs)):
+        if not number:  # as a recording does, but with a slot for each of its records
+            size = JournalWriter.size(step, arrays)
+            if (ring := RingSize.within(size, (steps + 4) * (size + 2**13))) is not None:
+                writer.make_ring(ring)
         writer.append(step, arrays)
     writer.close("complete", None, attributes)
     return store
