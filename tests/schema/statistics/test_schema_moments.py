@@ -15,7 +15,6 @@ from hypothesis.extra import numpy as hnp
 from steptrace_schema.statistics._sums import row_sums as summed_by_vectors
 from steptrace_schema.statistics.moments import (
     IS_COMPILED,
-    SUMS as COLUMNS,
     compiled_sums,
     moments,
     numpy_sums,
@@ -62,7 +61,7 @@ def test_vectors_of_any_width_give_the_same_bits(dtype: str, n: int) -> None:
     rows[0, ::3], rows[1, ::2], rows[2] = 0, -0.0, rng.choice([0.0, -0.0], n)
     rows[3, n // 2], rows[4, -1] = np.nan, -np.inf
     for minus in (None, rows[::-1].copy()):
-        wide, narrow = np.empty((2, len(rows), COLUMNS))
+        wide, narrow = np.empty((2, len(rows), 6))
         summed_by_vectors(rows, minus, wide, True)
         summed_by_vectors(rows, minus, narrow, False)
         assert wide.tobytes() == narrow.tobytes()

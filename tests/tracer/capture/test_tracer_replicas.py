@@ -78,7 +78,18 @@ def loop(tracer):
         tracer.close()
     return weights_of(model)
 
-train = dict(fit=fit, loop=loop)[sys.argv[2]]
+def fused(tracer):
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        model = keras.applications.MobileNetV2((32, 32, 3), 0.35, weights=None, classes=2)
+        model.compile("adam", "sparse_categorical_crossentropy")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(16, 32, 32, 3)).astype("f4"), rng.integers(0, 2, 16)
+    callbacks = [] if tracer is None else [tracer]
+    model.fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=callbacks)
+    return weights_of(model)
+
+train = dict(fit=fit, loop=loop, fused=fused)[sys.argv[2]]
 plain = train(None)
 policy = dict(kinds=KINDS, probe_gradients_every=1, samples=3)
 if "auto" in sys.argv:
@@ -97,7 +108,18 @@ def trace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     assert run.returncode == 0, run.stderr
     assert run.stdout.split()[-1] == "True", "the weights differ from those without the tracer"
     assert validate(path) == []
+    assert [proof.identical for proof in read_attributes(path).proofs][:2] == [True, True]
     return zarr.open_group(path, mode="r")
+
+
+@pytest.mark.long
+def test_a_network_whose_normalisation_is_fused_is_not_changed(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    arguments = [sys.executable, "-c", _SCRIPT, str(path), "fused"]
+    run = subprocess.run(arguments, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split()[-1] == "True", "the weights differ from those without the tracer"
+    assert read_attributes(path).proofs
 
 
 @pytest.mark.long

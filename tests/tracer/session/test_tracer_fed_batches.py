@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,6 +53,51 @@ def test_a_batch_that_is_alone_is_the_last_one() -> None:
 
 def test_what_has_no_spec_is_not_handed_over() -> None:
     assert not can_feed(None)
+
+
+_REPLICAS = """
+import gc, os, weakref
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from steptrace_tracer.session.fed_batches import FedBatches, can_feed
+
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+data = tf.data.Dataset.from_tensor_slices(({"a": tf.eye(7)}, tf.range(7))).batch(2)
+iterator = iter(strategy.experimental_distribute_dataset(data))
+spec = iterator.element_spec
+assert can_feed(spec, strategy) and not can_feed(spec)
+take = tf.function(lambda batches: batches.get_next(), reduce_retracing=True)
+take(iter(strategy.experimental_distribute_dataset(data)))
+
+def parts(batch):
+    leaves = [strategy.experimental_local_results(leaf) for leaf in tf.nest.flatten(batch)]
+    return [part.numpy().tolist() for leaf in leaves for part in leaf]
+
+fed, before = FedBatches(spec, strategy), 0
+for number, batch in enumerate(iterator):
+    for found in (take(fed(batch)), take(fed.alone(batch))):
+        assert parts(found) == parts(batch), number
+assert number == 3
+assert take.experimental_get_tracing_count() == 1
+for _ in range(4):  # each is let go of without a crash, and leaves no thread behind
+    left = weakref.ref(fed)
+    del fed
+    gc.collect()
+    assert left() is None
+    threads = len(os.listdir("/proc/self/task"))
+    assert before in (0, threads), (before, threads)
+    before = threads
+    fed = FedBatches(spec, strategy)
+    take(fed(batch))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the threads of a process of Linux")
+def test_batches_of_replicas_are_handed_over_as_from_their_data_set() -> None:
+    command = [sys.executable, "-c", _REPLICAS]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr[-2000:]
 
 
 def _assert_equal(found: Any, expected: Any) -> None:

@@ -57,8 +57,11 @@ class Program:
         Finds named scalars, to record as metrics, in the result of `body`.
     strategy
         The ``tf.distribute.Strategy`` that runs the step on several replicas; None for one.
-    spreads
+    calls_strategy_run
         Whether `body` itself calls ``strategy.run``; otherwise it is what is run on each replica.
+    can_repeat
+        Whether the step can be done without the tracer from a batch alone, by the program that the
+        training runs.
     frozen
         What Keras keeps of the step from one ``fit`` to the next; None where nothing is kept.
     trained
@@ -77,6 +80,7 @@ class Program:
     logs: Callable[[Any], Any]
     strategy: Any = None
     calls_strategy_run: bool = False
+    can_repeat: bool = True
     applies_last: bool = False
     frozen: FrozenStep | None = None
     trained: Any = None
@@ -152,6 +156,7 @@ def fit_program(model: Any, spec: Any, frozen: FrozenStep) -> Program:
     others = (value for value in vars(model).values() if isinstance(value, keras.Optimizer))
     optimizers = {id(found): found for found in (model.optimizer, *others)}
     reached = (model, *vars(model).values()) if frozen.eager else ()
+    strategy = replica_strategy(model)
     return Program(
         body=frozen.body,
         models=(model,),
@@ -160,7 +165,10 @@ def fit_program(model: Any, spec: Any, frozen: FrozenStep) -> Program:
         eager=frozen.eager,
         compiled=compiled,
         logs=lambda logs: logs,
-        strategy=replica_strategy(model),
+        strategy=strategy,
+        # The function of Keras for several replicas compiles another program where it is handed
+        # single batches as they are.
+        can_repeat=strategy is None,
         frozen=frozen,
         applies_last=type(model).train_step is keras.Model.train_step,
         others=reached_variables(reached),

@@ -87,10 +87,7 @@ class ProvenStep:
         self._signatures: set[Any] = set()
         self._runs = 0
         # An operation that runs by itself computes the same, whatever else uses its result.
-        # The function of Keras for several replicas compiles another program where it is handed
-        # single batches.
-        spread = program.strategy is not None and not program.calls_strategy_run
-        self._proves = capture == "auto" and not program.eager and not spread
+        self._proves = capture == "auto" and not program.eager and program.can_repeat
         self._is_known = False
         self._said: tuple[Way, int] | None = None
         self.proofs: tuple[Proof, ...] = ()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any, cast
 
 from steptrace_schema.errors import TraceError
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.frozen_step import FrozenStep
 from steptrace_tracer.capture.names import walk_layers
-from steptrace_tracer.capture.program import fit_program
+from steptrace_tracer.capture.program import fit_program, replica_strategy
 from steptrace_tracer.keras_private import build, train_on, update_count
 from steptrace_tracer.private_names import TRAIN_FUNCTION, MissingNameError
 from steptrace_tracer.session.collect_step import StepPosition
@@ -18,6 +19,7 @@ from steptrace_tracer.session.fed_batches import FedBatches, can_feed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from steptrace_tracer.capture.program import Program
     from steptrace_tracer.session.executions import AtOnce
     from steptrace_tracer.session.session import Session
 
@@ -190,21 +192,27 @@ class TracedFit:
                 if not self._build(data):
                     session.told.note_missing_names(session.settings.path)
                     return without_tracer()  # which builds the model; the next step is the first
-                session.begin(fit_program(self._model, spec, frozen), step)
+                session.begin(self._program(spec, frozen), step)
             elif self._turns:  # the data of this fit may be of another signature
-                session.turn_to(fit_program(self._model, spec, frozen), step)
+                session.turn_to(self._program(spec, frozen), step)
             self._turns = False
         except Exception as error:
             session.fail(error)
             return without_tracer()
         return session.run((data,), {}, StepPosition(step, self._epoch(), batch), without_tracer)
 
+    def _program(self, spec: Any, frozen: FrozenStep) -> Program:
+        program = fit_program(self._model, spec, frozen)
+        can_repeat = program.can_repeat or can_feed(spec, program.strategy)
+        return dataclasses.replace(program, can_repeat=can_repeat)
+
     def _untraced(self, original: Any, data: Any, spec: Any) -> Any:
         """Train on `data` with the model's own function, which gets it as from its data set."""
-        if not can_feed(spec):
+        strategy = replica_strategy(self._model)
+        if not can_feed(spec, strategy):
             return train_on(original, data)
         if self._fed is None or self._fed_spec != spec:
-            self._fed, self._fed_spec = FedBatches(spec), spec
+            self._fed, self._fed_spec = FedBatches(spec, strategy), spec
         # Of several steps in one execution, the function would ask for the others too.
         is_one_of_several = self._model.steps_per_execution > 1
         return original(self._fed.alone(data) if is_one_of_several else self._fed(data))
