@@ -38,7 +38,7 @@ STEPS: Final = 6
 """Batches that each network is trained on."""
 _SMALLEST: Final = {"Xception": 71, "InceptionV3": 75}  # images that the network takes
 _VARIED: Final = ("MobileNetV2 64", "ResNet50 64", "unet 64", "vit 64")
-_UNREPEATED: Final = ("InceptionV3 75", "InceptionV3 96")
+_UNREPEATED: Final = ("InceptionV3 75", "InceptionV3 96", "DenseNet121 96")
 """Rows that only repeat themselves where operations run one at a time."""
 _CLASSES: Final = 2
 _WORDS: Final = 30
