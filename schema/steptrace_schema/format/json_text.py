@@ -1,4 +1,4 @@
-"""Reading JSON that may come from a stranger: bounded in size and depth."""
+"""JSON of metadata: written, and read as from a stranger, bounded in size and depth."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from pydantic_core import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +23,25 @@ _OTHERS: Final = bytes(byte for byte in range(256) if byte not in _BRACKETS)
 _STEP: Final = np.zeros(256, np.int8)
 _STEP[list(b"[{")] = 1
 _STEP[list(b"]}")] = -1
+
+
+def metadata_json(value: object) -> bytes:
+    r"""Return the JSON of metadata, in UTF-8 and indented, as zarr-python writes them.
+
+    Those of a large model are rewritten with every shard; Python's own package takes six times as
+    long where it indents.
+
+    Parameters
+    ----------
+    value
+        JSON values. A number that is not finite becomes a text, as Zarr writes fill values.
+
+    Examples
+    --------
+    >>> metadata_json({"a": [1, float("nan")]})
+    b'{\n  "a": [\n    1,\n    "NaN"\n  ]\n}'
+    """
+    return to_json(value, indent=2, inf_nan_mode="strings")
 
 
 def parse_json(

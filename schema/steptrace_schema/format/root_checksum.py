@@ -5,12 +5,11 @@ It is one of bytes, not of values, so programs need not agree on how numbers are
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Final
 
 from google_crc32c import value as crc32c
 
-from steptrace_schema.format.json_text import parse_json
+from steptrace_schema.format.json_text import metadata_json, parse_json
 from steptrace_schema.names import ATTRIBUTES_KEY
 
 if TYPE_CHECKING:
@@ -39,8 +38,8 @@ def sealed(root: Mapping[str, Any]) -> bytes:
     # First in the file, so that nothing before it can look like it.
     own = _first(CHECKSUM_KEY, _ZEROS, attributes[ATTRIBUTES_KEY])
     document = _first("attributes", _first(ATTRIBUTES_KEY, own, attributes), root)
-    content = json.dumps(document, indent=2, allow_nan=False)
-    return content.replace(_ZEROS, _digits(content.encode()), 1).encode()
+    content = metadata_json(document)
+    return content.replace(_ZEROS.encode(), _digits(content).encode(), 1)
 
 
 def mismatch(content: bytes, root: Any = None) -> tuple[str, str] | None:

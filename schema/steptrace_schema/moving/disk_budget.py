@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import bisect
-import json
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from steptrace_schema.errors import DiskLimitError
+from steptrace_schema.format.json_text import metadata_json
 from steptrace_schema.format.retention import RetainLast, is_thinned
 from steptrace_schema.moving.choosing import is_of_a_step
 from steptrace_schema.moving.disk_estimate import CONSOLIDATED, Estimate
@@ -197,7 +197,7 @@ class Budget:
         fields = self._writer.attributes.model_dump(mode="json")
         # The trainer may have declared more since.
         declared = self._reader.declaration().attributes.model_dump(mode="json")
-        size = max(len(json.dumps(each, indent=2)) for each in (fields, declared))
+        size = max(len(metadata_json(each)) for each in (fields, declared))
         root = max(size, self._room.size(METADATA_FILE))
         return int(CONSOLIDATED * self._room.metadata) + 3 * root + _MARGIN
 

@@ -5,7 +5,6 @@ zarr-python takes 5 ms to make an array, longer than it takes to write what one 
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -75,8 +74,3 @@ def object_name(metadata: Mapping[str, Any], position: Iterable[int]) -> str:
     """
     separator: str = metadata["chunk_key_encoding"]["configuration"]["separator"]
     return separator.join(["c", *map(str, position)])
-
-
-def serialized(metadata: Mapping[str, Any]) -> bytes:
-    """Return the content of a zarr.json."""
-    return json.dumps(metadata, indent=2).encode()

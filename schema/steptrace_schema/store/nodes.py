@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.encoding.array_metadata import ArrayMetadata
 from steptrace_schema.errors import DamagedTraceError
-from steptrace_schema.format.json_text import parse_json
+from steptrace_schema.format.json_text import metadata_json, parse_json
 from steptrace_schema.names import METADATA_FILE
 from steptrace_schema.storage.contents import metadata_files, read_files
-from steptrace_schema.store.node_metadata import GROUP, serialized
+from steptrace_schema.store.node_metadata import GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,7 +57,7 @@ class Nodes:
 
     def _write(self, key: str, metadata: Mapping[str, Any]) -> None:
         # Replaced as a whole, because readers list groups during a run.
-        self.files.replace(f"{key}/{METADATA_FILE}", [serialized(metadata)])
+        self.files.replace(f"{key}/{METADATA_FILE}", [metadata_json(metadata)])
         self._metadata[key] = metadata
 
 

@@ -21,12 +21,13 @@ from journals import attributes, random_steps, write_journal
 from steptrace_schema.encoding.codecs import Encoding
 from steptrace_schema.encoding.profiles import encoding
 from steptrace_schema.errors import DamagedTraceError
+from steptrace_schema.format.json_text import metadata_json
 from steptrace_schema.format.layout import ArraySpec
 from steptrace_schema.journal.record_file import DTYPES
 from steptrace_schema.moving.journal_mover import JournalMover
 from steptrace_schema.storage.files import LocalFiles
 from steptrace_schema.store.array_writer import ArrayWriter
-from steptrace_schema.store.node_metadata import array_metadata, serialized
+from steptrace_schema.store.node_metadata import array_metadata
 from steptrace_schema.store.nodes import Nodes, read_metadata
 from steptrace_schema.store.writer import TraceWriter
 
@@ -77,7 +78,7 @@ def test_an_array_has_the_bytes_that_zarr_gives_it(
     fill = np.iinfo(dtype).max if kind_of_number == "u" else FILLS[kind_of_number]
     for shape in ((), (3,), (7, 33)):
         dims = ("step", *("x", "y")[: len(shape)])
-        spec = ArraySpec(kind, "a", dims[1:], shape, dtype, attributes={"units": "µs", "n": 1.5})
+        spec = ArraySpec(kind, "a", dims[1:], shape, dtype, attributes={"units": "us", "n": 1.5})
         found = encoding(spec, profile, 16)
         path = tmp_path / str(len(shape))
         zarr.create_array(
@@ -93,7 +94,7 @@ def test_an_array_has_the_bytes_that_zarr_gives_it(
             **zarr_keywords(profile, spec, 16),
         )
         metadata = array_metadata((64, *shape), dtype, dims, found, spec.attributes)
-        assert serialized(metadata) == (path / "zarr.json").read_bytes()
+        assert metadata_json(metadata) == (path / "zarr.json").read_bytes()
         assert Encoding.stated(metadata, "a") == found
 
 
