@@ -45,7 +45,7 @@ from steptrace_schema.format.root_checksum import sealed
 from steptrace_schema.journal.declaration import Declaration
 from steptrace_schema.journal.reader import JournalReader
 from steptrace_schema.journal.record_file import write_record_file
-from steptrace_schema.journal.ring import RING_FILE, RingSize, _checksum
+from steptrace_schema.journal.ring import RING_FILE, RingSize, record_checksum
 from steptrace_schema.moving.recover import recover
 from steptrace_schema.validate import validate
 
@@ -444,7 +444,7 @@ def _change_slot(random: Random, content: bytearray, size: RingSize) -> None:
         length = len(data)
     fields = np.array([record, length, step], "<u8").tobytes()
     if random.randrange(8):
-        checksum = _checksum(fields, [memoryview(data)])
+        checksum = record_checksum(fields, [memoryview(data)])
     content[at : at + 32] = fields + checksum.to_bytes(8, "little")
     content[begin : begin + len(data)] = data
 

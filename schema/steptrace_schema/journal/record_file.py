@@ -117,6 +117,21 @@ def record_parts(
     return head, [v.reshape(-1).view(np.uint8).data for k in keys if (v := values[k]).nbytes]
 
 
+def record_rows(arrays: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.uint8]:
+    """Return the files of several steps that are alike, dims (step, byte), without metadata.
+
+    Parameters
+    ----------
+    arrays
+        Name to array, dims (step, ...).
+    """
+    entries = tuple((key, v.dtype, v.shape[1:]) for key, v in arrays.items())
+    keys, head = _head(entries, ())
+    parts = [np.ascontiguousarray(arrays[key]).reshape(len(arrays[key]), -1) for key in keys]
+    heads = np.broadcast_to(np.frombuffer(head, np.uint8), (len(parts[0]), len(head)))
+    return np.concatenate([heads, *(part.view(np.uint8) for part in parts)], axis=1)
+
+
 @functools.lru_cache(maxsize=8)  # most steps are like the one before
 def _head(
     entries: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...],

@@ -9,10 +9,8 @@ length and a checksum of the record, so that what was torn is never taken for a 
 from __future__ import annotations
 
 import dataclasses
-import heapq
 import os
 import weakref
-from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -23,21 +21,19 @@ from steptrace_schema.storage.names import open_to_read, open_to_write, read_alo
 from steptrace_schema.storage.posix import IS_POSIX, read_exactly, write_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from pathlib import Path
 
     import numpy.typing as npt
 
-    from steptrace_schema.storage.durability import Persistence
-
 RING_FILE: Final = "ring"
 
-_MAGIC: Final = b"steptrace ring 1"
-_NUMBER: Final = "<u8"
-_NUMBER_BYTES: Final = 8
+RING_MAGIC: Final = b"steptrace ring 1"
+NUMBER: Final = "<u8"
+NUMBER_BYTES: Final = 8
 _HEAD: Final = 32
-_ENTRY: Final = np.dtype(
-    [("record", _NUMBER), ("length", _NUMBER), ("step", _NUMBER), ("checksum", _NUMBER)]
+ENTRY: Final = np.dtype(
+    [("record", NUMBER), ("length", NUMBER), ("step", NUMBER), ("checksum", NUMBER)]
 )
 """What the table holds of each slot; `record` is its record's number plus 1, or 0 of a free one."""
 _PAGE: Final = 4096
@@ -79,13 +75,13 @@ class RingSize:
         RingSize(slots=80, slot_bytes=12288)
         """
         slot_bytes = _whole_pages(record_bytes)
-        slots = min(MOST_SLOTS, max(0, room - 2 * _PAGE) // (slot_bytes + _ENTRY.itemsize))
+        slots = min(MOST_SLOTS, max(0, room - 2 * _PAGE) // (slot_bytes + ENTRY.itemsize))
         return cls(slots, slot_bytes) if slots > 1 else None
 
     @property
     def first_slot(self) -> int:
         """Where the first slot begins in the file."""
-        return _whole_pages(_HEAD + self.slots * _ENTRY.itemsize)
+        return _whole_pages(_HEAD + self.slots * ENTRY.itemsize)
 
     @property
     def nbytes(self) -> int:
@@ -101,80 +97,21 @@ def _whole_pages(nbytes: int) -> int:
     return -(-nbytes // _PAGE) * _PAGE
 
 
-def _entry_at(slot: int) -> int:
-    return _HEAD + slot * _ENTRY.itemsize
+def entry_at(slot: int) -> int:
+    """Return where what the table says of a slot begins in the file."""
+    return _HEAD + slot * ENTRY.itemsize
 
 
-class RingWriter:
-    """Writes records into the free slots of a new ring.
+def record_checksum(fields: bytes, buffers: Iterable[memoryview]) -> int:
+    """Return the checksum of a record.
 
     Parameters
     ----------
-    path
-        The file, which is made.
-    size
-        How large it is. Its disk blocks are taken as they are first written.
-    lasting
-        What a record survives.
+    fields
+        What the table says of it before the checksum.
+    buffers
+        Its bytes, in order.
     """
-
-    def __init__(self, path: Path, size: RingSize, lasting: Persistence) -> None:
-        self._path = path
-        self._size = size
-        self._lasting = lasting
-        temporary = path.with_name(path.name + ".partial")
-        self._descriptor = open_to_write(temporary)
-        weakref.finalize(self, os.close, self._descriptor)
-        os.ftruncate(self._descriptor, size.nbytes)
-        numbers = np.array([size.slots, size.slot_bytes], _NUMBER).tobytes()
-        write_at(self._descriptor, 0, [memoryview(_MAGIC + numbers)])
-        lasting.file(temporary)
-        temporary.replace(path)
-        lasting.names(path.parent)
-        # The lowest free slot comes first, so that only as much of the file is ever in use as
-        # records wait at a time.
-        self._free = list(range(size.slots))
-        self._taken: deque[int] = deque()
-
-    def put(self, index: int, step: int, buffers: Sequence[memoryview]) -> bool:
-        """Write a record; return False, having written nothing, where there is no room for it.
-
-        Parameters
-        ----------
-        index
-            Number of the record.
-        step
-            The step that it is of.
-        buffers
-            Its bytes, in order.
-        """
-        length = sum(map(len, buffers))
-        self._take_back()
-        if length > self._size.slot_bytes or not self._free:
-            return False
-        slot = self._free[0]
-        fields = np.array([index + 1, length, step], _NUMBER).tobytes()
-        number = memoryview(fields)[:_NUMBER_BYTES]
-        rest = memoryview(fields + _checksum(fields, buffers).to_bytes(8, "little"))[_NUMBER_BYTES:]
-        write_at(self._descriptor, self._size.slot_at(slot), list(buffers))
-        write_at(self._descriptor, _entry_at(slot) + _NUMBER_BYTES, [rest])
-        # A reader that sees the number sees all that was written before it.
-        write_at(self._descriptor, _entry_at(slot), [number])
-        self._lasting.file(self._path)
-        self._taken.append(heapq.heappop(self._free))
-        return True
-
-    def _take_back(self) -> None:
-        """Find the slots whose records were moved, which happens in the order of the records."""
-        number = memoryview(bytearray(_NUMBER_BYTES))
-        while self._taken:
-            read_exactly(self._descriptor, _entry_at(self._taken[0]), number)
-            if any(number):
-                return
-            heapq.heappush(self._free, self._taken.popleft())
-
-
-def _checksum(fields: bytes, buffers: Iterable[memoryview]) -> int:
     checksum = xxhash.xxh3_64(fields)
     for buffer in buffers:
         checksum.update(buffer)
@@ -201,8 +138,8 @@ class Slot:
 
     def is_of(self, buffers: Iterable[memoryview]) -> bool:
         """Whether these are the bytes of the record."""
-        fields = np.array([self.index + 1, self.length, self.step], _NUMBER).tobytes()
-        return _checksum(fields, buffers) == self.checksum
+        fields = np.array([self.index + 1, self.length, self.step], NUMBER).tobytes()
+        return record_checksum(fields, buffers) == self.checksum
 
 
 class Ring:
@@ -232,12 +169,12 @@ class Ring:
             head = self.read(0, _HEAD)
         except ValueError as error:
             raise self._damaged(str(error)) from error
-        slots, slot_bytes = (int(n) for n in np.frombuffer(head, _NUMBER)[2:])
+        slots, slot_bytes = (int(n) for n in np.frombuffer(head, NUMBER)[2:])
         self.size = RingSize(slots, slot_bytes)
         status = os.fstat(self._descriptor)
         # Python's integers do not overflow, whatever the file claims.
         if (
-            head[: len(_MAGIC)] != _MAGIC
+            head[: len(RING_MAGIC)] != RING_MAGIC
             or not 0 < slots <= MOST_SLOTS
             or self.size.nbytes != status.st_size
             or status.st_size > _MOST_BYTES
@@ -273,8 +210,8 @@ class Ring:
 
     def holds(self, slot: Slot) -> bool:
         """Whether a slot still has the record that it had."""
-        begin = _entry_at(slot.number)
-        (entry,) = np.frombuffer(self.read(begin, _ENTRY.itemsize), _ENTRY)
+        begin = entry_at(slot.number)
+        (entry,) = np.frombuffer(self.read(begin, ENTRY.itemsize), ENTRY)
         return bool(entry["record"] == slot.index + 1 and entry["checksum"] == slot.checksum)
 
     def is_whole(self, slot: Slot) -> bool:
@@ -293,11 +230,11 @@ class Ring:
 
     def release(self, slots: Iterable[Slot]) -> None:
         """Give slots back to the writer."""
-        free = memoryview(bytes(_NUMBER_BYTES))
+        free = memoryview(bytes(NUMBER_BYTES))
         descriptor = open_to_write(self.path, emptied=False)
         try:
             for slot in slots:
-                write_at(descriptor, _entry_at(slot.number), [free])
+                write_at(descriptor, entry_at(slot.number), [free])
         finally:
             os.close(descriptor)
 
@@ -319,8 +256,8 @@ class Ring:
         read_alone(self.path, begin, target, holes=True)
 
     def _table(self) -> npt.NDArray[Any]:
-        content = self.read(_HEAD, self.size.slots * _ENTRY.itemsize)
-        return np.frombuffer(content, _ENTRY)
+        content = self.read(_HEAD, self.size.slots * ENTRY.itemsize)
+        return np.frombuffer(content, ENTRY)
 
     def _damaged(self, why: str) -> DamagedTraceError:
         return DamagedTraceError(

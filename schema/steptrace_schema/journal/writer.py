@@ -21,9 +21,11 @@ from steptrace_schema.journal.pending import FINAL_FILE, RECORD_SUFFIX, PendingR
 from steptrace_schema.journal.record_file import (
     record_file_bytes,
     record_parts,
+    record_rows,
     write_record_file,
 )
-from steptrace_schema.journal.ring import RING_FILE, RingSize, RingWriter
+from steptrace_schema.journal.ring import RING_FILE, RingSize
+from steptrace_schema.journal.ring_writer import RingWriter
 from steptrace_schema.names import STEP, Status
 from steptrace_schema.storage.durability import make_folder, persistence
 from steptrace_schema.storage.locks import hold_as_writer
@@ -142,6 +144,28 @@ class JournalWriter:
             size = self._append_file(step, arrays)
         self.appended_bytes += size
         self._next += 1
+        return nbytes
+
+    def append_rows(self, step: int, arrays: Mapping[str, npt.NDArray[Any]]) -> int:
+        """Write the records of consecutive steps, and return the bytes of their arrays.
+
+        Parameters
+        ----------
+        step
+            The first step.
+        arrays
+            ``kind/path`` to array, dims (step, ...).
+        """
+        count = len(next(iter(arrays.values())))
+        nbytes = sum(values.nbytes for values in arrays.values())
+        if self._ring is not None and nbytes <= count * _SMALL_BYTES:
+            rows = record_rows(arrays)
+            if self._ring.put_rows(self._next, step, rows):
+                self.appended_bytes += rows.nbytes
+                self._next += count
+                return nbytes
+        for row in range(count):
+            self.append(step + row, {key: values[row] for key, values in arrays.items()})
         return nbytes
 
     def _append_file(self, step: int, arrays: Mapping[str, npt.NDArray[Any]]) -> int:

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from steptrace_schema.journal.place import FilePlace
 from steptrace_schema.journal.record import Record
-from steptrace_schema.journal.record_file import write_record_file
+from steptrace_schema.journal.record_file import record_rows, write_record_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +27,24 @@ _NAMES = st.text(min_size=1, max_size=8).filter(lambda name: name != "__metadata
 _ARRAYS = st.sampled_from(_TYPES).flatmap(
     lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0))
 )
+
+
+_STACKS = st.sampled_from(_TYPES).flatmap(
+    lambda dtype: hnp.arrays(
+        dtype, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0).map(lambda rest: (3, *rest))
+    )
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(_NAMES, _STACKS, min_size=1))
+def test_rows_of_steps_that_are_alike_are_the_files_of_each(
+    tmp_path_factory: pytest.TempPathFactory, stacks: dict[str, npt.NDArray[Any]]
+) -> None:
+    path = tmp_path_factory.mktemp("record") / "a.safetensors"
+    for number, row in enumerate(record_rows(stacks)):
+        write_record_file(path, {key: values[number] for key, values in stacks.items()}, {})
+        assert row.tobytes() == path.read_bytes()
 
 
 @settings(max_examples=100)

@@ -19,7 +19,8 @@ from steptrace_schema.journal.pending import PendingRecords
 from steptrace_schema.journal.place import FilePlace, SlotPlace
 from steptrace_schema.journal.reader import JournalReader
 from steptrace_schema.journal.record import Record
-from steptrace_schema.journal.ring import MOST_SLOTS, RingSize, RingWriter
+from steptrace_schema.journal.ring import MOST_SLOTS, RingSize
+from steptrace_schema.journal.ring_writer import RingWriter
 from steptrace_schema.journal.where import journal_path
 from steptrace_schema.moving.recover import recover
 from steptrace_schema.storage.durability import persistence
@@ -53,30 +54,47 @@ def _writer(folder: Path, slots: int, slot_bytes: int = 3 * PAGE) -> RingWriter:
 @settings(max_examples=60, deadline=None)
 @given(
     slots=st.integers(1, 5),
-    acts=st.lists(st.integers(0, 3 * PAGE + 1) | st.none(), max_size=30),
+    acts=st.lists(
+        st.none()
+        | st.integers(0, 3 * PAGE + 1)
+        | st.tuples(st.integers(1, 4), st.integers(1, PAGE)),
+        max_size=30,
+    ),
 )
 def test_records_are_read_as_they_were_written_however_often_slots_are_used(
-    tmp_path_factory: pytest.TempPathFactory, slots: int, acts: list[int | None]
+    tmp_path_factory: pytest.TempPathFactory,
+    slots: int,
+    acts: list[int | tuple[int, int] | None],
 ) -> None:
-    """None moves the oldest record; a number writes a record of so many bytes."""
+    """None moves the oldest record; numbers write so many records, or one, of so many bytes."""
     folder = tmp_path_factory.mktemp("journal")
     writer, reader = _writer(folder, slots), JournalReader(folder)
     expected: dict[int, bytes] = {}
+    steps: dict[int, int] = {}
     for index, act in enumerate(acts):
+        index *= 10
         if act is None:
             oldest = reader.places()[:1]
             reader.release(oldest)
             for place in oldest:
                 del expected[place.index]
+        elif isinstance(act, tuple):
+            count = act[0]
+            rows = np.random.default_rng(index).integers(0, 256, act, np.uint8)
+            has_room = len(expected) + count <= slots
+            assert writer.put_rows(index, 7 * index, rows) == has_room
+            if has_room:
+                expected |= {index + n: row.tobytes() for n, row in enumerate(rows)}
+                steps |= {index + n: 7 * index + n for n in range(count)}
         else:
             buffers = _parts(index, act)
             has_room = len(expected) < slots and act <= 3 * PAGE
             assert writer.put(index, 7 * index, buffers) == has_room
             if has_room:
-                expected[index] = b"".join(buffers)
+                expected[index], steps[index] = b"".join(buffers), 7 * index
         found = JournalReader(folder).places()
         assert {place.index: _content(place) for place in found} == expected
-        assert [place.step for place in found] == [7 * index for index in expected]
+        assert [place.step for place in found] == [steps[index] for index in expected]
         pending = reader.pending()
         assert (pending.records, pending.nbytes) == (
             len(expected),

@@ -12,6 +12,7 @@ import zarr
 from keras import layers
 
 from keras_models import weights_of
+from steptrace_schema.journal.writer import JournalWriter
 from steptrace_schema.store.opening import read_attributes
 from steptrace_schema.validate import validate
 from steptrace_tracer import Tracer
@@ -36,7 +37,7 @@ def executions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def counted(self: SeveralSteps, iterator: Any, step: int) -> Any:
         results = run(self, iterator, step)
-        counts.append(len(results))
+        counts.append(sum(result.steps for result in results))
         return results
 
     monkeypatch.setattr(SeveralSteps, "run", counted)
@@ -125,17 +126,46 @@ def test_an_epoch_of_unknown_length_ends_where_an_execution_finds_no_batch(
         assert left.tobytes() == right.tobytes()
 
 
+@pytest.mark.parametrize(
+    ("fields", "is_together"),
+    [
+        ({}, True),
+        ({"precision": {"gradients": "bfloat16", "weights": 7}}, True),
+        ({"step_bytes": 3_000}, True),
+        ({"statistics_only": ("activations",), "sample_statistics": False}, True),
+        ({"samples": 8, "probe_gradients_every": BATCHES}, False),
+        ({"total_bytes": 2**30}, False),
+        ({"disk_limit": 10**9}, False),
+        ({"every": 2}, False),
+    ],
+    ids=str,
+)
 def test_what_is_recorded_is_what_single_steps_record(
-    tmp_path: Path, executions: list[int]
+    tmp_path: Path,
+    executions: list[int],
+    fields: dict[str, Any],
+    is_together: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     several, single = tmp_path / "several.zarr", tmp_path / "single.zarr"
-    _fit(4, [_tracer(several)])
+    append, together = JournalWriter.append_rows, []
+
+    def counted(self: JournalWriter, step: int, arrays: Any) -> int:
+        together.append((step, len(arrays["scalars/loss"])))
+        return append(self, step, arrays)
+
+    monkeypatch.setattr(JournalWriter, "append_rows", counted)
+    fields = {"probe_gradients_every": 1000} | fields  # not as the time allows
+    _fit(4, [_tracer(several, **fields)])
     assert executions
-    _fit(1, [_tracer(single)])
+    # Executions of four whole batches; the last one of an epoch has a smaller batch.
+    assert together == ([(7, 4), (14, 4)] if is_together else [])
+    monkeypatch.undo()
+    _fit(1, [_tracer(single, **fields)])
     assert validate(several) == []
     found, expected = _arrays(several), _arrays(single)
     assert found.keys() == expected.keys()
-    assert expected["scalars/step"].tolist() == list(range(3 * BATCHES))
+    assert expected["scalars/step"].tolist() == list(range(0, 3 * BATCHES, fields.get("every", 1)))
     for key, values in expected.items():
         if key not in _TIMES and not key.startswith("statistics/scalars"):
             assert found[key].tobytes() == values.tobytes(), key

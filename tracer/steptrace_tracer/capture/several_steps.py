@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.capture.finished_taps import ROWS
 from steptrace_tracer.capture.taps import to_array
 from steptrace_tracer.capture.traced_step import StepResult
 
@@ -80,22 +81,31 @@ class SeveralSteps:
         return several
 
     def run(self, iterator: Any, step: int) -> list[StepResult]:
-        """Train on the next batches, and return what each step gave; nothing without a batch.
+        """Train on the next batches, and return what the steps gave; nothing without a batch.
 
-        The result of the last one is that of all of them, as with Keras. The first one's number,
-        `step`, makes no difference here.
+        They are together where their batches are of one size. The result of the last one is that of
+        all of them, as with Keras. The first one's number, `step`, makes no difference here.
         """
         wall_time, start = time.time(), time.perf_counter()
         done, result, stacked, lengths = self.function(iterator)
-        count = int(done)
-        duration = (time.perf_counter() - start) / max(1, count)
-        rows = _apart(stacked, lengths, count)
-        for tensors in rows:
-            self._traced.note_function(tensors)
-        return [
-            StepResult(result, tensors, wall_time + number * duration, duration)
-            for number, tensors in enumerate(rows)
-        ]
+        if not (count := int(done)):
+            return []
+        duration = (time.perf_counter() - start) / count
+        arrays = {key: to_array(tensor) for key, tensor in stacked.items()}
+        lengths = {key: np.asarray(found) for key, found in lengths.items()}
+        counts = [*lengths.values(), *([arrays[ROWS]] if ROWS in arrays else [])]
+        if any((found != found[0]).any() for found in counts):
+            rows = _apart(arrays, lengths, count)
+            for tensors in rows:
+                self._traced.note_function(tensors)
+            return [
+                StepResult(result, tensors, wall_time + number * duration, duration)
+                for number, tensors in enumerate(rows)
+            ]
+        for key, found in lengths.items():
+            arrays[key] = arrays[key].reshape(count, found[0], *arrays[key].shape[1:])
+        self._traced.note_function(arrays)
+        return [StepResult(result, arrays, wall_time, duration, together=count)]
 
     def _steps(self, iterator: Any) -> Any:
         lists = {
@@ -162,13 +172,11 @@ def _element_shape(spec: Any) -> Any:
 
 
 def _apart(stacked: dict[str, Any], lengths: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    """Return the tensors of each step, as arrays."""
+    """Return the arrays of each step, of batches that are not all of one size."""
     steps: list[dict[str, Any]] = [{} for _ in range(count)]
-    for key, tensor in stacked.items():
-        values: Any = to_array(tensor)
+    for key, values in stacked.items():
         if key in lengths:
-            ends = np.cumsum(np.asarray(lengths[key]))
-            values = np.split(values, ends[:-1])
+            values = np.split(values, np.cumsum(lengths[key])[:-1])
         for step, value in zip(steps, values, strict=True):
             step[key] = value
     return steps

@@ -12,24 +12,47 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class StepResult:
-    """What one traced step gave.
+    """What one traced step gave, or several together.
 
     Attributes
     ----------
     result
-        What the step returned.
+        What the step returned; of several, the last one.
     tensors
-        ``kind/path`` to eager tensor, and the two extra taps.
+        ``kind/path`` to eager tensor, and the extra taps; of several steps to array, dims
+        (step, ...).
     wall_time
-        When the step began, seconds since 1970.
+        When the step began, or the first one, seconds since 1970.
     duration
-        How long it took, seconds.
+        How long it took, or each of them, seconds.
+    together
+        How many steps these are; None for one, whose tensors have no dimension of steps.
     """
 
     result: Any
     tensors: dict[str, Any]
     wall_time: float
     duration: float
+    together: int | None = None
+
+    @property
+    def steps(self) -> int:
+        """How many steps these are."""
+        return 1 if self.together is None else self.together
+
+    def apart(self) -> list[StepResult]:
+        """Return what each step gave."""
+        if self.together is None:
+            return [self]
+        return [
+            StepResult(
+                self.result,
+                {key: values[number] for key, values in self.tensors.items()},
+                self.wall_time + number * self.duration,
+                self.duration,
+            )
+            for number in range(self.together)
+        ]
 
 
 class StepProgress:

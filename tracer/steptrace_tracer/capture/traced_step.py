@@ -7,6 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.attributes import Missing
 from steptrace_schema.names import LOSS_SCALE, X_GRADIENT
@@ -164,9 +166,9 @@ class TracedStep:
         return result, tensors
 
     def note_function(self, tensors: dict[str, Any]) -> None:
-        """Note what the function that gave `tensors` was asked for, which they say."""
-        self.taps = self._taps_of[int(tensors.pop(_INNER))]
-        self._batch_taps = self._batch_taps_of[int(tensors.pop(_OUTER))]
+        """Note what the function that gave `tensors`, of one step or more, was asked for."""
+        inner, outer = (int(np.asarray(tensors.pop(key)).flat[0]) for key in (_INNER, _OUTER))
+        self.taps, self._batch_taps = self._taps_of[inner], self._batch_taps_of[outer]
 
     def missing(self) -> tuple[Missing, ...]:
         """Return what the last step has no data for, with reasons."""

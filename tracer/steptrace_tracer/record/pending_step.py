@@ -1,4 +1,4 @@
-"""One step on its way to the journal."""
+"""One step, or several together, on their way to the journal."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class KeptFinal:
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-    """One step's arrays, and what is to be said of it.
+    """The arrays of a step, or of several together, and what is to be said of them.
 
     Attributes
     ----------
@@ -74,6 +74,8 @@ class Collected:
         The weights that the model ends with, beside the last ones.
     described
         Whether arrays that are only described are there as their statistics.
+    together
+        Of how many steps the arrays are, dims (step, ...); None where they are one step's.
     """
 
     arrays: Arrays
@@ -83,18 +85,26 @@ class Collected:
     whole: tuple[KeptStep, ...] = ()
     final: KeptFinal | None = None
     described: bool = False
+    together: int | None = None
+
+    @property
+    def one_step(self) -> Arrays:
+        """The arrays of one step, the first one."""
+        if self.together is None:
+            return self.arrays
+        return {key: values[0, ...] for key, values in self.arrays.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class PendingStep:
-    """One step on its way to the journal.
+    """One step, or several together, on their way to the journal.
 
     Attributes
     ----------
     step
-        Its number.
+        Its number, or that of the first one.
     collect
-        Turns its tensors into arrays.
+        Turns the tensors into arrays.
     """
 
     step: int
@@ -108,7 +118,7 @@ class PendingStep:
         def go_on() -> Collected:
             collected = self.collect()
             # Refuses another model, while the trace is as it was.
-            specify(collected.arrays, policy, before.arrays, described=collected.described)
+            specify(collected.one_step, policy, before.arrays, described=collected.described)
             before.begin()
             return collected
 

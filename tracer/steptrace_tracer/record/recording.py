@@ -100,7 +100,7 @@ class Recording:
         return self._journal is not None and self._journal.pending_records() >= resting
 
     def put(self, pending: PendingStep) -> None:
-        """Write one step into the journal.
+        """Write one step, or several together, into the journal.
 
         Raises
         ------
@@ -181,7 +181,7 @@ class Recording:
 
     def _append(self, pending: PendingStep) -> None:
         collected = pending.collect()
-        arrays = collected.arrays
+        arrays, one = collected.arrays, collected.one_step
         if not arrays:  # a step that failed before it had any
             self._journal = self._journal or self._begin(Declaration(self._attributes, ()))
             self._keep_whole(self._journal, collected)
@@ -201,17 +201,17 @@ class Recording:
             self._require_room(self._room, declaration, pending.step, size)
         if self._journal is None:
             self._journal = self._begin(declaration)
-            self._make_ring(self._journal, declaration, JournalWriter.size(pending.step, arrays))
+            self._make_ring(self._journal, declaration, JournalWriter.size(pending.step, one))
         elif is_new:
             self._journal.declare(declaration)
         self._arrays, self._attributes = declaration.arrays, declaration.attributes
         before = self._journal.appended_bytes
-        self.raw_bytes += self._journal.append(pending.step, arrays)
+        append = self._journal.append if not collected.together else self._journal.append_rows
+        self.raw_bytes += append(pending.step, arrays)
         self._pending_at_most += self._journal.appended_bytes - before
         if self._room is not None:
             self._room.take(size)
-        if any(key.startswith("scalars/") for key in arrays):
-            self._steps += 1
+        self._steps += (collected.together or 1) * any(k.startswith("scalars/") for k in arrays)
         self._keep_whole(self._journal, collected)
 
     def _keep_whole(self, journal: JournalWriter, collected: Collected) -> None:
@@ -248,7 +248,7 @@ class Recording:
             self._wait_while(lambda journal: room.is_full(journal, size), self._journal)
 
     def _declaration(self, step: int, collected: Collected) -> Declaration:
-        arrays, missing = collected.arrays, collected.missing
+        arrays, missing = collected.one_step, collected.missing
         attributes = self._with_events(step, collected.notes)
         shapes = {key: (values.shape, values.dtype) for key, values in arrays.items()}
         # Most steps are like the one before; to compare them with the table takes far longer.

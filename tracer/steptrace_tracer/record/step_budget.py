@@ -21,7 +21,9 @@ _DESCRIBED: Final = 8 * len(STATISTIC_NAMES)
 """Bytes of the statistics of a tensor."""
 
 
-def beyond_budget(arrays: Mapping[str, npt.NDArray[Any]], policy: Policy) -> dict[str, Missing]:
+def beyond_budget(
+    arrays: Mapping[str, npt.NDArray[Any]], policy: Policy, steps: int = 1
+) -> dict[str, Missing]:
     """Return which arrays a step has to do without, ``kind/path`` to the reason.
 
     Whole kinds go, in the order of `SACRIFICES`, until the rest fits.
@@ -32,12 +34,14 @@ def beyond_budget(arrays: Mapping[str, npt.NDArray[Any]], policy: Policy) -> dic
         Everything that the step would record. What is recorded only once does not count.
     policy
         Says the most bytes that a step may take, and what is only described.
+    steps
+        Of how many steps the arrays are, which are alike.
     """
     step_bytes = policy.step_bytes
     if step_bytes is None:
         return {}
     every_step = {
-        key: _DESCRIBED if policy.only_describes(split_key(key)[0]) else values.nbytes
+        key: _DESCRIBED if policy.only_describes(split_key(key)[0]) else values.nbytes // steps
         for key, values in arrays.items()
         if not is_static(*split_key(key))
     }

@@ -1,9 +1,8 @@
-"""The arrays of one step, from the tensors that its traced run returned."""
+"""The arrays of a step, from the tensors that its traced run returned."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from steptrace_tracer.record.sample_statistics import sample_statistics
 from steptrace_tracer.record.step_budget import beyond_budget
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from steptrace_schema.format.attributes import Missing
     from steptrace_schema.format.policy import Policy
@@ -48,10 +47,9 @@ class StepPosition:
     epoch: int
     batch: int
 
-    def onwards(self) -> Iterator[StepPosition]:
-        """Yield this position, and those of the steps after it in the same epoch."""
-        for number in itertools.count():
-            yield StepPosition(self.step + number, self.epoch, self.batch + number)
+    def after(self, steps: int) -> StepPosition:
+        """Return the position so many steps later in the same epoch."""
+        return StepPosition(self.step + steps, self.epoch, self.batch + steps)
 
 
 def collect_step(
@@ -64,16 +62,17 @@ def collect_step(
     policy: Policy,
     notes: tuple[str, ...] = (),
 ) -> Collected:
-    """Return what one step records.
+    """Return what one step records, or several that were done together.
 
     Parameters
     ----------
     tensors
-        ``kind/path`` to eager tensor, and the two extra taps, which are taken out.
+        ``kind/path`` to eager tensor, and the extra taps, which are taken out; of several steps to
+        array, dims (step, ...).
     result
         What the step gave, for its times.
     position
-        When it ran.
+        When it ran, or the first one.
     taps
         What it was asked for.
     missing
@@ -90,41 +89,54 @@ def collect_step(
     TraceError
         If `ids` are not one integer for each sample.
     """
+    together = result.together
+    lead = () if together is None else (together,)
     inputs, targets = (
-        {path: np.asarray(tensor) for path, tensor in take_whole(tensors, kind).items()}
+        {path: _one_batch(tensor, lead) for path, tensor in take_whole(tensors, kind).items()}
         for kind in (BATCH_INPUT, BATCH_TARGET)
     )
-    rows = np.asarray(tensors.pop(ROWS)).tolist()
-    size = len(next(iter(inputs.values()))) if inputs else max(rows, default=0)
+    rows = np.asarray(tensors.pop(ROWS)).reshape(result.steps, -1)[0].tolist()
+    samples = len(next(iter(inputs.values()))) if inputs else max(rows, default=0) * result.steps
+    size = samples // result.steps
     not_samples = taps.explain_other_rows(rows, size)
     for kind, path in not_samples:
         tensors.pop(f"{kind}/{path}", None)
     arrays = to_arrays(tensors)
     for name in (SAMPLE_LOSS, SAMPLE_WEIGHT):
-        if len(arrays.get(f"inputs/{name}", range(size))) != size:
+        found = arrays.get(f"inputs/{name}")
+        if found is not None and found.shape[len(lead)] != size:
             del arrays[f"inputs/{name}"]
             not_samples["inputs", name] = NOT_SAMPLES
     if ids is not None:
         arrays |= _with_ids(arrays, _checked_ids(ids, size), policy)
     if inputs and policy.covers("inputs", SAMPLE_DIGEST):
-        arrays[f"inputs/{SAMPLE_DIGEST}"] = sample_digests([*inputs.values()])
+        digests = sample_digests([*inputs.values()])
+        arrays[f"inputs/{SAMPLE_DIGEST}"] = digests.reshape(*lead, size)
     columns: tuple[str, ...] = ()
     if policy.sample_statistics and policy.covers("inputs", SAMPLE_STATISTICS):
-        columns, statistics = sample_statistics(inputs, targets, size)
-        arrays |= {f"inputs/{SAMPLE_STATISTICS}": statistics} if columns else {}
+        columns, statistics = sample_statistics(inputs, targets, samples)
+        if columns:
+            arrays[f"inputs/{SAMPLE_STATISTICS}"] = statistics.reshape(*lead, size, len(columns))
+    number = np.arange(result.steps).reshape(lead)
     arrays |= {
-        "scalars/epoch": scalar(position.epoch, np.int64),
-        "scalars/batch": scalar(position.batch, np.int64),
-        "scalars/batch_size": scalar(size, np.int64),
-        "scalars/wall_time": scalar(result.wall_time, np.float64),
-        "scalars/step_duration": scalar(result.duration, np.float64),
+        "scalars/epoch": np.full(lead, position.epoch, np.int64),
+        "scalars/batch": scalar(position.batch + number, np.int64),
+        "scalars/batch_size": np.full(lead, size, np.int64),
+        "scalars/wall_time": scalar(result.wall_time + number * result.duration, np.float64),
+        "scalars/step_duration": np.full(lead, result.duration, np.float64),
     }
-    left_out = beyond_budget(arrays, policy)
+    left_out = beyond_budget(arrays, policy, result.steps)
     arrays = {key: values for key, values in arrays.items() if key not in left_out}
     all_missing = (*missing, *as_missing(not_samples), *left_out.values())
     attributes = {SAMPLE_STATISTICS: columns} if columns else {}
     described = bool(policy.statistics_only) and describes_in_graph()
-    return Collected(arrays, all_missing, notes, attributes, described=described)
+    return Collected(arrays, all_missing, notes, attributes, described=described, together=together)
+
+
+def _one_batch(values: Any, lead: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Return the samples of several steps one after the other, as if of one batch."""
+    found = np.asarray(values)
+    return found.reshape(-1, *found.shape[2:]) if lead else found
 
 
 def with_precision(collected: Collected, policy: Policy) -> Collected:

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.format.attributes import Proof
+from steptrace_schema.format.disk_limit import DiskLimit
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.proven_step import PROOF_STEPS
 from steptrace_tracer.capture.several_steps import MOST_BYTES, SeveralSteps
@@ -21,9 +22,11 @@ from steptrace_tracer.session.fed_batches import FedBatches, can_feed
 from steptrace_tracer.session.step_attempt import StepAttempt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from steptrace_tracer.capture.proven_step import ProvenStep
+    from steptrace_tracer.session.collect_step import StepPosition
+    from steptrace_tracer.session.probe_gradients import ProbeGradients
     from steptrace_tracer.session.settings import Settings
 
 
@@ -83,6 +86,41 @@ class Executions:
             self._found[key] = self._new(capture, iterator, count, original)
         found = self._found[key]
         return None if isinstance(found, ShownSteps) and found.refused else found
+
+    def parts(
+        self,
+        results: Iterable[StepResult],
+        first: StepPosition,
+        gradients: ProbeGradients,
+    ) -> Iterator[tuple[StepPosition, StepResult]]:
+        """Yield what is recorded at once, and its position, or that of its first step.
+
+        Parameters
+        ----------
+        results
+            What steps gave that were done one after the other, the first at `first`.
+        first
+            When they began.
+        gradients
+            Those of the probe, which few of the steps have.
+        """
+        position = first
+        for result in results:
+            if self._may_be_together(result, position) and not gradients.is_due(position.step):
+                yield position, result
+            else:
+                yield from ((position.after(n), each) for n, each in enumerate(result.apart()))
+            position = position.after(result.steps)
+
+    def _may_be_together(self, result: StepResult, position: StepPosition) -> bool:
+        """Whether nothing has to be known, or counted, of each step before the next one."""
+        policy, records = self._settings.policy, self._settings.recorded_steps.records
+        return (
+            policy.total_bytes is None
+            and DiskLimit.of(policy) is None
+            and not self._settings.live.rules
+            and all(records(position.step + n, position.epoch) for n in range(result.steps))
+        )
 
     def _new(
         self, capture: ProvenStep, iterator: Any, count: int, original: Callable[[Any], Any]

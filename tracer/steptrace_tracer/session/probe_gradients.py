@@ -62,7 +62,7 @@ class ProbeGradients:
         self._row = self._due = 0
         self._cost = 0.0  # processor seconds of a pass, as far as it is known
         self._saliency: Saliency | None = None
-        self._has_inputs = False
+        self._has_begun = self._has_inputs = False
         self._found: tuple[int, dict[str, Any]] | None = None
         self.missing: tuple[Missing, ...] = ()
 
@@ -101,11 +101,16 @@ class ProbeGradients:
         self._cost = 0.0 if self._saliency.is_compiled else spent  # not that of compiling
         _allowance.spent += spent
 
+    def is_due(self, step: int) -> bool:
+        """Whether :meth:`of` may return more for a step than for those that follow it."""
+        return not self._has_begun or (self._found is not None and self._found[0] == step)
+
     def of(self, step: int, probe: Probe | None) -> dict[str, Any]:
         """Return what was taken before `step`, ``kind/path`` to tensor.
 
         The first time the probe's inputs are with it, which are those of all steps.
         """
+        self._has_begun = True
         tensors: dict[str, Any] = {}
         if probe is not None and not self._has_inputs:
             tensors, self._has_inputs = probe.inputs(), True

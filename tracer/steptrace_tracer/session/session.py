@@ -197,7 +197,7 @@ class Session:
             self.told.note_missing_names(self.settings.path)
             if capture.traced.taps.error is not None:
                 raise capture.traced.taps.error
-            for position, result in zip(first.onwards(), results, strict=False):
+            for position, result in self._executions.parts(results, first, self._probe_gradients):
                 if self._recording is not None and not self._recording.record_bytes:
                     self._recording.record_bytes = recorded_bytes(result.tensors)
                     self._executions.step_bytes = tap_bytes(result.tensors)
@@ -205,7 +205,7 @@ class Session:
                     self._hand_over(capture, result, position, ids and ids(), moment)
         except Exception as error:
             self.fail(error)
-        seconds = sum(result.duration for result in results)
+        seconds = sum(result.duration * result.steps for result in results)
         self._step_seconds += seconds
         self._handing_over += time.perf_counter() - begin - seconds
 

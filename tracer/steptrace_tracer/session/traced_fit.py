@@ -144,7 +144,7 @@ class TracedFit:
             results = session.run_several(several, iterator, position)
             if not results:
                 raise StopIteration
-            self.next_step = first + len(results)
+            self.next_step = first + sum(result.steps for result in results)
             return self._left(session, batch + count - 1, results[-1].result)
         logs = None
         for offset in range(count):
