@@ -95,7 +95,7 @@ def journal_statistics(specs: list[ArraySpec], records: list[LastingRecord]) -> 
         for column, spec in enumerate(specs):
             if spec.key in record.keys:
                 found = record.read(spec.key)
-                values[row, column] = found if spec.statistics_only else compute_statistics(found)
+                values[row, column] = found if spec.holds_statistics else compute_statistics(found)
     return statistics_variable(values, [spec.path for spec in specs])
 
 

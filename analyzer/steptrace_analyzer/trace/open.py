@@ -226,7 +226,7 @@ def _join(
             _extend(variables, f"{group}/{STATISTICS_VALUES}", values)
             _extend(variables, f"{group}/{STEP}", steps)
     if records and not any(spec.kind == "updates" for spec in arrays):
-        _extend_update_statistics(variables, arrays)
+        _extend_update_statistics(variables, arrays, records)
     datasets: dict[str, dict[str, xr.Variable]] = {}
     for key, variable in variables.items():
         datasets.setdefault(str(PurePosixPath(key).parent), {})[PurePosixPath(key).name] = variable
@@ -309,14 +309,22 @@ def _extend(variables: dict[str, xr.Variable], key: str, rows: xr.Variable) -> N
 
 
 def _extend_update_statistics(
-    variables: dict[str, xr.Variable], arrays: tuple[ArraySpec, ...]
+    variables: dict[str, xr.Variable],
+    arrays: tuple[ArraySpec, ...],
+    records: list[LastingRecord],
 ) -> None:
     """Add statistics of the updates that the store does not have yet."""
-    weights = [spec for spec in arrays if spec.kind == "weights" and spec.key in variables]
+    weights = [spec for spec in arrays if spec.kind == "weights" and not spec.holds_statistics]
     if not weights:
         return
     group = f"{STATISTICS}/updates"
-    steps = np.asarray(variables[f"weights/{STEP}"])
+    present = [record for record in records if weights[0].key in record.keys]
+    if weights[0].statistics_only:  # of which the journal alone has the values
+        steps = np.array([record.step for record in present], np.int64)
+        rows_of = {spec.key: journal_rows(spec, present) for spec in weights if present}
+    else:
+        steps = np.asarray(variables[f"weights/{STEP}"])
+        rows_of = {spec.key: variables[spec.key] for spec in weights}
     known = (
         {int(s) for s in variables[f"{group}/{STEP}"].values}
         if f"{group}/{STEP}" in variables
@@ -331,7 +339,7 @@ def _extend_update_statistics(
         return
     values = np.full((len(rows), len(weights), len(STATISTIC_NAMES)), np.nan)
     for column, spec in enumerate(weights):
-        data = variables[spec.key].data
+        data = rows_of[spec.key].data
         for index, row in enumerate(rows):
             with np.errstate(invalid="ignore", over="ignore"):
                 update = np.asarray(data[row + 1]) - np.asarray(data[row])

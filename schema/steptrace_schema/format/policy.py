@@ -258,7 +258,10 @@ class Policy(BaseModel):
 
     @property
     def derives_updates(self) -> bool:
-        """Whether updates follow from the weights: every step is recorded, and they are exact."""
+        """Whether updates follow from the weights: every step is recorded, and they are exact.
+
+        Also where these are only described, which the recorder does.
+        """
         return (
             self.every == 1
             and self.max_slowdown is None
@@ -266,7 +269,6 @@ class Policy(BaseModel):
             and self.epochs is None
             and "weights" in self.kinds
             and "weights" not in self.precision
-            and "weights" not in self.statistics_only
         )
 
     def records_step(self, step: int, epoch: int = 0, every: int | None = None) -> bool:

@@ -92,8 +92,10 @@ class JournalMover:
         self._budget: Budget | None = None
         if limit is not None and (room := self._writer.room) is not None:
             self._budget = Budget(limit, self._retain, self._writer, room, self._reader)
-        self._thins = self._chooser is not None or limit is not None
-        self._rows = RowWriter(self._writer, self._reader, thins=self._thins, expansion=expansion)
+        thins = self._chooser is not None or limit is not None
+        self._rows = RowWriter(self._writer, self._reader, thins=thins, expansion=expansion)
+        # The store may then lack the weights from which the next update is computed.
+        self._keeps_last = thins or attributes.policy.only_describes("weights")
         self._kept: set[int] = set()
         self._opened: dict[int, Record] = {}
         self._left: list[Place] = []
@@ -276,7 +278,7 @@ class JournalMover:
         next update is computed; a record that is counted as moved is not read as data.
         """
         done = [place for place in places if place.index < moved]
-        self._left = done[len(done) - self._thins :]
+        self._left = done[len(done) - self._keeps_last :]
         deleted = done[: len(done) - len(self._left)]
         for place in deleted:
             self._opened.pop(place.index, None)

@@ -103,6 +103,8 @@ def reopen(path: Location, step: int, limit: DiskLimit | None = None) -> Continu
     attributes = read_attributes(path)
     arrays = _arrays(path)
     recorded = attributes.steps_recorded
+    thins = bool(attributes.statistics_recorded)
+    has_weights = not thins and not attributes.policy.only_describes("weights")
     kept: dict[Kind, int] = {}
     last = -1
     for kind, count in recorded.items():
@@ -111,8 +113,9 @@ def reopen(path: Location, step: int, limit: DiskLimit | None = None) -> Continu
             continue
         derived = f"{kind}/{STEP}" not in arrays  # updates that are only statistics
         steps = _steps(path, arrays, f"{STATISTICS}/{kind}" if derived else kind, count)
-        # The update before the first new step is computed again, from its weights.
-        kept[kind] = int(np.count_nonzero(steps < step - derived))
+        # The update before the first new step is computed again, where its weights are there.
+        again = derived and has_weights
+        kept[kind] = int(np.count_nonzero(steps < step - again))
         if kind == "scalars":
             last = int(steps[-1])
     # In the order in which they were declared, which is that of the columns of the statistics.
@@ -215,6 +218,8 @@ def _only_described(
     """Yield the tensors of which only the statistics are recorded."""
     shape = (len(STATISTIC_NAMES),)
     for kind in filter(attributes.policy.only_describes, KINDS):
+        if f"{kind}/{STEP}" not in arrays:  # updates that follow from the weights
+            continue
         values = arrays.get(f"{STATISTICS}/{kind}/{STATISTICS_VALUES}")
         tensors = values.attributes.get("tensors") if values is not None else ()
         for path in tensors if isinstance(tensors, list) else ():

@@ -113,7 +113,9 @@ class RowWriter:
             self._write_statistics(kind, new.described, new.steps, results)
             if derived and kind == "weights":
                 written = rows.get("updates", 0)
-                rows["updates"] = self._write_update_statistics(written, new, results)
+                begins = all(move.before is None for move in moves if move.updates)
+                found = self._write_update_statistics(written, new, results, begins=begins)
+                rows["updates"] = found
         missing = [entry for move in moves for entry in moved[move.spec.key].missing]
         return WrittenRows(rows, described, [*missing, *later])
 
@@ -156,10 +158,9 @@ class RowWriter:
                     self._store.write_static(spec, values.astype(spec.dtype, copy=False))
 
     def _array_move(self, spec: ArraySpec, new: Rows, *, updates: bool) -> ArrayMove:
-        if spec.statistics_only:
-            alike = None if spec.holds_statistics else new.alike
-            return ArrayMove(spec, None, new.start, new.records, False, None, new.kept, alike)
-        count = len(new.kept_steps)
+        if spec.holds_statistics:
+            return ArrayMove(spec, None, new.start, new.records, False, None, new.kept, None)
+        count = 0 if spec.statistics_only else len(new.kept_steps)
         writer = self._store.array(spec, new.start, count) if count else None
         before = self._row_before(spec, new) if updates else None
         return ArrayMove(spec, writer, new.start, new.records, updates, before, new.kept, new.alike)
@@ -169,7 +170,7 @@ class RowWriter:
             return None
         if (known := self._last_weights.get(spec.key)) is not None and known[0] == new.described:
             return known[1]
-        if not self._thins:
+        if not self._thins and not spec.statistics_only:
             return self._store.array(spec, new.start, len(new.records)).read_row(new.start - 1)
         moved = self._store.attributes.records
         for place in self._journal.places(moved - 1)[:1]:
@@ -190,13 +191,18 @@ class RowWriter:
             )
             self._store.write_digests(kind, start, np.stack(digests, axis=1))
 
-    def _write_update_statistics(self, written: int, new: Rows, results: list[MovedArray]) -> int:
-        """Keep statistics of the updates between consecutive weights; return their new count."""
+    def _write_update_statistics(
+        self, written: int, new: Rows, results: list[MovedArray], *, begins: bool
+    ) -> int:
+        """Keep statistics of the updates between consecutive weights; return their new count.
+
+        Where `begins`, the weights before the first ones are not known any more.
+        """
         for result in results:
             if result.last is not None:
                 self._last_weights[result.key] = (new.described + len(new.steps), result.last)
         start = new.described
-        previous = self._store.read_step("weights", start - 1) if start else None
+        previous = None if begins else self._store.read_step("weights", start - 1)
         consecutive = [
             row
             for row, (before, after) in enumerate(itertools.pairwise([previous, *new.steps]))

@@ -36,7 +36,7 @@ class BesideStep(TracedStep):
         super().__init__(*args, **kwargs)
         self._states: dict[int, StepState] = {}
         self._read_weights = tf.function(
-            functools.partial(self._weights, "updates"), autograph=False
+            functools.partial(self._weights, updates=True), autograph=False
         )
 
     def run(

@@ -21,6 +21,13 @@ def describes_in_graph() -> bool:
     return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
 
 
+def gives_update(policy: Policy, path: str) -> bool:
+    """Whether a step returns the update of a weight, which the recorder cannot derive."""
+    if policy.only_describes("weights") and describes_in_graph():
+        return policy.covers("weights", path)
+    return policy.covers("updates", path)
+
+
 def described_in_graph(tensors: dict[str, Any], policy: Policy) -> dict[str, Any]:
     """Return tensors, statistics in the place of those that are not to leave an accelerator."""
     if not describes_in_graph():

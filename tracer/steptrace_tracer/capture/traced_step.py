@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from steptrace_tracer.capture.carried_state import carried_states, prepared_stat
 from steptrace_tracer.capture.direct_call import DirectCall
 from steptrace_tracer.capture.finished_taps import finished
 from steptrace_tracer.capture.frozen_step import batch_kind
-from steptrace_tracer.capture.graph_statistics import described_in_graph
+from steptrace_tracer.capture.graph_statistics import described_in_graph, gives_update
 from steptrace_tracer.capture.input_gradient import InputGradientShortcut
 from steptrace_tracer.capture.metric_taps import metric_taps
 from steptrace_tracer.capture.names import inside_recurrent, walk_operations
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from steptrace_schema.format.policy import Policy
-    from steptrace_schema.names import Kind
     from steptrace_tracer.capture.names import Names
     from steptrace_tracer.capture.program import Program
 
@@ -186,11 +185,11 @@ class TracedStep:
 
     def _compile(self) -> Any:
         if self.program.eager:
-            return functools.partial(self._around, self._step)
+            return partial(self._around, self._step)
         compiled = self.program.compiled
         if self._inner is None:
             self._inner = compiled.step(self._compiled_step)
-        function = compiled.around(functools.partial(self._compiled_around, self._inner))
+        function = compiled.around(partial(self._compiled_around, self._inner))
         if self.program.frozen is not None:  # a `fit`, whose steps are all called alike
             function = DirectCall(function)
         self._functions[compiled.signature] = function
@@ -220,7 +219,7 @@ class TracedStep:
         probed = self.probe() if self.probe is not None else {}
         rates = learning_rates(self.program.optimizers)
         counts = scaled_counts(self.program.optimizers)
-        before = self._weights("weights", "updates")
+        before = self._weights(updates=True) | self._weights()
         slots, carried = self._slots(), carried_states(self.program, self.names, self.policy)
         shortcut_weights = self._shortcut.weights() if self._shortcut is not None else []
         result, tensors = step(*args, **kwargs)
@@ -248,7 +247,7 @@ class TracedStep:
         """Return what the step added to the weights that it found."""
         return {
             f"updates/{path}": after - before[path]
-            for path, after in self._weights("updates").items()
+            for path, after in self._weights(updates=True).items()
         }
 
     def _skipped(self, tensors: dict[str, Any], counts: list[Any]) -> dict[str, Any]:
@@ -303,7 +302,7 @@ class TracedStep:
             del running.collector
             return result, finished(collector, self._asked, layers, in_loops)
 
-        current = functools.partial(getattr, running, "collector", None)
+        current = partial(getattr, running, "collector", None)
         with tapped(program, self._asked, layers, in_loops, current):
             if program.strategy is None:
                 result, tensors = on_replica(program.body, *args, **kwargs)
@@ -311,7 +310,7 @@ class TracedStep:
                 with on_every_replica(program.strategy, on_replica) as tensors:
                     result = program.body(*args, **kwargs)
             else:
-                step = functools.partial(on_replica, program.body)
+                step = partial(on_replica, program.body)
                 result, tensors = run_on_replicas(program.strategy, step, args, kwargs)
         if not collectors:
             raise TraceError(_NOT_SPREAD)
@@ -331,17 +330,18 @@ class TracedStep:
             )
             return {}
 
-    def _weights(self, *kinds: Kind) -> dict[str, Any]:
-        """Return the models' present weights that any of `kinds` is recorded of, by path."""
+    def _weights(self, *, updates: bool = False) -> dict[str, Any]:
+        """Return the models' present weights that are recorded, or whose `updates` are, by path."""
+        policy = self.policy
+        is_wanted = partial(gives_update, policy) if updates else partial(policy.covers, "weights")
         return {
             path: tf.identity(variable.value)
             for model in self.program.models
             for variable in model.weights
-            if (path := self.names.weights.get(id(variable))) is not None
-            and any(self.policy.covers(kind, path) for kind in kinds)
+            if (path := self.names.weights.get(id(variable))) is not None and is_wanted(path)
         }
 
     def current_weights(self) -> dict[str, Any]:
         """Return the models' present weights, ``weights/path`` to tensor."""
-        weights = {f"weights/{p}": t for p, t in self._weights("weights").items()}
+        weights = {f"weights/{p}": t for p, t in self._weights().items()}
         return described_in_graph(weights, self.policy)
