@@ -16,6 +16,7 @@ import zarr
 
 from keras_models import mlp, vectors, weights_of
 from steptrace_schema.errors import TraceError
+from steptrace_schema.format.retention import last
 from steptrace_schema.journal.reader import JournalReader
 from steptrace_schema.journal.where import journal_path
 from steptrace_schema.names import KINDS
@@ -155,6 +156,19 @@ def test_a_trace_of_statistics_alone_goes_on_as_one_of_the_tensors_does(
     for kind in kinds if first_in_graph else (*kinds, "updates"):
         key = f"statistics/{kind}/values"
         np.testing.assert_allclose(left[key], right[key], rtol=1e-9, atol=1e-12)
+
+
+def test_a_trace_that_keeps_few_tensors_keeps_every_update_that_it_has_described(
+    tmp_path: Path, whole: Path
+) -> None:
+    path = tmp_path / "run.zarr"
+    tracer = recorder(path, retain=last(2))
+    fit(fit(adam_mlp(), tracer), tracer)
+    assert validate(path) == []
+    found, expected = arrays_of(path), arrays_of(whole)
+    for name in ("step", "values"):
+        key = f"statistics/updates/{name}"
+        assert found[key].tobytes() == expected[key].tobytes()
 
 
 def test_resume_without_a_trace_begins_one(tmp_path: Path) -> None:
