@@ -156,6 +156,12 @@ ROWS: Final[tuple[Row, ...]] = (
         {"optimizer": _NO_SLOTS, **_NOT_HERE},
     ),
     Row(
+        "custom loop: weights assigned after the last step",
+        "session/test_tracer_last_weights.py::"
+        "test_the_last_row_of_a_loop_is_what_its_last_step_left",
+        {"optimizer": _NO_SLOTS, **_as_above("gradients"), **_NOT_HERE},
+    ),
+    Row(
         "`fit`: a functional model of `keras.ops`",
         "capture/test_tracer_operations.py::"
         "test_operations_of_a_functional_model_are_recorded_and_not_changed",

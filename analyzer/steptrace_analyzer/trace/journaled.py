@@ -15,7 +15,7 @@ from steptrace_schema.errors import DamagedTraceError
 from steptrace_schema.format.layout import ArraySpec, fill_value
 from steptrace_schema.journal.fitting import refuse_misfit
 from steptrace_schema.journal.lasting import LastingRecord, lasting
-from steptrace_schema.names import STATISTIC, STATISTIC_NAMES, STEP, TENSOR
+from steptrace_schema.names import STATISTIC, STATISTIC_NAMES, STATISTICS, STEP, TENSOR
 from steptrace_schema.statistics.describe import compute_statistics
 from steptrace_schema.statistics.digests import UNKNOWN_DIGEST, row_digests
 
@@ -97,6 +97,65 @@ def journal_statistics(specs: list[ArraySpec], records: list[LastingRecord]) -> 
                 found = record.read(spec.key)
                 values[row, column] = found if spec.holds_statistics else compute_statistics(found)
     return statistics_variable(values, [spec.path for spec in specs])
+
+
+def journal_update_statistics(
+    variables: dict[str, xr.Variable],
+    arrays: tuple[ArraySpec, ...],
+    records: list[LastingRecord],
+) -> tuple[xr.Variable, xr.Variable] | None:
+    """Return the statistics of updates that the store does not have yet, None without one.
+
+    Parameters
+    ----------
+    variables
+        Key to variable, the rows of the journal behind those of the store.
+    arrays, records
+        What the journal declares, and its records.
+
+    Returns
+    -------
+    tuple
+        The steps, and their statistics, dims (step, tensor, statistic).
+    """
+    weights = [spec for spec in arrays if spec.kind == "weights" and spec.key in variables]
+    described = [
+        spec
+        for spec in arrays
+        if spec.kind == "weights" and spec.statistics_only and not spec.holds_statistics
+    ]
+    group = f"{STATISTICS}/updates"
+    if described and not weights:  # of which the journal alone has the values
+        weights = described
+        present = [record for record in records if weights[0].key in record.keys]
+        steps = np.array([record.step for record in present], np.int64)
+        rows_of = {spec.key: journal_rows(spec, present) for spec in weights if present}
+    elif not weights:
+        return None
+    else:
+        steps = np.asarray(variables[f"weights/{STEP}"])
+        rows_of = {spec.key: variables[spec.key] for spec in weights}
+    known = (
+        {int(s) for s in variables[f"{group}/{STEP}"].values}
+        if f"{group}/{STEP}" in variables
+        else set()
+    )
+    rows = [
+        row
+        for row in range(len(steps) - 1)
+        if steps[row + 1] == steps[row] + 1 and int(steps[row]) not in known
+    ]
+    if not rows:
+        return None
+    values = np.full((len(rows), len(weights), len(STATISTIC_NAMES)), np.nan)
+    for column, spec in enumerate(weights):
+        data = rows_of[spec.key].data
+        for index, row in enumerate(rows):
+            with np.errstate(invalid="ignore", over="ignore"):
+                update = np.asarray(data[row + 1]) - np.asarray(data[row])
+            values[index, column] = compute_statistics(update)
+    names = [spec.path for spec in weights]
+    return xr.Variable((STEP,), steps[rows]), statistics_variable(values, names)
 
 
 def journal_digests(specs: list[ArraySpec], records: list[LastingRecord]) -> xr.Variable:

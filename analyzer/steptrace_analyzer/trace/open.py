@@ -16,9 +16,9 @@ from steptrace_analyzer.trace.journaled import (
     journal_digests,
     journal_rows,
     journal_statistics,
+    journal_update_statistics,
     read_journal,
     static_rows,
-    statistics_variable,
 )
 from steptrace_analyzer.trace.sample_statistics import with_sample_statistics
 from steptrace_analyzer.trace.stored import stored_arrays
@@ -39,7 +39,7 @@ from steptrace_schema.names import (
     STEP,
     TENSOR,
 )
-from steptrace_schema.statistics.describe import compute_statistics, has_statistics
+from steptrace_schema.statistics.describe import has_statistics
 from steptrace_schema.storage.contents import has_root
 from steptrace_schema.storage.location import Location, locate
 from steptrace_schema.storage.locks import is_being_moved
@@ -226,7 +226,10 @@ def _join(
             _extend(variables, f"{group}/{STATISTICS_VALUES}", values)
             _extend(variables, f"{group}/{STEP}", steps)
     if records and not any(spec.kind == "updates" for spec in arrays):
-        _extend_update_statistics(variables, arrays, records)
+        found = journal_update_statistics(variables, arrays, records)
+        if found is not None:
+            _extend(variables, f"{STATISTICS}/updates/{STATISTICS_VALUES}", found[1])
+            _extend(variables, f"{STATISTICS}/updates/{STEP}", found[0])
     datasets: dict[str, dict[str, xr.Variable]] = {}
     for key, variable in variables.items():
         datasets.setdefault(str(PurePosixPath(key).parent), {})[PurePosixPath(key).name] = variable
@@ -306,47 +309,3 @@ def _extend(variables: dict[str, xr.Variable], key: str, rows: xr.Variable) -> N
     before = variables[key]
     data = da.concatenate([before.data, rows.data])  # type: ignore[no-untyped-call]
     variables[key] = xr.Variable(before.dims, data, attrs=before.attrs)
-
-
-def _extend_update_statistics(
-    variables: dict[str, xr.Variable],
-    arrays: tuple[ArraySpec, ...],
-    records: list[LastingRecord],
-) -> None:
-    """Add statistics of the updates that the store does not have yet."""
-    weights = [spec for spec in arrays if spec.kind == "weights" and not spec.holds_statistics]
-    if not weights:
-        return
-    group = f"{STATISTICS}/updates"
-    present = [record for record in records if weights[0].key in record.keys]
-    if weights[0].statistics_only:  # of which the journal alone has the values
-        steps = np.array([record.step for record in present], np.int64)
-        rows_of = {spec.key: journal_rows(spec, present) for spec in weights if present}
-    else:
-        steps = np.asarray(variables[f"weights/{STEP}"])
-        rows_of = {spec.key: variables[spec.key] for spec in weights}
-    known = (
-        {int(s) for s in variables[f"{group}/{STEP}"].values}
-        if f"{group}/{STEP}" in variables
-        else set()
-    )
-    rows = [
-        row
-        for row in range(len(steps) - 1)
-        if steps[row + 1] == steps[row] + 1 and int(steps[row]) not in known
-    ]
-    if not rows:
-        return
-    values = np.full((len(rows), len(weights), len(STATISTIC_NAMES)), np.nan)
-    for column, spec in enumerate(weights):
-        data = rows_of[spec.key].data
-        for index, row in enumerate(rows):
-            with np.errstate(invalid="ignore", over="ignore"):
-                update = np.asarray(data[row + 1]) - np.asarray(data[row])
-            values[index, column] = compute_statistics(update)
-    _extend(
-        variables,
-        f"{group}/{STATISTICS_VALUES}",
-        statistics_variable(values, [spec.path for spec in weights]),
-    )
-    _extend(variables, f"{group}/{STEP}", xr.Variable((STEP,), steps[rows]))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import zarr
 
 from keras_models import mlp, vectors, weights_of
@@ -184,3 +185,104 @@ def test_weights_that_nothing_changed_are_not_stored_twice(tmp_path: Path) -> No
     assert final is not None
     assert (final.cause, final.changed, final.arrays, final.step) == ("none", 0, (), 2)
     assert not (path / "final").exists()
+
+
+def averages(model: Any) -> None:
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+
+
+def zeros(model: Any) -> None:
+    model.set_weights([0 * weight for weight in model.get_weights()])
+
+
+def one_variable(model: Any) -> None:
+    model.get_layer("out").bias.value.assign_add([3.0, 4.0])
+
+
+def loop(path: Path | None, *, compiled: bool, on_batch: bool, between: Any, end: Any) -> Any:
+    """Train by a loop that assigns weights `between` its steps, and at the `end`."""
+    model = mlp()
+    model.compile(keras.optimizers.SGD(RATE, use_ema=True, ema_momentum=0.9), "mse")
+    x, y = vectors(24)
+
+    def step(x: Any, y: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(y=y, y_pred=model(x, training=True))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        model.optimizer.apply(gradients, model.trainable_variables)
+        return loss
+
+    function = model.train_on_batch if on_batch else tf.function(step) if compiled else step
+    tracer = None if path is None else Tracer(path, on_error="raise", progress=False)
+    if tracer is not None:
+        function = tracer.wrap(function, models=[model], optimizers=[model.optimizer])
+    for start in range(0, 24, 8):
+        function(tf.constant(x[start : start + 8]), tf.constant(y[start : start + 8]))
+        between(model)
+    end(model)
+    if tracer is not None:
+        tracer.close()
+    return model
+
+
+def nothing(_: Any) -> None:
+    """Leave the weights as they are."""
+
+
+def clipped(model: Any) -> None:
+    for variable in model.trainable_variables:
+        variable.assign(tf.clip_by_value(variable, -0.1, 0.1))
+
+
+@pytest.mark.parametrize("end", [nothing, averages, zeros, one_variable])
+@pytest.mark.parametrize(
+    ("compiled", "on_batch"),
+    [(True, False), (False, False), (True, True)],
+    ids=["compiled", "eager", "train_on_batch"],
+)
+def test_the_last_row_of_a_loop_is_what_its_last_step_left(
+    tmp_path: Path, compiled: bool, on_batch: bool, end: Any
+) -> None:
+    path = tmp_path / "run.zarr"
+    way: dict[str, Any] = {"compiled": compiled, "on_batch": on_batch}
+    way |= {"between": nothing, "end": end}
+    plain, model = loop(None, **way), loop(path, **way)
+    for expected, found in zip(weights_of(plain), weights_of(model), strict=True):
+        assert found.tobytes() == expected.tobytes()
+    assert validate(path) == []
+    group: Any = zarr.open_group(path, mode="r")
+    left = loop(None, **way | {"end": nothing})  # what the last step leaves
+    for name, variable in zip(NAMES, left.trainable_variables, strict=True):
+        weights = np.asarray(group[f"weights/mlp/{name}"])
+        assert len(weights) == 4
+        assert weights[-1].tobytes() == variable.numpy().tobytes()
+    final = read_attributes(path).final
+    assert (final is None) == (end is nothing)
+    if final is not None:
+        assert final.cause == ("averages" if end is averages else "other")
+        for name, variable in zip(NAMES, model.trainable_variables, strict=True):
+            if f"mlp/{name}" in final.arrays:
+                stored = np.asarray(group[f"final/mlp/{name}"])
+                assert stored.tobytes() == variable.numpy().tobytes()
+    assert all("assign" not in name for v in model.weights for name in vars(v.value))
+
+
+def test_weights_that_a_loop_clips_are_those_before_the_next_step(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    way: dict[str, Any] = {"compiled": True, "on_batch": False}
+    way |= {"between": clipped, "end": nothing}
+    plain, model = loop(None, **way), loop(path, **way)
+    for expected, found in zip(weights_of(plain), weights_of(model), strict=True):
+        assert found.tobytes() == expected.tobytes()
+    group: Any = zarr.open_group(path, mode="r")
+    for name, variable in zip(NAMES, model.trainable_variables, strict=True):
+        weights = np.asarray(group[f"weights/mlp/{name}"])
+        gradients = np.asarray(group[f"gradients/mlp/{name}"])
+        assert np.abs(weights[1:3]).max() <= np.float32(0.1)
+        # The last row is what the last step left, which was clipped after it.
+        expected = weights[-2] - RATE * gradients[-1]
+        np.testing.assert_allclose(weights[-1], expected, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(variable.numpy(), np.clip(expected, -0.1, 0.1), rtol=1e-5)
+    final = read_attributes(path).final
+    assert final is not None
+    assert final.cause == "other"

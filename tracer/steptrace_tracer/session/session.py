@@ -6,7 +6,8 @@ import atexit
 import dataclasses
 import os
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.errors import DiskLimitError, TraceError
@@ -82,6 +83,7 @@ class Session:
         self._executions = Executions(settings)
         self._probe_gradients = ProbeGradients(settings.policy, settings.recorded_steps.records)
         self._handing_over = self._step_seconds = 0.0
+        self.ending = ExitStack()  # what is done when the recording ends, however it does
         atexit.register(self.abandon)
 
     def begin(self, program: Program, step: int) -> None:
@@ -159,9 +161,8 @@ class Session:
             self._keep_crashed(moment, error)
             self.end("incomplete", why_ended(error))
             raise
-        ids = self.settings.sample_ids
-        own = ids and (lambda: ids(*args, **kwargs))
-        self._record(capture, [result], position, begin, own, moment)
+        ids = partial(i, *args, **kwargs) if (i := self.settings.sample_ids) else None
+        self._record(capture, [result], position, begin, ids, moment)
         return result.result
 
     def several(self, iterator: Any, count: int, original: Callable[[Any], Any]) -> AtOnce | None:
@@ -299,8 +300,6 @@ class Session:
         ids: Any,
         moment: Moment | None,
     ) -> None:
-        if self._recording is None:
-            return
         traced, policy = capture.traced, self.settings.policy
         tensors = result.tensors | self._probe_gradients.of(position.step, traced.probe)
         taps, missing = traced.taps, (*traced.missing(), *self._probe_gradients.missing)
@@ -342,6 +341,7 @@ class Session:
                 self._recording.put(self._pending(step, lambda: Collected(logged)))
         recording, self._recording, self._capture = self._recording, None, None
         self.active = False
+        self.ending.close()
         atexit.unregister(self.abandon)
         if recording is None:
             return None

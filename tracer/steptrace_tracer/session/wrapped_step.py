@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import types
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from steptrace_schema.errors import TraceError
@@ -17,6 +18,7 @@ from steptrace_tracer.capture.program import (
     replica_strategy,
 )
 from steptrace_tracer.keras_private import function_settings, method_owner, update_count
+from steptrace_tracer.session.assigned_outside import AssignedOutside
 from steptrace_tracer.session.on_batch import OnBatch
 from steptrace_tracer.session.perturbing import PERTURBER
 from steptrace_tracer.session.step_batch import batch_for
@@ -67,12 +69,15 @@ class WrappedStep:
         self._on_batch: OnBatch | None = None
         self._taken: TakenBatches | None = None
         self._fed: FedStep | None = None
+        self._outside: AssignedOutside | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Do one step; return what the user's function returns."""
         if (perturber := PERTURBER.present()) is not None:
             args, kwargs = perturber.arguments(args, kwargs, lambda: self._trained(args, kwargs)[0])
-        result = self._do(args, kwargs)
+        with nullcontext() if self._outside is None else self._outside.step():
+            result = self._do(args, kwargs)
+        self._watch_weights()
         self._after()
         return result
 
@@ -131,6 +136,16 @@ class WrappedStep:
         args, kwargs = taken.replaced(args, kwargs, batch)
         return session.run(args, kwargs, self._count.take(), original)
 
+    def _watch_weights(self) -> None:
+        """Have the weights kept that the last step left, before the program assigns others."""
+        traced = self._session.traced
+        if self._outside is None and traced is not None and traced.program.strategy is None:
+            self._outside = AssignedOutside(traced.program.models, self._keep_weights)
+            self._session.ending.callback(self._outside.close)
+
+    def _keep_weights(self) -> None:
+        self._session.keep_weights(self._count.next)
+
     @property
     def current_step(self) -> int | None:
         """The number of the last step, None before the first."""
@@ -138,7 +153,7 @@ class WrappedStep:
 
     def close(self) -> None:
         """Record the weights after the last step, and finish the trace."""
-        self._session.keep_weights(self._count.next)
+        self._keep_weights()
         self._session.complete(self._count.next)
 
     def _trained(
