@@ -129,7 +129,7 @@ def _blocks(draw: Draw) -> dict[str, dict[str, Callable[[Any], Any]]]:
         "dilated": lambda x: layers.Conv2D(4, 3, dilation_rate=2, padding="same", groups=2)(x),
         "pooled": lambda x: layers.UpSampling2D()(layers.MaxPooling2D()(x)),
         "averaged": lambda x: layers.UpSampling2D(interpolation="bilinear")(
-            layers.AveragePooling2D()(x)),
+            layers.AveragePooling2D(2)(x)),
         "group norm": lambda x: layers.GroupNormalization(2)(x),
         "spatial dropout": lambda x: layers.SpatialDropout2D(0.3)(x),
         "flipped": lambda x: layers.RandomFlip()(x),
@@ -313,6 +313,8 @@ def _optimizer(draw: Draw) -> Any:
         "ema": {"use_ema": True, "ema_momentum": 0.5},
         "ema written": {"use_ema": True, "ema_momentum": 0.5, "ema_overwrite_frequency": 2},
     }
+    if draw.chosen["sort"] == "tokens":  # Keras cannot divide the sparse gradients
+        draw.forced = {"accumulated": "{}", "loss scale": "{}", **draw.forced}
     more = {
         "learning_rate": rates[rate],
         **draw("clip", [{}, {}, {"clipnorm": 0.1}, {"clipvalue": 0.01}, {"global_clipnorm": 0.1}]),

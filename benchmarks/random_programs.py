@@ -168,7 +168,11 @@ def data_of(draw: Draw, batches: list[Any]) -> tuple[dict[str, Any], bool]:
             "PyDataset": {"x": Batches(), "shuffle": False},
         },
     )
-    if draw("class_weight", [False, False, False, True]) and draw.chosen["task"] == "classes":
+    if (
+        draw("class_weight", [False, False, True])
+        and draw.chosen["task"] == "classes"
+        and len(batches[0]) == 2
+    ):
         found["class_weight"] = {0: 0.5, 1: 2.0, 2: 1.0}
     if "validation_split" not in found and draw("validated", [False, True]):
         found |= {"validation_data": tuple(whole), "validation_batch_size": BATCH}
