@@ -99,6 +99,8 @@ def results(operation: Any) -> list[tuple[list[Any], list[Any]]]:
 def build(model: Any, batch: Any) -> None:
     """Build a model with its losses and metrics, as Keras does before the first step.
 
+    Its optimizer is left as it is: the values of its slots depend on what builds it.
+
     Raises
     ------
     MissingNameError
@@ -107,7 +109,15 @@ def build(model: Any, batch: Any) -> None:
     symbolic_build = _read(BUILD, model)
     if symbolic_build is None:
         raise MissingNameError(str(BUILD))
-    symbolic_build(data_batch=batch)
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None:
+        symbolic_build(data_batch=batch)
+        return
+    object.__setattr__(optimizer, "build", lambda _: None)  # past what Keras tracks
+    try:
+        symbolic_build(data_batch=batch)
+    finally:
+        object.__delattr__(optimizer, "build")
 
 
 def weighted_losses(model: Any) -> list[tuple[Any, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from steptrace_tracer import Tracer
 from steptrace_tracer.capture import proven_step
 from steptrace_tracer.capture.beside_step import BesideStep
 from steptrace_tracer.capture.proof_memory import ProofMemory
+from steptrace_tracer.capture.several_steps import SeveralSteps
+from steptrace_tracer.capture.state import RETURNED
 from steptrace_tracer.capture.traced_step import TracedStep
 
 if TYPE_CHECKING:
@@ -79,6 +82,54 @@ def test_taps_that_change_a_bit_are_found_and_the_training_stays_as_it_is(tmp_pa
     assert found.capture == dict.fromkeys(COMPUTED, "beside")
     assert [(p.step, p.way, p.identical) for p in found.proofs] == [(0, "inside", False)]
     assert "bias" in str(found.proofs[0].note)
+
+
+@pytest.mark.parametrize("way", ["fit", "several steps", "loop"])
+def test_taps_that_change_a_bit_of_what_the_step_returns_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    # A training may go on by its loss: it stops early, or takes another rate.
+    def trained(traced: Any) -> tuple[list[float], list[bytes]]:
+        keras.utils.clear_session()
+        model = mlp()
+        if way != "loop":
+            model.steps_per_execution = 2 if way == "several steps" else 1
+            x, y = vectors(32)
+            callbacks = [traced] if traced else []
+            done = model.fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=callbacks)
+            return done.history["loss"], state_of(model)
+
+        @tf.function  # type: ignore[untyped-decorator]
+        def step(x: Any, y: Any) -> Any:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((model(x, training=True) - y) ** 2)
+            gradients = tape.gradient(loss, model.trainable_variables)
+            model.optimizer.apply(gradients, model.trainable_variables)
+            return {"loss": loss, "name": tf.constant("mean")}
+
+        run = traced.wrap(step) if traced else step
+        x, y = map(tf.constant, vectors(8))
+        losses = [float(run(x, y)["loss"]) for _ in range(4)]
+        if traced:
+            traced.close()
+        return losses, state_of(model)
+
+    def one_bit(result: Any) -> Any:
+        loss = np.nextafter(result.result["loss"].numpy(), np.float32(9))
+        return dataclasses.replace(result, result={**result.result, "loss": tf.constant(loss)})
+
+    run, several = TracedStep.run, SeveralSteps.run
+    if way == "several steps":
+        monkeypatch.setattr(SeveralSteps, "run", lambda *args: [*map(one_bit, several(*args))])
+    else:
+        monkeypatch.setattr(TracedStep, "run", lambda *args: one_bit(run(*args)))
+    assert trained(tracer(tmp_path / "run.zarr")) == trained(None)
+    found = read_attributes(tmp_path / "run.zarr")
+    if way == "several steps":
+        assert any("of 'what the step returned'" in event.message for event in found.events)
+    else:
+        assert [(p.step, p.identical, p.note) for p in found.proofs] == [(0, False, RETURNED)]
+        assert set(found.capture.values()) == {"beside"}
 
 
 def test_taps_that_change_no_bit_by_chance_are_found_from_other_states(

@@ -7,16 +7,20 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
+import zarr
 
 from keras_models import MODES, Mode, cnn, images, mlp, vectors, weights_of
 from steptrace_schema.errors import TraceError, TraceExistsError
 from steptrace_schema.store.opening import read_attributes
-from steptrace_tracer import Policy, Tracer
+from steptrace_tracer import Policy, Tracer, plan
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from steptrace_schema.names import Kind
 
 
 def fit(model: Any, callbacks: list[Any], epochs: int = 2) -> Any:
@@ -37,6 +41,55 @@ def test_weights_are_bit_identical_with_and_without_the_tracer(
 ) -> None:
     traced = fit(cnn(mode), [Tracer(tmp_path / "run.zarr", every=every, on_error="raise")])
     assert_identical(fit(cnn(mode), []), traced)
+
+
+class Copying(keras.optimizers.SGD):  # type: ignore[misc]
+    """Assigns to its slots when it is built, as Keras' ``ScheduleFreeAdamW`` does."""
+
+    def build(self, variables: Any) -> None:
+        if not self.built:
+            super().build(variables)
+            for slot, variable in zip(self.momentums, variables, strict=True):
+                self.assign(slot, variable)
+
+
+@pytest.mark.parametrize("model_is_built", [True, False])
+@pytest.mark.parametrize("kinds", [("optimizer",), ("weights",)])
+@pytest.mark.parametrize("mode", ["compiled", "eager"])
+@pytest.mark.parametrize("way", ["fit", "train_on_batch", "plan"])
+@pytest.mark.sampled(6)
+def test_an_optimizer_starts_with_the_slots_that_the_step_would_give_it(
+    tmp_path: Path, way: str, mode: Mode, kinds: tuple[Kind, ...], model_is_built: bool
+) -> None:
+    # In a compiled step TensorFlow runs nothing of `build` but making variables.
+    def trained(traced: bool) -> Any:
+        keras.utils.set_random_seed(3)
+        inputs = [keras.Input((3,))] if model_is_built else []
+        model = keras.Sequential([*inputs, keras.layers.Dense(2, name="out")], name="mlp")
+        model.compile(Copying(0.1, momentum=0.9), "mse", run_eagerly=mode == "eager")
+        path, (x, y) = tmp_path / "run.zarr", vectors(32)
+        tracer = Tracer(path, kinds=kinds, on_error="raise", progress=False)
+        if way == "train_on_batch":
+            step = tracer.wrap(model.train_on_batch) if traced else model.train_on_batch
+            for _ in range(4):
+                step(x[:8], y[:8])
+            tracer.close()
+            return model
+        if way == "plan" and traced:
+            plan(model, (x[:8], y[:8]), steps=10, policy=tracer.policy)
+        callbacks = [tracer] if way == "fit" and traced else []
+        model.fit(x, y, batch_size=8, verbose=0, shuffle=False, callbacks=callbacks)
+        return model
+
+    plain, traced = trained(False), trained(True)
+    assert_identical(plain, traced)
+    for one, other in zip(plain.optimizer.variables, traced.optimizer.variables, strict=True):
+        assert one.numpy().tobytes() == other.numpy().tobytes()
+    if kinds == ("optimizer",) and way == "fit":
+        group: Any = zarr.open_group(tmp_path / "run.zarr", mode="r")
+        slots = dict(group["optimizer"].members(max_depth=None))
+        (slot,) = (np.asarray(a)[0] for path, a in slots.items() if "kernel/momentum" in path)
+        assert bool(slot.any()) == (mode == "eager")
 
 
 def test_random_operations_draw_the_same_numbers_where_recording_begins_later(

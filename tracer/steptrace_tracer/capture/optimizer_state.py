@@ -99,13 +99,39 @@ def build_slots(program: Program, policy: Policy) -> tuple[Missing, ...]:
     models = program.models
     unbuilt = [optimizer for optimizer in program.optimizers if not optimizer.built]
     if len(models) == 1 and unbuilt == [program.optimizers[0]]:
-        optimizer = unbuilt.pop()
-        # The scope gives the variables the names that they get when the step makes them.
-        with strategy_of(models[0]).scope(), keras.name_scope(optimizer.name, caller=optimizer):
-            optimizer.build(models[0].trainable_variables)
+        compiled = not program.eager and program.strategy is None
+        build_optimizer(unbuilt.pop(), models[0], compiled=compiled)
     return tuple(
         Missing(kind="optimizer", path=optimizer.name, reason=_UNBUILT) for optimizer in unbuilt
     )
+
+
+def build_optimizer(optimizer: Any, model: Any, *, compiled: bool) -> None:
+    """Have the slots of `optimizer`, with the values that the first step would give them.
+
+    TensorFlow compiles a step that makes variables a second time, when there are all, and runs
+    only that program: what else ``build`` does is lost. ``ScheduleFreeAdamW`` copies the weights
+    there, and has zeros where a compiled step builds it.
+
+    Parameters
+    ----------
+    optimizer
+        An optimizer that is not built.
+    model
+        The model that it trains.
+    compiled
+        Whether a compiled step would build it, rather than one that runs eagerly.
+    """
+
+    def make() -> None:
+        if optimizer.built:  # as the second program finds it, which is then empty
+            return
+        # The scope gives the variables the names that they get when the step makes them.
+        with keras.name_scope(optimizer.name, caller=optimizer):
+            optimizer.build(model.trainable_variables)
+
+    with strategy_of(model).scope():
+        (tf.function(make, autograph=False) if compiled else make)()
 
 
 def slot_taps(optimizers: Sequence[Any], names: Names, policy: Policy) -> dict[str, Any]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _LONGEST_WAY = 100
+_COMPARED = "variables and results"
+"""What a proof compares; what proofs that compared less have shown is forgotten."""
 _VARIABLES = ("TF_", "XLA_", "ONEDNN_", "DNNL_", "OMP_", "CUDA_")
 """Beginnings of environment variables that decide how TensorFlow computes."""
 
@@ -80,7 +82,7 @@ def fingerprint(step: TracedStep, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 def _parts(step: TracedStep, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
     program = step.program
-    yield [PACKAGE_VERSION, tf.__version__, keras.__version__, platform.python_version()]
+    yield [_COMPARED, PACKAGE_VERSION, tf.__version__, keras.__version__, platform.python_version()]
     yield [platform.machine(), _processor(), os.cpu_count()]
     yield [str(device) for device in tf.config.list_physical_devices()]
     yield {k: v for k, v in os.environ.items() if k.startswith(_VARIABLES)}

@@ -2,7 +2,8 @@
 
 Taps in the training graph cost least, but what TensorFlow fuses depends on what else uses a tensor,
 so that they may change the last bits of the training. Whether they do is found out: the step with
-its taps and the step without run from the same state, and every variable is compared.
+its taps and the step without run from the same state, and every variable is compared, and what the
+step returns: a training may go on by its loss.
 """
 
 from __future__ import annotations
@@ -206,12 +207,12 @@ class ProvenStep:
         before = state.copy()
         try:
             traced = self.traced.run(args, kwargs, original)
-            after = state.bits()
+            after = state.bits(traced.result)
         finally:
             with self.traced.progress.putting_back():
                 state.put_back(before)
         result = original()
-        reached = state.bits()
+        reached = state.bits(result)
         difference, repeats = state.first_difference(after, reached), None
         if difference is None and self._runs == 1 and not self.traced.draws_random_numbers:
             with self.traced.progress.putting_back():
@@ -224,7 +225,7 @@ class ProvenStep:
             with self.traced.progress.putting_back():
                 state.put_back(before)
                 result = original()
-            repeats = state.first_difference(reached, state.bits()) is None
+            repeats = state.first_difference(reached, state.bits(result)) is None
         self._note(step, difference is None, difference, repeats)
         if difference is None or repeats is False:
             # A step that leaves other bits each time has none that the taps could change.
@@ -261,13 +262,13 @@ class ProvenStep:
         for trial in range(_TRIALS):
             state.put_near(before, trial)
             try:
-                self.traced.run(args, kwargs, original)
-                after = state.bits()
+                traced = self.traced.run(args, kwargs, original)
+                after = state.bits(traced.result)
                 state.put_near(before, trial)
-                original()
+                reached = original()
             except tf.errors.OpError:  # such as a check of the user's, which tells nothing here
                 return None
-            difference = state.first_difference(after, state.bits())
+            difference = state.first_difference(after, state.bits(reached))
             if difference is not None or time.perf_counter() > end:
                 return difference
         return None

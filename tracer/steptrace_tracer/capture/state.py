@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import itertools
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import xxhash
@@ -29,6 +30,9 @@ _OUTSIDE = (
     "Write",
 )
 """How the names of operations begin that act on something else than variables."""
+
+RETURNED: Final = "what the step returned"
+"""Named as the difference where variables have the same bits, and results have not."""
 
 _NO_VARIABLE = "it changes a resource that is no variable, which cannot be copied"
 
@@ -86,18 +90,22 @@ class StepState:
                 near = value * tf.cast(numbers.uniform(0.9, 1.1, value.shape), value.dtype)
             variable.assign(near)
 
-    def bits(self) -> list[bytes]:
-        """Return 128 bits for the present bits of every variable.
+    def bits(self, result: Any = None) -> list[bytes]:
+        """Return 128 bits for the present bits of every variable, and every tensor in `result`.
 
         To compare two states by them takes no more memory than there is one of.
         """
-        return [_bits(np.asarray(value)) for value in self._read()]
+        return [_bits(np.asarray(value)) for value in (*self._read(), *_tensors(result))]
 
     def first_difference(self, one: list[bytes], other: list[bytes]) -> str | None:
-        """Return the name of the first variable whose bits differ, None where none does."""
-        for variable, first, second in zip(self._variables, one, other, strict=True):
+        """Return the name of the first variable whose bits differ, None where none does.
+
+        It is `RETURNED` where no variable differs, and a result does.
+        """
+        names = (str(variable.name) for variable in self._variables)
+        for name, first, second in itertools.zip_longest(names, one, other, fillvalue=RETURNED):
             if first != second:
-                return str(variable.name)
+                return name
         return None
 
     def _values(self) -> list[Any]:
@@ -124,7 +132,19 @@ def outside_effect(function: Any) -> str | None:
     return f"it runs '{found}', which acts on more than variables"
 
 
+def _tensors(result: Any) -> list[Any]:
+    """Return the tensors of a result that hold numbers or text."""
+    found = tf.nest.flatten(result, expand_composites=True)
+    return [
+        leaf
+        for leaf in found
+        if isinstance(leaf, tf.Tensor) and leaf.dtype not in (tf.resource, tf.variant)
+    ]
+
+
 def _bits(values: np.ndarray[Any, Any]) -> bytes:
+    if values.dtype == object:  # strings
+        values = np.asarray(values.astype(bytes))
     flat = np.ascontiguousarray(values).reshape(-1)
     digest = xxhash.xxh3_128(repr((values.shape, values.dtype)).encode())
     digest.update(flat.view(np.uint8).data if flat.size else b"")

@@ -22,6 +22,7 @@ from steptrace_schema.names import METADATA_FILE, STATISTICS, STEP
 from steptrace_schema.storage.contents import file_sizes
 from steptrace_schema.store.opening import read_attributes
 from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.capture.optimizer_state import build_optimizer
 from steptrace_tracer.keras_private import build, update_count
 from steptrace_tracer.planning.document import PlannedTensors
 from steptrace_tracer.planning.plan import Plan
@@ -177,7 +178,7 @@ def _put_back(model: Any, batch: Any) -> Iterator[None]:
             msg = f"the model '{model.name}' is not built, so call it before it is planned: {error}"
             raise TraceError(msg) from error
     if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
+        build_optimizer(model.optimizer, model, compiled=not model.run_eagerly)
     variables = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
     values = [np.array(variable.numpy()) for variable in variables]
     names = ("train_function", "history", "stop_training")

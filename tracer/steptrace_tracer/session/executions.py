@@ -226,14 +226,14 @@ class ShownSteps:
         before = state.copy()
         try:
             results = self._several.run(self._feed(batches), step)
-            after = state.bits()
+            after = state.bits(results[-1].result)
         except Exception as error:
             self.refused = _REFUSED.format(f"together they fail ({one_line(error)})")
             return None
         finally:
             state.put_back(before)
         logs = self._original(self._feed(batches))
-        difference = state.first_difference(after, state.bits())
+        difference = state.first_difference(after, state.bits(logs))
         if difference is not None:
             state.put_back(before)
             self.refused = _REFUSED.format(f"together they change the last bits of '{difference}'")
