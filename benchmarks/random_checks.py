@@ -78,7 +78,10 @@ class Trace:
                 if np.asarray(self.group[final]).tobytes() != np.array(variable).tobytes():
                     self.wrong.append(f"{final} is not what the model ended with")
         steps = self.notes.steps[first:]
-        per_epoch = 2 if self.draw.chosen.get("data") == "dataset shuffled" else 3
+        data, executed = self.draw.chosen.get("data"), self.draw.chosen["executed"]
+        per_epoch = 2 if data == "dataset shuffled" else 3
+        if data in ("dataset repeated", "generator"):  # an execution takes all of its batches
+            per_epoch += -per_epoch % executed
         for noted in steps:
             step = noted["epoch"] * per_epoch + noted["batch"]
             self._weights(step, noted["before"]["model"])

@@ -185,6 +185,32 @@ def test_of_several_steps_those_are_recorded_that_the_policy_wants(
         assert left.tobytes() == right.tobytes()
 
 
+def test_executions_that_are_not_recorded_count_their_steps_after_a_second_compile(
+    tmp_path: Path,
+) -> None:
+    tracer, begun = _tracer(tmp_path / "run.zarr", epochs=(1,)), []
+    model, (x, y) = _model(3), _data()
+    note = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: begun.append(weights_of(model)))
+    settings: dict[str, Any] = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0}
+    for _ in range(2):
+        # The new optimizer counts its steps from 0.
+        loss = "sparse_categorical_crossentropy"
+        model.compile(keras.optimizers.SGD(0.1), loss, steps_per_execution=3)
+        model.fit(x, y, callbacks=[tracer, note], **settings)
+    arrays = _arrays(tmp_path / "run.zarr")
+    firsts = (BATCHES, 3 * BATCHES)
+    expected = [first + step for first in firsts for step in range(BATCHES)]
+    assert arrays["scalars/step"].tolist() == expected
+    steps = arrays["weights/step"].tolist()
+    (kernel,) = (
+        key
+        for key in arrays
+        if key.startswith("weights/") and arrays[key].shape[1:] == begun[0][0].shape
+    )
+    for first, weights in zip(firsts, begun[1::2], strict=True):
+        assert arrays[kernel][steps.index(first)].tobytes() == weights[0].tobytes()
+
+
 def test_several_steps_are_shown_to_leave_what_those_of_keras_leave(
     tmp_path: Path, executions: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,10 +133,12 @@ class TracedFit:
         count = self._model.steps_per_execution
         first = self.next_step
         if not session.wants(first, self._epoch(), count):
+            before = 0 if count == 1 else update_count(self._model.optimizer)
             logs = original(iterator)
-            # The last of several executions may hold fewer steps, as only the optimizer knows.
-            present = first + 1 if count == 1 else update_count(self._model.optimizer)
-            self.next_step = max(first + 1, present)
+            # The last of several executions may hold fewer steps, as only the optimizer knows,
+            # which counts from 0 again where the model was compiled again.
+            done = 1 if count == 1 else update_count(self._model.optimizer) - before
+            self.next_step = first + max(1, done)
             self._keep_weights(session, batch + count - 1)
             return logs
         if count > 1 and (several := self._several(session, iterator, count)) is not None:
