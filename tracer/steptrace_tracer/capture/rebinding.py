@@ -234,8 +234,11 @@ def _see_loss(current: CurrentCollector) -> Callable[[Any], Any]:
 
 def _see_apply(optimizer: Any, current: CurrentCollector) -> Callable[[Any], Any]:
     def wrap(apply: Any) -> Any:
+        # AutoGraph takes it for what it stands for, where a compiled step calls it itself.
+        @functools.wraps(apply)
         def seen(grads: Any, trainable_variables: Any = None) -> Any:
-            if (collector := current()) is not None:
+            collector = current()
+            if collector is not None:
                 grads = list(grads)  # may be a generator, which gives each gradient once
                 variables = trainable_variables
                 inner = getattr(optimizer, "inner_optimizer", optimizer)
@@ -265,9 +268,11 @@ def _see_assign(current: CurrentCollector) -> Callable[[Any], Any]:
 
 def _see_scale(current: CurrentCollector) -> Callable[[Any], Any]:
     def wrap(scale_loss: Any) -> Any:
+        @functools.wraps(scale_loss)
         def seen(loss: Any) -> Any:
             scaled = scale_loss(loss)
-            if (collector := current()) is not None and scaled is not loss:
+            collector = current()
+            if collector is not None and scaled is not loss:
                 collector.keep_scale(scaled, scale_loss(tf.ones((), tf.float32)))
             return scaled
 

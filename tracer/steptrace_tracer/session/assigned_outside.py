@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from steptrace_tracer._tensorflow import tf
@@ -31,7 +32,8 @@ class AssignedOutside:
         self._stack = ExitStack()
         for variable in {id(v): v for model in models for v in model.weights}.values():
             for name in _ASSIGNING:
-                self._stack.enter_context(rebound(variable.value, name, self._seen))
+                wrap = partial(self._seen, variable.value, name)
+                self._stack.enter_context(rebound(variable.value, name, wrap))
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -46,10 +48,11 @@ class AssignedOutside:
         """Watch no more."""
         self._stack.close()
 
-    def _seen(self, assign: Callable[..., Any]) -> Callable[..., Any]:
+    def _seen(self, variable: Any, name: str, _: Any) -> Callable[..., Any]:
         def seen(*args: Any, **kwargs: Any) -> Any:
             if not self._in_step and tf.executing_eagerly():
                 self._before()
-            return assign(*args, **kwargs)
+            # That of the class, which is rebound while a step is traced.
+            return getattr(type(variable), name)(variable, *args, **kwargs)
 
         return seen

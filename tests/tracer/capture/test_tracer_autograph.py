@@ -1,0 +1,116 @@
+"""Steps whose Python TensorFlow rewrites: what it calls by itself is what stands in for methods."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import zarr
+
+from keras_models import mlp, vectors, weights_of
+from steptrace_tracer import Tracer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+RATE = 0.1
+STEPS = 4
+NAMES = ("hidden/kernel", "hidden/bias", "out/kernel", "out/bias")
+
+
+class Halving(keras.optimizers.SGD):  # type: ignore[misc]
+    """Decides by a tensor what it does, as only rewritten Python can in a compiled step."""
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
+        grads = list(grads)
+        if tf.reduce_sum(grads[0]) > 0:
+            grads = [gradient / 2 for gradient in grads]
+        return super().apply(grads, trainable_variables)
+
+
+def by_apply(optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
+    optimizer.apply(gradients, variables)
+
+
+def by_hand(_: Any, gradients: list[Any], variables: list[Any]) -> None:
+    for gradient, variable in zip(gradients, variables, strict=True):
+        variable.value.assign_sub(RATE * gradient)
+
+
+def scaled(optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
+    scale = optimizer.scale_loss(tf.ones(()))
+    optimizer.apply([gradient * scale for gradient in gradients], variables)
+
+
+OPTIMIZERS: dict[str, Any] = {
+    "own": lambda: Halving(RATE),
+    "of Keras": lambda: keras.optimizers.SGD(RATE),
+    "scaled": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(RATE), 2.0**4),
+}
+
+
+@pytest.fixture(name="said")
+def _said() -> Iterator[list[str]]:
+    """Collect what TensorFlow says."""
+    found: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("tensorflow")
+    logger.addHandler(handler)
+    yield found
+    logger.removeHandler(handler)
+
+
+def train(path: Path | None, optimizer: Any, apply: Any, *, compiled: bool) -> tuple[Any, Any]:
+    """Return the model, and the gradients of each step as a tape of its own has them."""
+    model = mlp()
+    x, y = (tf.constant(values) for values in vectors(8 * STEPS))
+    expected: list[list[Any]] = []
+
+    def gradients_of(x: Any, y: Any) -> list[Any]:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(model(x, training=True) - y))
+        found: list[Any] = tape.gradient(loss, model.trainable_variables)
+        return found
+
+    def step(x: Any, y: Any) -> None:
+        apply(optimizer, gradients_of(x, y), model.trainable_variables)
+
+    function = tf.function(step) if compiled else step
+    tracer = None if path is None else Tracer(path, on_error="raise", progress=False)
+    if tracer is not None:
+        function = tracer.wrap(function, models=[model], optimizers=[optimizer])
+    for start in range(0, 8 * STEPS, 8):
+        batch = x[start : start + 8], y[start : start + 8]
+        expected.append([gradient.numpy() for gradient in gradients_of(*batch)])
+        function(*batch)
+    if tracer is not None:
+        tracer.close()
+    return model, expected
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "eager"])
+@pytest.mark.parametrize(
+    ("name", "apply"),
+    [("own", by_apply), ("of Keras", by_apply), ("of Keras", by_hand), ("scaled", scaled)],
+)
+def test_a_step_may_call_its_optimizer_itself(
+    tmp_path: Path, name: str, apply: Any, compiled: bool, said: list[str]
+) -> None:
+    plain, _ = train(None, OPTIMIZERS[name](), apply, compiled=compiled)
+    before = len(said)
+    path = tmp_path / "run.zarr"
+    traced, expected = train(path, OPTIMIZERS[name](), apply, compiled=compiled)
+    assert said[before:] == []
+    for left, right in zip(weights_of(plain), weights_of(traced), strict=True):
+        assert left.tobytes() == right.tobytes()
+    group: Any = zarr.open_group(path, mode="r")
+    for number, key in enumerate(NAMES):
+        found = np.asarray(group[f"gradients/mlp/{key}"])
+        rows = [gradients[number] for gradients in expected]
+        np.testing.assert_allclose(found, rows, rtol=1e-5, atol=1e-7)
