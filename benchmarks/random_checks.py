@@ -71,12 +71,19 @@ class Trace:
         if self.attributes.status != "complete":
             self.wrong.append(f"status {self.attributes.status}: {self.attributes.status_reason}")
         self.wrong += [f"event: {e.message}" for e in self.attributes.events if "fail" in e.message]
+        final = self.attributes.final
         for variable in self.model.weights:
-            final = f"final/{self.names.weights[id(variable)]}"
-            if final in self.group:
+            if final is None or final.not_kept:
+                break
+            path = self.names.weights[id(variable)]
+            listed = path in final.arrays
+            key = f"{'final' if listed else 'weights'}/{path}"
+            if key in self.group and key not in self.missing:
                 self.compared["final"] += 1
-                if np.asarray(self.group[final]).tobytes() != np.array(variable).tobytes():
-                    self.wrong.append(f"{final} is not what the model ended with")
+                values = np.asarray(self.group[key])
+                values = values if listed else values[-1]
+                if values.tobytes() != np.array(variable).tobytes():
+                    self.wrong.append(f"{key} is not what the model ended with")
         steps = self.notes.steps[first:]
         data, executed = self.draw.chosen.get("data"), self.draw.chosen["executed"]
         per_epoch = 2 if data == "dataset shuffled" else 3
