@@ -12,14 +12,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from steptrace_schema.names import OUTPUT, X_GRADIENT
 from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.capture.names import joined, leaves
+from steptrace_tracer.capture.taps import NO_GRADIENT
 from steptrace_tracer.keras_private import calls, is_keras_own, sublayers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from steptrace_schema.format.policy import Policy
     from steptrace_tracer.capture.names import Names
     from steptrace_tracer.capture.program import Program
+    from steptrace_tracer.capture.taps import Taps
+
+_UNDIFFERENTIABLE: Final = "an operation between it and the loss has no gradient ({}: {})"
 
 _LAYERS: Final = (
     keras.layers.Dense,
@@ -28,6 +33,32 @@ _LAYERS: Final = (
     keras.layers.Conv3D,
 )
 """Layers of which one sample's output depends on that sample and the weights alone."""
+
+
+def without_input_gradient(policy: Policy) -> Policy:
+    """Return a policy that wants all but the gradient with respect to the input."""
+    return policy.model_copy(update={"exclude": (*policy.exclude, X_GRADIENT, f"{X_GRADIENT}/*")})
+
+
+def explain_undifferentiable(taps: Taps, x: Any, error: Exception) -> None:
+    """Say why there is no gradient with respect to the input, or to what only depends on it.
+
+    Parameters
+    ----------
+    taps
+        What the step was asked for, when it is through.
+    x
+        The model's input.
+    error
+        What TensorFlow raised.
+    """
+    first = next(iter(str(error).splitlines()), "")
+    reason = _UNDIFFERENTIABLE.format(type(error).__name__, f"{first:.200}")
+    for name, _ in leaves(x):
+        taps.explain_missing("inputs", joined(X_GRADIENT, name), reason)
+    for (kind, path), known in [*taps.missing.items()]:
+        if kind == "activation_gradients" and known.startswith(NO_GRADIENT):
+            taps.explain_missing(kind, path, f"{known}, or {reason}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +118,27 @@ class InputGradientShortcut:
     def weights(self) -> list[Any]:
         """Return the layer's present weights."""
         return [tf.identity(variable.value) for variable in self.layer.variables]
+
+    def tap(
+        self, weights: list[Any], x: Any, tensors: Mapping[str, Any], taps: Taps
+    ) -> dict[str, Any]:
+        """Return the gradient with respect to `x`, ``kind/path`` to tensor.
+
+        Parameters
+        ----------
+        weights
+            Those of the layer before the step.
+        x
+            The recorded samples.
+        tensors, taps
+            What the step gave, and was asked for.
+        """
+        gradient = tensors.get(f"activation_gradients/{self.output}")
+        if gradient is None:  # whose reason is that of the input's too
+            reason = taps.missing.get(("activation_gradients", self.output), NO_GRADIENT)
+            taps.explain_missing("inputs", X_GRADIENT, reason)
+            return {}
+        return {f"inputs/{X_GRADIENT}": self.input_gradient(weights, x, gradient)}
 
     def input_gradient(self, weights: Sequence[Any], x: Any, gradient: Any) -> Any:
         """Return the gradient of the loss with respect to `x`.

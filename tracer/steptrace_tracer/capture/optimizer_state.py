@@ -10,6 +10,7 @@ from steptrace_schema.format.paths import safe_path, unique_paths
 from steptrace_schema.names import LEARNING_RATE, LEARNING_RATES, SKIPPED
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.keras_private import optimizer_weights, strategy_of, update_counter
+from steptrace_tracer.private_names import MissingNameError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -132,6 +133,20 @@ def build_optimizer(optimizer: Any, model: Any, *, compiled: bool) -> None:
 
     with strategy_of(model).scope():
         (tf.function(make, autograph=False) if compiled else make)()
+
+
+def slots_or_missing(
+    optimizers: Sequence[Any], names: Names, policy: Policy
+) -> tuple[dict[str, Any], tuple[Missing, ...]]:
+    """Return what :func:`slot_taps` does, and what is missing because a private name is."""
+    try:
+        return slot_taps(optimizers, names, policy), ()
+    except MissingNameError as error:
+        reason = str(error)
+        return {}, tuple(
+            Missing(kind="optimizer", path=optimizer.name, reason=reason)
+            for optimizer in optimizers
+        )
 
 
 def slot_taps(optimizers: Sequence[Any], names: Names, policy: Policy) -> dict[str, Any]:

@@ -87,6 +87,8 @@ class TapCollector:
         self._calls: Counter[str] = Counter()
         self._outputs: dict[str, Any] = {}
         self._tapes: list[Any] = []
+        self.undifferentiable: Exception | None = None
+        """What the tape raised, which the gradient with respect to the input is asked of."""
         self._losses: list[Any] = []
         self._called: list[tuple[Any, Any]] = []
         self._sample_weights: list[Any] = []
@@ -185,7 +187,11 @@ class TapCollector:
         """
         if current_graph() is not self._scope:
             return gradient(target, sources, **keywords)
-        return self._gradients.differentiate(gradient, target, sources, keywords)
+        try:
+            return self._gradients.differentiate(gradient, target, sources, keywords)
+        except Exception as error:  # whatever the gradient of an operation raises
+            self.undifferentiable = error if self._watched else None
+            raise
 
     def jacobian(self, compute: Callable[[], Any], target: Any, sources: Any) -> Any:
         """Note what losses of samples are differentiated for; what that takes is no pass itself."""

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steptrace_schema.errors import TraceError
-from steptrace_schema.format.attributes import Missing
-from steptrace_schema.names import LOSS_SCALE, X_GRADIENT
+from steptrace_schema.names import LOSS_SCALE
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.batch_taps import batch_taps
 from steptrace_tracer.capture.carried_state import carried_states, prepared_states
@@ -19,7 +18,11 @@ from steptrace_tracer.capture.direct_call import DirectCall
 from steptrace_tracer.capture.finished_taps import finished
 from steptrace_tracer.capture.frozen_step import batch_kind
 from steptrace_tracer.capture.graph_statistics import described_in_graph, gives_update
-from steptrace_tracer.capture.input_gradient import InputGradientShortcut
+from steptrace_tracer.capture.input_gradient import (
+    InputGradientShortcut,
+    explain_undifferentiable,
+    without_input_gradient,
+)
 from steptrace_tracer.capture.metric_taps import metric_taps
 from steptrace_tracer.capture.names import inside_recurrent, walk_operations
 from steptrace_tracer.capture.optimizer_state import (
@@ -27,7 +30,7 @@ from steptrace_tracer.capture.optimizer_state import (
     of_the_step,
     scaled_counts,
     skip_tap,
-    slot_taps,
+    slots_or_missing,
 )
 from steptrace_tracer.capture.probe import Probe, same_inputs, working_probe
 from steptrace_tracer.capture.rebinding import tapped
@@ -35,13 +38,13 @@ from steptrace_tracer.capture.replicas import on_every_replica, run_on_replicas
 from steptrace_tracer.capture.step_result import StepProgress
 from steptrace_tracer.capture.step_result import StepResult as StepResult
 from steptrace_tracer.capture.tap_collector import TapCollector
-from steptrace_tracer.capture.taps import NO_GRADIENT, Taps
+from steptrace_tracer.capture.taps import Taps
 from steptrace_tracer.keras_private import draws_random_numbers, note_what_tensors_lack
-from steptrace_tracer.private_names import MissingNameError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from steptrace_schema.format.attributes import Missing
     from steptrace_schema.format.policy import Policy
     from steptrace_tracer.capture.names import Names
     from steptrace_tracer.capture.program import Program
@@ -93,6 +96,7 @@ class TracedStep:
         self._probe_missing: tuple[Missing, ...] = ()
         self._slots_missing: tuple[Missing, ...] = ()
         self._shortcut: InputGradientShortcut | None = None
+        self._undifferentiable: Exception | None = None
         self._asked = policy
         """What is asked of the step itself."""
 
@@ -108,8 +112,20 @@ class TracedStep:
             note_what_tensors_lack(self.policy.kinds)
             self.function = self._compile()
             if not self.program.eager and self.program.strategy is None:
-                with self.progress.compiling_first():
-                    self.function.get_concrete_function(*args, **kwargs)
+                self._compile_first(args, kwargs)
+
+    def _compile_first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Compile the step; without the gradient of its input, where an operation has none."""
+        try:
+            with self.progress.compiling_first():
+                self.function.get_concrete_function(*args, **kwargs)
+        except Exception:
+            if self._undifferentiable is None or self._inner is None:
+                raise
+            self._inner, self._asked = None, without_input_gradient(self._asked)
+            self.function = self._compile()
+            with self.progress.compiling_first():
+                self.function.get_concrete_function(*args, **kwargs)
 
     def prepare_probe(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Make the probe, if there is to be one, from the batch of a step with these arguments."""
@@ -180,8 +196,7 @@ class TracedStep:
         x = self.program.batch(*args, **kwargs).x
         self._shortcut = InputGradientShortcut.of(self.program, self.names, self.policy, x)
         if self._shortcut is not None:
-            excluded = (*self.policy.exclude, X_GRADIENT)
-            self._asked = self.policy.model_copy(update={"exclude": excluded})
+            self._asked = without_input_gradient(self.policy)
 
     def _compile(self) -> Any:
         if self.program.eager:
@@ -220,14 +235,16 @@ class TracedStep:
         rates = learning_rates(self.program.optimizers)
         counts = scaled_counts(self.program.optimizers)
         before = self._weights(updates=True) | self._weights()
-        slots, carried = self._slots(), carried_states(self.program, self.names, self.policy)
+        slots, missing = slots_or_missing(self.program.optimizers, self.names, self.policy)
+        self._slots_missing = missing or self._slots_missing
+        carried = carried_states(self.program, self.names, self.policy)
         shortcut_weights = self._shortcut.weights() if self._shortcut is not None else []
         result, tensors = step(*args, **kwargs)
         self.progress.refuse_failed()
         tensors |= probed | of_the_step(rates, self.program.optimizers, self.taps.appliers)
         if self._shortcut is not None:
-            x = self.program.batch(*args, **kwargs).x
-            tensors |= self._input_gradient(self._shortcut, shortcut_weights, x, tensors)
+            x = self.program.batch(*args, **kwargs).x[: self.policy.rows]
+            tensors |= self._shortcut.tap(shortcut_weights, x, tensors, self.taps)
         tensors |= {
             f"weights/{path}": tensor
             for path, tensor in before.items()
@@ -254,18 +271,6 @@ class TracedStep:
         """Say whether the step that began at `counts` was skipped, where its loss was scaled."""
         after = scaled_counts(self.program.optimizers)
         return skip_tap(counts, after) if f"scalars/{LOSS_SCALE}" in tensors else {}
-
-    def _input_gradient(
-        self, shortcut: InputGradientShortcut, weights: list[Any], x: Any, tensors: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Return the gradient with respect to `x`, which follows from that of the first layer."""
-        gradient = tensors.get(f"activation_gradients/{shortcut.output}")
-        if gradient is None:  # whose reason is that of the input's too
-            reason = self.taps.missing.get(("activation_gradients", shortcut.output), NO_GRADIENT)
-            self.taps.explain_missing("inputs", X_GRADIENT, reason)
-            return {}
-        found = shortcut.input_gradient(weights, x[: self.policy.rows], gradient)
-        return {f"inputs/{X_GRADIENT}": found}
 
     def _step(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         self.traces += 1
@@ -296,7 +301,11 @@ class TracedStep:
             )
             collectors.append(collector)
             running.collector = collector
-            result = body(*args, **kwargs)
+            try:
+                result = body(*args, **kwargs)
+            except Exception:
+                self._undifferentiable = collector.undifferentiable
+                raise
             if tf.executing_eagerly() and program.strategy is None:
                 self.progress.end(result)
             del running.collector
@@ -315,20 +324,13 @@ class TracedStep:
         if not collectors:
             raise TraceError(_NOT_SPREAD)
         self.taps = collectors[0].taps
+        if self._undifferentiable is not None:
+            x = program.batch(*args, **kwargs).x
+            explain_undifferentiable(self.taps, x, self._undifferentiable)
         self._taps_of[number := self._number(self._taps_of)] = self.taps
         self.draws_random_numbers |= draws_random_numbers()
         metrics = metric_taps(program.logs(result)) if tensors else {}
         return result, tensors | metrics | {_INNER: tf.constant(number)}
-
-    def _slots(self) -> dict[str, Any]:
-        try:
-            return slot_taps(self.program.optimizers, self.names, self.policy)
-        except MissingNameError as error:
-            self._slots_missing = tuple(
-                Missing(kind="optimizer", path=optimizer.name, reason=str(error))
-                for optimizer in self.program.optimizers
-            )
-            return {}
 
     def _weights(self, *, updates: bool = False) -> dict[str, Any]:
         """Return the models' present weights that are recorded, or whose `updates` are, by path."""
