@@ -94,6 +94,7 @@ def train(path: Path | None, optimizer: Any, apply: Any, *, compiled: bool) -> t
     return model, expected
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "eager"])
 @pytest.mark.parametrize(
     ("name", "apply"),

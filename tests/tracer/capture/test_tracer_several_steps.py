@@ -126,6 +126,7 @@ def test_an_epoch_of_unknown_length_ends_where_an_execution_finds_no_batch(
         assert left.tobytes() == right.tobytes()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("fields", "is_together"),
     [

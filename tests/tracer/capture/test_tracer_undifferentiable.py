@@ -59,6 +59,7 @@ def train(path: Path | None, first: Any, dtype: str, capture: Capture) -> Any:
     return model
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("capture", ["auto", "beside"])
 @pytest.mark.parametrize(
     ("first", "dtype", "error"),

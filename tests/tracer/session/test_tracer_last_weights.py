@@ -234,6 +234,7 @@ def clipped(model: Any) -> None:
         variable.assign(tf.clip_by_value(variable, -0.1, 0.1))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("end", [nothing, averages, zeros, one_variable])
 @pytest.mark.parametrize(
     ("compiled", "on_batch"),
