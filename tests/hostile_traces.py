@@ -11,7 +11,8 @@ import numpy as np
 import zarr
 
 from hostile import edit_metadata
-from steptrace_schema.format.root_checksum import sealed
+from steptrace_schema.format.root_checksum import mismatch, sealed
+from steptrace_schema.names import METADATA_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,7 +108,13 @@ def texts_of_the_run(store: Path) -> None:
 
 
 def half_a_character(store: Path) -> None:
-    attributes(store, lambda fields: fields.update(loss="\ud800"))
+    """Name the loss by what no writer can: half of a pair of UTF-16, with the right checksum."""
+    attributes(store, lambda fields: fields.update(loss="half"))
+    path = store / METADATA_FILE
+    content = path.read_bytes().replace(b'"half"', b'"\\ud800"')
+    wrong = mismatch(content, json.loads(content))
+    assert wrong is not None
+    path.write_bytes(content.replace(wrong[1].encode(), wrong[0].encode(), 1))
 
 
 def huge_numbers(store: Path) -> None:
