@@ -22,8 +22,7 @@ from typing import Any, Final
 import numpy as np
 
 SOURCES: Final = {
-    "_sums": "statistics/_sums.c",
-    "_order_statistics": "statistics/_order_statistics.c",
+    "_describe": "statistics/_describe.c",
     "_strided_copy": "encoding/_strided_copy.c",
 }
 SCHEMA: Final = Path(__file__).parent.parent / "schema" / "steptrace_schema"
@@ -109,19 +108,23 @@ def sums(chance: random.Random, module: Any) -> None:
         assert np.allclose(out[:, 0], values.sum(axis=1), rtol=1e-5, atol=1e-5)
 
 
-def orders(chance: random.Random, module: Any) -> None:
-    """Find order statistics of ranks that there are, or are not."""
-    height, width = chance.randrange(4), chance.choice((1, 2, 17, 300, 5000))
+def describes(chance: random.Random, module: Any) -> None:
+    """Describe rows, with percentiles that there are, or are not."""
+    height, width = chance.randrange(4), chance.choice((0, 1, 2, 17, 300, 5000))
     dtype = chance.choice(("f4", "f8"))
-    rows = np.random.default_rng(chance.randrange(2**32)).normal(size=(height, width)).astype(dtype)
-    count = chance.choice((0, 1, 7, 64, 65))
-    last = width - 1 if chance.randrange(4) else width + 3
-    ranks = np.array([chance.randint(0, last) for _ in range(count)], np.int64)
-    ranks = np.sort(ranks) if chance.randrange(4) else ranks
-    out = np.zeros((height, count if chance.randrange(5) else count + 1), dtype)
+    rng = np.random.default_rng(chance.randrange(2**32))
+    rows, minus = rng.normal(size=(2, height, width)).astype(dtype)
+    others = (None, minus, minus[:, 1:].copy())[chance.randrange(3)]
+    count, stride = chance.choice((0, 1, 7, 16, 17)), chance.choice((1, 2, 7, 9000, 0, -1))
+    quantiles = np.array([chance.random() * chance.choice((1, 1, 1.1)) for _ in range(count)])
+    quantiles = np.sort(quantiles) if chance.randrange(4) else quantiles
+    out = np.zeros((height, 9 + count if chance.randrange(5) else count))
     with contextlib.suppress(ValueError, TypeError, BufferError):
-        module.order_statistics(rows, ranks, out)
-        assert (out == np.sort(rows, axis=1)[:, ranks]).all()
+        module.describe_rows(rows, others, stride, quantiles, out)
+        values = (rows if others is None else rows - others).astype("f8")
+        assert np.allclose(out[:, 1], values.std(axis=1), rtol=1e-5, atol=1e-5)
+        expected = np.quantile(values[:, ::stride], quantiles, axis=1).T
+        assert np.allclose(out[:, 9:], expected, rtol=1e-5, atol=1e-5)
 
 
 def main() -> int:
@@ -148,12 +151,10 @@ def main() -> int:
             }
             command = [sys.executable, __file__, *sys.argv[1:], "--built", folder]
             return subprocess.run(command, env=environment, check=False).returncode
-    copy, sum_, order = (
-        load(chosen.built, name) for name in ("_strided_copy", "_sums", "_order_statistics")
-    )
+    copy, statistics = (load(chosen.built, name) for name in ("_strided_copy", "_describe"))
     for number in range(chosen.count):
         chance = random.Random(f"c-{chosen.seed}-{number}")
-        for act, module in ((copies, copy), (sums, sum_), (orders, order)):
+        for act, module in ((copies, copy), (sums, statistics), (describes, statistics)):
             try:
                 act(chance, module)
             except BaseException:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 C_TARGETS: Final = {
     "copies": "_strided_copy",
-    "sums": "_sums",
-    "orders": "_order_statistics",
+    "sums": "_describe",
+    "describes": "_describe",
 }
 TARGETS: Final = ("decoders", "metadata", "chunks", "journals", "rings", "zips", *C_TARGETS)
 _LOADED: Final = "STEPTRACE_FUZZING_LOADED"

@@ -2,11 +2,14 @@
 
 All are computed in float64 over all elements of one tensor at one step. NaN is a measurement:
 ``mean`` and the rest are NaN where an element is NaN, and ``nan`` says how many are.
+
+Compiled where the package was built with a C compiler (`_describe.c`), which takes a row once, and
+leaves what no percentile asks for unsorted; by NumPy elsewhere. The two add in another order, so
+last bits may differ between them.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,8 +24,12 @@ from steptrace_schema.names import (
     SAMPLE_STATISTICS,
     STATISTIC_NAMES,
 )
-from steptrace_schema.statistics.moments import SUMS, moments, row_sums
-from steptrace_schema.statistics.order_statistics import order_statistics
+from steptrace_schema.statistics.moments import IS_COMPILED, moments, numpy_sums
+
+try:
+    from steptrace_schema.statistics._describe import describe_rows as _compiled
+except ImportError:  # built without a compiler
+    _compiled = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,6 +60,7 @@ QUANTILE_SAMPLE: Final = 16_384
 """Percentiles are taken over every ceil(n / QUANTILE_SAMPLE)-th of a tensor's n elements."""
 
 _QUANTILES: Final = np.array([0.01, 0.05, 0.25, 0.50, 0.75, 0.95, 0.99])
+_PERCENTILES: Final = len(_QUANTILES)
 _BLOCK: Final = 65_536  # elements taken at once, where rows have not more: they stay in the cache
 
 Array = npt.NDArray[Any]
@@ -134,16 +142,41 @@ def compute_row_statistics(values: Array, minus: Array | None = None) -> Float64
 def _describe(rows: Array, minus: Array | None) -> Float64:
     """Return the statistics of float32 or float64 rows."""
     stride = -(-rows.shape[1] // QUANTILE_SAMPLE)
-    sums = np.empty((len(rows), SUMS))
-    sample = np.empty((len(rows), -(-rows.shape[1] // stride)), rows.dtype)
+    describe = compiled_statistics if IS_COMPILED else numpy_statistics
+    return describe(rows, minus, stride)
+
+
+def compiled_statistics(rows: Array, minus: Array | None, stride: int) -> Float64:
+    """Describe rows by the compiled module, one after the other.
+
+    Parameters
+    ----------
+    rows, minus
+        As :func:`compute_row_statistics` takes them, with two dimensions; float32 or float64.
+    stride
+        Every so-many-th element is looked at for the percentiles.
+
+    Returns
+    -------
+    ndarray
+        Dims (row, statistic), float64.
+    """
+    result = np.empty((len(rows), len(STATISTIC_NAMES)))
+    others = None if minus is None else np.require(minus, requirements=["C", "A"])
+    _compiled(np.require(rows, requirements=["C", "A"]), others, stride, _QUANTILES, result)
+    return result
+
+
+def numpy_statistics(rows: Array, minus: Array | None, stride: int) -> Float64:
+    """Describe rows by NumPy; takes and returns what :func:`compiled_statistics` does."""
+    result = np.empty((len(rows), len(STATISTIC_NAMES)))
     for part in _parts(rows):
-        if minus is None:
-            sums[part] = row_sums(rows[part], None)
-            sample[part] = rows[part, ::stride]
-        else:
-            sums[part] = row_sums(rows[part], minus[part])
-            np.subtract(rows[part, ::stride], minus[part, ::stride], out=sample[part])
-    return np.concatenate([moments(sums, rows, minus), _percentiles(sample)], axis=1)
+        own, others = rows[part], None if minus is None else minus[part]
+        result[part, :-_PERCENTILES] = moments(numpy_sums(own, others), own, others)
+        sample = own[:, ::stride] if others is None else own[:, ::stride] - others[:, ::stride]
+        percentiles = np.quantile(sample.astype(np.float64), _QUANTILES, axis=1)
+        result[part, -_PERCENTILES:] = percentiles.T
+    return result
 
 
 def _parts(rows: Array) -> Iterator[slice]:
@@ -154,34 +187,3 @@ def _parts(rows: Array) -> Iterator[slice]:
 
 def _as_matrix(values: Array) -> Array:
     return values.reshape(len(values), math.prod(values.shape[1:]))
-
-
-def _percentiles(sample: Array) -> Float64:
-    """Return the percentiles of each row, dims (row, 7), by NumPy's definition."""
-    ranks, below, above, weight = _neighbours(sample.shape[1])
-    found = order_statistics(sample, ranks).astype(np.float64)
-    low, high = found[:, below], found[:, above]
-    step = high - low
-    # Counted from the nearer neighbour, so that the result never passes the farther one.
-    result: Float64 = np.where(weight < 0.5, low + step * weight, high - step * (1 - weight))
-    result[np.isnan(found[:, -1])] = np.nan  # NaN comes last
-    return result
-
-
-@functools.lru_cache(maxsize=1024)
-def _neighbours(size: int) -> tuple[npt.NDArray[np.intp], Array, Array, Float64]:
-    """Return the ranks between which percentiles of so many elements are, and the largest one.
-
-    Returns
-    -------
-    tuple of ndarray
-        The ranks, ascending; for each percentile, dims (7,), the places among them of the
-        neighbours below and above it, and how far it is from the one below.
-    """
-    last = size - 1
-    position = _QUANTILES * last
-    below = np.floor(position).astype(np.intp)
-    above = np.minimum(below + 1, last)
-    ranks = np.unique(np.concatenate([below, above, [last]]))
-    places = (np.searchsorted(ranks, wanted) for wanted in (below, above))
-    return ranks, *places, position - below

@@ -1,7 +1,8 @@
 """The moments of many rows of numbers: sums, extremes and counts, from which statistics follow.
 
-Compiled where the package was built with a C compiler (`_sums.c`), which takes one pass instead of
-eight; by NumPy elsewhere. The two add in another order, so last bits may differ between them.
+The sums are compiled where the package was built with a C compiler (`_describe.c`), which takes one
+pass instead of eight; by NumPy elsewhere. The two add in another order, so last bits may differ
+between them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 try:
-    from steptrace_schema.statistics._sums import row_sums as _compiled_row_sums
+    from steptrace_schema.statistics._describe import row_sums as _compiled_row_sums
 except ImportError:  # built without a compiler
     _compiled_row_sums = None  # type: ignore[assignment]
 

@@ -14,7 +14,7 @@ from steptrace_schema.encoding.codecs import Encoding
 from steptrace_schema.encoding.profiles import encoding
 from steptrace_schema.encoding.strided_copy import IS_COMPILED, copy_strided, numpy_copy
 from steptrace_schema.format.layout import ArraySpec
-from steptrace_schema.statistics import moments, order_statistics
+from steptrace_schema.statistics import moments
 
 if TYPE_CHECKING:
     from steptrace_schema.format.policy import Profile
@@ -111,7 +111,7 @@ def test_only_plain_elements_of_one_type_are_copied(copy: Any, target: Any, sour
 
 @pytest.mark.skipif(not moments.IS_COMPILED, reason="built without a compiler")
 def test_the_compiled_sums_refuse_extents_whose_product_overflows() -> None:
-    from steptrace_schema.statistics._sums import row_sums
+    from steptrace_schema.statistics._describe import row_sums
 
     empty = np.zeros((2**60, 0), np.float32)
     for out in (np.zeros(0), np.zeros(6), np.zeros((2, 3))):
@@ -121,13 +121,15 @@ def test_the_compiled_sums_refuse_extents_whose_product_overflows() -> None:
         row_sums(np.zeros((2, 2), object), None, np.zeros((2, 6)))
 
 
-@pytest.mark.skipif(not order_statistics.IS_COMPILED, reason="built without a compiler")
-@pytest.mark.parametrize("ranks", [[-1], [4], [2, 1], [2**62], [0] * 65])
-def test_the_compiled_order_statistics_refuse_ranks_that_there_are_not(ranks: list[int]) -> None:
-    from steptrace_schema.statistics._order_statistics import order_statistics as compiled
+@pytest.mark.skipif(not moments.IS_COMPILED, reason="built without a compiler")
+@pytest.mark.parametrize("quantiles", [[-1.0], [4.0], [0.5, 0.1], [np.nan], [0.0] * 17])
+def test_the_compiled_statistics_refuse_percentiles_that_there_are_not(
+    quantiles: list[float],
+) -> None:
+    from steptrace_schema.statistics._describe import describe_rows
 
     with pytest.raises(ValueError, match="do not fit"):
-        compiled(np.zeros((2, 4)), np.array(ranks), np.zeros((2, len(ranks))))
+        describe_rows(np.zeros((2, 4)), None, 1, np.array(quantiles), np.zeros((2, 10)))
 
 
 def test_the_copy_under_test_is_the_compiled_one_where_there_is_one() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from steptrace_schema.statistics._sums import row_sums as summed_by_vectors
+from steptrace_schema.statistics._describe import row_sums as summed_by_vectors
 from steptrace_schema.statistics.moments import (
     IS_COMPILED,
     compiled_sums,
@@ -119,7 +119,7 @@ def test_rows_longer_than_a_block_are_summed_whole(sums: Any) -> None:
     ],
 )
 def test_what_does_not_fit_is_refused(values: Array, minus: Array, out: tuple[int, int]) -> None:
-    from steptrace_schema.statistics._sums import row_sums
+    from steptrace_schema.statistics._describe import row_sums
 
     with pytest.raises((TypeError, ValueError)):
         row_sums(values, minus, np.zeros(out))

@@ -10,3 +10,11 @@ def row_sums(
     wide: bool = True,
     /,
 ) -> None: ...
+def describe_rows(
+    values: npt.NDArray[Any],
+    minus: npt.NDArray[Any] | None,
+    stride: int,
+    quantiles: npt.NDArray[np.float64],
+    out: npt.NDArray[np.float64],
+    /,
+) -> None: ...

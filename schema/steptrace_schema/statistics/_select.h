@@ -1,12 +1,9 @@
-/* The k-th smallest elements of rows, for a few k, without sorting all of a row.
+/* The k-th smallest elements of a row, for a few k, without sorting all of it.
 
    Elements are counted by their first bits, and only those that share them with one that is wanted
    are looked at again, by the bits that follow: a radix sort that leaves out all other parts. */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
 #include <stdint.h>
-#include <string.h>
 
 enum {
     MOST_RANKS = 64,
@@ -111,111 +108,21 @@ typedef struct {
                    counts);                                                                        \
     }
 
-#define DEFINE_ROW(element, Key, key_of, element_of, select, row_order)                            \
+#define DEFINE_ROW(element, Key, key_of, element_of, select, ordered)                              \
     DEFINE_ORDER(element, Key, key_of, element_of)                                                 \
     DEFINE_SELECT(Key, select)                                                                     \
-    static void row_order(const element *row, Py_ssize_t n, const Py_ssize_t *ranks, int count,    \
-                          element *out, Counts *counts)                                            \
+    /* Put the elements of `ranks` among every `stride`-th of a row into `out`. */                 \
+    static void ordered(const element *x, const element *minus, Py_ssize_t size,                   \
+                        Py_ssize_t stride, const Py_ssize_t *ranks, int count, double *out,        \
+                        Counts *counts)                                                            \
     {                                                                                              \
         Key *keys = (Key *)(counts + 1), found[MOST_RANKS]; /* what follows is room for them */    \
-        for (Py_ssize_t i = 0; i < n; i++)                                                         \
-            keys[i] = key_of(row[i]);                                                              \
-        select(keys, keys + n, n, 8 * (int)sizeof(Key), ranks, 0, count, found, counts);           \
+        for (Py_ssize_t i = 0; i < size; i++)                                                      \
+            keys[i] = key_of(minus ? x[i * stride] - minus[i * stride] : x[i * stride]);           \
+        select(keys, keys + size, size, 8 * (int)sizeof(Key), ranks, 0, count, found, counts);     \
         for (int i = 0; i < count; i++)                                                            \
-            out[i] = element_of(found[i]);                                                         \
+            out[i] = (double)element_of(found[i]);                                                 \
     }
 
-DEFINE_ROW(float, uint32_t, key_of_float, float_of_key, select_floats, order_floats)
-DEFINE_ROW(double, uint64_t, key_of_double, double_of_key, select_doubles, order_doubles)
-
-/* Copy ranks, which another thread could change once the lock is released; return 0 where they are
-   none. */
-static int get_ranks(const Py_buffer *ranks, Py_ssize_t n, Py_ssize_t *rank)
-{
-    const int are_signed = strcmp(ranks->format, "l") == 0 || strcmp(ranks->format, "q") == 0;
-    if (!are_signed || ranks->itemsize != sizeof(Py_ssize_t) || ranks->ndim != 1 ||
-        ranks->shape[0] > MOST_RANKS)
-        return 0;
-    memcpy(rank, ranks->buf, (size_t)ranks->len);
-    for (Py_ssize_t i = 0; i < ranks->shape[0]; i++)
-        if (rank[i] < (i ? rank[i - 1] : 0) || rank[i] >= n)
-            return 0;
-    return 1;
-}
-
-static int is_of(const Py_buffer *buffer, const char *type)
-{
-    return buffer->ndim == 2 && strcmp(buffer->format, type) == 0;
-}
-
-/* Return 0 where there is not the memory. */
-static int order_rows(const Py_buffer *rows, const Py_ssize_t *ranks, int count,
-                      const Py_buffer *out)
-{
-    const Py_ssize_t n = rows->shape[1];
-    Counts *counts = PyMem_RawMalloc(sizeof *counts + (size_t)(2 * rows->itemsize * n));
-    if (counts == NULL)
-        return 0;
-    for (Py_ssize_t row = 0; row < rows->shape[0]; row++) {
-        const char *values = (const char *)rows->buf + row * n * rows->itemsize;
-        char *found = (char *)out->buf + row * count * out->itemsize;
-        if (is_of(rows, "f"))
-            order_floats((const float *)values, n, ranks, count, (float *)found, counts);
-        else
-            order_doubles((const double *)values, n, ranks, count, (double *)found, counts);
-    }
-    PyMem_RawFree(counts);
-    return 1;
-}
-
-static PyObject *order_statistics(PyObject *module, PyObject *args)
-{
-    PyObject *values, *wanted, *result;
-    Py_buffer rows, ranks, out;
-    Py_ssize_t rank[MOST_RANKS];
-    int has_memory = 1;
-    if (!PyArg_ParseTuple(args, "OOO", &values, &wanted, &result))
-        return NULL;
-    if (PyObject_GetBuffer(values, &rows, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS) < 0)
-        return NULL;
-    if (PyObject_GetBuffer(wanted, &ranks, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS) < 0)
-        goto no_ranks;
-    if (PyObject_GetBuffer(result, &out, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) < 0)
-        goto no_out;
-    if ((is_of(&rows, "f") || is_of(&rows, "d")) && is_of(&out, rows.format) &&
-        get_ranks(&ranks, rows.shape[1], rank) && (uint64_t)rows.shape[1] <= UINT32_MAX &&
-        out.shape[0] == rows.shape[0] && out.shape[1] == ranks.shape[0]) {
-        Py_BEGIN_ALLOW_THREADS
-        has_memory = order_rows(&rows, rank, (int)ranks.shape[0], &out);
-        Py_END_ALLOW_THREADS
-        if (!has_memory)
-            PyErr_NoMemory();
-    } else {
-        PyErr_SetString(PyExc_ValueError, "rows, ranks and the result do not fit");
-    }
-    PyBuffer_Release(&out);
-no_out:
-    PyBuffer_Release(&ranks);
-no_ranks:
-    PyBuffer_Release(&rows);
-    if (PyErr_Occurred())
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-static PyMethodDef methods[] = {
-    {"order_statistics", order_statistics, METH_VARARGS,
-     "order_statistics(rows, ranks, out)\n--\n\n"
-     "Put the elements of ascending ranks of each row into `out`."},
-    {NULL, NULL, 0, NULL},
-};
-
-static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, "_order_statistics", "Order statistics of rows.", 0, methods,
-    NULL, NULL, NULL, NULL,
-};
-
-PyMODINIT_FUNC PyInit__order_statistics(void)
-{
-    return PyModuleDef_Init(&module);
-}
+DEFINE_ROW(float, uint32_t, key_of_float, float_of_key, select_floats, ordered_floats)
+DEFINE_ROW(double, uint64_t, key_of_double, double_of_key, select_doubles, ordered_doubles)
