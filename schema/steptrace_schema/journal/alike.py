@@ -5,7 +5,7 @@ Of a small model, to ask each record for each of its arrays takes longer than al
 
 from __future__ import annotations
 
-import functools
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from steptrace_schema.journal.record import Record
+    from steptrace_schema.journal.record_file import StoredArray
 
 
-class RecordsAlike:
-    """Records with the same arrays in the same places.
+class SmallArrays:
+    """The small arrays of records, of which most are laid out like others.
 
     Parameters
     ----------
@@ -31,17 +32,18 @@ class RecordsAlike:
 
     def __init__(self, records: Sequence[Record]) -> None:
         self._records = records
-        self._layout = records[0].layout
+        numbers: dict[int, list[int]] = defaultdict(list)
+        for number, record in enumerate(records):
+            # What was read from the same bytes is the same object.
+            numbers[id(record.layout)].append(number)
+        self._alike = [alike for alike in numbers.values() if len(alike) > 1]
+        self._heads: dict[int, npt.NDArray[np.uint8]] = {}
 
-    @classmethod
-    def of(cls, records: Sequence[Record]) -> RecordsAlike | None:
-        """Return records together if they are laid out alike, as those of a ring mostly are."""
-        first = records[0].layout
-        # What was read from the same bytes is the same object.
-        return cls(records) if all(record.layout is first for record in records) else None
+    def read_rows(self, key: str, rows: npt.NDArray[Any]) -> list[int]:
+        """Read an array of records into their rows; return the rows that were read.
 
-    def read_rows(self, key: str, rows: npt.NDArray[Any]) -> bool:
-        """Read an array of each record into a row; return False where it is not small, or alike.
+        The others are those of records that have no such array, or none of the shape and type of
+        the rows, whose array is not small, or that are laid out like no other.
 
         Parameters
         ----------
@@ -50,23 +52,33 @@ class RecordsAlike:
         rows
             Contiguous, dims (record, ...).
         """
-        stored = self._layout.get(key)
-        if (
-            stored is None
-            or stored.shape != rows.shape[1:]
-            or stored.dtype != rows.dtype
-            or not stored.nbytes
-            or stored.begin + stored.nbytes > HEAD_BYTES
-        ):
-            return False
-        target = rows.reshape(len(rows), -1).view(np.uint8)
-        target[:] = self._heads[:, stored.begin : stored.begin + stored.nbytes]
-        return True
+        read = []
+        for numbers in self._alike:
+            stored = self._records[numbers[0]].layout.get(key)
+            if (
+                stored is None
+                or stored.shape != rows.shape[1:]
+                or stored.dtype != rows.dtype
+                or not stored.nbytes
+                or stored.begin + stored.nbytes > HEAD_BYTES
+            ):
+                continue
+            target = rows.reshape(len(rows), -1).view(np.uint8)
+            target[numbers] = self._heads_of(numbers)[:, stored.begin : _end(stored)]
+            read += numbers
+        return read
 
-    @functools.cached_property
-    def _heads(self) -> npt.NDArray[np.uint8]:
-        ends = (stored.begin + stored.nbytes for stored in self._layout.values())
-        heads = np.empty((len(self._records), max(e for e in ends if e <= HEAD_BYTES)), np.uint8)
-        for head, record in zip(heads, self._records, strict=True):
-            record.read_bytes(0, head.data)
+    def _heads_of(self, numbers: list[int]) -> npt.NDArray[np.uint8]:
+        """Return the first bytes of records that are laid out alike, dims (record, byte)."""
+        if (found := self._heads.get(numbers[0])) is not None:
+            return found
+        ends = map(_end, self._records[numbers[0]].layout.values())
+        heads = np.empty((len(numbers), max(end for end in ends if end <= HEAD_BYTES)), np.uint8)
+        for head, number in zip(heads, numbers, strict=True):
+            self._records[number].read_bytes(0, head.data)
+        self._heads[numbers[0]] = heads
         return heads
+
+
+def _end(stored: StoredArray) -> int:
+    return stored.begin + stored.nbytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from steptrace_schema.encoding.scratch import Scratch
 from steptrace_schema.format.attributes import Missing
 from steptrace_schema.format.layout import ArraySpec, fill_value
-from steptrace_schema.journal.alike import RecordsAlike
+from steptrace_schema.journal.alike import SmallArrays
 from steptrace_schema.journal.fitting import refuse_misfit
 from steptrace_schema.names import STATISTIC_NAMES
 from steptrace_schema.statistics.describe import (
@@ -91,8 +92,8 @@ class ArrayMove:
         The row before the first, where there is one.
     kept
         Which of the rows are written; the others are only described.
-    alike
-        The records, where they are laid out alike.
+    small
+        What reads the small arrays of the records at once.
     """
 
     spec: ArraySpec
@@ -102,12 +103,12 @@ class ArrayMove:
     updates: bool
     before: npt.NDArray[Any] | None
     kept: tuple[bool, ...]
-    alike: RecordsAlike | None = None
+    small: SmallArrays | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of the rows."""
-        row = int(np.prod(self.spec.shape, dtype=np.int64)) * np.dtype(self.spec.dtype).itemsize
+        row = math.prod(self.spec.shape) * np.dtype(self.spec.dtype).itemsize
         return len(self.records) * row
 
     def run(self) -> MovedArray:
@@ -126,10 +127,12 @@ class ArrayMove:
         digests = _no_digests(len(rows)).view(np.uint64)
         has_digests = has_statistics(spec) and not spec.statistics_only
         hasher = RowHasher(rows.shape[1:], rows.dtype) if has_digests else None
-        at_once = self.alike is not None and self.alike.read_rows(spec.key, rows)
-        if at_once and hasher is not None:
-            digests[:] = [hasher.digest(row) for row in rows]
-        for row, record in () if at_once else enumerate(self.records):
+        read = [] if self.small is None else self.small.read_rows(spec.key, rows)
+        if hasher is not None:
+            for row in read:
+                digests[row] = hasher.digest(rows[row, ...])
+        for row in sorted(set(range(len(rows))).difference(read)):
+            record = self.records[row]
             if spec.key in record.keys and record.is_of(spec.key, spec.shape, rows.dtype):
                 record.read_into(spec.key, rows[row, ...])
                 if hasher is not None:
@@ -221,9 +224,9 @@ class Rows:
     kept: tuple[bool, ...]
 
     @functools.cached_property
-    def alike(self) -> RecordsAlike | None:
-        """The records, where they are laid out alike."""
-        return RecordsAlike.of(self.records)
+    def small(self) -> SmallArrays:
+        """What reads the small arrays of the records at once."""
+        return SmallArrays(self.records)
 
     @functools.cached_property
     def steps(self) -> list[int]:

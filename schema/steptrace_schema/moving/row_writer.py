@@ -163,7 +163,7 @@ class RowWriter:
         count = 0 if spec.statistics_only else len(new.kept_steps)
         writer = self._store.array(spec, new.start, count) if count else None
         before = self._row_before(spec, new) if updates else None
-        return ArrayMove(spec, writer, new.start, new.records, updates, before, new.kept, new.alike)
+        return ArrayMove(spec, writer, new.start, new.records, updates, before, new.kept, new.small)
 
     def _row_before(self, spec: ArraySpec, new: Rows) -> npt.NDArray[Any] | None:
         if not new.described:

@@ -6,6 +6,7 @@ arrays, without a look at the tensors.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -72,7 +73,7 @@ class RowHasher:
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self._fill = fill_value(str(dtype))
         self._is_nan = isinstance(self._fill, float)
-        self._last = int(np.prod(shape, dtype=np.int64)) - 1
+        self._last = math.prod(shape) - 1
         self._extents = np.array(shape, "<i8").tobytes()
 
     def digest(self, row: npt.NDArray[Any]) -> int:
