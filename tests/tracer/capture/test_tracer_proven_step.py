@@ -219,6 +219,16 @@ def test_the_first_steps_and_every_new_shape_are_compared(tmp_path: Path) -> Non
     ]
 
 
+def test_a_later_trace_of_the_same_step_says_what_was_compared(tmp_path: Path) -> None:
+    model = mlp()
+    for number in range(3):
+        fit(model, tracer(tmp_path / f"{number}.zarr"))
+        found = read_attributes(tmp_path / f"{number}.zarr")
+        assert found.capture == dict.fromkeys(COMPUTED, "inside")
+        assert all(proof.identical for proof in found.proofs)
+        assert found.proofs
+
+
 def test_a_difference_that_comes_later_is_warned_of_and_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,8 @@ from steptrace_tracer.capture.step_result import StepResult
 from steptrace_tracer.capture.traced_step import TracedStep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from steptrace_schema.format.policy import Policy
     from steptrace_tracer.capture.names import Names
@@ -54,6 +55,8 @@ class ProvenStep:
         How steps are captured.
     memory
         What earlier starts of the same training have shown.
+    folder
+        Where a large state is kept while two steps are compared.
 
     Attributes
     ----------
@@ -78,12 +81,14 @@ class ProvenStep:
         probe: Any,
         capture: Capture,
         memory: ProofMemory,
+        folder: Path,
     ) -> None:
         if capture == "beside" and program.eager:
             raise TraceError(_EAGER)
         self._program = program
         self._arguments = (program, names, policy, probe)
         self._memory = memory
+        self._folder = folder
         self._fingerprint: str | None = None
         self._signatures: set[Any] = set()
         self._runs = 0
@@ -96,7 +101,7 @@ class ProvenStep:
         kind = BesideStep if self.way == "beside" else TracedStep
         self.traced: TracedStep = kind(*self._arguments)
 
-    def go_on(self, program: Program, probe: Any) -> None:
+    def go_on(self, program: Program, probe: Any, folder: Path) -> None:
         """Capture the same step in another ``fit``, which may have another trace.
 
         Parameters
@@ -105,10 +110,12 @@ class ProvenStep:
             The step, as the other ``fit`` has it.
         probe
             Inputs of the probe; None for the first samples of the other first batch.
+        folder
+            That of the other trace.
         """
-        self._program = program
+        self._program, self._folder = program, folder
         self._arguments = (program, *self._arguments[1:3], probe)
-        self._told = None
+        self._said = None  # the other trace says it, too
         self.traced.go_on(program, probe)
 
     def run(
@@ -204,7 +211,7 @@ class ProvenStep:
         state = StepState(self.traced.concrete(args, kwargs), self._program)
         if state.obstacle is not None:
             raise TraceError(_unproved(state.obstacle))
-        before = state.copy()
+        before = state.keep(self._folder)
         try:
             traced = self.traced.run(args, kwargs, original)
             after = state.bits(traced.result)
@@ -240,7 +247,7 @@ class ProvenStep:
             warnings.warn(_changed(difference, step), RuntimeWarning, stacklevel=2)
         self._go_beside()
         # The record of this step is made as those to come will be.
-        left = state.copy()
+        left = state.keep(self._folder)
         with self.traced.progress.putting_back():
             state.put_back(before)
         try:
@@ -252,7 +259,7 @@ class ProvenStep:
     def _difference_nearby(
         self,
         state: StepState,
-        before: list[Any],
+        before: Sequence[Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         original: Callable[[], Any],

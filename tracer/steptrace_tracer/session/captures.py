@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from steptrace_schema.journal.where import journal_path
 from steptrace_schema.names import X
 from steptrace_tracer.capture.proof_memory import ProofMemory
 from steptrace_tracer.capture.proven_step import ProvenStep
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from steptrace_schema.moving.resume import Continuation
     from steptrace_tracer.capture.names import Names
     from steptrace_tracer.capture.program import Program
-    from steptrace_tracer.capture.proven_step import Capture
     from steptrace_tracer.session.settings import Settings
 
 
@@ -22,14 +22,15 @@ class Captures:
 
     Parameters
     ----------
-    way
-        How steps are captured.
+    settings
+        How the recording is made.
     names, policy, probe
         As :class:`ProvenStep` takes them.
     """
 
-    def __init__(self, way: Capture, names: Names, policy: Policy, probe: Any) -> None:
-        self._way = way
+    def __init__(self, settings: Settings, names: Names, policy: Policy, probe: Any) -> None:
+        self._way = settings.capture
+        self._folder = journal_path(settings.path).parent
         self._names = names
         self._policy = policy
         self._probe = probe
@@ -53,12 +54,12 @@ class Captures:
         if kept is None:
             kept = frozen.captures[key] = self._new(program)
         else:
-            kept.go_on(program, self._shared_probe())
+            kept.go_on(program, self._shared_probe(), self._folder)
         return kept
 
     def _new(self, program: Program) -> ProvenStep:
         arguments = (program, self._names, self._policy, self._shared_probe())
-        return ProvenStep(*arguments, self._way, ProofMemory())
+        return ProvenStep(*arguments, self._way, ProofMemory(), self._folder)
 
     def _shared_probe(self) -> Any:
         """Return the inputs of the probe, which are the same at all steps of a trace."""
