@@ -9,6 +9,7 @@ import numpy as np
 import xxhash
 
 from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.capture.random_draws import draws_inside
 from steptrace_tracer.capture.resource_uses import READING, ResourceUses
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ _OUTSIDE = (
 RETURNED: Final = "what the step returned"
 """Named as the difference where variables have the same bits, and results have not."""
 
+_SHARED_DRAWS: Final = (
+    "a tf.function that it calls draws random numbers, and draws others when it runs again: take "
+    "that tf.function away, or draw from a tf.random.Generator"
+)
 _NO_VARIABLE = "it changes a resource that is no variable, which cannot be copied"
 
 
@@ -63,7 +68,7 @@ class StepState:
         parts = _with_components((*function.variables, *program.variables()))
         found = {id(v.handle): v for v in parts if id(v.handle) in changed}
         self._variables = list(found.values())
-        self.obstacle = outside_effect(function)
+        self.obstacle = outside_effect(function, depth=2)
         if self.obstacle is None and changed - found.keys():
             self.obstacle = _NO_VARIABLE
         # Called without a search for the function of the arguments, and without a warning of
@@ -121,8 +126,18 @@ def _with_components(variables: Iterable[Any]) -> list[Any]:
     return [part for v in variables for part in getattr(v, "values", (v,))]
 
 
-def outside_effect(function: Any) -> str | None:
-    """Return what a compiled function does to more than variables, such as calling Python."""
+def outside_effect(function: Any, depth: int = 1) -> str | None:
+    """Return what a compiled function does to more than variables, such as calling Python.
+
+    Parameters
+    ----------
+    function
+        The function.
+    depth
+        How many calls deep the functions are at least that other programs call, too.
+    """
+    if draws_inside(function, depth):
+        return _SHARED_DRAWS
     definition = function.graph.as_graph_def()
     nodes = [definition.node, *(inner.node_def for inner in definition.library.function)]
     types = sorted({node.op for part in nodes for node in part})
