@@ -23,6 +23,7 @@ from steptrace_schema.names import (
     X,
 )
 from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.capture.building import left_unbuilt
 from steptrace_tracer.capture.names import Names, inside_recurrent, joined, leaves, walk_layers
 from steptrace_tracer.capture.rebinding import rebound
 from steptrace_tracer.capture.replicas import first_replica
@@ -136,6 +137,7 @@ class Probe:
             stack.enter_context(keras.StatelessScope())
             if tf.executing_eagerly():
                 stack.enter_context(draws_apart())
+            stack.enter_context(left_unbuilt(self.model))
             if "training" in inspect.signature(self.model.call).parameters:
                 self.model(x, training=False)
             else:

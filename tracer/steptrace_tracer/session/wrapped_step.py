@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from steptrace_schema.errors import TraceError
 from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.capture.building import is_built
 from steptrace_tracer.capture.program import (
     Compiled,
     Program,
@@ -70,6 +71,7 @@ class WrappedStep:
         self._taken: TakenBatches | None = None
         self._fed: FedStep | None = None
         self._outside: AssignedOutside | None = None
+        self._was_done = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Do one step; return what the user's function returns."""
@@ -105,8 +107,9 @@ class WrappedStep:
             except TraceError as error:
                 session.fail(error)
                 return original()
-            if not all(model.built for model in program.models):
-                return original()  # which builds them; the next call begins the trace
+            if not (self._was_done or all(map(is_built, program.models))):
+                self._was_done = True
+                return original()  # which builds what it calls; the next call begins the trace
             try:
                 self._count.first = update_count(program.optimizers[0])
                 session.begin(program, self._count.first)
