@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 from steptrace_schema.errors import TraceError
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.capture.building import is_built
+from steptrace_tracer.capture.plain_step import plain, plain_body
 from steptrace_tracer.capture.program import (
     Compiled,
     Program,
     reached_variables,
     replica_strategy,
 )
-from steptrace_tracer.keras_private import function_settings, method_owner, update_count
+from steptrace_tracer.keras_private import function_settings, update_count
 from steptrace_tracer.session.assigned_outside import AssignedOutside
 from steptrace_tracer.session.on_batch import OnBatch
 from steptrace_tracer.session.perturbing import PERTURBER
@@ -163,7 +164,7 @@ class WrappedStep:
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Return the models and optimizers of the step, those that it refers to by default."""
-        function, owner = _plain(self._original)
+        function, owner = plain(self._original)
         found = list(_referred(function, owner, (*args, *kwargs.values())))
         named = _of_type(found, keras.Model)
         models = self._models or _outermost(named)
@@ -188,14 +189,14 @@ class WrappedStep:
         models, optimizers = self._trained(args, kwargs)
         strategy = replica_strategy(models[0])
         eager = not hasattr(self._original, "python_function")
-        reached = _referred(*_plain(self._original), (*args, *kwargs.values())) if eager else ()
+        reached = _referred(*plain(self._original), (*args, *kwargs.values())) if eager else ()
         if not tf.executing_eagerly():
             msg = (
                 "the wrapped step is called while another function is compiled, or on a replica; "
                 "wrap the outermost function of the step"
             )
             raise TraceError(msg)
-        body, taken, compiled = _body(self._original), self._taken, _compiled(self._original)
+        body, taken, compiled = plain_body(self._original), self._taken, _compiled(self._original)
         if taken is not None:
             body = taken.body(body)
             if hasattr(self._original, "python_function"):
@@ -258,19 +259,12 @@ def _outermost(models: tuple[Any, ...]) -> tuple[Any, ...]:
     )
 
 
-def _plain(train_step: Any) -> tuple[Any, Any]:
-    """Return the Python function inside a step, and the object that it is a method of, if any."""
-    function = inspect.unwrap(getattr(train_step, "python_function", train_step))
-    owner = getattr(function, "__self__", None)
-    return getattr(function, "__func__", function), method_owner(owner)
-
-
 _ON_BATCH: Final = "train_on_batch"
 
 
 def _trains_on_batch(train_step: Any) -> bool:
     """Whether a Python function calls ``train_on_batch`` of a model, itself or in what it calls."""
-    function, _ = _plain(train_step)
+    function, _ = plain(train_step)
     seen: set[int] = set()
     waiting = [function]
     while waiting:
@@ -294,24 +288,6 @@ def _trains_on_batch(train_step: Any) -> bool:
 def _names_in(code: types.CodeType) -> set[str]:
     inner = (_names_in(value) for value in code.co_consts if isinstance(value, types.CodeType))
     return set(code.co_names).union(*inner)
-
-
-def _body(train_step: Any) -> Callable[..., Any]:
-    function, owner = _plain(train_step)
-    is_compiled = hasattr(train_step, "python_function")
-    if is_compiled and function_settings(train_step).autograph and _has_source(function):
-        function = tf.autograph.to_graph(function)
-    body: Callable[..., Any] = function if owner is None else functools.partial(function, owner)
-    return body
-
-
-def _has_source(function: Any) -> bool:
-    """Whether TensorFlow can, and so does, rewrite Python's loops and conditions."""
-    try:
-        inspect.getsource(function)
-    except (OSError, TypeError):
-        return False
-    return True
 
 
 def _compiled(train_step: Any) -> Compiled:
