@@ -180,7 +180,8 @@ class WrappedStep:
             if not objects:
                 msg = (
                     f"the training step '{getattr(function, '__name__', function)}' refers to no "
-                    f"Keras {what}; pass them: tracer.wrap(train_step, {what}=[...])"
+                    f"Keras {what}; pass them: tracer.wrap(train_step, {what}=[...]); "
+                    "networks of tf.Module alone, and optimizers of tf.compat.v1, are not recorded"
                 )
                 raise TraceError(msg)
         return models, optimizers
