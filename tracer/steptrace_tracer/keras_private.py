@@ -339,20 +339,6 @@ def raw_operation(kind: str) -> Any:
     return found
 
 
-def random_operations(graph: Any) -> Iterator[Any]:
-    """Yield the operations of a graph that draw random numbers from a state of their own."""
-    for operation in graph.get_operations():
-        if operation.op_def.is_stateful and "Random" in operation.type:
-            yield operation
-
-
-def draws_random_numbers() -> bool:
-    """Whether the graph that is being built draws random numbers from a state of its own."""
-    if tf.executing_eagerly():
-        return False
-    return any(True for _ in random_operations(tf.compat.v1.get_default_graph()))
-
-
 @contextmanager
 def draws_apart() -> Iterator[None]:
     """Have random operations outside of compiled functions draw what the training does not miss."""

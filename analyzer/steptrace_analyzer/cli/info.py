@@ -6,8 +6,13 @@ from steptrace_analyzer.cli._options import Json, TracePath
 from steptrace_analyzer.cli._output import Column, write_json, write_line, write_table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from steptrace_analyzer.trace.info import TraceInfo
-    from steptrace_schema.format.attributes import FinalWeights, TraceAttributes
+    from steptrace_schema.format.attributes import FinalWeights, Missing, TraceAttributes
+
+_MOST_ALIKE = 4
+"""Tensors that are missing for one reason and have a line each."""
 
 
 def info(trace: TracePath, as_json: Json = False) -> None:
@@ -74,9 +79,8 @@ def _show(described: "TraceInfo") -> None:
     _show_layers(described)
     _show_kinds(described)
     write_line(summarize(described.coverage))
-    for missing in described.missing:
-        at = "" if missing.steps is None else f" at steps {format_steps(missing.steps)}"
-        write_line(f"missing: {missing.kind}/{missing.path}{at}: {missing.reason}")
+    for line in _missing_lines(described.missing):
+        write_line(f"missing: {line}")
     if (final := attributes.final) is not None:
         write_line(f"ends with: {_final_text(final)}")
     for incident in attributes.incidents:
@@ -89,6 +93,21 @@ def _show(described: "TraceInfo") -> None:
     for event in described.events:
         at = "" if event.step is None else f" step {event.step}:"
         write_line(f"event: {event.time}:{at} {event.message}")
+
+
+def _missing_lines(missing: "Iterable[Missing]") -> "Iterator[str]":
+    """Say what is missing and why; many tensors that are so for one reason are one line."""
+    from steptrace_analyzer.anomalies.words import listed
+    from steptrace_analyzer.trace.select import format_steps
+
+    alike: dict[tuple[str, str], list[str]] = {}
+    for each in missing:
+        at = "" if each.steps is None else f" at steps {format_steps(each.steps)}"
+        alike.setdefault((at, each.reason), []).append(f"{each.kind}/{each.path}")
+    for (at, reason), paths in alike.items():
+        more = len(paths) > _MOST_ALIKE
+        for text in [f"{listed(paths, 3)} (all in --json)"] if more else paths:
+            yield f"{text}{at}: {reason}"
 
 
 def _phase_lines(attributes: "TraceAttributes") -> list[str]:

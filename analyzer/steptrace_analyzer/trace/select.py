@@ -11,7 +11,7 @@ from steptrace_schema.errors import StepNotRecordedError, UnknownNameError
 from steptrace_schema.names import ATTRIBUTES_KEY, STATISTICS, STEP, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
     import xarray as xr
 
@@ -46,11 +46,17 @@ def tensor_paths(trace: xr.DataTree, kind: Kind) -> list[str]:
     paths = [
         f"{node.path.removeprefix(top.path)}/{name}".lstrip("/")
         for node in top.subtree
-        for name in node.to_dataset(inherit=False).data_vars
+        for name in _arrays(node)
     ]
     rank = {path: position for position, path in enumerate(_model_order(trace))}
     last = len(rank)
     return sorted(paths, key=lambda path: rank.get(path, rank.get(layer_of(path), last)))
+
+
+def _arrays(node: xr.DataTree) -> list[Hashable]:
+    """Return the names of a group's arrays; one that is called as a dimension is a coordinate."""
+    found = node.to_dataset(inherit=False)
+    return [name for name in found.variables if name not in found.indexes]
 
 
 def layer_of(path: str) -> str:

@@ -371,6 +371,16 @@ def test_targets_beyond_the_last_activation_are_named() -> None:
     assert find("output_mismatch", arrays, layers=quiet_layers(), loss="mse") == []
 
 
+def test_ids_of_classes_are_no_targets_beyond_a_softmax() -> None:
+    """A custom loop does not say that its loss takes ids; they are not one for each output."""
+    arrays = quiet_run()
+    raw = np.random.default_rng(8).normal(size=(STEPS, 4, CLASSES))
+    share = np.exp(raw) / np.exp(raw).sum(axis=-1, keepdims=True)
+    assert arrays["inputs/y"].max() > 1
+    layers = quiet_layers(last="softmax")
+    assert find("output_mismatch", _outputs(arrays, share), layers=layers, loss=None) == []
+
+
 def test_a_gradient_that_does_not_reach_the_first_layer_vanishes() -> None:
     arrays = _unlearned(_run())
     assert find("vanishing", arrays) == []
@@ -572,6 +582,20 @@ def test_updates_of_a_quiet_run_are_explained_and_of_a_resumed_one_not_judged() 
     trace = make_trace(arrays, optimizer=sgd, events=(event,))
     (reason,) = diagnose(trace, rules=["outside"]).not_judged
     assert "the run was resumed" in reason.reason
+
+
+def test_weights_that_a_program_sets_again_and_again_are_not_changed_at_every_step() -> None:
+    arrays = _run()
+    sgd = Optimizer(class_name="SGD", config={"momentum": 0.0, "nesterov": False})
+    for row in range(4, STEPS, 4):  # as meta-learning does after each task
+        arrays["weights/net/middle/kernel"][row:] += np.float32(0.01)
+    (found,) = find("outside", arrays, optimizer=sgd)
+    assert "something changes them again and again" in found.explanation
+    assert "weights that the program sets" in str(found.cause)
+    weights = arrays["weights/net/middle/kernel"]
+    weights += np.float32(0.01) * np.arange(len(weights), dtype=np.float32)[:, None, None]
+    (found,) = find("outside", arrays, optimizer=sgd)
+    assert "something changes them at every step" in found.explanation
 
 
 def test_a_run_that_ends_in_nan_has_what_was_off_before_at_every_step() -> None:

@@ -115,3 +115,64 @@ def test_a_step_may_call_its_optimizer_itself(
         found = np.asarray(group[f"gradients/mlp/{key}"])
         rows = [gradients[number] for gradients in expected]
         np.testing.assert_allclose(found, rows, rtol=1e-5, atol=1e-7)
+
+
+class Gate(keras.layers.Layer):  # type: ignore[misc]
+    """Decides by a tensor what it gives, as only rewritten Python can in a compiled step."""
+
+    def call(self, x: Any) -> Any:
+        if tf.reduce_sum(x) > 1e9:
+            return -x
+        return x
+
+
+class Decorated(keras.Model):  # type: ignore[misc]
+    """Compiles its own step, which Keras compiles once more."""
+
+    def __init__(self) -> None:
+        super().__init__(name="decorated")
+        keras.utils.set_random_seed(3)
+        hidden = keras.layers.Dense(4, "tanh", name="hidden")
+        out = keras.layers.Dense(2, name="out")
+        self.inner = keras.Sequential([keras.Input((3,)), hidden, out], name="inner")
+        self.gate = Gate(name="gate")
+        self.gate.built = True
+
+    def call(self, x: Any) -> Any:
+        return self.inner(x)
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def train_step(self, data: Any) -> Any:
+        x, y = data
+        x = self.gate.call(x + tf.random.normal(tf.shape(x)))
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(self(x, training=True) - y))
+        weights = self.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        return {"error": loss}
+
+
+def test_fit_records_a_train_step_that_is_a_function_of_tensorflow(
+    tmp_path: Path, said: list[str]
+) -> None:
+    def fit(callbacks: list[Any]) -> Any:
+        model = Decorated()
+        model.compile(keras.optimizers.SGD(0.5))
+        x, y = vectors(8 * STEPS)
+        model.fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=callbacks)
+        return model
+
+    plain = fit([])
+    before = len(said)
+    path = tmp_path / "run.zarr"
+    traced = fit([Tracer(path, on_error="raise", progress=False)])
+    assert said[before:] == []
+    for left, right in zip(weights_of(plain), weights_of(traced), strict=True):
+        assert left.tobytes() == right.tobytes()
+    group: Any = zarr.open_group(path, mode="r")
+    weights, gradients = (
+        np.asarray(group[f"{kind}/inner/hidden/kernel"]) for kind in ("weights", "gradients")
+    )
+    # SGD: the update is minus the rate times the gradient; 0.5 makes the product exact.
+    assert len(gradients) == STEPS
+    assert (weights[1:] == weights[:-1] - np.float32(0.5) * gradients).all()

@@ -198,3 +198,31 @@ def test_an_epoch_in_one_function_is_said_not_to_be_recorded_and_what_to_wrap(
             run(loop.data())
     assert not (tmp_path / "run.zarr").exists()
     assert int(loop.optimizer.iterations) == STEPS
+
+
+def test_a_loop_over_batches_in_one_function_is_said_not_to_be_recorded_and_not_changed(
+    tmp_path: Path,
+) -> None:
+    def train(path: Path | None) -> Any:
+        loop = Loop()
+
+        @tf.function  # type: ignore[untyped-decorator]
+        def steps(iterator: Any, count: Any) -> Any:
+            for _ in tf.range(count):
+                loop.update(*next(iterator))
+
+        run, tracer = steps, None if path is None else Tracer(path, progress=False)
+        if tracer is not None:
+            run = tracer.wrap(steps, models=[loop.model], optimizers=[loop.optimizer])
+        iterator = iter(loop.data())
+        for _ in range(2):
+            run(iterator, tf.constant(STEPS // 2))
+        if tracer is not None:
+            tracer.close()
+        return weights_of(loop.model)
+
+    plain = train(None)
+    with pytest.warns(RuntimeWarning, match="takes its batches inside of a loop"):
+        traced = train(tmp_path / "run.zarr")
+    for one, other in zip(plain, traced, strict=True):
+        assert one.tobytes() == other.tobytes()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from steptrace_schema.names import SAMPLE_REPLICA, SAMPLE_STATISTICS, STATISTIC_NAMES, X, Y
+from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.names import joined, leaves
 from steptrace_tracer.capture.replicas import whole_batch
 from steptrace_tracer.capture.taps import NOT_NUMBERS, NOT_SAMPLES, Taps, storable
@@ -37,6 +40,8 @@ def batch_taps(batch: Batch, policy: Policy, strategy: Any) -> Taps:
         The ``tf.distribute.Strategy`` that spreads it over replicas; None for one.
     """
     taps = Taps()
+    # An eager step may be given arrays of NumPy.
+    batch = type(batch)(*(tf.nest.map_structure(_as_tensor, part) for part in (batch.x, batch.y)))
     whole, kept, samples = batch, batch, policy.rows
     if strategy is not None:
         whole, kept, replica = whole_batch(strategy, batch, samples)
@@ -58,6 +63,11 @@ def batch_taps(batch: Batch, policy: Policy, strategy: Any) -> Taps:
     if policy.sample_statistics and policy.covers("inputs", SAMPLE_STATISTICS):
         taps.tensors |= _whole(BATCH_TARGET, Y, whole.y)
     return taps
+
+
+def _as_tensor(leaf: Any) -> Any:
+    is_numbers = isinstance(leaf, np.ndarray) and leaf.dtype.kind in "fiub"
+    return tf.convert_to_tensor(leaf) if is_numbers else leaf
 
 
 def _whole(kind: str, base: str, structure: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +133,8 @@ def build_optimizer(optimizer: Any, model: Any, *, compiled: bool) -> None:
             optimizer.build(model.trainable_variables)
 
     with strategy_of(model).scope():
-        (tf.function(make, autograph=False) if compiled else make)()
+        # A partial is new to TensorFlow, which else warns of retracing where many are built.
+        (tf.function(functools.partial(make), autograph=False) if compiled else make)()
 
 
 def slots_or_missing(

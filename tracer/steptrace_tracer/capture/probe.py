@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from steptrace_schema.names import (
     X,
 )
 from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.capture.building import left_unbuilt
 from steptrace_tracer.capture.names import Names, inside_recurrent, joined, leaves, walk_layers
 from steptrace_tracer.capture.rebinding import rebound
 from steptrace_tracer.capture.replicas import first_replica
@@ -49,6 +51,7 @@ _IN_A_LOOP = "the activation runs inside a loop of the graph, where its tensors 
 _NO_BATCH = "the step finds its batch itself; give Tracer(probe=...)"
 _OTHER_MODEL = "the probe runs the first model of the step alone, and this is another one"
 _LONGEST_MESSAGE = 2000
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _NOT_CALLED = "the layer's activation function is not called in inference mode"
 
 
@@ -136,6 +139,7 @@ class Probe:
             stack.enter_context(keras.StatelessScope())
             if tf.executing_eagerly():
                 stack.enter_context(draws_apart())
+            stack.enter_context(left_unbuilt(self.model))
             if "training" in inspect.signature(self.model.call).parameters:
                 self.model(x, training=False)
             else:
@@ -226,7 +230,8 @@ def working_probe(
             probe()
     except Exception as error:
         # What a step is trained on need not be what its model is called with.
-        whole = one_line(" ".join(str(error).split()), _LONGEST_MESSAGE)
+        said = _COLOUR.sub("", str(error))
+        whole = one_line(" ".join(said.split()), _LONGEST_MESSAGE)
         reason = (
             f"the model cannot be called with {what} ({type(error).__name__}: {whole}); {remedy}"
         )

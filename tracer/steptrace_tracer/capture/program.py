@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steptrace_tracer._tensorflow import keras, tf
-from steptrace_tracer.keras_private import strategy_of, update_count
+from steptrace_tracer.capture.plain_step import plain_body
+from steptrace_tracer.keras_private import function_settings, strategy_of, update_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -140,10 +141,14 @@ def fit_program(model: Any, spec: Any, frozen: FrozenStep) -> Program:
         The ``element_spec`` of its data set, None where it has none.
     """
     # As Keras does it: one function inside another, with the signature of the data set, so that
-    # the same program is compiled.
+    # the same program is compiled. A train_step may be a third one, in which nothing is seen.
+    body, jit_compile = frozen.body, frozen.jit_compile
+    if hasattr(body, "python_function"):
+        jit_compile = jit_compile or function_settings(body).jit_compile
+        body = body if frozen.eager else plain_body(body)
     compiled = Compiled(
         functools.partial(
-            tf.function, reduce_retracing=True, jit_compile=frozen.jit_compile, autograph=False
+            tf.function, reduce_retracing=True, jit_compile=jit_compile, autograph=False
         ),
         functools.partial(
             tf.function,
@@ -158,7 +163,7 @@ def fit_program(model: Any, spec: Any, frozen: FrozenStep) -> Program:
     reached = (model, *vars(model).values()) if frozen.eager else ()
     strategy = replica_strategy(model)
     return Program(
-        body=frozen.body,
+        body=body,
         models=(model,),
         optimizers=tuple(optimizers.values()),
         batch=batch_of_data,

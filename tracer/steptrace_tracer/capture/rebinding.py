@@ -130,14 +130,20 @@ def tapped(
 
 
 def _see_output(layer: Any, current: CurrentCollector) -> Callable[[Any], Any]:
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def keep(output: Any) -> None:
+        if (collector := current()) is not None:
+            try:
+                collector.keep_output(layer, output)
+            except Exception as error:
+                collector.taps.error = collector.taps.error or error
+
     def wrap(call: Any) -> Any:
+        # AutoGraph takes it for what it stands for, where a compiled step calls the layer.
+        @functools.wraps(call)
         def seen(*args: Any, **kwargs: Any) -> Any:
             output = call(*args, **kwargs)
-            if (collector := current()) is not None:
-                try:
-                    collector.keep_output(layer, output)
-                except Exception as error:
-                    collector.taps.error = collector.taps.error or error
+            keep(output)
             return output
 
         return seen
@@ -146,10 +152,15 @@ def _see_output(layer: Any, current: CurrentCollector) -> Callable[[Any], Any]:
 
 
 def _see_input(model: Any, current: CurrentCollector) -> Callable[[Any], Any]:
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def watch(inputs: Any) -> None:
+        if (collector := current()) is not None:
+            collector.watch(model, inputs)
+
     def wrap(call: Any) -> Any:
+        @functools.wraps(call)
         def seen(*args: Any, **kwargs: Any) -> Any:
-            if (collector := current()) is not None:
-                collector.watch(model, args[0] if args else kwargs.get("inputs"))
+            watch(args[0] if args else kwargs.get("inputs"))
             return call(*args, **kwargs)
 
         return seen

@@ -9,8 +9,8 @@ import numpy as np
 
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.finished_taps import ROWS
+from steptrace_tracer.capture.step_result import StepResult
 from steptrace_tracer.capture.taps import to_array
-from steptrace_tracer.capture.traced_step import StepResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable

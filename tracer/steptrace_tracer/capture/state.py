@@ -10,6 +10,7 @@ import numpy as np
 import xxhash
 
 from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.capture.random_draws import draws_inside
 from steptrace_tracer.capture.resource_uses import READING, ResourceUses
 from steptrace_tracer.capture.stored_values import StoredValues
 
@@ -40,6 +41,10 @@ RETURNED: Final = "what the step returned"
 IN_MEMORY: Final = 256 * 2**20
 """The most bytes of variables that a copy which is kept for long holds in memory."""
 
+_SHARED_DRAWS: Final = (
+    "a tf.function that it calls draws random numbers, and draws others when it runs again: take "
+    "that tf.function away, or draw from a tf.random.Generator"
+)
 _NO_VARIABLE = "it changes a resource that is no variable, which cannot be copied"
 
 
@@ -69,7 +74,7 @@ class StepState:
         parts = _with_components((*function.variables, *program.variables()))
         found = {id(v.handle): v for v in parts if id(v.handle) in changed}
         self._variables = list(found.values())
-        self.obstacle = outside_effect(function)
+        self.obstacle = outside_effect(function, depth=2)
         if self.obstacle is None and changed - found.keys():
             self.obstacle = _NO_VARIABLE
         # Called without a search for the function of the arguments, and without a warning of
@@ -144,8 +149,18 @@ def _with_components(variables: Iterable[Any]) -> list[Any]:
     return [part for v in variables for part in getattr(v, "values", (v,))]
 
 
-def outside_effect(function: Any) -> str | None:
-    """Return what a compiled function does to more than variables, such as calling Python."""
+def outside_effect(function: Any, depth: int = 1) -> str | None:
+    """Return what a compiled function does to more than variables, such as calling Python.
+
+    Parameters
+    ----------
+    function
+        The function.
+    depth
+        How many calls deep the functions are at least that other programs call, too.
+    """
+    if draws_inside(function, depth):
+        return _SHARED_DRAWS
     definition = function.graph.as_graph_def()
     nodes = [definition.node, *(inner.node_def for inner in definition.library.function)]
     types = sorted({node.op for part in nodes for node in part})

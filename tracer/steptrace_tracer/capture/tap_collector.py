@@ -45,7 +45,10 @@ _IN_A_LOOP = (
     "returned"
 )
 _NOT_THE_INPUT = "no model of the step is called with the batch itself"
-_NO_SAMPLE_LOSS = "the step computes no loss, or more than one, that has a value for each sample"
+_NO_SAMPLE_LOSS = (
+    "no keras.losses.Loss, or more than one, computes a value for each sample in the step; what "
+    "functions compute is not seen"
+)
 _NOT_CALLED = "the layer is not called in the training step"
 _NOT_FLOATING = "the input is not floating point, so the loss has no gradient with respect to it"
 

@@ -33,13 +33,13 @@ from steptrace_tracer.capture.optimizer_state import (
     slots_or_missing,
 )
 from steptrace_tracer.capture.probe import Probe, same_inputs, working_probe
+from steptrace_tracer.capture.random_draws import draws_random_numbers
 from steptrace_tracer.capture.rebinding import tapped
 from steptrace_tracer.capture.replicas import on_every_replica, run_on_replicas
-from steptrace_tracer.capture.step_result import StepProgress
-from steptrace_tracer.capture.step_result import StepResult as StepResult
+from steptrace_tracer.capture.step_result import StepProgress, StepResult
 from steptrace_tracer.capture.tap_collector import TapCollector
 from steptrace_tracer.capture.taps import Taps
-from steptrace_tracer.keras_private import draws_random_numbers, note_what_tensors_lack
+from steptrace_tracer.keras_private import note_what_tensors_lack
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,6 +22,7 @@ from steptrace_schema.names import METADATA_FILE, STATISTICS, STEP
 from steptrace_schema.storage.contents import file_sizes
 from steptrace_schema.store.opening import read_attributes
 from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.capture.building import is_built
 from steptrace_tracer.capture.optimizer_state import build_optimizer
 from steptrace_tracer.keras_private import build, update_count
 from steptrace_tracer.planning.document import PlannedTensors
@@ -171,7 +172,7 @@ def _train(model: Any, batch: Any, policy: Policy, path: Path) -> tuple[float, f
 @contextmanager
 def _put_back(model: Any, batch: Any) -> Iterator[None]:
     """Build `model`, and give all of its state back afterwards."""
-    if not (model.built and all(layer.built for layer in model.layers)):
+    if not all(map(is_built, (model, *model.layers))):
         try:
             build(model, batch)
         except MissingNameError as error:

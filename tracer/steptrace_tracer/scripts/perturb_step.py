@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.capture.building import is_built
 from steptrace_tracer.scripts.one_ulp import is_floating, one_ulp
 from steptrace_tracer.scripts.perturb_fit import change_weights
 from steptrace_tracer.session.step_batch import batch_for
@@ -83,7 +84,7 @@ class StepPerturber:
 
     def _change_weights(self, models: Sequence[Any]) -> None:
         for model in models:
-            if model.built and id(model) not in self._changed:
+            if is_built(model) and id(model) not in self._changed:
                 self._changed.add(id(model))
                 change_weights(model)
 

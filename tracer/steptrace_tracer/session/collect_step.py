@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from steptrace_schema.format.attributes import Missing
     from steptrace_schema.format.policy import Policy
+    from steptrace_tracer.capture.step_result import StepResult
     from steptrace_tracer.capture.taps import Taps
-    from steptrace_tracer.capture.traced_step import StepResult
 
 
 @dataclasses.dataclass(frozen=True)

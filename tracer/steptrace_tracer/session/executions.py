@@ -16,7 +16,7 @@ from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.proven_step import PROOF_STEPS
 from steptrace_tracer.capture.several_steps import MOST_BYTES, SeveralSteps
 from steptrace_tracer.capture.state import StepState
-from steptrace_tracer.capture.traced_step import StepResult
+from steptrace_tracer.capture.step_result import StepResult
 from steptrace_tracer.session.failure import one_line
 from steptrace_tracer.session.fed_batches import FedBatches, can_feed
 from steptrace_tracer.session.step_attempt import StepAttempt

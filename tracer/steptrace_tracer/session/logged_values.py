@@ -31,6 +31,11 @@ class LoggedValues:
         self._values: dict[str, npt.NDArray[Any]] = {}
         self._names = LoggedNames()
 
+    def begin(self, step: int) -> None:
+        """Note that the first step is number `step`, where there was none yet."""
+        if self.at is None:
+            self.at = step
+
     def log(
         self,
         step: int | None,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.capture.building import is_built
 from steptrace_tracer.capture.frozen_step import FrozenStep
 from steptrace_tracer.capture.names import walk_layers
 from steptrace_tracer.capture.program import fit_program
@@ -150,4 +151,4 @@ def _as_tensor(value: Any) -> Any:
 
 
 def _is_built(model: Any) -> bool:
-    return all(layer.built for layer in (model, *(layer for layer, _ in walk_layers(model))))
+    return all(map(is_built, (model, *(layer for layer, _ in walk_layers(model)))))

@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from steptrace_schema.names import Status
     from steptrace_tracer.capture.program import Program
     from steptrace_tracer.capture.proven_step import ProvenStep
-    from steptrace_tracer.capture.traced_step import StepResult, TracedStep
+    from steptrace_tracer.capture.step_result import StepResult
+    from steptrace_tracer.capture.traced_step import TracedStep
     from steptrace_tracer.session.collect_step import StepPosition
     from steptrace_tracer.session.executions import AtOnce
     from steptrace_tracer.session.moment import Moment
@@ -106,8 +107,7 @@ class Session:
         self._before = before
         self._capture, self._captures = captures.of(program), captures
         self._watch = watch_for(settings, names, policy, before)
-        if self._logged.at is None:
-            self._logged.at = step
+        self._logged.begin(step)
 
     def turn_to(self, program: Program, step: int | None = None) -> None:
         """Have the next step be one of `program`, with the same models; of a fit from `step` on."""

@@ -19,10 +19,10 @@ def batch_of_arguments(
 ) -> Batch:
     """Return the batch among the arguments of a step.
 
-    The first argument that holds tensors is ``x``, or ``(x, y)`` where it is a tuple or list of
-    two or more; otherwise the second one is ``y``. Of one mapping, what is called as the model's
-    inputs are is ``x`` and the rest ``y``; or else what is called ``label``, ``target`` or ``y``
-    is ``y``.
+    The first argument that holds tensors, and not numbers alone, is ``x``, or ``(x, y)`` where it
+    is a tuple or list of two or more; otherwise the second one is ``y``. Of one mapping, what is
+    called as the model's inputs are is ``x`` and the rest ``y``; or else what is called ``label``,
+    ``target`` or ``y`` is ``y``.
 
     Examples
     --------
@@ -66,8 +66,14 @@ def batch_for(models: tuple[Any, ...], *args: Any, **kwargs: Any) -> Batch:
 
 def _holds_tensors(value: Any) -> bool:
     found = [leaf for _, leaf in leaves(value)]
-    return bool(found) and all(
+    return any(map(_has_rows, found)) and all(
         isinstance(leaf, tf.distribute.DistributedValues)
         or (hasattr(leaf, "dtype") and hasattr(leaf, "shape"))
         for leaf in found
     )
+
+
+def _has_rows(leaf: Any) -> bool:
+    """Whether a leaf may be of a batch: a number, such as that of the step, is of none."""
+    rank = getattr(getattr(leaf, "shape", None), "rank", getattr(leaf, "ndim", None))
+    return rank != 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from steptrace_schema.errors import TraceError
 from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.capture.taps import current_graph
 from steptrace_tracer.session.fed_batches import as_it_is, can_feed
 
 if TYPE_CHECKING:
@@ -29,6 +30,12 @@ _MORE: Final = (
 )
 
 
+_IN_A_LOOP: Final = (
+    "the step takes its batches inside of a loop, or of an inner function, so that it may be many "
+    "steps; wrap the function that does one step, and call it for each batch"
+)
+
+
 class OneBatch:
     """An iterator that gives one batch, and then what another one gives.
 
@@ -43,6 +50,7 @@ class OneBatch:
     def __init__(self, batch: Any, then: Any = None) -> None:
         self._batches = [batch]
         self._then = then
+        self._graph = current_graph()
 
     def __iter__(self) -> OneBatch:
         """Return itself, as iterators do."""
@@ -50,6 +58,8 @@ class OneBatch:
 
     def __next__(self) -> Any:
         """Return the batch."""
+        if self._then is None and current_graph() is not self._graph:
+            raise TraceError(_IN_A_LOOP)
         if self._batches:
             return self._batches.pop()
         if self._then is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from steptrace_schema.errors import TraceError
 from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.capture.building import is_built
 from steptrace_tracer.capture.frozen_step import FrozenStep
 from steptrace_tracer.capture.names import walk_layers
 from steptrace_tracer.capture.program import fit_program, replica_strategy
@@ -226,13 +227,13 @@ class TracedFit:
         """
         model = self._model
         children = [layer for layer, _ in walk_layers(model)]
-        if not all(layer.built for layer in (model, *children)):
+        if not all(map(is_built, (model, *children))):
             try:
                 build(model, data)
             except MissingNameError:
                 return False
             except Exception:
                 # A model with its own train_step need not be callable itself.
-                if not children or not all(layer.built for layer in children):
+                if not children or not all(map(is_built, children)):
                     raise
         return True

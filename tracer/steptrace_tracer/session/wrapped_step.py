@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from steptrace_schema.errors import TraceError
 from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.capture.building import is_built
+from steptrace_tracer.capture.plain_step import plain, plain_body
 from steptrace_tracer.capture.program import (
     Compiled,
     Program,
     reached_variables,
     replica_strategy,
 )
-from steptrace_tracer.keras_private import function_settings, method_owner, update_count
+from steptrace_tracer.keras_private import function_settings, update_count
 from steptrace_tracer.session.assigned_outside import AssignedOutside
 from steptrace_tracer.session.on_batch import OnBatch
 from steptrace_tracer.session.perturbing import PERTURBER
@@ -70,6 +72,7 @@ class WrappedStep:
         self._taken: TakenBatches | None = None
         self._fed: FedStep | None = None
         self._outside: AssignedOutside | None = None
+        self._was_done = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Do one step; return what the user's function returns."""
@@ -105,8 +108,9 @@ class WrappedStep:
             except TraceError as error:
                 session.fail(error)
                 return original()
-            if not all(model.built for model in program.models):
-                return original()  # which builds them; the next call begins the trace
+            if not (self._was_done or all(map(is_built, program.models))):
+                self._was_done = True
+                return original()  # which builds what it calls; the next call begins the trace
             try:
                 self._count.first = update_count(program.optimizers[0])
                 session.begin(program, self._count.first)
@@ -160,7 +164,7 @@ class WrappedStep:
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Return the models and optimizers of the step, those that it refers to by default."""
-        function, owner = _plain(self._original)
+        function, owner = plain(self._original)
         found = list(_referred(function, owner, (*args, *kwargs.values())))
         named = _of_type(found, keras.Model)
         models = self._models or _outermost(named)
@@ -176,7 +180,8 @@ class WrappedStep:
             if not objects:
                 msg = (
                     f"the training step '{getattr(function, '__name__', function)}' refers to no "
-                    f"Keras {what}; pass them: tracer.wrap(train_step, {what}=[...])"
+                    f"Keras {what}; pass them: tracer.wrap(train_step, {what}=[...]); "
+                    "networks of tf.Module alone, and optimizers of tf.compat.v1, are not recorded"
                 )
                 raise TraceError(msg)
         return models, optimizers
@@ -185,14 +190,14 @@ class WrappedStep:
         models, optimizers = self._trained(args, kwargs)
         strategy = replica_strategy(models[0])
         eager = not hasattr(self._original, "python_function")
-        reached = _referred(*_plain(self._original), (*args, *kwargs.values())) if eager else ()
+        reached = _referred(*plain(self._original), (*args, *kwargs.values())) if eager else ()
         if not tf.executing_eagerly():
             msg = (
                 "the wrapped step is called while another function is compiled, or on a replica; "
                 "wrap the outermost function of the step"
             )
             raise TraceError(msg)
-        body, taken, compiled = _body(self._original), self._taken, _compiled(self._original)
+        body, taken, compiled = plain_body(self._original), self._taken, _compiled(self._original)
         if taken is not None:
             body = taken.body(body)
             if hasattr(self._original, "python_function"):
@@ -255,19 +260,12 @@ def _outermost(models: tuple[Any, ...]) -> tuple[Any, ...]:
     )
 
 
-def _plain(train_step: Any) -> tuple[Any, Any]:
-    """Return the Python function inside a step, and the object that it is a method of, if any."""
-    function = inspect.unwrap(getattr(train_step, "python_function", train_step))
-    owner = getattr(function, "__self__", None)
-    return getattr(function, "__func__", function), method_owner(owner)
-
-
 _ON_BATCH: Final = "train_on_batch"
 
 
 def _trains_on_batch(train_step: Any) -> bool:
     """Whether a Python function calls ``train_on_batch`` of a model, itself or in what it calls."""
-    function, _ = _plain(train_step)
+    function, _ = plain(train_step)
     seen: set[int] = set()
     waiting = [function]
     while waiting:
@@ -291,24 +289,6 @@ def _trains_on_batch(train_step: Any) -> bool:
 def _names_in(code: types.CodeType) -> set[str]:
     inner = (_names_in(value) for value in code.co_consts if isinstance(value, types.CodeType))
     return set(code.co_names).union(*inner)
-
-
-def _body(train_step: Any) -> Callable[..., Any]:
-    function, owner = _plain(train_step)
-    is_compiled = hasattr(train_step, "python_function")
-    if is_compiled and function_settings(train_step).autograph and _has_source(function):
-        function = tf.autograph.to_graph(function)
-    body: Callable[..., Any] = function if owner is None else functools.partial(function, owner)
-    return body
-
-
-def _has_source(function: Any) -> bool:
-    """Whether TensorFlow can, and so does, rewrite Python's loops and conditions."""
-    try:
-        inspect.getsource(function)
-    except (OSError, TypeError):
-        return False
-    return True
 
 
 def _compiled(train_step: Any) -> Compiled:

@@ -47,7 +47,8 @@ def output_mismatch(signals: Signals, *, share: float = 0.02) -> Iterator[Findin
     outputs that are no probabilities as if they were, or from probabilities as if they were logits,
     the loss says so itself; and so does a softmax of what sums to one already. A last ReLU that
     gives zero for nearly every sample gives neither. Of other losses, `share` of the targets lie
-    outside what the last activation function can give.
+    outside what the last activation function can give; targets that are not one for each output,
+    as the ids of classes, are not judged.
 
     Thresholds
         share: targets outside the range of the outputs, over all
@@ -84,7 +85,7 @@ def output_mismatch(signals: Signals, *, share: float = 0.02) -> Iterator[Findin
     outputs, labels, losses = _rows(signals, path)
     if "entropy" in loss:
         yield from _of_entropy(signals, layer, outputs, labels, losses)
-    elif activation in _BOUNDS and len(labels):
+    elif activation in _BOUNDS and len(labels) and labels.size == outputs.size:  # else class ids
         low, high = _BOUNDS[activation]
         outside = float(((labels < low - 1e-6) | (labels > high + 1e-6)).mean())
         if outside > share:

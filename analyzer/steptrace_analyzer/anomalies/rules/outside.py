@@ -26,9 +26,9 @@ def outside(
     `explain_update` does, and compared with the recorded weights. An element is off where it is
     farther from them than 4 ULP plus 16 parts in 2^23 of the terms it is computed from; where
     gradients were computed beside the training, four of the weight's largest steps are added. A
-    weight of which more than `share` of the updates are off has something that acts at every step,
-    such as a constraint, or gradients that are changed before they are applied: that is worth
-    knowing only.
+    weight of which more than `share` of the updates are off has something that acts again and
+    again, such as a constraint, gradients that are changed before they are applied, or a program
+    that sets weights, as meta-learning does: that is worth knowing only.
 
     Thresholds
         share: updates that are off over all, 0 to 1. most_gigabytes: of weights and gradients
@@ -101,6 +101,8 @@ def _at(step: int, found: list[UpdateExplanation]) -> Finding:
 
 def _always(path: str, updates: int, found: list[UpdateExplanation]) -> Finding:
     first, last = found[0].step, found[-1].step
+    is_always = len(found) == updates
+    when = "at every step" if is_always else "again and again"
     return Finding(
         rule="outside",
         severity="info",
@@ -108,14 +110,15 @@ def _always(path: str, updates: int, found: list[UpdateExplanation]) -> Finding:
         last_step=last,
         explanation=(
             f"{len(found)} of {plural(updates, 'update')} of {path} are not what the optimizer's "
-            "formula gives: something changes them at every step."
+            f"formula gives: something changes them {when}."
         ),
         tensor=f"updates/{path}",
         observed=len(found) / updates,
         usual=0.0,
         cause=(
-            "a constraint on the weight, gradients that are changed before they are applied, or "
-            "another configuration of the optimizer than the recorded one"
+            "a constraint on the weight, gradients that are changed before they are applied, "
+            f"{'' if is_always else 'weights that the program sets, '}or another configuration of "
+            "the optimizer than the recorded one"
         ),
         cause_kind="set-up",
         evidence={"updates": updates, "off": len(found)},
