@@ -75,3 +75,21 @@ def test_its_trace_can_be_replaced_or_resumed(
         assert kernels[-STEPS - 1].tobytes() == before[0].tobytes()
         assert kernels[-1].tobytes() == weights_of(model)[0].tobytes()
         assert validate(path) == []
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["same model", "another one"])
+def test_the_same_tracer_goes_on_in_the_next_fit(tmp_path: Path, same: bool) -> None:
+    path, model = tmp_path / "run.zarr", mlp()
+    tracer, left = _recorder(path), model
+    with pytest.raises(KeyboardInterrupt):
+        _in_fit(model, tracer, True)
+    if not same:
+        model = mlp()
+    _in_fit(model, tracer, False)
+    assert read_attributes(path).status == "complete"
+    group: Any = zarr.open_group(path, mode="r")
+    assert np.asarray(group["scalars/step"]).tolist() == [0, 1, 2, 3, 4]
+    kernel = np.asarray(group["weights/mlp/hidden/kernel"])[-1]
+    assert kernel.tobytes() == weights_of(model)[0].tobytes()
+    assert validate(path) == []
+    left.fit(*vectors(BATCH), verbose=0)  # its own train function is back
