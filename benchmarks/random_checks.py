@@ -7,6 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from random_steps import halved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -188,7 +189,7 @@ class Trace:
             if self.known.halves:
                 loss = 0.5 * sum(
                     model.compute_loss(a, b, model(a, training=True), c)
-                    for a, b, c in halved(whole)
+                    for a, b, c in halved(whole, len(tf.nest.flatten(x)[0]) // 2)
                 )
             else:
                 with outputs_of(model, self.names.layers) as outputs:
@@ -254,17 +255,6 @@ def outputs_of(model: Any, paths: Any) -> Iterator[dict[str, Any]]:
     finally:
         for layer in layers:
             object.__delattr__(layer, "call")
-
-
-def halved(structure: Any) -> list[Any]:
-    """Return the first half of the rows, and the second."""
-    import tensorflow as tf
-
-    half = len(tf.nest.flatten(structure)[0]) // 2
-    return [
-        tf.nest.map_structure(lambda v, rows=rows: v[rows], structure)
-        for rows in (slice(None, half), slice(half, None))
-    ]
 
 
 def ids_of(*batch: Any) -> Any:

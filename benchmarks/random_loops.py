@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from random_networks import blocks_of, optimizer_of
+from random_steps import halved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +64,12 @@ class Notes:
         held = getattr(self.model, "held", ())
         kinds = {"model": self.variables, "optimizer": self.slots, "held": held}
         return {kind: [np.array(v) for v in found] for kind, found in kinds.items()}
+
+    def next_step(self, per_epoch: int) -> int:
+        """Return the number of the step that would follow the last one, as a trace counts."""
+        last = self.steps[-1]
+        ended: int = min(last["end"] + 1, per_epoch)
+        return int(last["start"]) + int(last["epoch"]) * per_epoch + ended
 
     def begin(self, batch: int) -> None:
         self.epoch += batch == 0
@@ -160,8 +167,7 @@ def train_loop(
             count = tf.shape(tf.nest.flatten(x)[0])[0] // 2
             totals: Any = None
             loss = 0.0
-            for rows in (slice(None, count), slice(count, None)):
-                part = tf.nest.map_structure(lambda v, rows=rows: v[rows], (x, y, weight))
+            for part in halved((x, y, weight), count):
                 with tf.GradientTape() as tape:
                     share = 0.5 * loss_at(*part)
                     goal = scaled(share)

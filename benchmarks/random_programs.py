@@ -76,7 +76,7 @@ def trained(draw: Draw, folder: Path, trace: Path | None) -> tuple[Notes, Known]
     random = len(model.variables) > len(model.weights)  # each replica draws its own
     known.tape = strategy is None or not (random or way == "train_on_batch")
     if strategy is None:
-        known.pairs = lambda _: [(model.optimizer, model.trainable_variables)]
+        known.pairs = lambda _: [(notes.model.optimizer, notes.model.trainable_variables)]
     if way in LOOPS:
         passes = train_loop(way, model, batches, notes, tracer_at(trace), draw, strategy)
         known.tape &= passes == "one"
@@ -100,6 +100,8 @@ def _fits(
     made: Callable[[], tuple[Any, list[Any]]],
 ) -> None:
     """Train by ``fit``, once or twice, and note what is known of it."""
+    from steptrace_tracer.keras_private import update_count
+
     model, way = notes.model, known.way
     given, known.ordered = data_of(draw, known.batches)
     known.class_weight = given.get("class_weight")
@@ -127,9 +129,13 @@ def _fits(
         if number and way == "two tracers" and trace:
             tracers = [tracer_at(trace.with_name("second.zarr"))]
         if number and way == "resumed":
-            model = _put_back(draw, notes, kept, known.per_epoch, made)
-            if draw("by", ["a new tracer", "the same tracer"]) == "a new tracer" and trace:
-                tracers = [tracer_at(trace, resume=True)]
+            ended = notes.next_step(known.per_epoch)
+            model = _put_back(draw, notes, kept, made)
+            notes.start, notes.epoch = ended, -1
+            if draw("by", ["a new tracer", "the same tracer"]) == "a new tracer":
+                # Which counts as the optimizer does; the same one goes on.
+                notes.start = update_count(model.optimizer)
+                tracers = [tracer_at(trace, resume=True)] if trace else []
         others = [notes.callback(), *own, *([keeping(notes, kept)] if way == "resumed" else [])]
         order = [*tracers, *others] if place == "first" else [*others, *tracers]
         epochs = EPOCHS if way == "fit" else 2
@@ -140,25 +146,20 @@ def _fits(
         tracers[0].close()
 
 
-def _put_back(
-    draw: Draw, notes: Notes, kept: dict[str, Any], per_epoch: int, made: Callable[[], Any]
-) -> Any:
+def _put_back(draw: Draw, notes: Notes, kept: dict[str, Any], made: Callable[[], Any]) -> Any:
     """Return the model as it was at the checkpoint, or as it was interrupted."""
-    last = notes.steps[-1]
-    step = per_epoch * last["epoch"] + min(last["end"] + 1, per_epoch)
-    values = notes.values()
+    model, values = notes.model, notes.values()
     if draw("from", ["the interruption", "the checkpoint"]) == "the checkpoint" and kept:
-        step, values = per_epoch, kept["values"]
-    model = notes.model
+        values = kept["values"]
     if draw("rebuilt", [False, False, True]) and draw.chosen["form"] != "lazy":
         model, _ = made()
         notes.models = (model,)
-    if hasattr(model, "second_optimizer") or not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
+    with model.distribute_strategy.scope():
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
     for kind, variables in (("model", notes.variables), ("optimizer", notes.slots)):
         for variable, value in zip(variables, values[kind], strict=True):
             variable.assign(value)
-    notes.start, notes.epoch = step, -1
     return model
 
 

@@ -200,10 +200,7 @@ def own_step(model: Any, way: str, data: Any) -> Any:
 
     if way == "halves":
         middle = tf.shape(tf.nest.flatten(y)[0])[0] // 2
-        parts = [
-            tf.nest.map_structure(lambda v, rows=rows: v[rows], (x, y, weight))
-            for rows in (slice(None, middle), slice(middle, None))
-        ]
+        parts = halved((x, y, weight), middle)
         (first, one, head), (second, two, tail) = (slopes(a, b, c, 0.5) for a, b, c in parts)
         gradients = [tf.convert_to_tensor(a) + b for a, b in zip(first, second, strict=True)]
         loss = 0.5 * (one + two)
@@ -225,6 +222,7 @@ def own_step(model: Any, way: str, data: Any) -> Any:
             if not hasattr(model, "second_optimizer"):
                 model.second_optimizer = keras.optimizers.RMSprop(0.01)
                 model.second_optimizer.build(variables[half:])
+            if not optimizer.built:
                 optimizer.build(variables[:half])
         optimizer.apply(gradients[:half], variables[:half])
         model.second_optimizer.apply(gradients[half:], variables[half:])
@@ -234,6 +232,16 @@ def own_step(model: Any, way: str, data: Any) -> Any:
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
     next(metric for metric in model.metrics if metric.name == "loss").update_state(loss)
     return model.compute_metrics(x, y, predicted, weight) | {"own": loss}
+
+
+def halved(structure: Any, middle: Any) -> list[Any]:
+    """Return the rows before `middle`, and the others."""
+    import tensorflow as tf
+
+    return [
+        tf.nest.map_structure(lambda v, rows=rows: None if v is None else v[rows], structure)
+        for rows in (slice(None, middle), slice(middle, None))
+    ]
 
 
 def _accumulated(model: Any, gradients: Any) -> None:
