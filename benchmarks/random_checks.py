@@ -261,7 +261,8 @@ def ids_of(*batch: Any) -> Any:
     """Return an integer for each sample of a batch, from its first number."""
     import tensorflow as tf
 
-    first = np.asarray(tf.nest.flatten(batch)[0])
+    first = tf.nest.flatten(batch)[0]
+    first = np.concatenate(tuple(map(np.asarray, getattr(first, "values", (first,)))))
     return (first.reshape(len(first), -1)[:, 0] * 1e6).astype(np.int64)
 
 

@@ -355,6 +355,7 @@ def train_pair(
     both.compile(of_maker, keras.losses.BinaryCrossentropy(from_logits=True), **settings)
     notes = Notes(maker, judge, optimizers=[of_judge, of_maker])
     refreeze = draw("frozen again", [True, False])
+    each = 3 if refreeze else 1
 
     def on_batch(real: Any, noise: Any, first: int) -> None:
         ones = np.ones((len(real), 1), np.float32)
@@ -362,16 +363,19 @@ def train_pair(
         if refreeze:
             judge.trainable = True
         for number, (x, y) in enumerate(((real, ones), (fake, 0 * ones))):
-            notes.begin(first + number)
-            notes.end(first + number, {"first": judge.train_on_batch(x, y)})
+            if refreeze:
+                notes.begin(first + number)
+            found = judge.train_on_batch(x, y)
+            if refreeze:  # else it was compiled with nothing to train, so that is no step
+                notes.end(first + number, {"first": found})
         judge.trainable = False
-        notes.begin(first + 2)
-        notes.end(first + 2, {"first": both.train_on_batch(noise, ones)})
+        notes.begin(first + each - 1)
+        notes.end(first + each - 1, {"first": both.train_on_batch(noise, ones)})
 
-    feeds = [(*pair, 3 * i) for i, pair in enumerate(zip(batches, noises, strict=True))]
+    feeds = [(*pair, each * i) for i, pair in enumerate(zip(batches, noises, strict=True))]
     _run_pair(draw, notes, tracer_of(), on_batch, feeds, [maker, judge], counted=False)
-    known.per_epoch, known.ordered = 3 * len(batches), False
-    known.pairs = lambda noted: judging["maker" if noted["batch"] % 3 == 2 else "judge"]
+    known.per_epoch, known.ordered = each * len(batches), False
+    known.pairs = lambda noted: judging["judge" if (noted["batch"] + 1) % each else "maker"]
     return notes, known
 
 
