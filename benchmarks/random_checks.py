@@ -7,19 +7,20 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from random_steps import halved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from random_loops import Known, Notes
     from random_networks import Draw
-    from random_programs import Notes
 
 
 class Trace:
     """A finished trace, with what does not agree with the run that left `notes`."""
 
-    def __init__(self, path: Path, notes: Notes, known: dict[str, Any], draw: Draw) -> None:
+    def __init__(self, path: Path, notes: Notes, known: Known, draw: Draw) -> None:
         import zarr
 
         from steptrace_schema.store.opening import read_attributes
@@ -28,8 +29,10 @@ class Trace:
         self.group: Any = zarr.open_group(path, mode="r")
         self.attributes = read_attributes(path)
         self.notes, self.known, self.draw = notes, known, draw
-        self.names = Names.of(notes.model)
-        self.model = notes.model
+        self.names = Names.of(*notes.first_models)
+        if notes.models is not notes.first_models:
+            self.names = _renamed(self.names, notes.first_models[0], notes.models[0])
+        self.model, self.variables = notes.model, notes.variables
         self.missing = {f"{m.kind}/{m.path}" for m in self.attributes.missing}
         self.wrong: list[str] = []
         self.compared: collections.Counter[str] = collections.Counter()
@@ -72,9 +75,11 @@ class Trace:
             self.wrong.append(f"status {self.attributes.status}: {self.attributes.status_reason}")
         self.wrong += [f"event: {e.message}" for e in self.attributes.events if "fail" in e.message]
         final = self.attributes.final
-        for variable in self.model.weights:
+        for variable in self.variables:
             if final is None or final.not_kept:
                 break
+            if id(variable) not in self.names.weights:
+                continue
             path = self.names.weights[id(variable)]
             listed = path in final.arrays
             key = f"{'final' if listed else 'weights'}/{path}"
@@ -84,17 +89,17 @@ class Trace:
                 values = values if listed else values[-1]
                 if values.tobytes() != np.array(variable).tobytes():
                     self.wrong.append(f"{key} is not what the model ended with")
-        steps = self.notes.steps[first:]
-        data, executed = self.draw.chosen.get("data"), self.draw.chosen["executed"]
-        per_epoch = 2 if data == "dataset shuffled" else 3
-        if data in ("dataset repeated", "generator"):  # an execution takes all of its batches
-            per_epoch += -per_epoch % executed
-        for noted in steps:
-            step = noted["epoch"] * per_epoch + noted["batch"]
+        per_epoch = self.known.per_epoch
+        known = {
+            one["start"] + one["epoch"] * per_epoch + one["batch"]: one
+            for one in self.notes.steps[first:]
+        }
+        steps = list(known.values())
+        for step, noted in known.items():
             self._weights(step, noted["before"]["model"])
             if noted is steps[-1]:
                 self._weights(
-                    noted["epoch"] * per_epoch + min(noted["end"] + 1, per_epoch),
+                    step - noted["batch"] + min(noted["end"] + 1, per_epoch),
                     noted["after"]["model"],
                 )
             if noted["end"] == noted["batch"]:
@@ -102,50 +107,63 @@ class Trace:
                     if name != "loss":
                         self.same(f"scalars/metrics/{name}", step, np.float32(value))
                 again = any(noted is one for one in (*steps[:2], *steps[-2:]))
-                if again and noted["phase"] == self.notes.phase and noted["before"]["optimizer"]:
+                slots = noted["before"]["optimizer"]
+                built = slots and len(slots) == len(self.notes.slots)
+                if again and noted["phase"] == self.notes.phase and built:
                     self._again(step, noted)
         return self.wrong
 
     def _weights(self, step: int, values: list[Any]) -> None:
-        for variable, value in zip(self.model.variables, values, strict=False):
+        for variable, value in zip(self.variables, values, strict=False):
             if id(variable) in self.names.weights:
                 self.same(f"weights/{self.names.weights[id(variable)]}", step, value)
 
     def _put_back(self, noted: dict[str, Any]) -> None:
-        for kind, owner in (("model", self.model), ("optimizer", self.model.optimizer)):
-            for variable, value in zip(owner.variables, noted["before"][kind], strict=True):
+        for kind, variables in (("model", self.variables), ("optimizer", self.notes.slots)):
+            for variable, value in zip(variables, noted["before"][kind], strict=True):
                 variable.assign(value)
 
     def _again(self, step: int, noted: dict[str, Any]) -> None:
         """Do the step again: with a second tape, and with the optimizer and what is recorded."""
-        import tensorflow as tf
-
-        optimizer = self.model.optimizer
         self._put_back(noted)
-        rate = getattr(optimizer, "inner_optimizer", optimizer).learning_rate
-        self.same("scalars/learning_rate", step, np.array(rate), 1e-6)
+        optimizer, chosen = self.notes.optimizers[0], self.draw.chosen
+        if len(self.notes.optimizers) == 1:
+            rate = getattr(optimizer, "inner_optimizer", optimizer).learning_rate
+            self.same("scalars/learning_rate", step, np.array(rate), 1e-6)
         slots = {value.tobytes() for value in noted["before"]["optimizer"]}
         for path in self.attributes.declared.get("optimizer", ()):
             row = self.row(f"optimizer/{path}", step)
             self.compared["optimizer"] += row is not None
             if row is not None and row.tobytes() not in slots:
                 self.wrong.append(f"optimizer/{path} at step {step} is none of its variables")
-        scale = scale_of(optimizer)
-        chosen = self.draw.chosen
-        xla = chosen["jit"] is True or self.known["way"] == "loop xla"
+        xla = chosen["jit"] is True or self.known.way == "loop xla"
         random = len(self.model.variables) > len(self.model.weights)  # states of random numbers
-        if self.known["known"] and scale < 1e6 and not (xla and random):  # XLA draws others
-            self._second_tape(step, self.known["batches"][noted["batch"]])
-            self._put_back(noted)
-        trained = self.model.trainable_variables
+        batch = self.known.batches[noted["batch"]] if self.known.ordered else None
+        if batch is not None and chosen["sample_ids"]:
+            self.same("inputs/sample_id", step, ids_of(batch))
+        if self.known.tape and batch is not None and scale_of(optimizer) < 1e6:
+            if not (xla and random):  # XLA draws others
+                self._second_tape(step, batch)
+                self._put_back(noted)
+        # A spectral norm assigns its kernel while it is called.
+        pairs = None if "spectral" in chosen.values() else self.known.pairs
+        for optimizer, trained in pairs(noted) if pairs else ():
+            self._update(step, noted, optimizer, trained)
+
+    def _update(self, step: int, noted: dict[str, Any], optimizer: Any, trained: Any) -> None:
+        """Give the recorded gradients to the optimizer once more."""
+        import tensorflow as tf
+
+        scale = scale_of(optimizer)
         recorded = [self.row(f"gradients/{self.names.weights[id(v)]}", step) for v in trained]
         # Optimizers do something else with the sparse gradients of an embedding.
-        if any(g is None for g in recorded) or scale > 1e6 or chosen["sort"] == "tokens":
+        tokens = self.draw.chosen["sort"] == "tokens"
+        if any(g is None for g in recorded) or scale > 1e6 or tokens:
             return
         optimizer.apply([tf.constant(g * scale) for g in recorded], trained)
         self.compared["updates"] += 1
         values = zip(noted["before"]["model"], noted["after"]["model"], strict=True)
-        moved = dict(zip(map(id, self.model.variables), values, strict=True))
+        moved = dict(zip(map(id, self.variables), values, strict=True))
         for variable in trained:
             before, wanted = map(np.float64, moved[id(variable)])
             size = np.abs(wanted - before).max(initial=0) + 1e-3 * np.abs(wanted).max(initial=0)
@@ -159,16 +177,24 @@ class Trace:
     def _second_tape(self, step: int, batch: Any) -> None:
         import tensorflow as tf
 
-        model, weights = self.model, self.known["class_weight"]
+        model, weights = self.model, self.known.class_weight
         close = 0.08 if self.draw.chosen["dtype"] != "float32" else 2e-3
         x, y, *weight = tf.nest.map_structure(tf.constant, batch)
         if weights:
             table = np.array([weights[label] for label in sorted(weights)], np.float32)
             weight = [tf.gather(table, y) * (weight[0] if weight else 1.0)]
+        whole = (x, y, weight[0] if weight else None)
+        outputs: dict[str, Any] = {}
         with tf.GradientTape(persistent=True) as tape:
-            with outputs_of(model, self.names.layers) as outputs:
-                predicted = model(x, training=True)
-            loss = model.compute_loss(x, y, predicted, weight[0] if weight else None)
+            if self.known.halves:
+                loss = 0.5 * sum(
+                    model.compute_loss(a, b, model(a, training=True), c)
+                    for a, b, c in halved(whole, len(tf.nest.flatten(x)[0]) // 2)
+                )
+            else:
+                with outputs_of(model, self.names.layers) as outputs:
+                    predicted = model(x, training=True)
+                loss = model.compute_loss(x, y, predicted, whole[2])
         self.same("scalars/loss", step, loss, close)
         trained = model.trainable_variables
         found = {
@@ -189,6 +215,16 @@ class Trace:
             for name, value in leaves_of(structure):
                 if self.draw.chosen["policy"] != "rounded":
                     self.same(f"inputs/{base}{name}", step, value)
+
+
+def _renamed(names: Any, first: Any, second: Any) -> Any:
+    """Return the paths of a model for one that was built as it was."""
+    from steptrace_tracer.capture.names import Names, walk_operations
+
+    pairs = zip(walk_operations(first), walk_operations(second), strict=True)
+    layers = {id(new): names.layers[id(old)] for (old, _), (new, _) in pairs}
+    weights = zip(first.weights, second.weights, strict=True)
+    return Names(layers, {id(new): names.weights[id(old)] for old, new in weights})
 
 
 @contextlib.contextmanager
@@ -219,6 +255,15 @@ def outputs_of(model: Any, paths: Any) -> Iterator[dict[str, Any]]:
     finally:
         for layer in layers:
             object.__delattr__(layer, "call")
+
+
+def ids_of(*batch: Any) -> Any:
+    """Return an integer for each sample of a batch, from its first number."""
+    import tensorflow as tf
+
+    first = tf.nest.flatten(batch)[0]
+    first = np.concatenate(tuple(map(np.asarray, getattr(first, "values", (first,)))))
+    return (first.reshape(len(first), -1)[:, 0] * 1e6).astype(np.int64)
 
 
 def numbers(tensor: Any) -> Any:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from random_steps import model_class, own_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +44,7 @@ class Draw:
         return ", ".join(f"{name}={choice}" for name, choice in self.chosen.items())
 
 
-def _blocks(draw: Draw) -> dict[str, dict[str, Callable[[Any], Any]]]:
+def blocks_of(draw: Draw) -> dict[str, dict[str, Callable[[Any], Any]]]:
     """Return for each sort of data what may be done with it; each keeps the shape."""
     import keras
     from keras import layers, ops
@@ -160,7 +161,9 @@ def _blocks(draw: Draw) -> dict[str, dict[str, Callable[[Any], Any]]]:
         "dropout": lambda x: layers.SpatialDropout1D(0.2)(x),
     }  # fmt: skip
     del keras
-    return {"vector": vector, "image": image, "sequence": sequence, "tokens": sequence}
+    own = own_blocks()
+    sequence |= own
+    return {"vector": vector | own, "image": image | own, "sequence": sequence, "tokens": sequence}
 
 
 _ACTIVATIONS = ["relu", "tanh", "gelu", "softmax", "elu", "leaky_relu", "mish", "hard_sigmoid"]
@@ -174,11 +177,15 @@ def network(draw: Draw, rows: int, size: int) -> tuple[Any, list[Any]]:
     keras.config.set_dtype_policy(
         draw("dtype", ["float32"] * 8 + ["mixed_float16", "mixed_bfloat16"])
     )
+    forms = ["functional", "nested", "sequential", "subclassed", "lazy", "siamese", "stateful"]
+    form = draw("form", forms)
     sort = draw("sort", ["vector", "image", "sequence", "tokens"])
-    blocks = _blocks(draw)[sort]
+    if form == "stateful":  # a state for each row, so all batches have as many
+        sort = draw.chosen["sort"] = "sequence"
+        rows += -rows % size
+    blocks = blocks_of(draw)[sort]
     shape = {"vector": (8,), "image": (8, 8, 4), "sequence": (6, 8), "tokens": (6,)}[sort]
     names = [draw(f"block {n}", list(blocks)) for n in range(draw("blocks", [1, 2, 3]))]
-    form = draw("form", ["functional", "nested", "sequential", "subclassed", "lazy", "siamese"])
     task = draw("task", ["values", "classes", "classes", "binary", "two", "named"])
     masked = draw("masked", [False, True])
 
@@ -216,7 +223,7 @@ def network(draw: Draw, rows: int, size: int) -> tuple[Any, list[Any]]:
         return {"one": one, "two": two} if task == "named" else [one, two]
 
     dtype = "int32" if sort == "tokens" else "float32"
-    x = keras.Input(shape, dtype=dtype, name="x")
+    x = keras.Input(shape, size if form == "stateful" else None, dtype, name="x")
     if form == "siamese":
         other = keras.Input(shape, dtype=dtype, name="other")
         shared = keras.Model(x, body(x))
@@ -224,26 +231,30 @@ def network(draw: Draw, rows: int, size: int) -> tuple[Any, list[Any]]:
         inputs: Any = draw(
             "inputs", {"dict": {"x": x, "other": other}, "list": [x, other], "tuple": (x, other)}
         )
-        model = keras.Model(inputs, head(joined))
+        model = model_class(draw, keras.Model)(inputs, head(joined))
     elif form == "sequential":
         first = keras.Model(x, body(x))
         second_in = keras.Input(first.output.shape[1:])
-        model = keras.Sequential([x, first, keras.Model(second_in, head(second_in))])
+        parts = [x, first, keras.Model(second_in, head(second_in))]
+        model = model_class(draw, keras.Sequential)(parts)
     elif form in ("subclassed", "lazy"):
         inner = body(x)
         second_in = keras.Input(inner.shape[1:])
         parts = [keras.Model(x, inner), keras.Model(second_in, head(second_in))]
-        model = _own_model(parts, lazy=form == "lazy")
+        model = _own_model(model_class(draw, keras.Model), parts, lazy=form == "lazy")
+    elif form == "stateful":
+        kept = layers.LSTM(8, return_sequences=True, stateful=True)(x)
+        model = model_class(draw, keras.Model)(x, head(body(kept)))
     else:
-        model = keras.Model(x, head(body(x)))
+        model = model_class(draw, keras.Model)(x, head(body(x)))
     return model, _batches(draw, model, sort, form, task, shape, rows, size)
 
 
-def _own_model(parts: list[Any], lazy: bool) -> Any:
+def _own_model(base: Any, parts: list[Any], lazy: bool) -> Any:
     import keras
     from keras import ops
 
-    class Own(keras.Model):  # type: ignore[misc]
+    class Own(base):  # type: ignore[misc]
         """Calls its parts in its own code, with a layer that is built at the first call."""
 
         def __init__(self) -> None:
@@ -297,7 +308,7 @@ def _batches(
     return [part(whole, slice(start, start + size)) for start in range(0, rows, size)]
 
 
-def _optimizer(draw: Draw) -> Any:
+def optimizer_of(draw: Draw) -> Any:
     from keras import optimizers
     from keras.optimizers import schedules
 
@@ -360,7 +371,7 @@ def compiled(draw: Draw, model: Any) -> None:
     if task in ("two", "named") and draw("loss weights", [False, True]):
         extra["loss_weights"] = [0.3, 2.0] if task == "two" else {"one": 0.3, "two": 2.0}
     model.compile(
-        _optimizer(draw),
+        optimizer_of(draw),
         loss,
         jit_compile=draw("jit", ["auto", "auto", False, True]),
         run_eagerly=draw("eager", [False] * 6 + [True]),

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import os
 import pickle
 import signal
@@ -27,182 +28,98 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from random_checks import Trace
+from random_loops import EPOCHS, LOOPS, PAIRS, Interrupted, Known, Notes, train_loop, train_pair
 from random_networks import Draw, compiled, network
+from random_settings import BATCH, callbacks_of, data_of, keeping, marking, policy_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-ROWS, BATCH, EPOCHS, LIMIT = 22, 8, 3, 300
-FIT: Final = ("fit", "fit twice", "recompiled", "frozen", "frozen without compile", "two tracers")
-LOOPS: Final = ("train_on_batch", "loop", "loop compiled", "loop xla", "loop over an iterator")
+ROWS, LIMIT = 22, 300
+FIT: Final = (
+    *("fit", "fit twice", "recompiled", "frozen", "frozen without compile", "two tracers"),
+    *("resumed", "resumed"),
+)
 
 
-def policy_of(draw: Draw) -> dict[str, Any]:
-    from steptrace_schema.names import KINDS
-    from steptrace_tracer import around, last
-
-    policies: dict[str, dict[str, Any]] = {
-        "default": {},
-        "everything": {"kinds": KINDS, "probe_gradients_every": 1, "samples": BATCH},
-        "every second": {"every": 2},
-        "every third, all kinds": {"every": 3, "kinds": KINDS},
-        "auto": {"every": "auto"},
-        "weights": {"kinds": ("weights",)},
-        "gradients": {"kinds": ("gradients", "optimizer")},
-        "activations": {"kinds": ("activations", "activation_gradients"), "samples": 2},
-        "inputs": {"kinds": ("inputs", "updates")},
-        "probe": {"kinds": ("probe", "probe_gradients", "validation")},
-        "statistics": {"statistics_only": ("weights", "gradients", "activations")},
-        "one sample": {"samples": 1},
-        "rounded": {"precision": {"activations": "bfloat16", "inputs": 10}},
-        "no bias": {"exclude": ("*bias*",), "kinds": KINDS},
-        "windows": {"windows": ((1, 3), (5, 7))},
-        "epochs": {"epochs": (1,)},
-        "last": {"retain": last(3)},
-        "around": {"retain": around(before=2, after=1)},
-        "compact": {"profile": "compact", "durability": "fsync"},
-        "not compressed": {"profile": "none", "sample_statistics": False},
-        "step_bytes": {"step_bytes": 20_000},
-        "disk_limit": {"disk_limit": 3_000_000},
-    }
-    found = draw("policy", policies)
-    ways = ["auto", "auto", "auto", "beside"]  # "inside" does not promise equal bits
-    if draw.chosen["eager"] or draw.chosen["way"] == "loop":
-        ways = ["auto"]  # what runs eagerly is refused beside
-    found |= {"capture": draw("capture", ways)}
-    watch: dict[str, Any] = draw(
-        "watch", {"none": {}, "all": {"watch": ("non_finite", "loss_spike")}}
-    )
-    return {**found, **watch}
-
-
-class Notes:
-    """What a run leaves: its variables around each step, its logs, and what it returned."""
-
-    def __init__(self, model: Any) -> None:
-        self.model, self.phase, self.epoch = model, 0, -1
-        self.steps: list[dict[str, Any]] = []
-        self.histories: list[Any] = []
-
-    def values(self) -> dict[str, list[Any]]:
-        model, optimizer = self.model, self.model.optimizer
-        own = model.variables if model.built else []
-        kinds = {"model": own, "optimizer": optimizer.variables if optimizer.built else []}
-        return {kind: [np.array(v) for v in found] for kind, found in kinds.items()}
-
-    def begin(self, batch: int) -> None:
-        self.epoch += batch == 0
-        known = {"batch": batch, "epoch": self.epoch, "phase": self.phase}
-        self.steps.append({**known, "before": self.values()})
-
-    def end(self, batch: int, logs: Any) -> None:
-        self.steps[-1]["end"] = batch
-        self.steps[-1]["after"] = self.values()
-        self.steps[-1]["logs"] = {k: float(np.asarray(v)) for k, v in (logs or {}).items()}
-
-    def callback(self) -> Any:
-        import keras
-
-        return keras.callbacks.LambdaCallback(
-            on_train_batch_begin=lambda batch, logs: self.begin(batch),
-            on_train_batch_end=self.end,
-        )
-
-
-def callbacks_of(draw: Draw, folder: Path, validated: bool) -> list[Any]:
-    from keras import callbacks
-
-    watched = "val_loss" if validated else "loss"
-    ema = draw.chosen["average"] != "none"
-    makers: dict[str, Callable[[], Any]] = {
-        "none": list,
-        "rate by epoch": lambda: [callbacks.LearningRateScheduler(lambda e, r: r * 0.5**e)],
-        "plateau": lambda: [callbacks.ReduceLROnPlateau(watched, patience=0, min_delta=9.0)],
-        "restored": lambda: [
-            callbacks.EarlyStopping(
-                watched, patience=1, min_delta=9.0, restore_best_weights=True, start_from_epoch=0
-            )
-        ],
-        "checkpoint": lambda: [callbacks.ModelCheckpoint(str(folder / "best.keras"), watched)],
-        "backup": lambda: [callbacks.BackupAndRestore(str(folder / "backup"), save_freq=2)],
-        "averages": lambda: [callbacks.SwapEMAWeights(swap_on_epoch=True)] if ema else [],
-    }
-    if draw.chosen["form"] in ("subclassed", "lazy"):
-        del makers["backup"]  # which needs a model that is built
-    if draw.chosen["rate"] != "fixed":  # a schedule cannot be set by a callback
-        del makers["rate by epoch"], makers["plateau"]
-    found: list[Any] = draw("callbacks", makers)()
-    return found
-
-
-def data_of(draw: Draw, batches: list[Any]) -> tuple[dict[str, Any], bool]:
-    """Return what ``fit`` is given, and whether the order of the batches is known."""
+def trained(draw: Draw, folder: Path, trace: Path | None) -> tuple[Notes, Known]:
+    """Train what was drawn; return its notes, and what the check needs."""
     import keras
     import tensorflow as tf
 
-    class Batches(keras.utils.PyDataset):  # type: ignore[misc]
-        def __len__(self) -> int:
-            return len(batches)
-
-        def __getitem__(self, index: int) -> Any:
-            return batches[index]
-
-    def generator() -> Any:
-        while True:
-            yield from batches
-
-    whole = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches)
-    parts = dict(zip(("x", "y", "sample_weight"), whole, strict=False))
-    sliced = tf.data.Dataset.from_tensor_slices(whole)
-    found: dict[str, Any] = draw(
-        "data",
-        {
-            "arrays": parts | {"batch_size": BATCH, "shuffle": False},
-            "arrays shuffled": parts | {"batch_size": BATCH},
-            "arrays split": parts | {"batch_size": 7, "validation_split": 0.2},
-            "dataset": {"x": sliced.batch(BATCH)},
-            "dataset prefetched": {"x": sliced.batch(BATCH).cache().prefetch(2)},
-            "dataset repeated": {"x": sliced.batch(BATCH).repeat(), "steps_per_epoch": 3},
-            "dataset shuffled": {"x": sliced.shuffle(9, seed=1).batch(BATCH, drop_remainder=True)},
-            "generator": {"x": generator(), "steps_per_epoch": 3},
-            "PyDataset": {"x": Batches(), "shuffle": False},
-        },
-    )
-    if (
-        draw("class_weight", [False, False, True])
-        and draw.chosen["task"] == "classes"
-        and len(batches[0]) == 2
-    ):
-        found["class_weight"] = {0: 0.5, 1: 2.0, 2: 1.0}
-    if "validation_split" not in found and draw("validated", [False, True]):
-        found |= {"validation_data": tuple(whole), "validation_batch_size": BATCH}
-    unknown = ("arrays shuffled", "arrays split", "dataset shuffled", "generator")
-    return found, draw.chosen["data"] not in unknown
-
-
-def trained(draw: Draw, folder: Path, trace: Path | None) -> tuple[Notes, dict[str, Any]]:
-    """Train what was drawn; return its notes, and what the check needs."""
-    import keras
-
     from steptrace_tracer import Tracer
 
+    way = draw("way", (*FIT, "fit", "fit", *LOOPS, *PAIRS))
+    strategy: Any = None
+    if draw("strategy", ["none"] * 7 + ["mirrored"]) == "mirrored" and way not in PAIRS:
+        device = tf.config.list_physical_devices("CPU")[0]
+        halves = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(device, halves)
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        # What Keras and XLA cannot do with it; a stateful layer's batches are not halved.
+        cannot = {"accumulated": "{}", "jit": "False", "dtype": "float32", "form": "functional"}
+        draw.forced = cannot | draw.forced
     keras.utils.set_random_seed(draw.seed % 1000)
-    way = draw("way", (*FIT, "fit", "fit", *LOOPS))
-    model, batches = network(draw, ROWS, BATCH)
-    compiled(draw, model)
-    notes, policy = Notes(model), policy_of(draw)
 
-    def tracer_at(path: Path) -> Tracer:
-        return Tracer(path, on_error="raise", progress=False, **policy)
+    def tracer_at(path: Path | None, **more: Any) -> Any:
+        policy = policy_of(draw) | more
+        return path and Tracer(path, on_error="raise", progress=False, **policy)
 
+    if way in PAIRS:
+        return train_pair(way, draw, ROWS, BATCH, lambda: tracer_at(trace), list)
+
+    def made() -> tuple[Any, list[Any]]:
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            model, batches = network(draw, ROWS, BATCH)
+            compiled(draw, model)
+        return model, batches
+
+    model, batches = made()
+    known, notes = Known(way, batches, halves=strategy is not None), Notes(model)
+    random = len(model.variables) > len(model.weights)  # each replica draws its own
+    known.tape = strategy is None or not (random or way == "train_on_batch")
+    if strategy is None:
+        known.pairs = lambda _: [(notes.model.optimizer, notes.model.trainable_variables)]
     if way in LOOPS:
-        _loop(way, model, batches, notes, trace and tracer_at(trace), draw)
-        return notes, {"batches": batches, "known": True, "class_weight": None, "way": way}
-    given, known = data_of(draw, batches)
+        passes = train_loop(way, model, batches, notes, tracer_at(trace), draw, strategy)
+        known.tape &= passes == "one"
+    else:
+        _fits(draw, folder, trace, notes, known, tracer_at, made)
+    own = draw.chosen["train_step"]
+    if way not in LOOPS[1:] and own != "of Keras":
+        known.tape &= own in ("plain", "accumulating", "clipped", "two optimizers")
+        if own in ("accumulating", "clipped", "two optimizers"):
+            known.pairs = None
+    return notes, known
+
+
+def _fits(
+    draw: Draw,
+    folder: Path,
+    trace: Path | None,
+    notes: Notes,
+    known: Known,
+    tracer_at: Callable[..., Any],
+    made: Callable[[], tuple[Any, list[Any]]],
+) -> None:
+    """Train by ``fit``, once or twice, and note what is known of it."""
+    from steptrace_tracer.keras_private import update_count
+
+    model, way = notes.model, known.way
+    given, known.ordered = data_of(draw, known.batches)
+    known.class_weight = given.get("class_weight")
+    if draw.chosen["data"] == "dataset shuffled" and draw.chosen["form"] != "stateful":
+        known.per_epoch = 2
+    if draw.chosen["data"] in ("dataset repeated", "generator"):
+        known.per_epoch += -known.per_epoch % draw.chosen["executed"]  # takes all of its batches
     own = callbacks_of(draw, folder, "validation_data" in given or "validation_split" in given)
-    tracer = trace and tracer_at(trace)
-    tracers: list[Any] = [tracer] if tracer else []
+    tracers: list[Any] = [tracer_at(trace)] if trace else []
     place = draw("tracer", ["first", "last"])
+    if draw("marked", [False, False, True]):
+        own.append(marking(lambda: tracers))
+    if way == "resumed":
+        notes.stop_at = draw("interrupted", [(0, 1), (1, 0), (1, 1), (1, 2)])
+    kept: dict[str, Any] = {}
     for number in range(1 if way == "fit" else 2):
         if number and way == "recompiled":
             compiled(draw, model)
@@ -214,63 +131,39 @@ def trained(draw: Draw, folder: Path, trace: Path | None) -> tuple[Notes, dict[s
                 notes.phase += 1
         if number and way == "two tracers" and trace:
             tracers = [tracer_at(trace.with_name("second.zarr"))]
-        others = [notes.callback(), *own]
+        if number and way == "resumed":
+            ended = notes.next_step(known.per_epoch)
+            model = _put_back(draw, notes, kept, made)
+            notes.start, notes.epoch = ended, -1
+            if draw("by", ["a new tracer", "the same tracer"]) == "a new tracer":
+                # Which counts as the optimizer does; the same one goes on.
+                notes.start = update_count(model.optimizer)
+                tracers = [tracer_at(trace, resume=True)] if trace else []
+        others = [notes.callback(), *own, *([keeping(notes, kept)] if way == "resumed" else [])]
         order = [*tracers, *others] if place == "first" else [*others, *tracers]
         epochs = EPOCHS if way == "fit" else 2
-        done = model.fit(**given, epochs=epochs, verbose=0, callbacks=order)
-        notes.histories.append(done.history)
-    if tracer:
-        tracer.close()
-    weights = given.get("class_weight")
-    return notes, {"batches": batches, "known": known, "class_weight": weights, "way": way}
+        with contextlib.suppress(Interrupted):
+            done = model.fit(**given, epochs=epochs, verbose=0, callbacks=order)
+            notes.histories.append(done.history)
+    if tracers and way != "two tracers":
+        tracers[0].close()
 
 
-def _loop(way: str, model: Any, batches: list[Any], notes: Notes, tracer: Any, draw: Draw) -> None:
-    """Train in a loop of its own, which `tracer` records where there is one."""
-    import tensorflow as tf
-
-    def loss_of(batch: Any) -> Any:
-        x, y, *weight = batch
-        with tf.GradientTape() as tape:
-            predicted = model(x, training=True)
-            loss = model.compute_loss(x, y, predicted, weight[0] if weight else None)
-            scaled = model.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, model.trainable_variables)
-        model.optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-        return loss
-
-    def from_iterator(iterator: Any) -> Any:
-        return loss_of(next(iterator))
-
-    step: Any = from_iterator if way == "loop over an iterator" else loss_of
-    if way == "train_on_batch":
-        step = model.train_on_batch
-    elif way != "loop":
-        step = tf.function(step, jit_compile=way == "loop xla")
-    if tracer and draw("models", ["found", "given"]) == "given":
-        step = tracer.wrap(step, models=[model], optimizers=[model.optimizer])
-    elif tracer:
-        step = tracer.wrap(step)
-    if tracer is None:
-        draw("models", ["found", "given"])
-    tensors = tf.nest.map_structure(tf.constant, batches)
-    stream: Any = None
-    if way == "loop over an iterator":
-        whole = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches)
-        stream = iter(tf.data.Dataset.from_tensor_slices(whole).batch(BATCH).repeat())
-    for epoch in range(EPOCHS):
-        if tracer:
-            tracer.epoch = epoch
-        for number, batch in enumerate(tensors):
-            notes.begin(number)
-            if way == "train_on_batch":
-                x, y, *weight = batches[number]
-                found = step(x, y, weight[0] if weight else None, return_dict=True)
-            else:
-                found = {"loss": step(stream if way == "loop over an iterator" else batch)}
-            notes.end(number, found)
-    if tracer:
-        tracer.close()
+def _put_back(draw: Draw, notes: Notes, kept: dict[str, Any], made: Callable[[], Any]) -> Any:
+    """Return the model as it was at the checkpoint, or as it was interrupted."""
+    model, values = notes.model, notes.values()
+    if draw("from", ["the interruption", "the checkpoint"]) == "the checkpoint" and kept:
+        values = kept["values"]
+    if draw("rebuilt", [False, False, True]) and draw.chosen["form"] != "lazy":
+        model, _ = made()
+        notes.models = (model,)
+    with model.distribute_strategy.scope():
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+    for kind, variables in (("model", notes.variables), ("optimizer", notes.slots)):
+        for variable, value in zip(variables, values[kind], strict=True):
+            variable.assign(value)
+    return model
 
 
 def run(draw: Draw, folder: Path, trace: Path | None) -> dict[str, Any]:
@@ -343,13 +236,19 @@ def bits(result: dict[str, Any]) -> dict[str, bytes]:
     return dict(parts({key: result[key] for key in ("steps", "histories", "final")}))
 
 
+def _message(error: str) -> str:
+    """Return the line of a traceback that says what is wrong, and the one before its end."""
+    lines = [line for line in error.strip().splitlines() if line[:1].strip()]
+    return " / ".join(line[:300] for line in lines[-3:])
+
+
 def judge(draw: Draw, keep: Path | None) -> tuple[str, list[str]]:
     """Return the verdict on one program, and what is wrong with it."""
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         folder = keep or Path(temporary)
         plain = in_own_process(draw, folder, None)
         if "error" in plain:
-            return "invalid", [plain["error"].strip().splitlines()[-1][:200]]
+            return "invalid", [_message(plain["error"])]
         draw.chosen["compared"] = ""
         traced = in_own_process(draw, folder, folder / "run.zarr")
         if "error" in traced:

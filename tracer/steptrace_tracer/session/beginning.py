@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Final
 
 from steptrace_schema.journal.reader import JournalReader
 from steptrace_schema.journal.where import journal_path
@@ -14,6 +15,9 @@ from steptrace_tracer.session.session import Session
 
 if TYPE_CHECKING:
     from steptrace_tracer.session.settings import Settings
+
+_SESSIONS: Final[list[tuple[threading.Thread, Session]]] = []
+"""Recordings of this process that may not have ended, and the thread that trains."""
 
 
 def begin_session(settings: Settings, *, resume: bool, overwrite: bool) -> Session:
@@ -38,6 +42,8 @@ def begin_session(settings: Settings, *, resume: bool, overwrite: bool) -> Sessi
     if (perturber := PERTURBER.present()) is not None:
         settings, resume = perturber.settings(settings, resume=resume)
         overwrite = perturber.overwrite
+    if resume or overwrite:
+        _end_left(settings)
     journal = JournalReader(journal_path(settings.path))
     if resume and not (settings.path.exists() or journal.exists):
         resume = False  # the first of several runs
@@ -46,4 +52,20 @@ def begin_session(settings: Settings, *, resume: bool, overwrite: bool) -> Sessi
         journal.refuse_writer(own=False)
     else:
         refuse_existing(settings.path, overwrite=overwrite)
-    return Session(dataclasses.replace(settings, resume=resume))
+    session = Session(dataclasses.replace(settings, resume=resume))
+    _SESSIONS.append((threading.current_thread(), session))
+    return session
+
+
+def _end_left(settings: Settings) -> None:
+    """End what this thread, or one that has ended, still records at the same path.
+
+    Its training was left before its end, as in a notebook when a cell is interrupted: nothing tells
+    the tracer so.
+    """
+    here = threading.current_thread()
+    _SESSIONS[:] = [(thread, session) for thread, session in _SESSIONS if session.active]
+    for thread, session in tuple(_SESSIONS):
+        left = thread is here or not thread.is_alive()
+        if left and session.traced is not None and session.settings.path == settings.path:
+            session.abandon()

@@ -85,6 +85,7 @@ class TracedFit:
         TraceError
             If the model has no optimizer.
         """
+        self.give_back()  # of a fit before that did not reach its end, maybe of another model
         self._session = session
         self._turns = session.traced is not None
         if model.optimizer is None:
