@@ -23,8 +23,7 @@ from steptrace_tracer.capture.step_result import StepResult
 from steptrace_tracer.capture.traced_step import TracedStep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable
 
     from steptrace_schema.format.policy import Policy
     from steptrace_tracer.capture.names import Names
@@ -41,7 +40,10 @@ PROOF_STEPS: Final = 1000
 _FIRST_PROOFS: Final = 2
 _TRIALS: Final = 24
 _TRIAL_SECONDS: Final = 0.5
-"""How often, and how long at most, the first step is compared from other states than its own."""
+_TRIAL_BYTES: Final = 256 * 2**20
+"""How often, how long at most, and of how large a state, the first step is compared from other
+states than its own. Of millions of numbers some would differ, and what steps return takes memory.
+"""
 
 
 class ProvenStep:
@@ -55,8 +57,6 @@ class ProvenStep:
         How steps are captured.
     memory
         What earlier starts of the same training have shown.
-    folder
-        Where a large state is kept while two steps are compared.
 
     Attributes
     ----------
@@ -81,14 +81,12 @@ class ProvenStep:
         probe: Any,
         capture: Capture,
         memory: ProofMemory,
-        folder: Path,
     ) -> None:
         if capture == "beside" and program.eager:
             raise TraceError(_EAGER)
         self._program = program
         self._arguments = (program, names, policy, probe)
         self._memory = memory
-        self._folder = folder
         self._fingerprint: str | None = None
         self._signatures: set[Any] = set()
         self._runs = 0
@@ -101,7 +99,7 @@ class ProvenStep:
         kind = BesideStep if self.way == "beside" else TracedStep
         self.traced: TracedStep = kind(*self._arguments)
 
-    def go_on(self, program: Program, probe: Any, folder: Path) -> None:
+    def go_on(self, program: Program, probe: Any) -> None:
         """Capture the same step in another ``fit``, which may have another trace.
 
         Parameters
@@ -110,10 +108,8 @@ class ProvenStep:
             The step, as the other ``fit`` has it.
         probe
             Inputs of the probe; None for the first samples of the other first batch.
-        folder
-            That of the other trace.
         """
-        self._program, self._folder = program, folder
+        self._program = program
         self._arguments = (program, *self._arguments[1:3], probe)
         self._said = None  # the other trace says it, too
         self.traced.go_on(program, probe)
@@ -211,7 +207,7 @@ class ProvenStep:
         state = StepState(self.traced.concrete(args, kwargs), self._program)
         if state.obstacle is not None:
             raise TraceError(_unproved(state.obstacle))
-        before = state.keep(self._folder)
+        before = state.copy()
         try:
             traced = self.traced.run(args, kwargs, original)
             after = state.bits(traced.result)
@@ -247,7 +243,7 @@ class ProvenStep:
             warnings.warn(_changed(difference, step), RuntimeWarning, stacklevel=2)
         self._go_beside()
         # The record of this step is made as those to come will be.
-        left = state.keep(self._folder)
+        left = state.copy()
         with self.traced.progress.putting_back():
             state.put_back(before)
         try:
@@ -259,12 +255,14 @@ class ProvenStep:
     def _difference_nearby(
         self,
         state: StepState,
-        before: Sequence[Any],
+        before: list[Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         original: Callable[[], Any],
     ) -> str | None:
         """Compare both steps from other states: a small step may have equal bits by chance."""
+        if state.nbytes > _TRIAL_BYTES:
+            return None
         end = time.perf_counter() + _TRIAL_SECONDS
         for trial in range(_TRIALS):
             state.put_near(before, trial)

@@ -12,11 +12,9 @@ import xxhash
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.random_draws import draws_inside
 from steptrace_tracer.capture.resource_uses import READING, ResourceUses
-from steptrace_tracer.capture.stored_values import StoredValues
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable
 
     from steptrace_tracer.capture.program import Program
 
@@ -37,9 +35,6 @@ _OUTSIDE = (
 
 RETURNED: Final = "what the step returned"
 """Named as the difference where variables have the same bits, and results have not."""
-
-IN_MEMORY: Final = 256 * 2**20
-"""The most bytes of variables that a copy which is kept for long holds in memory."""
 
 _SHARED_DRAWS: Final = (
     "a tf.function that it calls draws random numbers, and draws others when it runs again: take "
@@ -88,29 +83,17 @@ class StepState:
         values: list[Any] = self._read()
         return values
 
-    def keep(self, folder: Path) -> Sequence[Any]:
-        """Return the present value of every variable, from a file in `folder` if they are large.
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all variables."""
+        return sum(v.dtype.size * math.prod(v.shape) for v in self._variables)
 
-        The step would copy what is held in memory, and leave it there: twice as much.
-        """
-        nbytes = sum(v.dtype.size * math.prod(v.shape) for v in self._variables)
-        if nbytes > IN_MEMORY and all(v.dtype != tf.string for v in self._variables):
-            try:
-                return StoredValues(self._variables, folder)
-            except OSError:  # such as a full disk, of which recording will tell
-                pass
-        return self.copy()
+    def put_back(self, values: list[Any]) -> None:
+        """Give every variable the value that `copy` returned."""
+        self._write(values)
 
-    def put_back(self, values: Sequence[Any]) -> None:
-        """Give every variable the value that `copy` or `keep` returned."""
-        if isinstance(values, StoredValues):
-            for variable, value in zip(self._variables, values, strict=True):
-                variable.assign(value)
-        else:
-            self._write(values)
-
-    def put_near(self, values: Sequence[Any], seed: int) -> None:
-        """Give every variable what `copy` or `keep` returned, but each number up to a tenth off."""
+    def put_near(self, values: list[Any], seed: int) -> None:
+        """Give every variable what `copy` returned, but each number up to a tenth off."""
         numbers = np.random.default_rng(seed)
         for variable, value in zip(self._variables, values, strict=True):
             near = value

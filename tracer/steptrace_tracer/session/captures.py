@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from steptrace_schema.journal.where import journal_path
 from steptrace_schema.names import X
 from steptrace_tracer.capture.proof_memory import ProofMemory
 from steptrace_tracer.capture.proven_step import ProvenStep
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from steptrace_schema.moving.resume import Continuation
     from steptrace_tracer.capture.names import Names
     from steptrace_tracer.capture.program import Program
+    from steptrace_tracer.capture.proven_step import Capture
     from steptrace_tracer.session.settings import Settings
 
 
@@ -22,15 +22,14 @@ class Captures:
 
     Parameters
     ----------
-    settings
-        How the recording is made.
+    way
+        How steps are captured.
     names, policy, probe
         As :class:`ProvenStep` takes them.
     """
 
-    def __init__(self, settings: Settings, names: Names, policy: Policy, probe: Any) -> None:
-        self._way = settings.capture
-        self._folder = journal_path(settings.path).parent
+    def __init__(self, way: Capture, names: Names, policy: Policy, probe: Any) -> None:
+        self._way = way
         self._names = names
         self._policy = policy
         self._probe = probe
@@ -54,12 +53,12 @@ class Captures:
         if kept is None:
             kept = frozen.captures[key] = self._new(program)
         else:
-            kept.go_on(program, self._shared_probe(), self._folder)
+            kept.go_on(program, self._shared_probe())
         return kept
 
     def _new(self, program: Program) -> ProvenStep:
         arguments = (program, self._names, self._policy, self._shared_probe())
-        return ProvenStep(*arguments, self._way, ProofMemory(), self._folder)
+        return ProvenStep(*arguments, self._way, ProofMemory())
 
     def _shared_probe(self) -> Any:
         """Return the inputs of the probe, which are the same at all steps of a trace."""
