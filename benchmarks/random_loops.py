@@ -147,6 +147,8 @@ def train_loop(
         return model.compute_loss(x, y, model(x, training=True), weight)
 
     def gradients_of(x: Any, y: Any, weight: Any) -> tuple[Any, Any]:
+        if not model.built:
+            model(x)
         variables = model.trainable_variables
         if passes == "penalized":
             with tf.GradientTape() as tape:

@@ -1,7 +1,9 @@
 """Draw training programs at random, and find out whether the tracer changes or misreads them.
 
 ``python benchmarks/random_programs.py [--first N] [--count N] [--seconds N]`` draws one program for
-each seed: a network, an optimizer, data, a way of training, callbacks, and a policy. It trains
+each seed: a network, perhaps with layers, a loss or a training step of its own, or a pair of
+networks; an optimizer, data, a way of training, perhaps on two replicas, interrupted and resumed,
+or in a loop; callbacks, and a policy. It trains
 untraced and traced, each in a process of its own, and compares every variable before and after
 each step, bit for bit, and the history; where these differ, untraced runs are repeated, and the
 program is skipped where they differ too. Then the trace has to be valid, and is compared with the
@@ -78,7 +80,9 @@ def trained(draw: Draw, folder: Path, trace: Path | None) -> tuple[Notes, Known]
     known, notes = Known(way, batches, halves=strategy is not None), Notes(model)
     random = len(model.variables) > len(model.weights)  # each replica draws its own
     known.tape = strategy is None or not (random or way == "train_on_batch")
-    if strategy is None:
+    if strategy is not None:  # an own loss that is not divided among the replicas counts twice
+        known.tape &= not draw.chosen["compute_loss"]
+    else:
         known.pairs = lambda _: [(notes.model.optimizer, notes.model.trainable_variables)]
     if way in LOOPS:
         passes = train_loop(way, model, batches, notes, tracer_at(trace), draw, strategy)
@@ -237,8 +241,8 @@ def bits(result: dict[str, Any]) -> dict[str, bytes]:
 
 
 def _message(error: str) -> str:
-    """Return the line of a traceback that says what is wrong, and the one before its end."""
-    lines = [line for line in error.strip().splitlines() if line[:1].strip()]
+    """Return the line of a traceback that says what is wrong."""
+    lines = [line for line in error.strip().splitlines() if line[:5].strip()]
     return " / ".join(line[:300] for line in lines[-3:])
 
 

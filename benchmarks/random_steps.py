@@ -60,7 +60,7 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
         def call(self, x: Any) -> Any:
             found = x * self.scale
             self.add_loss(1e-3 * ops.mean(ops.square(ops.cast(found, "float32"))))
-            self.add_loss(1e-3 * ops.sum(ops.square(self.scale)))
+            self.add_loss(1e-3 * ops.sum(ops.square(ops.cast(self.scale, "float32"))))
             return found
 
     class Noisy(Own):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.names import OUTPUT, SAMPLE_LOSS, SAMPLE_WEIGHT, X_GRADIENT
@@ -29,7 +30,7 @@ from steptrace_tracer.keras_private import logits_of, weighted_losses
 from steptrace_tracer.private_names import MissingNameError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Set
+    from collections.abc import Callable, Iterator, Set
 
     from steptrace_schema.format.policy import Policy
     from steptrace_tracer.capture.program import Program
@@ -99,6 +100,8 @@ class TapCollector:
 
     def keep_output(self, layer: Any, output: Any) -> None:
         """Keep what `layer` returned, and have its gradient when the loss is differentiated."""
+        if self._scope is _NOWHERE:
+            return
         path = self._names.layers[id(layer)]
         number = self._calls[path]
         self._calls[path] += 1
@@ -191,7 +194,8 @@ class TapCollector:
         if current_graph() is not self._scope:
             return gradient(target, sources, **keywords)
         try:
-            return self._gradients.differentiate(gradient, target, sources, keywords)
+            with self._in_backward():
+                return self._gradients.differentiate(gradient, target, sources, keywords)
         except Exception as error:  # whatever the gradient of an operation raises
             self.undifferentiable = error if self._watched else None
             raise
@@ -200,9 +204,15 @@ class TapCollector:
         """Note what losses of samples are differentiated for; what that takes is no pass itself."""
         if current_graph() is self._scope:
             self._gradients.note_jacobian(target, sources)
+        with self._in_backward():
+            return compute()
+
+    @contextmanager
+    def _in_backward(self) -> Iterator[None]:
+        """Have what a backward pass does itself be no part of the step: a layer is recomputed."""
         scope, self._scope = self._scope, _NOWHERE
         try:
-            return compute()
+            yield
         finally:
             self._scope = scope
 
