@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from steptrace_schema.store.nodes import Nodes
 
 
-_ROOM: Final = 4  # stored objects along the step axis that a new array has room for
+ROOM: Final = 32
+"""Stored objects along the step axis that a new array has room for.
+
+For more, the metadata of all arrays are written anew, at a millisecond each.
+"""
 
 
 _LARGEST_TAIL: Final = 4 * 2**20

@@ -28,7 +28,7 @@ from steptrace_schema.storage.contents import file_sizes, has_root, read_file
 from steptrace_schema.storage.files import files_of
 from steptrace_schema.storage.limited_files import LimitedFiles, Room
 from steptrace_schema.storage.removal import sweep
-from steptrace_schema.store.array_writer import _ROOM, ArrayWriter
+from steptrace_schema.store.array_writer import ROOM, ArrayWriter
 from steptrace_schema.store.node_metadata import array_metadata
 from steptrace_schema.store.nodes import Nodes, read_metadata
 from steptrace_schema.store.opening import read_attributes
@@ -182,7 +182,7 @@ class TraceWriter:
 
         def metadata() -> dict[str, Any]:
             shard_steps = self.attributes.shard_steps
-            shape = (_ROOM * shard_steps, *spec.shape)
+            shape = (ROOM * shard_steps, *spec.shape)
             coded = encoding(spec, self.attributes.policy.profile, shard_steps)
             dims = (STEP, *spec.dims)
             return array_metadata(shape, spec.dtype, dims, coded, spec.attributes)
