@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -14,6 +15,7 @@ from steptrace_schema.errors import TraceExistsError
 from steptrace_schema.store.opening import read_attributes
 from steptrace_schema.validate import validate
 from steptrace_tracer import Tracer
+from steptrace_tracer.session import beginning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,3 +95,14 @@ def test_the_same_tracer_goes_on_in_the_next_fit(tmp_path: Path, same: bool) -> 
     assert kernel.tobytes() == weights_of(model)[0].tobytes()
     assert validate(path) == []
     left.fit(*vectors(BATCH), verbose=0)  # its own train function is back
+
+
+def test_nothing_of_a_training_that_has_ended_is_kept(tmp_path: Path) -> None:
+    before = len(beginning._SESSIONS)
+    for number in range(3):
+        tracer = Tracer(tmp_path / f"{number}.zarr", on_error="raise", progress=False)
+        _in_fit(mlp(), tracer, interrupted=False)
+    del tracer
+    keras.utils.clear_session()
+    gc.collect()
+    assert len(beginning._SESSIONS) <= before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import weakref
 from typing import TYPE_CHECKING, Final
 
 from steptrace_schema.journal.reader import JournalReader
@@ -16,8 +17,8 @@ from steptrace_tracer.session.session import Session
 if TYPE_CHECKING:
     from steptrace_tracer.session.settings import Settings
 
-_SESSIONS: Final[list[tuple[threading.Thread, Session]]] = []
-"""Recordings of this process that may not have ended, and the thread that trains."""
+_SESSIONS: Final = weakref.WeakKeyDictionary[Session, threading.Thread]()
+"""Recordings of this process, none of which is kept by this, and the thread that trains."""
 
 
 def begin_session(settings: Settings, *, resume: bool, overwrite: bool) -> Session:
@@ -53,7 +54,7 @@ def begin_session(settings: Settings, *, resume: bool, overwrite: bool) -> Sessi
     else:
         refuse_existing(settings.path, overwrite=overwrite)
     session = Session(dataclasses.replace(settings, resume=resume))
-    _SESSIONS.append((threading.current_thread(), session))
+    _SESSIONS[session] = threading.current_thread()
     return session
 
 
@@ -64,8 +65,7 @@ def _end_left(settings: Settings) -> None:
     the tracer so.
     """
     here = threading.current_thread()
-    _SESSIONS[:] = [(thread, session) for thread, session in _SESSIONS if session.active]
-    for thread, session in tuple(_SESSIONS):
-        left = thread is here or not thread.is_alive()
+    for session, thread in tuple(_SESSIONS.items()):
+        left = session.active and (thread is here or not thread.is_alive())
         if left and session.traced is not None and session.settings.path == settings.path:
             session.abandon()
