@@ -19,7 +19,7 @@ from steptrace_analyzer.cli.info import info
 from steptrace_schema.errors import TraceError
 from steptrace_schema.store.opening import read_attributes
 from steptrace_tracer import Tracer
-from steptrace_tracer.capture import proven_step
+from steptrace_tracer.capture import nearby, proven_step
 from steptrace_tracer.capture.beside_step import BesideStep
 from steptrace_tracer.capture.proof_memory import ProofMemory
 from steptrace_tracer.capture.several_steps import SeveralSteps
@@ -233,7 +233,7 @@ def test_a_difference_that_comes_later_is_warned_of_and_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(proven_step, "PROOF_STEPS", 5)
-    monkeypatch.setattr(proven_step, "_TRIALS", 0)  # which would be runs of the first step
+    monkeypatch.setattr(nearby, "TRIALS", 0)  # which would be runs of the first step
     run = TracedStep.run
     runs: list[None] = []
 

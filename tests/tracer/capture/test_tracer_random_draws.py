@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
+from numpy.testing import assert_allclose
 
 from keras_models import mlp, vectors, weights_of
+from steptrace_analyzer import open_trace
 from steptrace_schema.store.opening import read_attributes
 from steptrace_tracer import Tracer
 from steptrace_tracer.capture.random_draws import draws_inside
+from steptrace_tracer.capture.traced_step import TracedStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,6 +83,62 @@ def test_any_operation_with_a_generator_draws_what_it_draws_without_the_tracer(
     path = tmp_path / "run.zarr"
     assert_same(train(noise, None), train(noise, path))
     assert read_attributes(path).status == "complete"
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Remember proofs of this test alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def late_taps(monkeypatch: pytest.MonkeyPatch, cache: None) -> None:
+    """Let taps inside the step change one bit of one bias from the third step on."""
+    run, runs = TracedStep.run, itertools.count()
+
+    def one_bit(self: TracedStep, args: Any, kwargs: Any, original: Any) -> Any:
+        result = run(self, args, kwargs, original)
+        if next(runs) >= 2:
+            bias = self.program.models[0].layers[-1].bias
+            bias.assign(np.nextafter(bias.numpy(), np.float32(9)))
+        return result
+
+    monkeypatch.setattr(TracedStep, "run", one_bit)
+
+
+@pytest.mark.usefixtures("late_taps")
+def test_taps_that_change_later_bits_are_found_and_the_same_numbers_are_drawn_beside(
+    tmp_path: Path,
+) -> None:
+    path, again = (tmp_path / f"{name}.zarr" for name in ("run", "again"))
+    expected = train(truncated, None)
+    assert_same(expected, train(truncated, path))
+    found = read_attributes(path)
+    assert [(p.step, p.identical) for p in found.proofs] == [(0, True), (1, True), (2, False)]
+    assert set(found.capture.values()) == {"beside"}
+    assert_same(expected, train(truncated, again))  # beside from the first step on
+    for trace in map(open_trace, (path, again)):
+        for weight in ("hidden/kernel", "out/bias"):
+            # Updates are of the training, and gradients of what was observed beside it.
+            gradients = np.asarray(trace[f"gradients/mlp/{weight}"])
+            updates = np.asarray(trace[f"updates/mlp/{weight}"])
+            assert_allclose(updates[:4], -0.1 * gradients[:4], rtol=2e-5, atol=2e-7)
+
+
+@pytest.mark.usefixtures("cache")
+def test_several_steps_that_draw_are_compared_and_those_without_a_seed_have_no_bits_to_keep(
+    tmp_path: Path,
+) -> None:
+    def by_chance(x: Any) -> Any:
+        return x + tf.raw_ops.RandomStandardNormal(shape=tf.shape(x), dtype=tf.float32)
+
+    seeded, unseeded = (tmp_path / f"{name}.zarr" for name in ("seeded", "unseeded"))
+    train(normal, seeded)
+    assert [p.step for p in read_attributes(seeded).proofs if p.identical] == [0, 1, 2, 3]
+    train(by_chance, unseeded)
+    found = read_attributes(unseeded)
+    assert found.status == "complete"
+    assert [(p.identical, p.repeats) for p in found.proofs] == [(False, False)]
 
 
 def test_a_function_that_all_copies_of_a_step_share_is_not_run_twice(tmp_path: Path) -> None:

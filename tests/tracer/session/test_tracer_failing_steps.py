@@ -12,7 +12,7 @@ import tensorflow as tf
 from steptrace_schema.store.opening import read_attributes
 from steptrace_schema.validate import validate
 from steptrace_tracer import Tracer
-from steptrace_tracer.capture import proven_step
+from steptrace_tracer.capture import nearby
 from steptrace_tracer.capture.proven_step import ProvenStep
 from steptrace_tracer.capture.traced_step import TracedStep
 
@@ -236,7 +236,7 @@ def test_a_tap_that_fails_behind_the_whole_step_does_not_have_it_done_twice(
             raise TypeError(msg)
         return found
 
-    monkeypatch.setattr(proven_step, "_TRIALS", 0)  # which would be calls of the first step
+    monkeypatch.setattr(nearby, "TRIALS", 0)  # which would be calls of the first step
     monkeypatch.setattr(TracedStep, "_call", then_failing)
     training = Training(how, eager, Failing(None))
     with pytest.warns(RuntimeWarning, match="a tap that is no tensor.*the training continues"):

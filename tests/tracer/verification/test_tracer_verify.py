@@ -16,7 +16,7 @@ import pytest
 from keras_models import cnn, images, mlp, vectors
 from steptrace_schema.format.policy import Policy
 from steptrace_tracer import verify
-from steptrace_tracer.capture import proven_step
+from steptrace_tracer.capture import nearby
 from steptrace_tracer.capture.traced_step import TracedStep
 from steptrace_tracer.verification.process import main
 from steptrace_tracer.verification.state import State
@@ -45,7 +45,7 @@ def test_a_tracer_that_changes_one_bit_is_found_with_step_and_tensor(
             bias.assign(np.nextafter(bias.numpy(), np.float32(9)))
         return result
 
-    monkeypatch.setattr(proven_step, "_TRIALS", 0)  # which would be runs of the first step
+    monkeypatch.setattr(nearby, "TRIALS", 0)  # which would be runs of the first step
     monkeypatch.setattr(TracedStep, "run", one_bit)
     found = verify(mlp, vectors(), steps=4, batch_size=8)
     assert found.verdict == "different"

@@ -30,10 +30,18 @@ class BesideStep(TracedStep):
     """Observes a copy of each step, and lets the training's own step run untouched.
 
     It takes the same arguments as :class:`TracedStep`.
+
+    Parameters
+    ----------
+    level
+        A step with taps whose function is the one to observe, since it has drawn as many random
+        numbers as the training's; None to compile one.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, level: TracedStep | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if level is not None:
+            vars(self).update(vars(level))
         self._states: dict[int, StepState] = {}
         self._read_weights = tf.function(
             functools.partial(self._weights, updates=True), autograph=False
@@ -52,7 +60,18 @@ class BesideStep(TracedStep):
             Does the step as it is done without the tracer.
         """
         self.prepare(args, kwargs)
-        tensors = self._observe(args, kwargs)
+        return self.trained(self._observe(args, kwargs), original)
+
+    def trained(self, tensors: dict[str, Any], original: Callable[[], Any]) -> StepResult:
+        """Train on the batch.
+
+        Parameters
+        ----------
+        tensors
+            What was observed of the step.
+        original
+            Does the step as it is done without the tracer.
+        """
         before, counts = self._read_weights(), scaled_counts(self.program.optimizers)
         wall_time, start = time.time(), time.perf_counter()
         result = original()

@@ -17,6 +17,13 @@ from steptrace_schema.errors import TraceError
 from steptrace_schema.format.attributes import Proof, Way
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.beside_step import BesideStep
+from steptrace_tracer.capture.level_draws import draws_alike, has_seeds
+from steptrace_tracer.capture.nearby import (
+    TRIAL_BYTES,
+    TRIAL_SECONDS,
+    TRIALS,
+    difference_nearby,
+)
 from steptrace_tracer.capture.proof_memory import ProofMemory, fingerprint
 from steptrace_tracer.capture.state import StepState
 from steptrace_tracer.capture.step_result import StepResult
@@ -38,12 +45,6 @@ EARLIER: Final = "shown by an earlier start of the same training"
 PROOF_STEPS: Final = 1000
 """Recorded steps from one proof to the next."""
 _FIRST_PROOFS: Final = 2
-_TRIALS: Final = 24
-_TRIAL_SECONDS: Final = 0.5
-_TRIAL_BYTES: Final = 256 * 2**20
-"""How often, how long at most, and of how large a state, the first step is compared from other
-states than its own. Of millions of numbers some would differ, and what steps return takes memory.
-"""
 
 
 class ProvenStep:
@@ -93,6 +94,8 @@ class ProvenStep:
         # An operation that runs by itself computes the same, whatever else uses its result.
         self._proves = capture == "auto" and not program.eager and program.can_repeat
         self._is_known = False
+        self._states: dict[int, StepState] = {}
+        self._seconds, self._has_time = 0.0, True
         self._said: tuple[Way, int] | None = None
         self.proofs: tuple[Proof, ...] = ()
         self.way: Way = "beside" if capture == "beside" else "inside"
@@ -187,7 +190,8 @@ class ProvenStep:
 
     def _is_due(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         if self.traced.draws_random_numbers and self._runs > 1:
-            return False  # the step without the tracer would draw other numbers by now
+            # Both draw the same as long as both run at every step, and later no more.
+            return len(self.proofs) == self._runs - 1 < TRIALS and self._has_time
         if self._is_known and self._runs < PROOF_STEPS:
             return False
         signature = _signature((args, kwargs))
@@ -204,7 +208,8 @@ class ProvenStep:
         original: Callable[[], Any],
     ) -> StepResult:
         """Run the step with and without its taps from the same state; keep what the latter left."""
-        state = StepState(self.traced.concrete(args, kwargs), self._program)
+        begin, concrete = time.perf_counter(), self.traced.concrete(args, kwargs)
+        state = self._states.get(id(concrete)) or StepState(concrete, self._program)
         if state.obstacle is not None:
             raise TraceError(_unproved(state.obstacle))
         before = state.copy()
@@ -217,14 +222,21 @@ class ProvenStep:
         result = original()
         reached = state.bits(result)
         difference, repeats = state.first_difference(after, reached), None
-        if difference is None and self._runs == 1 and not self.traced.draws_random_numbers:
+        draws = self.traced.draws_random_numbers
+        if draws:  # other states are those of the next steps, since no run of either is to spare
+            self._states = {id(concrete): state}
+            self._seconds += time.perf_counter() - begin if self._runs > 1 else 0.0
+            self._has_time = self._seconds < TRIAL_SECONDS and state.nbytes <= TRIAL_BYTES
+            repeats = None if difference is None or has_seeds(concrete) else False
+        elif difference is None and self._runs == 1:
             with self.traced.progress.putting_back():
+                with_taps = lambda: self.traced.run(args, kwargs, original).result  # noqa: E731
                 try:
-                    difference = self._difference_nearby(state, before, args, kwargs, original)
+                    difference = difference_nearby(state, before, with_taps, original)
                 finally:
                     state.put_back(before)
                 result = original()
-        if difference is not None and not self.traced.draws_random_numbers:
+        if difference is not None and not draws:
             with self.traced.progress.putting_back():
                 state.put_back(before)
                 result = original()
@@ -233,12 +245,15 @@ class ProvenStep:
         if difference is None or repeats is False:
             # A step that leaves other bits each time has none that the taps could change.
             self._proves = difference is None
-            if self._runs == _FIRST_PROOFS and self._proves:
+            if self._runs == _FIRST_PROOFS and self._proves and not draws:
                 self._memory.keep(str(self._fingerprint), "inside")
             return StepResult(result, traced.tensors, traced.wall_time, traced.duration)
+        if draws:
+            if not draws_alike(concrete, self._program, args, kwargs):
+                raise TraceError(_DRAWS)
+            self._memory.keep(str(self._fingerprint), "beside")
+            return self._go_beside_level(state, before, traced, result)
         self._memory.keep(str(self._fingerprint), "beside")
-        if self.traced.draws_random_numbers:
-            raise TraceError(_DRAWS)
         if self._runs > _FIRST_PROOFS:
             warnings.warn(_changed(difference, step), RuntimeWarning, stacklevel=2)
         self._go_beside()
@@ -252,37 +267,28 @@ class ProvenStep:
             with self.traced.progress.putting_back():
                 state.put_back(left)
 
-    def _difference_nearby(
-        self,
-        state: StepState,
-        before: list[Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        original: Callable[[], Any],
-    ) -> str | None:
-        """Compare both steps from other states: a small step may have equal bits by chance."""
-        if state.nbytes > _TRIAL_BYTES:
-            return None
-        end = time.perf_counter() + _TRIAL_SECONDS
-        for trial in range(_TRIALS):
-            state.put_near(before, trial)
-            try:
-                traced = self.traced.run(args, kwargs, original)
-                after = state.bits(traced.result)
-                state.put_near(before, trial)
-                reached = original()
-            except tf.errors.OpError:  # such as a check of the user's, which tells nothing here
-                return None
-            difference = state.first_difference(after, state.bits(reached))
-            if difference is not None or time.perf_counter() > end:
-                return difference
-        return None
-
     def _go_beside(self) -> None:
         probe = self.traced.probe
         self.way = "beside"
         self.traced = BesideStep(*self._arguments)
         self.traced.probe = probe
+
+    def _go_beside_level(
+        self, state: StepState, before: list[Any], traced: StepResult, result: Any
+    ) -> StepResult:
+        """Go on beside with the function that has drawn as much as the training's own."""
+        left, progress = state.copy(), self.traced.progress
+
+        def original() -> Any:
+            with progress.putting_back():
+                state.put_back(left)
+            return result
+
+        self.way = "beside"
+        self.traced = beside = BesideStep(*self._arguments, level=self.traced)
+        with progress.putting_back():
+            state.put_back(before)
+        return beside.trained(traced.tensors, original)
 
     def _note(
         self, step: int, identical: bool, note: str | None, repeats: bool | None = None
@@ -300,7 +306,7 @@ _COMPUTED: Final = frozenset(
 
 _DRAWS = (
     "taps change the last bits of this step, and a copy of it would draw other random numbers; "
-    "give its random operations and layers a seed"
+    "draw them from a tf.random.Generator, or by keras.random with a seed"
 )
 _EAGER = (
     "capture='beside' runs the step a second time, and this one runs eagerly, so that its Python "

@@ -38,6 +38,25 @@ def draws_inside(function: Any, depth: int) -> bool:
     return _draws(function.graph, depth)
 
 
+def seeds_of(function: Any) -> list[tuple[str, int, int]]:
+    """Return the kind and the seeds of every operation with a generator; both seeds are 0 for none.
+
+    Parameters
+    ----------
+    function
+        A compiled function. What its functions draw counts, too.
+    """
+    definition = function.graph.as_graph_def()
+    nodes = [definition.node, *(inner.node_def for inner in definition.library.function)]
+    found = {
+        (node.op, *(node.attr[name].i for name in _SEEDS))
+        for part in nodes
+        for node in part
+        if all(name in node.attr for name in _SEEDS)
+    }
+    return sorted(found)
+
+
 def _draws(graph: Any, depth: int) -> bool:
     definition = graph.as_graph_def()
     functions = {inner.signature.name: inner.node_def for inner in definition.library.function}
