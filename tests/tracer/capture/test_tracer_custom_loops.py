@@ -353,6 +353,26 @@ def test_only_some_steps_and_the_epoch_that_the_loop_sets(tmp_path: Path) -> Non
         assert expected.tobytes() == weight.tobytes()
 
 
+def test_the_gradient_of_a_micro_batch_is_not_that_of_the_samples_of_the_batch(
+    tmp_path: Path,
+) -> None:
+    model = mlp()
+
+    def step(x: Any, y: Any) -> None:
+        for rows in (slice(None, 2), slice(2, None)):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(tf.square(model(x[rows], training=True) - y[rows]))
+            gradients = tape.gradient(loss, model.trainable_variables)
+        model.optimizer.apply(gradients, model.trainable_variables)
+
+    model.compile("sgd")
+    with Tracer(tmp_path / "run.zarr", on_error="raise", progress=False) as tracer:
+        run_single(tracer.wrap(step))
+    assert "inputs/x_gradient" not in zarr.open_group(tmp_path / "run.zarr", mode="r")
+    reasons = {m.path: m.reason for m in read_attributes(tmp_path / "run.zarr").missing}
+    assert "does not count the samples" in reasons["x_gradient"]
+
+
 def test_an_exception_in_the_loop_ends_the_trace_with_the_reason(tmp_path: Path) -> None:
     _, step = single("compiled")
 

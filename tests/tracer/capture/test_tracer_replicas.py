@@ -55,14 +55,17 @@ def fit(tracer):
     model.fit(x, y, batch_size={BATCH}, epochs=1, shuffle=False, verbose=0, callbacks=callbacks)
     return weights_of(model)
 
-def loop(tracer):
+def loop(tracer, parts=(slice(None),)):
     model = mlp()
 
     def on_replica(x, y):
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(tf.square(model(x, training=True) - y)) / {BATCH * 2}
-        weights = model.trainable_variables
-        model.optimizer.apply(tape.gradient(loss, weights), weights)
+        weights, sums = model.trainable_variables, []
+        for rows in parts:
+            with tf.GradientTape() as tape:
+                out = model(x[rows], training=True)
+                loss = tf.reduce_sum(tf.square(out - y[rows])) / {BATCH * 2}
+            sums.append(tape.gradient(loss, weights))
+        model.optimizer.apply([sum(found) for found in zip(*sums)], weights)
         return loss
 
     @tf.function
@@ -78,6 +81,9 @@ def loop(tracer):
         tracer.close()
     return weights_of(model)
 
+def micro(tracer):
+    return loop(tracer, (slice(None, 2), slice(2, None)))
+
 def fused(tracer):
     keras.utils.set_random_seed(0)
     with strategy.scope():
@@ -89,7 +95,7 @@ def fused(tracer):
     model.fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=callbacks)
     return weights_of(model)
 
-train = dict(fit=fit, loop=loop, fused=fused)[sys.argv[2]]
+train = dict(fit=fit, loop=loop, micro=micro, fused=fused)[sys.argv[2]]
 plain = train(None)
 policy = dict(kinds=KINDS, probe_gradients_every=1, samples=3)
 if "auto" in sys.argv:
@@ -120,6 +126,20 @@ def test_a_network_whose_normalisation_is_fused_is_not_changed(tmp_path: Path) -
     assert run.returncode == 0, run.stderr
     assert run.stdout.split()[-1] == "True", "the weights differ from those without the tracer"
     assert read_attributes(path).proofs
+
+
+def test_micro_batches_on_each_replica_are_recorded_without_what_has_other_rows(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "run.zarr"
+    arguments = [sys.executable, "-c", _SCRIPT, str(path), "micro"]
+    run = subprocess.run(arguments, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split()[-1] == "True", "the weights differ from those without the tracer"
+    assert validate(path) == []
+    reasons = {f"{m.kind}/{m.path}": m.reason for m in read_attributes(path).missing}
+    for key in ("inputs/x_gradient", "activations/mlp/out/output"):
+        assert "does not count the samples" in reasons[key]
 
 
 @pytest.mark.long

@@ -90,6 +90,7 @@ class TapCollector:
         self._scope = current_graph()
         self._calls: Counter[str] = Counter()
         self._outputs: dict[str, Any] = {}
+        self._inputs: dict[str, Any] = {}
         self._tapes: list[Any] = []
         self.undifferentiable: Exception | None = None
         """What the tape raised, which the gradient with respect to the input is asked of."""
@@ -164,6 +165,7 @@ class TapCollector:
                 continue
             for tape in self._tapes:
                 tape.watch(tensor)
+            self._inputs[place] = tensor
             self._gradients.request_gradient("inputs", place, tensor)
 
     def keep_loss(self, loss: Any, y_true: Any, values: Any, sample_weight: Any, mask: Any) -> None:
@@ -239,7 +241,8 @@ class TapCollector:
         self._explain_uncalled(layers, in_loops)
 
     def _keep_outputs(self) -> None:
-        """Keep the outputs, now that the graph has everything that uses them."""
+        """Keep the outputs, now that the graph has everything that uses them, and count rows."""
+        self.taps.rows |= {place: row_count(tensor) for place, tensor in self._inputs.items()}
         for place, tensor in self._outputs.items():
             self.taps.rows[place] = row_count(tensor)
             if not self._policy.covers("activations", place):

@@ -31,7 +31,8 @@ class Taps:
     tensors: dict[str, Any] = dataclasses.field(default_factory=dict)
     missing: dict[tuple[Kind, str], str] = dataclasses.field(default_factory=dict)
     rows: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Path of each output to its extent along the first dimension, over the whole batch."""
+    """Path of each output, and of what a model was called with where that is `x_gradient`, to its
+    extent along the first dimension, over the whole batch."""
     losses: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Name of a model to the loss that its weights were differentiated for, unscaled float32."""
     later_losses: set[str] = dataclasses.field(default_factory=set)
@@ -60,7 +61,7 @@ class Taps:
     def explain_other_rows(
         self, counts: Iterable[int], samples: int
     ) -> dict[tuple[Kind, str], str]:
-        """Return which outputs have other rows than the `samples` of the batch, with the reason.
+        """Return what has other rows than the `samples` of the batch, with the reason.
 
         Only running the step shows it: while it is traced, the size of a batch is unknown.
         """
@@ -68,7 +69,7 @@ class Taps:
             (kind, path): NOT_SAMPLES
             for path, count in zip(self.rows, counts, strict=False)
             if count != samples
-            for kind in OUTPUT_KINDS
+            for kind in (*OUTPUT_KINDS, "inputs")
             if f"{kind}/{path}" in self.tensors
         }
 
