@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ROOM: Final = 32
 """Stored objects along the step axis that a new array has room for.
 
-For more, the metadata of all arrays are written anew, at a millisecond each.
+For more, the metadata of all arrays are written again, at a millisecond each.
 """
 
 
