@@ -65,6 +65,7 @@ def _not_copied(store: Path) -> None:
     (store / "zarr.json").write_bytes(sealed(root))
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("place", PLACES)
 def test_what_is_no_file_of_a_trace_is_named_and_not_waited_for(
@@ -88,6 +89,7 @@ def test_what_is_no_file_of_a_trace_is_named_and_not_waited_for(
         assert packed.stat().st_size < 2**20
 
 
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("file", JOURNAL)
 @pytest.mark.parametrize("place", PLACES)
 def test_what_is_no_file_of_a_journal_is_named_and_not_waited_for(
@@ -106,6 +108,7 @@ def test_what_is_no_file_of_a_journal_is_named_and_not_waited_for(
         assert ended.seconds < 10, (arguments, ended)
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("name", ["run.zarr", "run.zarr.zip", "run.zarr.journal", "run.fp.json"])
 def test_what_is_no_trace_at_all_is_named_and_not_waited_for(
@@ -156,6 +159,7 @@ def test_only_files_that_are_nearly_all_holes_are_refused(tmp_path: Path) -> Non
     os.close(open_to_read(tmp_path / "other.zarr.zip"))
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("file", FILES[:3])
 @pytest.mark.parametrize("place", PLACES)
 def test_a_journal_is_not_moved_into_what_is_no_trace(
