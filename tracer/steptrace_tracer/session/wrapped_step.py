@@ -23,7 +23,7 @@ from steptrace_tracer.keras_private import function_settings, update_count
 from steptrace_tracer.session.assigned_outside import AssignedOutside
 from steptrace_tracer.session.on_batch import OnBatch
 from steptrace_tracer.session.perturbing import PERTURBER
-from steptrace_tracer.session.step_batch import batch_for
+from steptrace_tracer.session.step_batch import batch_finder, parameter_names
 from steptrace_tracer.session.step_count import StepCount
 from steptrace_tracer.session.taken_batches import FedStep, TakenBatches
 
@@ -209,7 +209,7 @@ class WrappedStep:
             body=body,
             models=models,
             optimizers=optimizers,
-            batch=functools.partial(batch_for, models),
+            batch=batch_finder(models, parameter_names(*plain(self._original))),
             eager=eager,
             compiled=compiled,
             logs=_named_scalars,
