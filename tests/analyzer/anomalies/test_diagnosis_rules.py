@@ -75,6 +75,18 @@ def test_units_without_gradient_ever_since_a_step_are_dead() -> None:
     assert "ever since step 70" in found.explanation
 
 
+@pytest.mark.parametrize("first", [0, 500])
+def test_units_dead_from_the_first_recorded_step_on_have_no_weights_from_before(first: int) -> None:
+    arrays = quiet_run()
+    arrays["gradients/net/first/kernel"][:, :, :5] = 0
+    steps = {"gradients": range(first, first + STEPS)}
+    (found,) = find("dead_units", arrays, steps=steps)
+    assert "from before that step" not in str(found.remedy)
+    assert found.cause_kind == ("set-up" if first == 0 else "not known")
+    assert ("dead before the first step" in str(found.cause)) == (first == 0)
+    assert ("step 500, the first one with gradients" in found.explanation) == (first == 500)
+
+
 def test_dead_units_of_a_loss_that_got_worse_are_an_error() -> None:
     arrays = quiet_run()
     arrays["gradients/net/first/kernel"][70:, :, :6] = 0

@@ -202,6 +202,32 @@ def test_first_updates_as_long_as_the_weights_overwrite_them(
     assert find("rate_too_high", arrays) == []
 
 
+@pytest.mark.parametrize(
+    ("update", "peak", "end", "severity"),
+    [
+        (1e6, 1e9, 1.1, "error"),
+        (1e6, -1e9, -1.1, "error"),  # as a reward that is maximised
+        (1e6, 1e9, 0.2, "warning"),
+        (1e-3, 1e9, 1.1, None),  # a batch of outliers
+        (1e6, 100.0, 1.1, None),  # first weights that are tiny
+    ],
+)
+def test_a_short_run_whose_first_updates_make_the_loss_explode(
+    update: float, peak: float, end: float, severity: str | None
+) -> None:
+    arrays = _run()
+    _moved(arrays, {3: update}, 1.0)
+    loss = np.full(STEPS, end)
+    loss[:6] = 1.1, 1.2, 99.0, peak / 2, peak, 40.0
+    arrays["scalars/loss"] = loss.astype(np.float32)
+    short = {path: values[: 28 + path.startswith("weights/")] for path, values in arrays.items()}
+    found = find("rate_too_high", short)
+    assert [each.severity for each in found] == [severity] * (severity is not None)
+    if found:
+        assert f"the loss went from 1.1 to {peak:.0e} by step 4" in found[0].explanation
+        assert (found[0].observed or 0.0) > update / 10
+
+
 def test_weights_that_begin_small_are_no_sign_of_a_rate_that_is_too_high() -> None:
     arrays = _run()
     arrays["scalars/loss"] = np.full(STEPS, 0.7 * _entropy(arrays), np.float32)

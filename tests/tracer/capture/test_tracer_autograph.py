@@ -176,3 +176,40 @@ def test_fit_records_a_train_step_that_is_a_function_of_tensorflow(
     # SGD: the update is minus the rate times the gradient; 0.5 makes the product exact.
     assert len(gradients) == STEPS
     assert (weights[1:] == weights[:-1] - np.float32(0.5) * gradients).all()
+
+
+def test_a_wrapped_step_inside_of_a_compiled_loop_is_rewritten_as_without_the_tracer(
+    tmp_path: Path, said: list[str]
+) -> None:
+    x, y = (tf.constant(values) for values in vectors(8))
+
+    def train(path: Path | None) -> list[Any]:
+        model = mlp()
+
+        def step() -> None:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(tf.square(model(x, training=True) - y))
+            if loss > 0:  # a tensor: only rewritten Python can decide by it
+                gradients = tape.gradient(loss, model.trainable_variables)
+                model.optimizer.apply(gradients, model.trainable_variables)
+
+        tracer = None if path is None else Tracer(path, progress=False)
+        run = step if tracer is None else tracer.wrap(step)
+
+        @tf.function  # type: ignore[untyped-decorator]
+        def loop() -> None:
+            for _ in tf.range(STEPS):
+                run()
+
+        model.optimizer.build(model.trainable_variables)
+        loop()
+        if tracer is not None:
+            tracer.close()
+        return weights_of(model)
+
+    expected = train(None)
+    with pytest.warns(RuntimeWarning, match="called while another function is compiled"):
+        found = train(tmp_path / "run.zarr")
+    for left, right in zip(expected, found, strict=True):
+        assert left.tobytes() == right.tobytes()
+    assert said == []

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from steptrace_schema.format.policy import Policy
     from steptrace_tracer.capture.program import Batch
 
-BATCH_INPUT, BATCH_TARGET = "batch_input", "batch_target"
+BATCH_INPUT, BATCH_TARGET, BATCH_OTHER = "batch_input", "batch_target", "batch_other"
 """Where the keys begin of taps with all samples, ``batch_input/number/path``.
 
 Digests and statistics of samples are made of them; they are no arrays of the trace.
@@ -41,28 +41,39 @@ def batch_taps(batch: Batch, policy: Policy, strategy: Any) -> Taps:
     """
     taps = Taps()
     # An eager step may be given arrays of NumPy.
-    batch = type(batch)(*(tf.nest.map_structure(_as_tensor, part) for part in (batch.x, batch.y)))
+    batch = batch.map(_as_tensor)
     whole, kept, samples = batch, batch, policy.rows
     if strategy is not None:
         whole, kept, replica = whole_batch(strategy, batch, samples)
         samples = None  # `kept` holds no more
         if replica is not None and policy.covers("inputs", SAMPLE_REPLICA):
             taps.add("inputs", SAMPLE_REPLICA, replica)
-    for base, structure in ((X, kept.x), (Y, kept.y)):
+    own, rows = {joined(X, name) for name, _ in leaves(batch.x)}, _rows(whole.x)
+    for base, structure in kept.parts():
         for name, tensor in leaves(structure):
-            place = joined(base, name)
-            if not policy.covers("inputs", place):
+            place, is_other = joined(base, name), base not in (X, Y)
+            if not policy.covers("inputs", place) or (is_other and place in own):
                 continue
             if not storable(tensor):
                 taps.explain_missing("inputs", place, NOT_NUMBERS)
-            elif tensor.shape.rank == 0:
+            elif tensor.shape.rank == 0 or (is_other and not strategy and _rows(tensor) != rows):
                 taps.explain_missing("inputs", place, NOT_SAMPLES)
             else:
                 taps.add("inputs", place, tensor[:samples])
     taps.tensors |= _whole(BATCH_INPUT, X, whole.x)
     if policy.sample_statistics and policy.covers("inputs", SAMPLE_STATISTICS):
         taps.tensors |= _whole(BATCH_TARGET, Y, whole.y)
+        for base, structure in whole.parts():
+            if base not in (X, Y) and _rows(structure) == rows:
+                taps.tensors |= _whole(BATCH_OTHER, base, structure)
     return taps
+
+
+def _rows(structure: Any) -> Any:
+    """Return how many samples a structure has as far as is known when it is compiled."""
+    first = next((tensor for _, tensor in leaves(structure)), None)
+    shape = getattr(first, "shape", None)
+    return shape[0] if shape is not None and shape.rank else None
 
 
 def _as_tensor(leaf: Any) -> Any:
@@ -87,7 +98,7 @@ def take_whole(tensors: dict[str, Any], kind: str) -> dict[str, Any]:
 
 def recorded_bytes(tensors: Mapping[str, Any]) -> int:
     """Return the bytes of what a step hands to the recorder, of `kind/path` to tensor."""
-    whole = (BATCH_INPUT, BATCH_TARGET)
+    whole = (BATCH_INPUT, BATCH_TARGET, BATCH_OTHER)
     return tap_bytes({k: t for k, t in tensors.items() if k.partition("/")[0] not in whole})
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steptrace_schema.format.paths import safe_path
+from steptrace_schema.names import X, Y
 from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.capture.names import joined
 from steptrace_tracer.capture.plain_step import plain_body
 from steptrace_tracer.keras_private import function_settings, strategy_of, update_count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from steptrace_tracer.capture.frozen_step import FrozenStep
 
@@ -27,10 +31,26 @@ class Batch:
     ----------
     x, y
         Inputs and targets, each a tensor or a structure of tensors; None where there are none.
+    others
+        Further arguments of the step, by name.
     """
 
     x: Any = None
     y: Any = None
+    others: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def parts(self) -> Iterator[tuple[str, Any]]:
+        """Yield inputs, targets, and further arguments, each with where it is in ``inputs``."""
+        yield X, self.x
+        yield Y, self.y
+        for name, structure in self.others.items():
+            yield joined(X, safe_path(name).replace("/", "_")), structure
+
+    def map(self, function: Callable[[Any], Any]) -> Batch:
+        """Return the batch with a function applied to each tensor."""
+        done = partial(tf.nest.map_structure, function)
+        x, y = (None if part is None else done(part) for part in (self.x, self.y))
+        return Batch(x, y, {name: done(part) for name, part in self.others.items()})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,11 +11,12 @@ from steptrace_schema.format.layout import split_key
 from steptrace_schema.names import LOSS, LOSSES
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.names import leaves
-from steptrace_tracer.capture.program import Batch
 from steptrace_tracer.capture.rebinding import rebound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from steptrace_tracer.capture.program import Batch
 
 _SAMPLE_KINDS = ("activations", "activation_gradients", "inputs")
 
@@ -120,9 +121,7 @@ def whole_batch(strategy: Any, batch: Batch, samples: int | None) -> tuple[Batch
         return join
 
     def structure(limit: int | None) -> Batch:
-        join = joined_with(limit)
-        parts = (batch.x, batch.y)
-        return Batch(*(None if p is None else tf.nest.map_structure(join, p) for p in parts))
+        return batch.map(joined_with(limit))
 
     first = next((tensor for _, tensor in leaves(batch.x)), None)
     counts = [tf.shape(part)[0] for part in _parts(strategy, first)] if first is not None else []

@@ -11,7 +11,7 @@ from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.capture.building import is_built
 from steptrace_tracer.scripts.one_ulp import is_floating, one_ulp
 from steptrace_tracer.scripts.perturb_fit import change_weights
-from steptrace_tracer.session.step_batch import batch_for
+from steptrace_tracer.session.step_batch import batch_finder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,7 +66,7 @@ class StepPerturber:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments of a step with changed inputs, or change the weights once."""
         trained = tuple(models())
-        inputs = keras.tree.flatten(batch_for(trained, *args, **kwargs).x)
+        inputs = keras.tree.flatten(batch_finder(trained)(*args, **kwargs).x)
         floats = {id(leaf) for leaf in inputs if _is_float(leaf)}
         if not floats:
             self._change_weights(trained)

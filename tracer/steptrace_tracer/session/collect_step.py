@@ -19,7 +19,7 @@ from steptrace_schema.names import (
     SAMPLE_STATISTICS,
     SAMPLE_WEIGHT,
 )
-from steptrace_tracer.capture.batch_taps import BATCH_INPUT, BATCH_TARGET, take_whole
+from steptrace_tracer.capture.batch_taps import BATCH_INPUT, BATCH_OTHER, BATCH_TARGET, take_whole
 from steptrace_tracer.capture.finished_taps import ROWS
 from steptrace_tracer.capture.graph_statistics import describes_in_graph
 from steptrace_tracer.capture.taps import NOT_SAMPLES, as_missing, to_array
@@ -91,9 +91,9 @@ def collect_step(
     """
     together = result.together
     lead = () if together is None else (together,)
-    inputs, targets = (
+    inputs, targets, others = (
         {path: _one_batch(tensor, lead) for path, tensor in take_whole(tensors, kind).items()}
-        for kind in (BATCH_INPUT, BATCH_TARGET)
+        for kind in (BATCH_INPUT, BATCH_TARGET, BATCH_OTHER)
     )
     rows = np.asarray(tensors.pop(ROWS)).reshape(result.steps, -1)[0].tolist()
     samples = len(next(iter(inputs.values()))) if inputs else max(rows, default=0) * result.steps
@@ -114,7 +114,7 @@ def collect_step(
         arrays[f"inputs/{SAMPLE_DIGEST}"] = digests.reshape(*lead, size)
     columns: tuple[str, ...] = ()
     if policy.sample_statistics and policy.covers("inputs", SAMPLE_STATISTICS):
-        columns, statistics = sample_statistics(inputs, targets, samples)
+        columns, statistics = sample_statistics(inputs | others, targets, samples)
         if columns:
             arrays[f"inputs/{SAMPLE_STATISTICS}"] = statistics.reshape(*lead, size, len(columns))
     number = np.arange(result.steps).reshape(lead)

@@ -10,7 +10,7 @@ import numpy as np
 
 from steptrace_schema.format.attributes import Incident
 from steptrace_schema.format.paths import safe_path
-from steptrace_schema.names import LOSS, SAMPLE_WEIGHT, X, Y
+from steptrace_schema.names import LOSS, SAMPLE_WEIGHT
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.names import joined, leaves
 from steptrace_tracer.record.pending_step import KeptStep
@@ -107,7 +107,7 @@ def named_arguments(
     """
     names: dict[int, str] = {}
     batch = program.batch(*args, **kwargs)
-    for base, structure in ((X, batch.x), (Y, batch.y)):
+    for base, structure in batch.parts():
         for name, leaf in leaves(structure):
             names.setdefault(id(leaf), joined(base, name))
     data = args[0] if args else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -11,39 +12,63 @@ from steptrace_tracer.capture.names import leaves
 from steptrace_tracer.capture.program import Batch
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Sequence
 
 
 def batch_of_arguments(
-    *args: Any, input_names: Collection[str | None] = (), **kwargs: Any
+    arguments: Mapping[str, Any], input_names: Collection[str | None] = ()
 ) -> Batch:
     """Return the batch among the arguments of a step.
 
-    The first argument that holds tensors, and not numbers alone, is ``x``, or ``(x, y)`` where it
-    is a tuple or list of two or more; otherwise the second one is ``y``. Of one mapping, what is
-    called as the model's inputs are is ``x`` and the rest ``y``; or else what is called ``label``,
-    ``target`` or ``y`` is ``y``.
+    The first argument that holds tensors, and not numbers alone, is ``x``, and a second one ``y``;
+    so are the parts of a tuple of two or three. Of more arguments, or of a longer tuple, ``y`` is
+    what is called ``label``, ``target`` or ``y``: actions and rewards are none. The rest are
+    others. Of one mapping, what is called as the model's inputs are is ``x`` and the rest ``y``; or
+    else what is called as targets are is ``y``.
+
+    Parameters
+    ----------
+    arguments
+        By their names.
+    input_names
+        Names of the model's inputs.
 
     Examples
     --------
     >>> import numpy as np
-    >>> batch_of_arguments(np.zeros(3), np.ones(3)).y
+    >>> batch_of_arguments({"images": np.zeros(3), "answers": np.ones(3)}).y
     array([1., 1., 1.])
-    >>> batch_of_arguments({"image": np.zeros(3), "label": np.ones(3)}).y
+    >>> batch_of_arguments({"batch": {"image": np.zeros(3), "label": np.ones(3)}}).y
     array([1., 1., 1.])
+    >>> found = batch_of_arguments(dict.fromkeys(("state", "action", "reward"), np.zeros(3)))
+    >>> found.y, list(found.others)
+    (None, ['action', 'reward'])
     """
-    data = [value for value in (*args, *kwargs.values()) if _holds_tensors(value)]
+    data = {name: value for name, value in arguments.items() if _holds_tensors(value)}
     if not data:
         return Batch()
-    if isinstance(data[0], (tuple, list)) and len(data[0]) > 1:
-        return Batch(*data[0][:2])
-    if len(data) == 1 and isinstance(data[0], Mapping):
-        return _batch_of_mapping(data[0], input_names)
-    return Batch(*data[:2])
+    name, first = next(iter(data.items()))
+    if isinstance(first, (tuple, list)) and len(first) > 1:
+        parts = dict(
+            zip(map(str, getattr(first, "_fields", range(len(first)))), first, strict=True)
+        )
+        return _batch_of_parts(parts, {k: v for k, v in data.items() if k != name}, len(parts) < 4)
+    if len(data) == 1 and isinstance(first, Mapping):
+        return _batch_of_mapping(first, input_names)
+    return _batch_of_parts(data, {}, len(data) == 2)
 
 
-_TARGETS: Final = re.compile(r"y|y_true|(.*_)?(labels?|targets?)")
-"""Names of targets in a mapping."""
+def _batch_of_parts(parts: Mapping[str, Any], more: Mapping[str, Any], has_target: bool) -> Batch:
+    """Return the batch whose first part is the input; the second is the target if it has one."""
+    x, *rest = parts
+    named = (name for name in rest if has_target or _TARGETS.fullmatch(name.lower()))
+    target = next(named, None)
+    others = {name: parts[name] for name in rest if name != target}
+    return Batch(parts[x], parts.get(target) if target else None, {**others, **more})
+
+
+_TARGETS: Final = re.compile(r"(batch_)?y(_true|_batch)?|(.*_)?(labels?|targets?|targ?|tgt)")
+"""Names of targets among arguments, or in a mapping."""
 
 
 def _batch_of_mapping(data: Mapping[str, Any], input_names: Collection[str | None]) -> Batch:
@@ -58,10 +83,35 @@ def _batch_of_mapping(data: Mapping[str, Any], input_names: Collection[str | Non
     return Batch(*(next(iter(part.values())) if len(part) == 1 else part for part in (x, y)))
 
 
-def batch_for(models: tuple[Any, ...], *args: Any, **kwargs: Any) -> Batch:
-    """Return the batch among the arguments of a step that trains `models`."""
-    names = {getattr(tensor, "name", None) for tensor in getattr(models[0], "inputs", None) or ()}
-    return batch_of_arguments(*args, input_names=names, **kwargs)
+def batch_finder(models: tuple[Any, ...], names: Sequence[str] = ()) -> Callable[..., Batch]:
+    """Return what finds the batch among the arguments of a step.
+
+    Parameters
+    ----------
+    models
+        What the step trains.
+    names
+        Of its parameters, as far as they are known.
+    """
+    inputs = {getattr(tensor, "name", None) for tensor in getattr(models[0], "inputs", None) or ()}
+
+    def find(*args: Any, **kwargs: Any) -> Batch:
+        known = dict(enumerate(names))
+        arguments = {known.get(number, str(number)): value for number, value in enumerate(args)}
+        return batch_of_arguments(arguments | kwargs, inputs)
+
+    return find
+
+
+def parameter_names(function: Any, owner: Any) -> tuple[str, ...]:
+    """Return the names of the parameters of a function, or of a method of `owner`."""
+    try:
+        parameters = [*inspect.signature(function).parameters.values()]
+    except (TypeError, ValueError):
+        return ()
+    has_name = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [parameter.name for parameter in parameters if parameter.kind in has_name]
+    return tuple(names if owner is None else names[1:])
 
 
 def _holds_tensors(value: Any) -> bool:

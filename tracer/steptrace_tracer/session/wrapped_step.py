@@ -23,7 +23,7 @@ from steptrace_tracer.keras_private import function_settings, update_count
 from steptrace_tracer.session.assigned_outside import AssignedOutside
 from steptrace_tracer.session.on_batch import OnBatch
 from steptrace_tracer.session.perturbing import PERTURBER
-from steptrace_tracer.session.step_batch import batch_for
+from steptrace_tracer.session.step_batch import batch_finder, parameter_names
 from steptrace_tracer.session.step_count import StepCount
 from steptrace_tracer.session.taken_batches import FedStep, TakenBatches
 
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from steptrace_tracer.session.session import Session
+
+_INSIDE: Final = (
+    "the wrapped step is called while another function is compiled, or on a replica; wrap the "
+    "outermost function of the step"
+)
 
 
 class WrappedStep:
@@ -76,6 +81,19 @@ class WrappedStep:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Do one step; return what the user's function returns."""
+        # AutoGraph rewrites this where a compiled function calls it, and then the user's function.
+        if tf.executing_eagerly():
+            return self._run(args, kwargs)
+        self._refuse()
+        return self._original(*args, **kwargs)
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def _refuse(self) -> None:
+        if self._session.active:
+            self._session.fail(TraceError(_INSIDE))
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if (perturber := PERTURBER.present()) is not None:
             args, kwargs = perturber.arguments(args, kwargs, lambda: self._trained(args, kwargs)[0])
         with nullcontext() if self._outside is None else self._outside.step():
@@ -191,12 +209,6 @@ class WrappedStep:
         strategy = replica_strategy(models[0])
         eager = not hasattr(self._original, "python_function")
         reached = _referred(*plain(self._original), (*args, *kwargs.values())) if eager else ()
-        if not tf.executing_eagerly():
-            msg = (
-                "the wrapped step is called while another function is compiled, or on a replica; "
-                "wrap the outermost function of the step"
-            )
-            raise TraceError(msg)
         body, taken, compiled = plain_body(self._original), self._taken, _compiled(self._original)
         if taken is not None:
             body = taken.body(body)
@@ -209,7 +221,7 @@ class WrappedStep:
             body=body,
             models=models,
             optimizers=optimizers,
-            batch=functools.partial(batch_for, models),
+            batch=batch_finder(models, parameter_names(*plain(self._original))),
             eager=eager,
             compiled=compiled,
             logs=_named_scalars,

@@ -130,7 +130,12 @@ def _finding(
     step = int(recorded[began])
     noun = "channel" if signals.tensor("gradients", path).ndim > 3 else "unit"
     count = f"{int(dead.sum())} of {plural(len(dead), noun)} of {layer} ({found:.0%})"
-    when = "from the first step on" if began == 0 else f"ever since step {step}"
+    when = "from the first step on" if step == 0 else f"ever since step {step}"
+    when += ", the first one with gradients" if step and began == 0 else ""
+    cause = "see what happened at that step"
+    if began == 0:
+        dead_before = "initial weights, biases or the scale of the inputs"
+        cause = "" if step else f"they were dead before the first step: {dead_before}"
     known = signals.layers.get(layer)
     what = "give zero and get" if known and known.activation not in (None, "linear") else "get"
     severity: Severity = "info"
@@ -148,17 +153,13 @@ def _finding(
         unit=int(np.flatnonzero(dead)[0]),
         observed=found,
         threshold=share,
-        cause=(
-            "they were dead before the first step: initial weights, biases or the scale of the "
-            "inputs"
-            if began == 0
-            else "see what happened at that step"
-        ),
-        cause_kind="set-up" if began == 0 else "update",
+        cause=cause,
+        cause_kind="update" if began else "set-up" if cause else "not known",
         consequence="a unit without gradient never comes back, and the layer has fewer units",
         remedy=(
             "lower the learning rate or clip gradients, use He initialisation with zero biases, "
-            "or a leaky activation (arXiv 1903.06733); weights must be taken from before that step"
+            "or a leaky activation (arXiv 1903.06733)"
+            + ("" if began == 0 else "; weights must be taken from before that step")
         ),
         evidence={"units": np.flatnonzero(dead).tolist(), "units_of_layer": len(dead)},
     )

@@ -27,6 +27,12 @@ _EARLY: Final = 50  # steps in which a rate that is too high shows
 _FAR: Final = 10.0  # times that loss: a start that another fault explains
 _FIRST: Final = 10  # steps in which it overwrites the first weights
 _ENOUGH: Final = 0.1  # of the loss of the best constant prediction
+_LAST: Final = 5  # losses that a short run ends with
+_LOST: Final = 10.0  # times the first weights: an update beside which they are nothing
+
+_TOO_HIGH: Final = "the learning rate is too high for this network and optimizer"
+_OVERSHOOT: Final = "steps overshoot, and units behind a ReLU die or others saturate"
+_LOWER: Final = "lower the learning rate tenfold at a time, warm it up, or clip gradients"
 
 
 def rate_too_low(
@@ -79,7 +85,12 @@ def rate_too_low(
 
 
 def rate_too_high(
-    signals: Signals, *, worse: float = 2.0, ratio: float = 0.1, overwritten: float = 0.5
+    signals: Signals,
+    *,
+    worse: float = 2.0,
+    ratio: float = 0.1,
+    overwritten: float = 0.5,
+    exploded: float = 1000.0,
 ) -> Iterator[Finding]:
     """Find runs whose updates are so large that the loss does not come down as it could.
 
@@ -95,8 +106,13 @@ def rate_too_high(
     minimum; else a warning. A start that is already far worse than that prediction is another
     fault.
 
+    In a run of less than 100 steps, of which less is known, the updates are too large where one of
+    the first 10 is longer than 10 times the first weights, for half of the kernels, and the loss,
+    of either sign, reaches `exploded` times the first one among the first 20 steps. It is an error
+    where the loss ends above half of the first one.
+
     Thresholds
-        worse: loss over first loss. ratio, overwritten: update over weight.
+        worse, exploded: loss over first loss. ratio, overwritten: update over weight.
     Unit
         loss over first loss; L2 norm of update over L2 norm of weight
     Needs
@@ -105,6 +121,11 @@ def rate_too_high(
         0.1: torchmortem, MindInsight; first updates: own; size of first weights: Glorot and Bengio,
         2010
     """
+    require(not signals.several_models, "the trace is of several models, whose losses are opposed")
+    early = _explosion(signals, exploded)
+    if early is not None:
+        yield early
+        return
     found = _judged(signals)
     lost, lost_path, first_weights = _largest_first_update(signals)
     bad = found.harmed or found.last > found.at(0.5) or (lost > overwritten and not found.solved)
@@ -150,15 +171,50 @@ def rate_too_high(
         tensor=f"updates/{tensor}" if tensor else "scalars/loss",
         observed=lost if lost > overwritten else larger if rose else ratios[top] if top else None,
         threshold=overwritten if lost > overwritten else worse if rose else ratio,
-        cause="the learning rate is too high for this network and optimizer",
+        cause=_TOO_HIGH,
         cause_kind="set-up",
-        consequence="steps overshoot, and units behind a ReLU die or others saturate",
-        remedy="lower the learning rate tenfold at a time, warm it up, or clip gradients",
+        consequence=_OVERSHOOT,
+        remedy=_LOWER,
         evidence={
             "first_updates": lost or None,
             "update_ratio": ratios[top] if top else None,
             "learning_rate": rate,
         },
+    )
+
+
+def _explosion(signals: Signals, exploded: float) -> Finding | None:
+    """Return what the first updates of a short run have done, where they have undone it."""
+    steps, values = task_losses(signals)
+    if len(values) >= LEAST_STEPS or int(steps[0]) != 0:
+        return None
+    sizes = np.where(np.isfinite(values), np.abs(values), 0.0)
+    first, peak = float(sizes[0]), int(np.argmax(sizes[:_START]))
+    larger = ratio_of(float(sizes[peak]), first)
+    lost, path, first_weights = _largest_first_update(signals)
+    if not first > 0 or larger < exploded or lost <= _LOST:
+        return None
+    last = float(np.median(np.where(np.isfinite(values), np.abs(values), np.inf)[-_LAST:]))
+    rate = float(signals.learning_rate.values[0, 0])
+    return Finding(
+        rule="rate_too_high",
+        severity="error" if last > first / 2 else "warning",
+        first_step=0,
+        last_step=int(steps[-1]),
+        explanation=(
+            f"the first updates are too large: an update of {path} was {times(lost)} as "
+            f"long as {first_weights}, and half of the kernels had one as long as that or longer; "
+            f"the loss went from {number(float(values[0]))} to {number(float(values[peak]))} by "
+            f"step {int(steps[peak])}; the learning rate was {number(rate)}."
+        ),
+        tensor=f"updates/{path}",
+        observed=lost,
+        threshold=_LOST,
+        cause=_TOO_HIGH,
+        cause_kind="set-up",
+        consequence=_OVERSHOOT,
+        remedy=_LOWER,
+        evidence={"first_updates": lost, "learning_rate": rate},
     )
 
 
