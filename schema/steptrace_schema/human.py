@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def human_bytes(count: float) -> str:
@@ -43,6 +46,17 @@ def one_line(text: str, most: int = 1000) -> str:
     """
     cut = text if len(text) <= most else f"{text[: most - 1]}…"
     return printable(cut).replace("\n", "\\n")
+
+
+def without_colours(text: str) -> str:
+    r"""Return `text` without the colours of a terminal, which Keras has in its messages.
+
+    Examples
+    --------
+    >>> without_colours("\x1b[1mcannot add\x1b[0m")
+    'cannot add'
+    """
+    return _COLOUR.sub("", text)
 
 
 def printable(text: str) -> str:

@@ -115,6 +115,17 @@ class Pairs:
         return steps_of(self.a, ours) | {s - self.shift for s in steps_of(self.b, theirs)}
 
     @property
+    def nothing_common(self) -> str:
+        """Say why there is nothing to compare."""
+        marks = [*self.present.values()]
+        ours, theirs = any(m.paths for m, _ in marks), any(m.paths for _, m in marks)
+        if ours and theirs:
+            return "the two have no tensor in common; --map OLD=NEW says which layer is which"
+        if ours or theirs:
+            return f"the {'second' if ours else 'first'} run has no tensor of what is compared"
+        return "neither run has a tensor of what is compared"
+
+    @property
     def count(self) -> int:
         """How many tensors both have."""
         return sum(len(pairs) for pairs in self.in_b.values())

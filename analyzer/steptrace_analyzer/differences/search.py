@@ -105,9 +105,7 @@ class Search:
         """Compare, and say what was found."""
         common = self.pairs.common_steps()
         if not self.pairs.marks:
-            self.not_compared.append(
-                "the two have no tensor in common; --map OLD=NEW says which layer is which"
-            )
+            self.not_compared.append(self.pairs.nothing_common)
         recognised = [*recognised_settings(*self.attributes, self.matching)]
         differing: list[StepDifference] = self._static()
         step: int | None = None

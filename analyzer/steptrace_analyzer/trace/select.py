@@ -171,7 +171,7 @@ def _lookup(trace: xr.DataTree, kind: Kind, path: str) -> xr.DataArray | None:
     if node is None:
         return None
     dataset = node.dataset
-    return dataset[name] if name in dataset.data_vars else None
+    return dataset[name] if name in dataset.variables and name not in dataset.indexes else None
 
 
 def recorded_steps(node: xr.DataArray | xr.DataTree) -> list[int]:

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from steptrace_analyzer.cli.info import _missing_lines
-from steptrace_analyzer.trace.select import tensor_paths
+from steptrace_analyzer.trace.select import get_tensor, has_tensor, tensor_paths
 from steptrace_schema.format.attributes import Missing
 
 
@@ -24,6 +24,9 @@ def test_an_array_that_is_called_as_a_dimension_is_listed() -> None:
     assert "unit" not in tree["probe_gradients/dense"].data_vars  # which xarray lists alone
     found = tensor_paths(tree, "probe_gradients")
     assert sorted(found) == ["dense/saliency", "dense/unit"]
+    for path in found:
+        assert get_tensor(tree, "probe_gradients", path).dims[0] == "step"
+    assert not has_tensor(tree, "probe_gradients", "step")  # a coordinate
 
 
 def test_many_tensors_that_are_missing_for_one_reason_are_one_line() -> None:

@@ -153,6 +153,24 @@ def test_a_crash_in_the_first_step_leaves_a_trace_with_it(tmp_path: Path) -> Non
     np.testing.assert_array_equal(open_trace(path)["incidents/0/inputs/x"], x[:ROWS])
 
 
+def test_an_error_in_a_layer_says_what_happened_and_without_colours(tmp_path: Path) -> None:
+    @keras.saving.register_keras_serializable()
+    class Refusing(keras.layers.Layer):  # type: ignore[misc]
+        def call(self, x: Any, training: bool = False) -> Any:
+            return x + tf.ones(7) if training else x
+
+    x, y = data()
+    model = keras.Sequential([build(), Refusing()])
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
+    path = tmp_path / "run.zarr"
+    with pytest.raises(Exception, match="shape"), tracer(path) as recording:
+        fit(model, x, y, [recording])
+    (incident,) = read_attributes(path).incidents
+    assert "shapes" in incident.reason
+    assert "Exception encountered" in str(incident.message)  # by which layer
+    assert "\x1b" not in str(incident.message)
+
+
 def test_what_the_training_marks_is_kept_with_a_policy_that_keeps_nothing_else(
     tmp_path: Path,
 ) -> None:

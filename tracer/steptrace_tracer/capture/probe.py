@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steptrace_schema.format.attributes import Missing
-from steptrace_schema.human import one_line
+from steptrace_schema.human import one_line, without_colours
 from steptrace_schema.names import (
     OUTPUT,
     PREACTIVATION,
@@ -51,7 +50,6 @@ _IN_A_LOOP = "the activation runs inside a loop of the graph, where its tensors 
 _NO_BATCH = "the step finds its batch itself; give Tracer(probe=...)"
 _OTHER_MODEL = "the probe runs the first model of the step alone, and this is another one"
 _LONGEST_MESSAGE = 2000
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _NOT_CALLED = "the layer's activation function is not called in inference mode"
 
 
@@ -230,7 +228,7 @@ def working_probe(
             probe()
     except Exception as error:
         # What a step is trained on need not be what its model is called with.
-        said = _COLOUR.sub("", str(error))
+        said = without_colours(str(error))
         whole = one_line(" ".join(said.split()), _LONGEST_MESSAGE)
         reason = (
             f"the model cannot be called with {what} ({type(error).__name__}: {whole}); {remedy}"

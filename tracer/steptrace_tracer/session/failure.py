@@ -8,6 +8,7 @@ import warnings
 from typing import TYPE_CHECKING, Final
 
 from steptrace_schema.errors import TraceError
+from steptrace_schema.human import without_colours
 from steptrace_schema.journal.reader import JournalReader
 from steptrace_schema.journal.where import journal_path
 
@@ -16,15 +17,19 @@ if TYPE_CHECKING:
     from steptrace_tracer.session.settings import Settings
 
 
-_WHERE = ("Graph execution error", "Detected at node", "<stack", "Stack trace", "Node:", "  ")
+_WHERE = (
+    *("Graph execution error", "Detected at node", "<stack", "Stack trace", "Node:", "  "),
+    "Exception encountered when calling",
+)
 
 
 def one_line(error: BaseException) -> str:
     """Return the type of an error, and the first of its lines that says what happened.
 
-    That of a compiled function begins with where in the program the operation comes from.
+    That of a compiled function begins with where in the program the operation comes from, and that
+    of a layer with which one it is.
     """
-    lines = [line for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in without_colours(str(error)).splitlines() if line.strip()]
     said = next((line for line in lines if not line.startswith(_WHERE)), "".join(lines[:1]))
     return f"{type(error).__name__}: {said}"
 
@@ -35,7 +40,7 @@ MOST_CHARACTERS: Final = 16_384
 
 def whole_message(error: BaseException) -> str:
     """Return the type and the whole message of an error, up to `MOST_CHARACTERS`."""
-    text = f"{type(error).__name__}: {error}"
+    text = f"{type(error).__name__}: {without_colours(str(error))}"
     return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} ..."
 
 
