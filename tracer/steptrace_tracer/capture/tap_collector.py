@@ -41,6 +41,7 @@ _NOWHERE = object()
 
 _WEIGHTS_OF_LOSSES = "the losses of the step have different sample weights"
 _WEIGHTS_OF_PARTS = "the weights differ within a sample"
+_AGAIN = "the layer is computed again on the way back, and the gradient goes through that"
 _IN_A_LOOP = (
     "the layer runs inside a loop or an inner function of the graph, where its tensors cannot be "
     "returned"
@@ -98,12 +99,17 @@ class TapCollector:
         self._called: list[tuple[Any, Any]] = []
         self._sample_weights: list[Any] = []
         self._watched = False
+        self._goes_back = False
+        self._computed_again: set[str] = set()
 
     def keep_output(self, layer: Any, output: Any) -> None:
         """Keep what `layer` returned, and have its gradient when the loss is differentiated."""
         if self._scope is _NOWHERE:
             return
         path = self._names.layers[id(layer)]
+        if self._goes_back:
+            self._computed_again.add(path)
+            return
         number = self._calls[path]
         self._calls[path] += 1
         prefix = f"call{number}_" if number else ""
@@ -195,9 +201,22 @@ class TapCollector:
         """
         if current_graph() is not self._scope:
             return gradient(target, sources, **keywords)
+
+        def backward(*args: Any, **keywords: Any) -> Any:
+            # What is computed again on the way back, as by tf.recompute_grad, is no pass itself.
+            scope, self._scope, self._goes_back = self._scope, _NOWHERE, True
+            try:
+                return gradient(*args, **keywords)
+            finally:
+                self._scope, self._goes_back = scope, False
+
         try:
+<<<<<<< HEAD
             with self._in_backward():
                 return self._gradients.differentiate(gradient, target, sources, keywords)
+=======
+            return self._gradients.differentiate(backward, target, sources, keywords)
+>>>>>>> field
         except Exception as error:  # whatever the gradient of an operation raises
             self.undifferentiable = error if self._watched else None
             raise
@@ -234,6 +253,10 @@ class TapCollector:
         if self._policy.covers("inputs", SAMPLE_WEIGHT):
             self._keep_sample_weight()
         self._gradients.finish()
+        for (kind, place), reason in list(self.taps.missing.items()):
+            layer = place.rpartition("/")[0]
+            if reason.startswith(NO_GRADIENT) and layer in self._computed_again:
+                self.taps.explain_missing(kind, place, _AGAIN)
         batch = self.called_with if self.finds_batch else self._batch
         self.taps.target_losses = target_losses(self._program.compiled_model, batch, self._called)
         if self._policy.covers("inputs", SAMPLE_LOSS):
