@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from figure_layout import layout_faults
 from kinds_of_traces import TRACES
-from plot_traces import make_trace, small_layers, small_network
+from plot_traces import make_trace, small_layers, small_network, small_trace
 from steptrace_analyzer.plots import (
     plot_activation_maps,
     plot_activations,
@@ -98,6 +98,13 @@ def test_the_names_of_eight_probe_samples_are_not_cut() -> None:
     trace = make_trace(small_network() | arrays, layers=small_layers())
     for steps in ([0], [0, 5], [0, 2, 4]):
         assert layout_faults(plot_activations(trace, "conv", steps)) == []
+
+
+def test_the_names_of_many_losses_are_no_longer_than_their_axis() -> None:
+    losses = str(["mse", "sparse_categorical_crossentropy", "binary_crossentropy"])
+    trace = small_trace()
+    trace.attrs["steptrace"] |= {"loss": losses}
+    assert layout_faults(plot_loss(trace)) == []
 
 
 def test_parameters_of_one_weight_a_unit_have_an_index_that_can_be_read() -> None:
