@@ -158,6 +158,8 @@ def test_a_trace_without_gradients_is_refused_with_what_it_has() -> None:
     arrays = {k: v for k, v in small_network().items() if not k.startswith("gradients")}
     with pytest.raises(UnknownNameError, match="no statistics of kind 'gradients'; it has those"):
         gradients_data(make_trace(arrays))
+    with pytest.raises(UnknownNameError, match="'gradients'; it has no statistics at all"):
+        gradients_data(small_trace().drop_nodes("statistics"))
 
 
 def test_loss_data_has_the_scalars_and_where_epochs_begin() -> None:
