@@ -50,6 +50,8 @@ MOST_POINTS: Final = 3000
 
 _DEFAULT_STEPS: Final = 4
 _BINS: Final = 40
+_LEGEND_INCHES: Final = 1.2
+"""Of an entry of the legend, of which the longest is as wide."""
 _MOST_LEGEND: Final = 8
 _MOST_FALLING: Final = 0.1
 
@@ -272,7 +274,8 @@ def _add_legend(figure: Figure, data: ActivationsData, colours: list[str]) -> No
         for index, colour in enumerate(colours[: data.samples])
     ]
     handles.append(Line2D([], [], linestyle="none", marker="o", color=SILVER, label="input"))
-    figure.legend(handles=handles, loc="outside lower right", ncols=len(handles))
+    columns = min(len(handles), int(figure.get_figwidth() / _LEGEND_INCHES))
+    figure.legend(handles=handles, loc="outside lower right", ncols=columns)
 
 
 def _notes(data: ActivationsData) -> list[str]:

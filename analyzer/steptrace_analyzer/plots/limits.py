@@ -122,12 +122,22 @@ def is_wide(values: npt.NDArray[Any]) -> bool:
 
 
 def padded_range(values: npt.NDArray[Any], fraction: float = 0.05) -> tuple[float, float]:
-    """Return the range of the finite values, widened on both sides; (-1, 1) where there is none."""
+    """Return the range of the finite values, widened on both sides; (-1, 1) where there is none.
+
+    That of zeros alone is wide enough to be labelled without an exponent.
+
+    Examples
+    --------
+    >>> padded_range(np.zeros(3))
+    (-0.5, 0.5)
+    """
     known = finite(values)
     if not known.size:
         return -1.0, 1.0
     low, high = float(known.min()), float(known.max())
-    pad = (fraction * high - fraction * low) or max(abs(high) * fraction, 1e-12)
+    pad = fraction * high - fraction * low
+    if low == high:
+        pad = abs(high) * (fraction or 0.05) or 0.5
     low, high = max(low - pad, -_FARTHEST), min(high + pad, _FARTHEST)
     return (low, high) if low < high else (-_FARTHEST, _FARTHEST)
 

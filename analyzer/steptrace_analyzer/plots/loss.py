@@ -36,7 +36,8 @@ from steptrace_analyzer.trace.select import (
     recorded_steps,
     tensor_paths,
 )
-from steptrace_schema.names import EPOCH, LEARNING_RATE, LOSS
+from steptrace_schema.human import one_line
+from steptrace_schema.names import BATCH_INDEX, EPOCH, LEARNING_RATE, LOSS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 _MOST_NAMED_LAYERS: Final = 8
 _HUES: Final = 6  # beyond so many lines, dashes tell them apart
 _MOST_EPOCH_LINES: Final = 12
-_MOST_LOGGED: Final = 4
+_MOST_LOGGED, _LONGEST_NAME = 4, 32
 _LOW: Final = 1.1  # inches of a panel with one line
 
 
@@ -76,7 +77,7 @@ class LossData:
         What was trained, and the name of the loss function.
     steps
         Dims (step,).
-    loss, learning_rate, epoch
+    loss, learning_rate, epoch, batch
         Dims (step,), float64.
     norms
         Norms of the gradients by layer and step; None where none are recorded.
@@ -94,6 +95,7 @@ class LossData:
     loss: npt.NDArray[np.float64]
     learning_rate: npt.NDArray[np.float64]
     epoch: npt.NDArray[np.float64]
+    batch: npt.NDArray[np.float64]
     norms: LayerNorms | None
     anomaly_steps: tuple[int, ...]
     validation: Curve | None
@@ -101,8 +103,10 @@ class LossData:
 
     @property
     def epoch_starts(self) -> npt.NDArray[np.int64]:
-        """Recorded steps at which another epoch than before begins."""
-        return np.asarray(self.steps[1:][np.diff(self.epoch) != 0])
+        """The first step of each later epoch, recorded or not, as the batches count."""
+        at = np.flatnonzero(np.abs(np.diff(self.epoch)) > 0) + 1
+        first = self.steps[at] - np.nan_to_num(self.batch[at]).astype(np.int64)
+        return np.maximum(first, self.steps[at - 1] + 1)
 
     @property
     def drawn_epoch_starts(self) -> npt.NDArray[np.int64]:
@@ -123,21 +127,21 @@ def loss_data(trace: TraceOrPath, anomalies: Iterable[Located] = ()) -> LossData
     """
     trace = opened(trace)
     loss = get_tensor(trace, "scalars", LOSS)
-    scalars = tensor_paths(trace, "scalars")
     has_norms = statistics_table(trace, "gradients") is not None
 
     def read(name: str) -> npt.NDArray[np.float64]:
-        if name not in scalars:
+        if not has_tensor(trace, "scalars", name):
             return np.full(loss.shape, np.nan)
         return np.asarray(get_tensor(trace, "scalars", name).to_numpy(), dtype=np.float64)
 
     return LossData(
         model=model_name(trace),
-        loss_name=trace_attributes(trace).loss or "loss",
+        loss_name=one_line(trace_attributes(trace).loss or "loss", _LONGEST_NAME),
         steps=np.asarray(recorded_steps(loss), dtype=np.int64),
         loss=read(LOSS),
         learning_rate=read(LEARNING_RATE),
         epoch=read(EPOCH),
+        batch=read(BATCH_INDEX),
         norms=layer_norms(trace, "gradients") if has_norms else None,
         anomaly_steps=tuple(sorted({anomaly.step for anomaly in anomalies})),
         validation=_series(trace, "validation", LOSS)

@@ -135,7 +135,8 @@ def draw_input(axes: Axes, given: ModelInput, title: str, step: int, notes: list
         picture = (picture - low) / ((high - low) or 1.0)
     shown = np.nan_to_num(picture, nan=0.0, posinf=1.0, neginf=0.0)
     axes.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="auto")
-    axes.set(xlabel="width (pixel)", ylabel="height (pixel)")
+    across, down = _words(given.values)
+    axes.set(xlabel=across, ylabel=down)
     if known.size < picture.size:
         notes.append(f"{picture.size - known.size} values of {_noun(given)} are not finite (black)")
 
@@ -152,8 +153,7 @@ def draw_saliency(axes: Axes, given: ModelInput, step: int, notes: list[str]) ->
     values = saliency(given.gradient)
     values = values if values.ndim == 2 else values.max(axis=0)
     gap = np.zeros(values.shape, dtype=bool)
-    words = ("width (pixel)", "height (pixel)") if given.gradient.ndim > 2 else ("feature", "time")
-    tiling = Tiling(values, gap, *words, (), (), square=given.gradient.ndim > 2)
+    tiling = Tiling(values, gap, *_words(given.gradient), (), (), square=given.gradient.ndim > 2)
     image = draw_tiling(
         axes, tiling, positive_norm(values), colours=SEQUENTIAL, interpolation="auto"
     )
@@ -161,6 +161,11 @@ def draw_saliency(axes: Axes, given: ModelInput, step: int, notes: list[str]) ->
     bad = int(np.count_nonzero(~np.isfinite(values)))
     if bad:
         notes.append(non_finite_note(f"gradient of {_noun(given)}", bad))
+
+
+def _words(values: npt.NDArray[np.float64]) -> tuple[str, str]:
+    """Return what the columns and the rows of an input are; of two dimensions that is not known."""
+    return ("width (pixel)", "height (pixel)") if values.ndim > 2 else ("column", "row")
 
 
 def draw_units(axes: Axes, values: npt.NDArray[np.float64], unit: str, name: str) -> None:

@@ -77,10 +77,9 @@ def layer_norms(trace: xr.DataTree, kind: Kind) -> LayerNorms:
     """
     table = statistics_table(trace, kind)
     if table is None:
-        msg = (
-            f"{trace.name or 'the trace'} has no statistics of kind '{kind}'; "
-            f"it has those of {', '.join(described_kinds(trace)) or 'none'}"
-        )
+        known = ", ".join(described_kinds(trace))
+        has = f"it has those of {known}" if known else "it has no statistics at all"
+        msg = f"{trace.name or 'the trace'} has no statistics of kind '{kind}'; {has}"
         raise UnknownNameError(msg)
     norms = np.asarray(table.sel(statistic="l2").to_numpy(), dtype=np.float64)
     paths = described_tensors(table)

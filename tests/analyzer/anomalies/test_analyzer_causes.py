@@ -181,6 +181,17 @@ def test_a_nan_beside_the_training_is_a_warning_with_its_cause(
     assert [f.tensor for f in found] == ["gradients/net/dense/kernel"]
 
 
+def test_an_update_that_is_not_finite_at_a_rate_of_zero_is_not_told_to_lower_it() -> None:
+    bad = {"updates/net/dense/kernel": _with(np.ones((ROWS, 3, 2)), (12, 0, 0), np.nan)}
+    (finding,) = diagnose(make_trace(_arrays() | bad), rules=["non_finite"]).findings
+    assert "at a learning rate of 0" not in finding.cause
+    assert finding.remedy.startswith("lower the learning rate")
+    bad["scalars/learning_rate"] = _with(np.full(ROWS, 0.1), 12, 0.0)
+    (finding,) = diagnose(make_trace(_arrays() | bad), rules=["non_finite"]).findings
+    assert finding.cause.endswith("finite as recorded, at a learning rate of 0")
+    assert finding.remedy.startswith("keep the learning rate above zero")
+
+
 def test_the_gradient_of_one_of_several_inputs_is_not_data() -> None:
     bad = {"inputs/x_gradient_0": _with(np.ones((ROWS, 4, 3)), (12, 0, 0), np.inf)}
     (finding,) = diagnose(make_trace(_arrays() | bad), rules=["non_finite"]).findings

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -156,6 +158,8 @@ def test_a_trace_without_gradients_is_refused_with_what_it_has() -> None:
     arrays = {k: v for k, v in small_network().items() if not k.startswith("gradients")}
     with pytest.raises(UnknownNameError, match="no statistics of kind 'gradients'; it has those"):
         gradients_data(make_trace(arrays))
+    with pytest.raises(UnknownNameError, match="'gradients'; it has no statistics at all"):
+        gradients_data(small_trace().drop_nodes("statistics"))
 
 
 def test_loss_data_has_the_scalars_and_where_epochs_begin() -> None:
@@ -165,6 +169,12 @@ def test_loss_data_has_the_scalars_and_where_epochs_begin() -> None:
     assert_array_equal(data.non_finite_steps, [1, 3])
     assert_array_equal(data.epoch_starts, [3])
     assert_allclose(data.learning_rate, 0.1)
+    steps, none = np.arange(0, 10, 2), np.full(5, np.nan)
+    epoch, batch = np.array([0.0, 0, 1, 2, 2]), np.array([0.0, 2, 1, 0, 2])  # of three batches
+    second = dataclasses.replace(data, steps=steps, epoch=epoch, batch=batch)
+    assert_array_equal(second.epoch_starts, [3, 6])  # of which 3 is not recorded
+    assert dataclasses.replace(second, epoch=none).epoch_starts.size == 0
+    assert_array_equal(dataclasses.replace(second, batch=none).epoch_starts, [4, 6])
 
 
 def test_loss_data_has_the_validation_and_the_numbers_that_were_logged() -> None:

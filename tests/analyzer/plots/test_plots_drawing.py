@@ -351,6 +351,16 @@ def test_maps_draw_several_inputs_beside_each_other(count: int) -> None:
     assert "not recorded" not in texts(figure)
 
 
+def test_maps_call_the_dimensions_of_an_input_and_of_its_gradient_the_same() -> None:
+    x = small_network()["inputs/x"][..., 0]  # a text or a grey picture
+    flat = {"inputs/x": x, "inputs/x_gradient": x - 0.5}
+    for arrays, words in ((flat, ("column", "row")), ({}, ("width (pixel)", "height (pixel)"))):
+        trace = make_trace(small_network() | arrays, layers=small_layers())
+        figure = plot_activation_maps(trace, "conv", step=1)
+        for axes in figure.axes[:2]:
+            assert (axes.get_xlabel(), axes.get_ylabel()) == words
+
+
 def test_maps_of_a_flat_layer_draw_its_units() -> None:
     arrays = small_network()
     figure = plot_activation_maps(small_trace(), "flatten", step=1)

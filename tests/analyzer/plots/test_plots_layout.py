@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from figure_layout import layout_faults
 from kinds_of_traces import TRACES
-from plot_traces import make_trace, small_layers, small_network
+from plot_traces import make_trace, small_layers, small_network, small_trace
 from steptrace_analyzer.plots import (
     plot_activation_maps,
     plot_activations,
@@ -87,6 +87,32 @@ def test_the_sensitivity_can_be_read() -> None:
     }
     trace = make_trace(small_network() | gradients, layers=small_layers())
     assert layout_faults(plot_sensitivity(trace, 2)) == []
+
+
+def test_the_names_of_eight_probe_samples_are_not_cut() -> None:
+    once = np.random.default_rng(3).normal(size=(8, 4)).astype("float32")
+    before = np.stack([once] * 6)
+    found = {"preactivation": before, "output": np.maximum(before, 0)}
+    arrays = {f"probe/net/conv/{name}": values for name, values in found.items()}
+    arrays["probe/x"] = np.zeros((8, 6, 6, 2), "float32")
+    trace = make_trace(small_network() | arrays, layers=small_layers())
+    for steps in ([0], [0, 5], [0, 2, 4]):
+        assert layout_faults(plot_activations(trace, "conv", steps)) == []
+
+
+def test_the_names_of_many_losses_are_no_longer_than_their_axis() -> None:
+    losses = str(["mse", "sparse_categorical_crossentropy", "binary_crossentropy"])
+    trace = small_trace()
+    trace.attrs["steptrace"] |= {"loss": losses}
+    assert layout_faults(plot_loss(trace)) == []
+
+
+def test_parameters_of_one_weight_a_unit_have_an_index_that_can_be_read() -> None:
+    scale = np.random.default_rng(4).normal(size=(7, 4)).astype("float32")
+    figure = plot_parameters(make_trace({"weights/net/dense/scale": scale}), "dense", 1)
+    figure.draw_without_rendering()
+    for axis in (figure.axes[1].xaxis, figure.axes[2].xaxis):
+        assert axis.get_offset_text().get_text() == ""
 
 
 def test_the_measure_sees_overprinted_cut_and_lost_data() -> None:

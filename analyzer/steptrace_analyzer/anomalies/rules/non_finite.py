@@ -43,7 +43,10 @@ _REMEDY: Final[dict[str, str]] = {
         "stable form (from_logits=True, log_softmax, an epsilon under roots and logarithms)"
     ),
     "update": "lower the learning rate or clip gradients; see how the norms grew before this step",
+    "no rate": "keep the learning rate above zero; some optimizers, such as Ftrl, divide by it",
 }
+
+_NO_RATE: Final = ", at a learning rate of 0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +224,7 @@ def _finding(signals: Signals, step: int, bad: list[_Bad]) -> Finding:
         cause=cause,
         cause_kind=kind,
         consequence="whatever is computed from it is not finite either",
-        remedy=_REMEDY.get(kind, _REMEDY["overflow"]),
+        remedy=_REMEDY.get("no rate" if cause.endswith(_NO_RATE) else kind, _REMEDY["overflow"]),
         evidence={"nan": first.nan, "inf": first.inf, "rows": _rows(signals, step, first)},
         others=tuple(reached),
     )
@@ -255,7 +258,8 @@ def _cause(signals: Signals, step: int, first: _Bad) -> tuple[CauseKind, str]:
             )
         return "overflow", "the forward pass made it from inputs and weights that are finite"
     if first.kind == "updates":
-        return "update", "the optimizer made it from a gradient that is finite as recorded"
+        made = "the optimizer made it from a gradient that is finite as recorded"
+        return "update", f"{made}{_NO_RATE}" if _has_no_rate(signals, step) else made
     if first.kind == "gradients" and _has_finite_bias(signals, step, first.path):
         layer, layers = layer_path(first.path), [layer_path(p) for p in signals.paths("gradients")]
         if layer == layers[0]:
@@ -269,6 +273,16 @@ def _cause(signals: Signals, step: int, first: _Bad) -> tuple[CauseKind, str]:
             "its bias, which is not made of that, is finite"
         )
     return "overflow", "the backward pass made it; the forward pass and the loss are finite"
+
+
+def _has_no_rate(signals: Signals, step: int) -> bool:
+    """Whether the learning rate of a step is recorded, and zero."""
+    try:
+        rates = signals.learning_rate
+    except NotJudgedError:
+        return False
+    row = rates.row(step)
+    return row is not None and bool(rates.values[row, 0] == 0)
 
 
 def _has_finite_bias(signals: Signals, step: int, path: str) -> bool:
