@@ -99,15 +99,12 @@ class TapCollector:
         self._called: list[tuple[Any, Any]] = []
         self._sample_weights: list[Any] = []
         self._watched = False
-        self._goes_back = False
         self._computed_again: set[str] = set()
 
     def keep_output(self, layer: Any, output: Any) -> None:
         """Keep what `layer` returned, and have its gradient when the loss is differentiated."""
-        if self._scope is _NOWHERE:
-            return
         path = self._names.layers[id(layer)]
-        if self._goes_back:
+        if self._scope is _NOWHERE:
             self._computed_again.add(path)
             return
         number = self._calls[path]
@@ -203,20 +200,11 @@ class TapCollector:
             return gradient(target, sources, **keywords)
 
         def backward(*args: Any, **keywords: Any) -> Any:
-            # What is computed again on the way back, as by tf.recompute_grad, is no pass itself.
-            scope, self._scope, self._goes_back = self._scope, _NOWHERE, True
-            try:
+            with self._in_backward():
                 return gradient(*args, **keywords)
-            finally:
-                self._scope, self._goes_back = scope, False
 
         try:
-<<<<<<< HEAD
-            with self._in_backward():
-                return self._gradients.differentiate(gradient, target, sources, keywords)
-=======
             return self._gradients.differentiate(backward, target, sources, keywords)
->>>>>>> field
         except Exception as error:  # whatever the gradient of an operation raises
             self.undifferentiable = error if self._watched else None
             raise
