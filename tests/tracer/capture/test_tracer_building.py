@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -115,3 +116,38 @@ def test_what_is_built_is_known_without_calling_it() -> None:
     with left_unbuilt(model):
         model(np.zeros((1, 3), np.float32))
     assert not model.built
+
+
+def test_a_model_without_call_whose_parts_the_first_step_builds_is_recorded_from_the_second_on(
+    tmp_path: Path,
+) -> None:
+    # As BYOL and SimCLR: layers that augment are built by the step that calls them.
+    class Pair(keras.Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(name="pair")
+            self.augment = keras.Sequential([keras.layers.GaussianNoise(0.1, seed=1)])
+            self.encoder = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+
+        def train_step(self, x: Any) -> Any:
+            with tf.GradientTape() as tape:
+                one, other = (self.encoder(self.augment(x, training=True)) for _ in range(2))
+                loss = tf.reduce_mean(tf.square(one - other - 1.0))
+            weights = self.encoder.trainable_variables
+            gradients = tape.gradient(loss, weights)
+            self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+            return {"loss": loss}
+
+    def fit(callbacks: list[Any]) -> tuple[Any, list[bytes]]:
+        keras.utils.set_random_seed(3)
+        model = Pair()
+        model.compile(keras.optimizers.SGD(0.1))
+        x = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
+        model.fit(x, batch_size=8, shuffle=False, verbose=0, callbacks=callbacks)
+        return model.built, [v.numpy().tobytes() for v in model.variables]
+
+    path = tmp_path / "run.zarr"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fit([]) == fit([Tracer(path, on_error="raise", progress=False)])
+    group: Any = zarr.open_group(path, mode="r")
+    assert np.asarray(group["scalars/step"]).tolist() == [1, 2, 3]

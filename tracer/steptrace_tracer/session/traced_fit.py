@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, cast
 
 from steptrace_schema.errors import TraceError
-from steptrace_tracer._tensorflow import tf
+from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.capture.building import is_built
 from steptrace_tracer.capture.frozen_step import FrozenStep
 from steptrace_tracer.capture.names import walk_layers
@@ -56,6 +56,7 @@ class TracedFit:
         self._original: Any = None
         self._frozen: FrozenStep | None = None
         self._turns = False
+        self._has_waited = False
         self._session: Session | None = None
         self._fed: FedBatches | None = None
         self._fed_spec: Any = None
@@ -224,17 +225,21 @@ class TracedFit:
     def _build(self, data: Any) -> bool:
         """Build a model that has not seen data yet, as Keras does before the first step.
 
-        Returns whether it is built.
+        Returns whether it is built. A model with its own train_step need not be callable itself:
+        one step builds what it calls.
         """
         model = self._model
         children = [layer for layer, _ in walk_layers(model)]
-        if not all(map(is_built, (model, *children))):
-            try:
-                build(model, data)
-            except MissingNameError:
-                return False
-            except Exception:
-                # A model with its own train_step need not be callable itself.
-                if not children or not all(map(is_built, children)):
-                    raise
+        if self._has_waited or all(map(is_built, (model, *children))):
+            return True
+        if children and type(model).call is keras.Model.call:
+            self._has_waited = not all(map(is_built, children))
+            return not self._has_waited
+        try:
+            build(model, data)
+        except MissingNameError:
+            return False
+        except Exception:
+            self._has_waited = not children or not all(map(is_built, children))
+            return not self._has_waited
         return True
