@@ -89,6 +89,7 @@ class TracedFit:
         self.give_back()  # of a fit before that did not reach its end, maybe of another model
         self._session = session
         self._turns = session.traced is not None
+        self._has_waited = False
         if model.optimizer is None:
             msg = "the model has no optimizer, so it has no steps to record"
             raise TraceError(msg)
