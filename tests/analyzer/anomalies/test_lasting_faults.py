@@ -540,6 +540,9 @@ def test_samples_that_stay_wrong_are_listed() -> None:
     (found,) = find("suspect_samples", arrays)
     assert found.severity == "info"
     assert [sample["digest"] for sample in found.evidence["samples"]] == [wrong]
+    last = tuple(np.argwhere(arrays["inputs/sample_digest"] == wrong)[-1])
+    arrays["inputs/sample_loss"][last] = 1.5  # it is learned at last, and its mean still above
+    assert find("suspect_samples", arrays) == []
 
 
 def test_a_loss_that_is_mostly_penalty_is_named() -> None:
