@@ -517,6 +517,20 @@ def test_gradients_that_were_computed_beside_are_not_taken_for_exact() -> None:
     assert (found.first_step, found.evidence["element"]) == (49, [2, 3])
 
 
+def test_gradients_that_each_replica_clipped_say_nothing_of_the_updates() -> None:
+    arrays = _run()
+    follow_gradients(arrays)
+    clipped = {"momentum": 0.0, "nesterov": False, "clipvalue": 1e-4}
+    sgd: dict[str, Any] = {"optimizer": Optimizer(class_name="SGD", config=clipped)}
+    assert find("outside", arrays, **sgd) != []  # on one replica, these updates are too large
+    arrays["inputs/sample_replica"] = np.arange(4) % 2 + np.zeros((STEPS, 1), int)
+    assert find("outside", arrays, **sgd) == []
+    explained = explain_update(make_trace(arrays, **sgd), 30, "first/kernel")
+    assert "each replica clipped its own gradients" in explained.explain()
+    sgd["optimizer"] = Optimizer(class_name="SGD", config=clipped | {"clipvalue": None})
+    assert explain_update(make_trace(arrays, **sgd), 30, "first/kernel").explained is True
+
+
 def test_frozen_layers_are_told_from_weights_that_no_loss_depends_on() -> None:
     first, *rest = quiet_layers()
     variables = ("net/first/kernel", "net/first/bias")
@@ -552,6 +566,9 @@ def test_samples_that_stay_wrong_are_listed() -> None:
     (found,) = find("suspect_samples", arrays)
     assert found.severity == "info"
     assert [sample["digest"] for sample in found.evidence["samples"]] == [wrong]
+    last = tuple(np.argwhere(arrays["inputs/sample_digest"] == wrong)[-1])
+    arrays["inputs/sample_loss"][last] = 1.5  # it is learned at last, and its mean still above
+    assert find("suspect_samples", arrays) == []
 
 
 def test_a_loss_that_is_mostly_penalty_is_named() -> None:

@@ -11,7 +11,7 @@ from steptrace_analyzer.anomalies.optimizer.formulas import FORMULAS, LINEAR
 from steptrace_analyzer.anomalies.optimizer.residual import EPS, ROUNDINGS, left_alone, residual
 from steptrace_analyzer.anomalies.optimizer.setting import Setting
 from steptrace_analyzer.anomalies.signals import layer_path, require
-from steptrace_schema.names import STEP
+from steptrace_schema.names import SAMPLE_REPLICA, STEP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,6 +66,10 @@ class Replay:
             not sparse or (self._setting.name in LINEAR and not clips),
             f"Keras squares the gradients of the single rows that {path} looked up, and the trace "
             "holds their sum",
+        )
+        require(
+            not (clips and signals.has("inputs", SAMPLE_REPLICA)),
+            "each replica clipped its own gradients, and the trace holds their sum",
         )
         require(self._weights.dtype == np.float32, f"{path} is {self._weights.dtype}, not float32")
         self._rates = signals.learning_rate

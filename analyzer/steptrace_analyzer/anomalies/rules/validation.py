@@ -89,9 +89,10 @@ def suspect_samples(
     """List samples that the model goes on to get wrong with certainty.
 
     A sample is known by its digest. Listed are those that were seen `visits` times or
-    more, and whose mean loss over the last 3 visits is above `ratio` times the loss of the best
-    constant prediction, the largest first. It is a list to look at, never an alarm: such samples
-    are labelled wrong, or hard. Judged are classifications that learn something.
+    more, and whose mean loss over the last 3 visits, and that of the last one, are above `ratio`
+    times the loss of the best constant prediction, the largest first. It is a list to look
+    at, never an alarm: such samples are labelled wrong, or hard. Judged are classifications that
+    learn something.
 
     Thresholds
         visits: times that a sample was seen. ratio: loss over that of the constant prediction.
@@ -124,7 +125,8 @@ def suspect_samples(
     recent = np.array(
         [values[max(s, e - _LATE) : e].mean() for s, e in zip(starts, ends, strict=True)]
     )
-    wrong = np.flatnonzero(often & (recent > ratio * trivial))
+    still = np.minimum(recent, values[ends - 1]) > ratio * trivial
+    wrong = np.flatnonzero(often & still)
     wrong = wrong[np.argsort(-recent[wrong])][:_MOST_SAMPLES]
     if not len(wrong) or len(wrong) > 0.2 * often.sum():
         return
