@@ -63,14 +63,20 @@ Steps = Annotated[
 MarkAnomalies = Annotated[
     bool, typer.Option(help="Look for anomalies and mark their steps in the figure.")
 ]
-StepRange = Annotated[
+_RANGE = "FIRST:LAST, FIRST:LAST:STRIDE, or numbers with commas."
+StepsBeside = Annotated[
     str | None,
     typer.Option(
         "--steps",
         metavar="STEPS",
-        help="Several steps beside each other, in the same colours: FIRST:LAST, "
-        "FIRST:LAST:STRIDE, or numbers with commas.",
+        help=f"Several steps beside each other, in the same colours: {_RANGE}",
         show_default=False,
+    ),
+]
+StepRange = Annotated[
+    str | None,
+    typer.Option(
+        "--steps", metavar="STEPS", help=f"Steps that are shown: {_RANGE}", show_default=False
     ),
 ]
 KindName = Annotated[

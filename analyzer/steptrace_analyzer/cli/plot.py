@@ -13,8 +13,8 @@ from steptrace_analyzer.cli._plotting import (
     MarkAnomalies,
     Output,
     Step,
-    StepRange,
     Steps,
+    StepsBeside,
     check_output,
     default_name,
     known_kind,
@@ -70,7 +70,7 @@ def weights(
     trace: TracePath,
     layer: LayerName = None,
     step: Step = None,
-    steps: StepRange = None,
+    steps: StepsBeside = None,
     output: Output = None,
     dpi: Dpi = 150,
 ) -> None:
@@ -226,7 +226,7 @@ def trajectory(
 def ridge(
     trace: TracePath,
     layer: LayerName = None,
-    steps: StepRange = None,
+    steps: StepsBeside = None,
     kind: KindName = "weights",
     output: Output = None,
     dpi: Dpi = 150,
