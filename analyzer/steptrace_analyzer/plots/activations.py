@@ -274,7 +274,7 @@ def _add_legend(figure: Figure, data: ActivationsData, colours: list[str]) -> No
         for index, colour in enumerate(colours[: data.samples])
     ]
     handles.append(Line2D([], [], linestyle="none", marker="o", color=SILVER, label="input"))
-    columns = min(len(handles), int(figure.get_figwidth() / _LEGEND_INCHES))
+    columns = min(len(handles), int(figure.bbox.width / figure.dpi / _LEGEND_INCHES))
     figure.legend(handles=handles, loc="outside lower right", ncols=columns)
 
 

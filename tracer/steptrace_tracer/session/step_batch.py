@@ -49,9 +49,9 @@ def batch_of_arguments(
         return Batch()
     name, first = next(iter(data.items()))
     if isinstance(first, (tuple, list)) and len(first) > 1:
-        parts = dict(
-            zip(map(str, getattr(first, "_fields", range(len(first)))), first, strict=True)
-        )
+        named = getattr(first, "__match_args__", ())  # of a named tuple
+        names = named if len(named) == len(first) else range(len(first))
+        parts = dict(zip(map(str, names), first, strict=True))
         return _batch_of_parts(parts, {k: v for k, v in data.items() if k != name}, len(parts) < 4)
     if len(data) == 1 and isinstance(first, Mapping):
         return _batch_of_mapping(first, input_names)
