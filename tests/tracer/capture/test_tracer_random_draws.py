@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -16,7 +15,6 @@ from steptrace_analyzer import open_trace
 from steptrace_schema.store.opening import read_attributes
 from steptrace_tracer import Tracer
 from steptrace_tracer.capture.random_draws import draws_inside
-from steptrace_tracer.capture.traced_step import TracedStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,22 +89,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-@pytest.fixture
-def late_taps(monkeypatch: pytest.MonkeyPatch, cache: None) -> None:
-    """Let taps inside the step change one bit of one bias from the third step on."""
-    run, runs = TracedStep.run, itertools.count()
-
-    def one_bit(self: TracedStep, args: Any, kwargs: Any, original: Any) -> Any:
-        result = run(self, args, kwargs, original)
-        if next(runs) >= 2:
-            bias = self.program.models[0].layers[-1].bias
-            bias.assign(np.nextafter(bias.numpy(), np.float32(9)))
-        return result
-
-    monkeypatch.setattr(TracedStep, "run", one_bit)
-
-
-@pytest.mark.usefixtures("late_taps")
+@pytest.mark.usefixtures("cache", "late_taps")
 def test_taps_that_change_later_bits_are_found_and_the_same_numbers_are_drawn_beside(
     tmp_path: Path,
 ) -> None:
