@@ -68,8 +68,8 @@ def reopen(path: Location, step: int, limit: DiskLimit | None = None) -> Continu
     """Find out how the trace at `path` is resumed from step number `step` on.
 
     A journal that is left over is moved into the store. Apart from that, the trace stays as it is
-    until :meth:`Continuation.begin`, which drops the rows of `step` and later ones, and adds an
-    event that says where the two runs meet.
+    until :meth:`Continuation.begin`, which drops the rows of `step` and later ones, but not the
+    validation of the weights before it, and adds an event that says where the two runs meet.
 
     Parameters
     ----------
@@ -115,7 +115,9 @@ def reopen(path: Location, step: int, limit: DiskLimit | None = None) -> Continu
         steps = _steps(path, arrays, f"{STATISTICS}/{kind}" if derived else kind, count)
         # The update before the first new step is computed again, where its weights are there.
         again = derived and has_weights
-        kept[kind] = int(np.count_nonzero(steps < step - again))
+        # A validation is of the weights before its step, which are those that are gone on from.
+        end = step + 1 if kind == "validation" else step - again
+        kept[kind] = int(np.count_nonzero(steps < end))
         if kind == "scalars":
             last = int(steps[-1])
     # In the order in which they were declared, which is that of the columns of the statistics.
