@@ -111,6 +111,33 @@ def test_a_second_fit_with_the_same_tracer_goes_on_with_its_trace(
         assert expected.tobytes() == weight.tobytes()
 
 
+@pytest.mark.parametrize("way", ["one tracer", "resumed"])
+def test_the_validation_at_the_end_of_a_fit_stays(tmp_path: Path, way: str) -> None:
+    path, model, losses = tmp_path / "run.zarr", mlp(), []
+    x, y = vectors(32)
+    tracer = Tracer(path, on_error="raise", progress=False)
+    for number, epochs in enumerate((2, 1, 2)):
+        if way == "resumed" and number:
+            tracer = Tracer(path, resume=True, on_error="raise", progress=False)
+        history = model.fit(
+            *(x, y),
+            batch_size=8,
+            epochs=epochs,
+            verbose=0,
+            validation_data=(x, y),
+            callbacks=[tracer],
+        )
+        losses += history.history["val_loss"]
+        if way == "resumed":
+            tracer.close()
+    tracer.close()
+    rows = read_attributes(path).steps_recorded["validation"]
+    found: Any = zarr.open_group(path / "validation", mode="r")
+    assert found["step"][:rows].tolist() == [4, 8, 12, 16, 20]
+    np.testing.assert_allclose(found["loss"][:rows], losses)
+    assert validate(path) == []
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras
 def test_a_trace_goes_on_after_a_checkpoint_was_loaded(tmp_path: Path, whole: Path) -> None:
     path, checkpoint = tmp_path / "run.zarr", tmp_path / "model.keras"
