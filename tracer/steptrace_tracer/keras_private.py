@@ -317,10 +317,10 @@ def is_keras_own(kind: Any) -> bool:
     return str(kind.__module__).partition(".")[0] == "keras"
 
 
-def is_used_by_any(tensor: Any, types: tuple[str, ...]) -> bool:
-    """Whether an operation of one of `types` uses a tensor of a graph; unknown counts as yes."""
+def users(tensor: Any) -> list[Any] | None:
+    """Return the operations that use a tensor of a graph, None where that is not known."""
     consumers = _read(CONSUMERS, tensor)
-    return consumers is None or any(use.type in types for use in consumers())
+    return None if consumers is None else list(consumers())
 
 
 def raw_operation(kind: str) -> Any:

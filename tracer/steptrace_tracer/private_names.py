@@ -210,18 +210,26 @@ NAMES: Final = (
 """All of them."""
 
 CONTRACTIONS: Final = ("MatMul", "Conv2D", "Conv3D", "DepthwiseConv2dNative")
-FUSED: Final = (*CONTRACTIONS, "BiasAdd", "Add", "AddV2")
+BIASES: Final = ("BiasAdd", "Add", "AddV2")
 """Types of operations that what follows may be fused with; rows of their results are independent.
 
-These and :data:`FUSED_WITH` are what TensorFlow's remapper looks for
+These and the two below are what TensorFlow's remapper looks for
 (``tensorflow/core/grappler/optimizers/remapper.cc``). A version that fuses more changes the last
-bits of a traced training, which ``steptrace verify`` shows.
+bits of a traced training, so that its steps are captured beside.
 """
 FUSED_WITH: Final = (
     *("BiasAdd", "Add", "AddV2", "AddN"),
     *("Relu", "Relu6", "LeakyRelu", "Elu", "Selu", "Tanh", "Sigmoid", "Softplus"),
-    *("Mul", "Erf", "Pow", "Square", "RealDiv"),  # the first operations of GELU, SiLU and Mish
 )
+FUSED_WITH_BIASED: Final = ("Mul", "Erf", "Pow", "Square", "RealDiv")
+"""The first operations of GELU, SiLU and Mish, which are fused with a contraction with a bias."""
+REGROUPED: Final = ("Add", "AddV2", "AddN", "Mul")
+"""Types of operations that are computed in another order where one uses another alone.
+
+TensorFlow's arithmetic optimizer looks for them (``tensorflow/core/grappler/optimizers/
+arithmetic_optimizer.cc``): it makes sums of sums one sum, adds or multiplies first what is small,
+and takes common factors out of sums.
+"""
 
 _noted: dict[PrivateName, None] = {}
 

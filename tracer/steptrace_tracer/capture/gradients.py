@@ -14,7 +14,6 @@ from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.capture.applied import AppliedGradients
 from steptrace_tracer.capture.names import Names, walk_layers, walk_operations
 from steptrace_tracer.capture.taps import NO_GRADIENT, Taps
-from steptrace_tracer.capture.unfused_rows import first_rows
 from steptrace_tracer.keras_private import missing_logits
 from steptrace_tracer.private_names import MissingNameError
 from steptrace_tracer.record.why_missing import NOT_TRAINED
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from steptrace_schema.format.policy import Policy
     from steptrace_schema.names import Kind
+    from steptrace_tracer.capture.unfused_rows import FirstRows
 
 _FROM_LOGITS = (
     "the loss is computed from the layer's logits; the gradient of the logits is recorded instead, "
@@ -90,9 +90,19 @@ class GradientAttribution:
         What to keep.
     taps
         Where the gradients go, and the reasons for those that are missing.
+    first_rows
+        Takes the rows of tensors that are kept.
     """
 
-    def __init__(self, models: tuple[Any, ...], names: Names, policy: Policy, taps: Taps) -> None:
+    def __init__(
+        self,
+        models: tuple[Any, ...],
+        names: Names,
+        policy: Policy,
+        taps: Taps,
+        first_rows: FirstRows,
+    ) -> None:
+        self._first_rows = first_rows
         self._models = models
         self._names = names
         self._policy = policy
@@ -279,7 +289,7 @@ class GradientAttribution:
         for backward in backwards:
             dense = tf.convert_to_tensor(backward.found[kind, path])
             if kind != "gradients":
-                dense = first_rows(dense, self._policy.rows)
+                dense = self._first_rows.of(dense)
             gradients.append(_unscaled(dense, backward.scale))
         return gradients[0] if len(gradients) == 1 else tf.add_n(gradients)
 

@@ -11,22 +11,18 @@ from __future__ import annotations
 import datetime
 import time
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from steptrace_schema.errors import TraceError
 from steptrace_schema.format.attributes import Proof, Way
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.beside_step import BesideStep
+from steptrace_tracer.capture.comparison import Comparison
 from steptrace_tracer.capture.level_draws import draws_alike, has_seeds
-from steptrace_tracer.capture.nearby import (
-    TRIAL_BYTES,
-    TRIAL_SECONDS,
-    TRIALS,
-    difference_nearby,
-)
+from steptrace_tracer.capture.nearby import TRIAL_BYTES, TRIAL_SECONDS, TRIALS
 from steptrace_tracer.capture.proof_memory import ProofMemory, fingerprint
 from steptrace_tracer.capture.state import StepState
-from steptrace_tracer.capture.step_result import StepResult
 from steptrace_tracer.capture.traced_step import TracedStep
 
 if TYPE_CHECKING:
@@ -35,6 +31,7 @@ if TYPE_CHECKING:
     from steptrace_schema.format.policy import Policy
     from steptrace_tracer.capture.names import Names
     from steptrace_tracer.capture.program import Program
+    from steptrace_tracer.capture.step_result import StepResult
 
 Capture = Literal["auto", "inside", "beside"]
 """How steps are captured: ``inside`` the training step, ``beside`` it, or ``auto``: inside where
@@ -207,88 +204,68 @@ class ProvenStep:
         step: int,
         original: Callable[[], Any],
     ) -> StepResult:
-        """Run the step with and without its taps from the same state; keep what the latter left."""
+        """Do the step with its taps and without, and choose the way of those to come."""
         begin, concrete = time.perf_counter(), self.traced.concrete(args, kwargs)
         state = self._states.get(id(concrete)) or StepState(concrete, self._program)
         if state.obstacle is not None:
             raise TraceError(_unproved(state.obstacle))
-        before = state.copy()
-        try:
-            traced = self.traced.run(args, kwargs, original)
-            after = state.bits(traced.result)
-        finally:
-            with self.traced.progress.putting_back():
-                state.put_back(before)
-        result = original()
-        reached = state.bits(result)
-        difference, repeats = state.first_difference(after, reached), None
-        draws = self.traced.draws_random_numbers
-        if draws:  # other states are those of the next steps, since no run of either is to spare
-            self._states = {id(concrete): state}
-            self._seconds += time.perf_counter() - begin if self._runs > 1 else 0.0
-            self._has_time = self._seconds < TRIAL_SECONDS and state.nbytes <= TRIAL_BYTES
-            repeats = None if difference is None or has_seeds(concrete) else False
-        elif difference is None and self._runs == 1:
-            with self.traced.progress.putting_back():
-                with_taps = lambda: self.traced.run(args, kwargs, original).result  # noqa: E731
-                try:
-                    difference = difference_nearby(state, before, with_taps, original)
-                finally:
-                    state.put_back(before)
-                result = original()
-        if difference is not None and not draws:
-            with self.traced.progress.putting_back():
-                state.put_back(before)
-                result = original()
-            repeats = state.first_difference(reached, state.bits(result)) is None
-        self._note(step, difference is None, difference, repeats)
-        if difference is None or repeats is False:
+        traced = partial(self.traced.run, args, kwargs, original)
+        pair = Comparison(state, self.traced.progress, traced, original)
+        if not self.traced.draws_random_numbers:
+            return self._judge(pair, args, kwargs, step)
+        # Other states are those of the next steps, since no run of either is to spare.
+        self._states = {id(concrete): state}
+        self._seconds += time.perf_counter() - begin if self._runs > 1 else 0.0
+        self._has_time = self._seconds < TRIAL_SECONDS and state.nbytes <= TRIAL_BYTES
+        return self._judge_drawing(pair, concrete, args, kwargs, step)
+
+    def _judge(
+        self, pair: Comparison, args: tuple[Any, ...], kwargs: dict[str, Any], step: int
+    ) -> StepResult:
+        if pair.difference is None and self._runs == 1:
+            pair.look_nearby()
+        repeats = None if pair.difference is None else pair.repeats()
+        self._note(step, pair.difference is None, pair.difference, repeats)
+        if pair.difference is None or not repeats:
             # A step that leaves other bits each time has none that the taps could change.
-            self._proves = difference is None
-            if self._runs == _FIRST_PROOFS and self._proves and not draws:
+            self._proves = pair.difference is None
+            if self._proves and self._runs == _FIRST_PROOFS:
                 self._memory.keep(str(self._fingerprint), "inside")
-            return StepResult(result, traced.tensors, traced.wall_time, traced.duration)
-        if draws:
-            if not draws_alike(concrete, self._program, args, kwargs):
-                raise TraceError(_DRAWS)
-            self._memory.keep(str(self._fingerprint), "beside")
-            return self._go_beside_level(state, before, traced, result)
+            return pair.kept()
         self._memory.keep(str(self._fingerprint), "beside")
         if self._runs > _FIRST_PROOFS:
-            warnings.warn(_changed(difference, step), RuntimeWarning, stacklevel=2)
+            warnings.warn(_changed(pair.difference, step), RuntimeWarning, stacklevel=2)
         self._go_beside()
-        # The record of this step is made as those to come will be.
-        left = state.copy()
-        with self.traced.progress.putting_back():
-            state.put_back(before)
-        try:
-            return self.traced.run(args, kwargs, lambda: result)
-        finally:
-            with self.traced.progress.putting_back():
-                state.put_back(left)
+        with pair.undone() as again:  # the record of this step is made as those to come will be
+            return self.traced.run(args, kwargs, again)
 
-    def _go_beside(self) -> None:
-        probe = self.traced.probe
-        self.way = "beside"
-        self.traced = BesideStep(*self._arguments)
-        self.traced.probe = probe
-
-    def _go_beside_level(
-        self, state: StepState, before: list[Any], traced: StepResult, result: Any
+    def _judge_drawing(
+        self,
+        pair: Comparison,
+        concrete: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        step: int,
     ) -> StepResult:
-        """Go on beside with the function that has drawn as much as the training's own."""
-        left, progress = state.copy(), self.traced.progress
+        """Choose the way of a step that draws random numbers, which would be others if repeated."""
+        repeats = None if pair.difference is None or has_seeds(concrete) else False
+        self._note(step, pair.difference is None, pair.difference, repeats)
+        if pair.difference is None or repeats is False:
+            self._proves = pair.difference is None
+            return pair.kept()
+        if not draws_alike(concrete, self._program, args, kwargs):
+            raise TraceError(_DRAWS)
+        self._memory.keep(str(self._fingerprint), "beside")
+        # The function that has drawn as much as the training's own is the one to go on with.
+        beside = self._go_beside(level=self.traced)
+        with pair.undone() as again:
+            return beside.trained(pair.kept().tensors, again)
 
-        def original() -> Any:
-            with progress.putting_back():
-                state.put_back(left)
-            return result
-
-        self.way = "beside"
-        self.traced = beside = BesideStep(*self._arguments, level=self.traced)
-        with progress.putting_back():
-            state.put_back(before)
-        return beside.trained(traced.tensors, original)
+    def _go_beside(self, level: TracedStep | None = None) -> BesideStep:
+        beside = BesideStep(*self._arguments, level=level)
+        beside.probe = self.traced.probe
+        self.way, self.traced = "beside", beside
+        return beside
 
     def _note(
         self, step: int, identical: bool, note: str | None, repeats: bool | None = None

@@ -25,7 +25,7 @@ from steptrace_tracer.capture.taps import (
     storable,
 )
 from steptrace_tracer.capture.target_losses import target_losses
-from steptrace_tracer.capture.unfused_rows import first_rows, row_count
+from steptrace_tracer.capture.unfused_rows import FirstRows
 from steptrace_tracer.keras_private import logits_of, weighted_losses
 from steptrace_tracer.private_names import MissingNameError
 
@@ -82,7 +82,10 @@ class TapCollector:
         self._names = names
         self._policy = policy
         self.taps = Taps()
-        self._gradients = GradientAttribution(program.models, names, policy, self.taps)
+        self._first_rows = FirstRows(policy.rows)
+        self._gradients = GradientAttribution(
+            program.models, names, policy, self.taps, self._first_rows
+        )
         self._batch = batch
         self._x = [tensor for _, tensor in leaves(batch.x)]
         # A step that finds its batch itself calls its model, and its loss, with it.
@@ -253,13 +256,15 @@ class TapCollector:
 
     def _keep_outputs(self) -> None:
         """Keep the outputs, now that the graph has everything that uses them, and count rows."""
-        self.taps.rows |= {place: row_count(tensor) for place, tensor in self._inputs.items()}
+        self.taps.rows |= {
+            place: self._first_rows.count(tensor) for place, tensor in self._inputs.items()
+        }
         for place, tensor in self._outputs.items():
-            self.taps.rows[place] = row_count(tensor)
+            self.taps.rows[place] = self._first_rows.count(tensor)
             if not self._policy.covers("activations", place):
                 continue
             try:
-                self.taps.add("activations", place, first_rows(tensor, self._policy.rows))
+                self.taps.add("activations", place, self._first_rows.of(tensor))
             except MissingNameError as error:
                 self.taps.explain_missing("activations", place, str(error))
 
