@@ -8,6 +8,7 @@ gradient of the few recorded samples follows from that of their outputs.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any, Final
 
 from steptrace_schema.names import OUTPUT, X_GRADIENT
@@ -138,7 +139,13 @@ class InputGradientShortcut:
             reason = taps.missing.get(("activation_gradients", self.output), NO_GRADIENT)
             taps.explain_missing("inputs", X_GRADIENT, reason)
             return {}
-        return {f"inputs/{X_GRADIENT}": self.input_gradient(weights, x, gradient)}
+        compute = self._compiled if tf.executing_eagerly() else self.input_gradient
+        return {f"inputs/{X_GRADIENT}": compute(weights, x, gradient)}
+
+    @functools.cached_property
+    def _compiled(self) -> Any:
+        compute = functools.partial(self.input_gradient)
+        return tf.function(compute, autograph=False, reduce_retracing=True)
 
     def input_gradient(self, weights: Sequence[Any], x: Any, gradient: Any) -> Any:
         """Return the gradient of the loss with respect to `x`.

@@ -93,11 +93,7 @@ class Probe:
         self.taps = Taps()
         # A partial is new to TensorFlow, which else warns of retracing when many models are traced.
         run = functools.partial(self._run)
-        self._function = run
-        if not model.run_eagerly:
-            # Not inlined: TensorFlow would optimize the operations of step and probe together.
-            apart = {"_noinline": True}
-            self._function = tf.function(run, autograph=False, experimental_attributes=apart)
+        self._function = run if model.run_eagerly else tf.function(run, autograph=False)
 
     def __call__(self) -> dict[str, Any]:
         """Run the probe with the model's present weights; return ``probe/path`` to tensor."""

@@ -72,11 +72,12 @@ class SeveralSteps:
             or program.compiled.signature != repr(iterator.element_spec)
         ):
             return None
-        result, tensors = traced.function.get_concrete_function().structured_outputs
+        around = traced.together()
+        result, tensors = around.get_concrete_function(iterator.element_spec).structured_outputs
         if not all(map(_has_shape, tf.nest.flatten(result))) or any(map(_varies, tensors.values())):
             return None
         specs = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), (result, tensors))
-        several = cls(traced, traced.function, specs, count)
+        several = cls(traced, around, specs, count)
         several.function.get_concrete_function(iterator)
         return several
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -17,7 +17,11 @@ from steptrace_tracer.capture.carried_state import carried_states, prepared_stat
 from steptrace_tracer.capture.direct_call import DirectCall
 from steptrace_tracer.capture.finished_taps import finished
 from steptrace_tracer.capture.frozen_step import batch_kind
-from steptrace_tracer.capture.graph_statistics import described_in_graph, gives_update
+from steptrace_tracer.capture.graph_statistics import (
+    described_in_graph,
+    describes_in_graph,
+    gives_update,
+)
 from steptrace_tracer.capture.input_gradient import (
     InputGradientShortcut,
     explain_undifferentiable,
@@ -51,6 +55,13 @@ if TYPE_CHECKING:
 
 _INNER, _OUTER = "inner", "outer"
 """Keys of taps that say which of the compiled functions ran."""
+
+_READ_APART: Final = 50
+"""Weights from which on a step reads what it begins with in a function of its own.
+
+TensorFlow fuses fewer operations of a step that waits for these reads, which changes its last bits.
+To call another function takes a tenth of a millisecond, which a small step would feel.
+"""
 
 _NOT_SPREAD = (
     "the model was made for several replicas, and the training step does not call strategy.run; "
@@ -88,6 +99,8 @@ class TracedStep:
         self.probe: Probe | None = None
         self.function: Any = None
         self._inner: Any = None
+        self._reader: Any = None
+        """Reads what the step begins with; None where the step does so itself."""
         self._functions: dict[str, Any] = {}
         """The compiled functions around the step, by the signature of the data set."""
         self._taps_of: dict[int, Taps] = {}  # of several functions where signatures differ
@@ -110,6 +123,8 @@ class TracedStep:
             self._slots_missing = prepared_states(self.program, self.names, self.policy)
             self._prepare_shortcut(args, kwargs)
             note_what_tensors_lack(self.policy.kinds)
+            if self._reader is None and self._reads_apart():
+                self._reader = DirectCall(tf.function(partial(self._read), autograph=False))
             self.function = self._compile()
             if not self.program.eager and self.program.strategy is None:
                 self._compile_first(args, kwargs)
@@ -149,6 +164,7 @@ class TracedStep:
         if asked and (self.probe is None or not same_inputs(self.probe.x, probe)):
             self.probe, self._probe_inputs, self._probe_missing = None, probe, ()
             self._functions.clear()
+            self._reader = None
         self.function = self._functions.get(program.compiled.signature)
 
     def concrete(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -174,11 +190,25 @@ class TracedStep:
         return StepResult(result, tensors, wall_time, time.perf_counter() - start)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        before = self._reader() if self._reader is not None else None
         self.progress.begin()
         result, tensors = self.function(*args, **kwargs)
         self.progress.end(result)
         self.note_function(tensors)
+        if before is not None:
+            tensors |= self._since(before, tensors, args, kwargs)
         return result, tensors
+
+    def together(self) -> Any:
+        """Return the compiled step that reads itself what it begins with."""
+        if self._reader is None:
+            return self.function
+        return self.program.compiled.around(partial(self._compiled_around, True, self._inner))
+
+    def _reads_apart(self) -> bool:
+        plain = not self.program.eager and self.program.strategy is None
+        weights = sum(len(model.weights) for model in self.program.models)
+        return plain and weights >= _READ_APART and not describes_in_graph()
 
     def note_function(self, tensors: dict[str, Any]) -> None:
         """Note what the function that gave `tensors`, of one step or more, was asked for."""
@@ -200,21 +230,23 @@ class TracedStep:
 
     def _compile(self) -> Any:
         if self.program.eager:
-            return partial(self._around, self._step)
+            return partial(self._around, True, self._step)
         compiled = self.program.compiled
         if self._inner is None:
             self._inner = compiled.step(self._compiled_step)
-        function = compiled.around(partial(self._compiled_around, self._inner))
+        function = compiled.around(
+            partial(self._compiled_around, self._reader is None, self._inner)
+        )
         if self.program.frozen is not None:  # a `fit`, whose steps are all called alike
             function = DirectCall(function)
         self._functions[compiled.signature] = function
         return function
 
     def _compiled_around(
-        self, step: Callable[..., Any], *args: Any, **kwargs: Any
+        self, reads: bool, step: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> tuple[Any, dict[str, Any]]:
         with self.progress.compiling():
-            return self._around(step, *args, **kwargs)
+            return self._around(reads, step, *args, **kwargs)
         return None, {}  # which is never run
 
     def _compiled_step(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
@@ -223,7 +255,7 @@ class TracedStep:
         return None, {}
 
     def _around(
-        self, step: Callable[..., Any], *args: Any, **kwargs: Any
+        self, reads: bool, step: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> tuple[Any, dict[str, Any]]:
         """Take what does not depend on how the step computes, so that its graph stays as it is.
 
@@ -231,30 +263,50 @@ class TracedStep:
         has so far: reading the weights inside that graph would change the training. TensorFlow
         orders these reads before the step's assignments, since the step uses the same variables.
         """
-        probed = self.probe() if self.probe is not None else {}
-        rates = learning_rates(self.program.optimizers)
-        counts = scaled_counts(self.program.optimizers)
-        before = self._weights(updates=True) | self._weights()
-        slots, missing = slots_or_missing(self.program.optimizers, self.names, self.policy)
-        self._slots_missing = missing or self._slots_missing
-        carried = carried_states(self.program, self.names, self.policy)
-        shortcut_weights = self._shortcut.weights() if self._shortcut is not None else []
+        before = self._read() if reads else None
         result, tensors = step(*args, **kwargs)
         self.progress.refuse_failed()
-        tensors |= probed | of_the_step(rates, self.program.optimizers, self.taps.appliers)
-        if self._shortcut is not None:
-            x = self.program.batch(*args, **kwargs).x[: self.policy.rows]
-            tensors |= self._shortcut.tap(shortcut_weights, x, tensors, self.taps)
-        tensors |= {
-            f"weights/{path}": tensor
-            for path, tensor in before.items()
-            if self.policy.covers("weights", path)
-        }
-        tensors |= slots | carried | self._updates(before) | self._skipped(tensors, counts)
+        if before is not None:
+            tensors |= self._since(before, tensors, args, kwargs)
         data = batch_taps(self.program.batch(*args, **kwargs), self.policy, self.program.strategy)
         tensors |= data.tensors
         self._batch_taps_of[number := self._number(self._batch_taps_of)] = data
         return result, described_in_graph(tensors, self.policy) | {_OUTER: tf.constant(number)}
+
+    def _read(self) -> dict[str, Any]:
+        """Return what the step begins with."""
+        slots, missing = slots_or_missing(self.program.optimizers, self.names, self.policy)
+        self._slots_missing = missing or self._slots_missing
+        probed = self.probe() if self.probe is not None else {}
+        return {
+            "taps": probed | slots | carried_states(self.program, self.names, self.policy),
+            "rates": learning_rates(self.program.optimizers),
+            "counts": scaled_counts(self.program.optimizers),
+            "weights": self._weights(updates=True) | self._weights(),
+            "first": self._shortcut.weights() if self._shortcut is not None else [],
+        }
+
+    def _since(
+        self,
+        before: dict[str, Any],
+        tensors: dict[str, Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Return the taps of what the step began with, and of how it has changed."""
+        optimizers = self.program.optimizers
+        taps: dict[str, Any] = before["taps"] | of_the_step(
+            before["rates"], optimizers, self.taps.appliers
+        )
+        if self._shortcut is not None:
+            x = self.program.batch(*args, **kwargs).x[: self.policy.rows]
+            taps |= self._shortcut.tap(before["first"], x, tensors, self.taps)
+        taps |= {
+            f"weights/{path}": tensor
+            for path, tensor in before["weights"].items()
+            if self.policy.covers("weights", path)
+        }
+        return taps | self._updates(before["weights"]) | self._skipped(tensors, before["counts"])
 
     def _number(self, taps: dict[int, Taps]) -> int:
         """Return a new number for a function that is compiled; eagerly, each step has the same."""
