@@ -61,7 +61,7 @@ def test_rows_are_those_of_the_tensors_and_what_is_computed_together_stays_so(
 ) -> None:
     kept_apart: list[str] = []
 
-    @tf.function(input_signature=[tf.TensorSpec((None, 4))])
+    @tf.function(input_signature=[tf.TensorSpec((None, 4))])  # type: ignore[untyped-decorator]
     def step(x: Any) -> tuple[list[Any], list[Any], list[Any]]:
         tensors = program(x)
         tf.tanh(tensors[-1])  # what the training does with it

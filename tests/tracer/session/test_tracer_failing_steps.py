@@ -14,6 +14,7 @@ from steptrace_schema.validate import validate
 from steptrace_tracer import Tracer
 from steptrace_tracer.capture import nearby
 from steptrace_tracer.capture.proven_step import ProvenStep
+from steptrace_tracer.capture.readings import Readings
 from steptrace_tracer.capture.traced_step import TracedStep
 
 if TYPE_CHECKING:
@@ -253,11 +254,11 @@ def test_an_eager_tap_that_fails_behind_the_step_does_not_have_it_done_twice(
     expected = Training(how, True, Failing(None)).run(None)
     keras.utils.clear_session()
 
-    def failing(self: TracedStep, before: Any) -> Any:
+    def failing(*_: Any) -> Any:
         msg = "no updates"
         raise TypeError(msg)
 
-    monkeypatch.setattr(TracedStep, "_updates", failing)
+    monkeypatch.setattr(Readings, "updates", failing)
     training = Training(how, True, Failing(None))
     with pytest.warns(RuntimeWarning, match="no updates; the training continues"):
         training.run(trace(tmp_path / "run.zarr"))  # in its first step, which makes the momenta

@@ -43,8 +43,9 @@ class BesideStep(TracedStep):
         if level is not None:
             vars(self).update(vars(level))
         self._states: dict[int, StepState] = {}
+        self.readings.follows = False  # the observed step need not change the weights
         self._read_weights = tf.function(
-            functools.partial(self._weights, updates=True), autograph=False
+            functools.partial(self.readings.weights, updates=True), autograph=False
         )
 
     def run(
@@ -77,11 +78,10 @@ class BesideStep(TracedStep):
         result = original()
         duration = time.perf_counter() - start
         after = self._read_weights() if before else {}
-        updates = {f"updates/{path}": t - before[path] for path, t in after.items()}
-        tensors |= described_in_graph(updates, self.policy)
+        tensors |= described_in_graph(self.readings.updates(before, after), self.policy)
         # The training's own metrics, rather than those of the observed step.
         tensors |= {k: v for k, v in metric_taps(self.program.logs(result)).items() if k in tensors}
-        tensors |= super()._skipped(tensors, counts)
+        tensors |= self.readings.skipped(counts, tensors)
         return StepResult(result, tensors, wall_time, duration)
 
     def _observe(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -96,14 +96,6 @@ class BesideStep(TracedStep):
             with self.progress.putting_back():
                 state.put_back(before)
         return tensors
-
-    def _updates(self, before: dict[str, Any]) -> dict[str, Any]:
-        """Return nothing: the observed step need not change the weights."""
-        return {}
-
-    def _skipped(self, tensors: dict[str, Any], counts: list[Any]) -> dict[str, Any]:
-        """Return nothing: whether it is skipped shows in the training's own step."""
-        return {}
 
     def _observed(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         if not self.program.applies_last:

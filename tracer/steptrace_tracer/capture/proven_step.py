@@ -263,7 +263,7 @@ class ProvenStep:
 
     def _go_beside(self, level: TracedStep | None = None) -> BesideStep:
         beside = BesideStep(*self._arguments, level=level)
-        beside.probe = self.traced.probe
+        beside.readings.probe = self.traced.probe
         self.way, self.traced = "beside", beside
         return beside
 

@@ -10,34 +10,21 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from steptrace_schema.errors import TraceError
-from steptrace_schema.names import LOSS_SCALE
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.batch_taps import batch_taps
-from steptrace_tracer.capture.carried_state import carried_states, prepared_states
 from steptrace_tracer.capture.direct_call import DirectCall
 from steptrace_tracer.capture.finished_taps import finished
 from steptrace_tracer.capture.frozen_step import batch_kind
-from steptrace_tracer.capture.graph_statistics import (
-    described_in_graph,
-    describes_in_graph,
-    gives_update,
-)
+from steptrace_tracer.capture.graph_statistics import described_in_graph, describes_in_graph
 from steptrace_tracer.capture.input_gradient import (
-    InputGradientShortcut,
     explain_undifferentiable,
     without_input_gradient,
 )
 from steptrace_tracer.capture.metric_taps import metric_taps
 from steptrace_tracer.capture.names import inside_recurrent, walk_operations
-from steptrace_tracer.capture.optimizer_state import (
-    learning_rates,
-    of_the_step,
-    scaled_counts,
-    skip_tap,
-    slots_or_missing,
-)
 from steptrace_tracer.capture.probe import Probe, same_inputs, working_probe
 from steptrace_tracer.capture.random_draws import draws_random_numbers
+from steptrace_tracer.capture.readings import Readings
 from steptrace_tracer.capture.rebinding import tapped
 from steptrace_tracer.capture.replicas import on_every_replica, run_on_replicas
 from steptrace_tracer.capture.step_result import StepProgress, StepResult
@@ -87,16 +74,15 @@ class TracedStep:
     """
 
     def __init__(self, program: Program, names: Names, policy: Policy, probe: Any = None) -> None:
-        self.program = program
         self.policy = policy
         self.names = names
+        self.readings = Readings(program, names, policy)
         self.taps = Taps()
         self.traces = 0
         self.draws_random_numbers = False
         """Whether its graph draws numbers from a state: another graph would draw other ones."""
         self.progress = StepProgress()
         self._probe_inputs = probe
-        self.probe: Probe | None = None
         self.function: Any = None
         self._inner: Any = None
         self._reader: Any = None
@@ -107,11 +93,19 @@ class TracedStep:
         self._batch_taps_of: dict[int, Taps] = {}
         self._batch_taps = Taps()
         self._probe_missing: tuple[Missing, ...] = ()
-        self._slots_missing: tuple[Missing, ...] = ()
-        self._shortcut: InputGradientShortcut | None = None
         self._undifferentiable: Exception | None = None
         self._asked = policy
         """What is asked of the step itself."""
+
+    @property
+    def program(self) -> Program:
+        """The present step."""
+        return self.readings.program
+
+    @property
+    def probe(self) -> Probe | None:
+        """What runs with the weights before the step; None without one."""
+        return self.readings.probe
 
     def prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Make ready, without running anything, what the step with these arguments needs.
@@ -120,11 +114,14 @@ class TracedStep:
         """
         if self.function is None:
             self.prepare_probe(args, kwargs)
-            self._slots_missing = prepared_states(self.program, self.names, self.policy)
-            self._prepare_shortcut(args, kwargs)
+            self.readings.prepare(self.program.batch(*args, **kwargs).x)
+            if self.readings.shortcut is not None:
+                self._asked = without_input_gradient(self.policy)
             note_what_tensors_lack(self.policy.kinds)
             if self._reader is None and self._reads_apart():
-                self._reader = DirectCall(tf.function(partial(self._read), autograph=False))
+                self._reader = DirectCall(
+                    tf.function(partial(self.readings.before), autograph=False)
+                )
             self.function = self._compile()
             if not self.program.eager and self.program.strategy is None:
                 self._compile_first(args, kwargs)
@@ -147,7 +144,7 @@ class TracedStep:
         is_known = self.probe is not None or self._probe_missing
         if self.function is None and not is_known and "probe" in self.policy.kinds:
             about = (self.program, self.names, self.policy, self._probe_inputs)
-            self.probe, self._probe_missing = working_probe(*about, args, kwargs)
+            self.readings.probe, self._probe_missing = working_probe(*about, args, kwargs)
 
     def go_on(self, program: Program, probe: Any) -> None:
         """Do the same step in another ``fit``, compiled as it was.
@@ -159,10 +156,10 @@ class TracedStep:
         probe
             Inputs of the probe; None for the first samples of the other first batch.
         """
-        self.program = program
+        self.readings.program = program
         asked = "probe" in self.policy.kinds
         if asked and (self.probe is None or not same_inputs(self.probe.x, probe)):
-            self.probe, self._probe_inputs, self._probe_missing = None, probe, ()
+            self.readings.probe, self._probe_inputs, self._probe_missing = None, probe, ()
             self._functions.clear()
             self._reader = None
         self.function = self._functions.get(program.compiled.signature)
@@ -196,7 +193,8 @@ class TracedStep:
         self.progress.end(result)
         self.note_function(tensors)
         if before is not None:
-            tensors |= self._since(before, tensors, args, kwargs)
+            x = self.program.batch(*args, **kwargs).x
+            tensors |= self.readings.since(before, tensors, x, self.taps)
         return result, tensors
 
     def together(self) -> Any:
@@ -219,14 +217,7 @@ class TracedStep:
         """Return what the last step has no data for, with reasons."""
         probed = self.probe.taps.missing_entries() if self.probe is not None else ()
         own = (*self.taps.missing_entries(), *self._batch_taps.missing_entries())
-        return (*own, *probed, *self._probe_missing, *self._slots_missing)
-
-    def _prepare_shortcut(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Find out whether the gradient with respect to the input follows from another one."""
-        x = self.program.batch(*args, **kwargs).x
-        self._shortcut = InputGradientShortcut.of(self.program, self.names, self.policy, x)
-        if self._shortcut is not None:
-            self._asked = without_input_gradient(self.policy)
+        return (*own, *probed, *self._probe_missing, *self.readings.missing)
 
     def _compile(self) -> Any:
         if self.program.eager:
@@ -263,66 +254,20 @@ class TracedStep:
         has so far: reading the weights inside that graph would change the training. TensorFlow
         orders these reads before the step's assignments, since the step uses the same variables.
         """
-        before = self._read() if reads else None
+        before = self.readings.before() if reads else None
         result, tensors = step(*args, **kwargs)
         self.progress.refuse_failed()
+        batch = self.program.batch(*args, **kwargs)
         if before is not None:
-            tensors |= self._since(before, tensors, args, kwargs)
-        data = batch_taps(self.program.batch(*args, **kwargs), self.policy, self.program.strategy)
+            tensors |= self.readings.since(before, tensors, batch.x, self.taps)
+        data = batch_taps(batch, self.policy, self.program.strategy)
         tensors |= data.tensors
         self._batch_taps_of[number := self._number(self._batch_taps_of)] = data
         return result, described_in_graph(tensors, self.policy) | {_OUTER: tf.constant(number)}
 
-    def _read(self) -> dict[str, Any]:
-        """Return what the step begins with."""
-        slots, missing = slots_or_missing(self.program.optimizers, self.names, self.policy)
-        self._slots_missing = missing or self._slots_missing
-        probed = self.probe() if self.probe is not None else {}
-        return {
-            "taps": probed | slots | carried_states(self.program, self.names, self.policy),
-            "rates": learning_rates(self.program.optimizers),
-            "counts": scaled_counts(self.program.optimizers),
-            "weights": self._weights(updates=True) | self._weights(),
-            "first": self._shortcut.weights() if self._shortcut is not None else [],
-        }
-
-    def _since(
-        self,
-        before: dict[str, Any],
-        tensors: dict[str, Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> dict[str, Any]:
-        """Return the taps of what the step began with, and of how it has changed."""
-        optimizers = self.program.optimizers
-        taps: dict[str, Any] = before["taps"] | of_the_step(
-            before["rates"], optimizers, self.taps.appliers
-        )
-        if self._shortcut is not None:
-            x = self.program.batch(*args, **kwargs).x[: self.policy.rows]
-            taps |= self._shortcut.tap(before["first"], x, tensors, self.taps)
-        taps |= {
-            f"weights/{path}": tensor
-            for path, tensor in before["weights"].items()
-            if self.policy.covers("weights", path)
-        }
-        return taps | self._updates(before["weights"]) | self._skipped(tensors, before["counts"])
-
     def _number(self, taps: dict[int, Taps]) -> int:
         """Return a new number for a function that is compiled; eagerly, each step has the same."""
         return 0 if tf.executing_eagerly() else len(taps)
-
-    def _updates(self, before: dict[str, Any]) -> dict[str, Any]:
-        """Return what the step added to the weights that it found."""
-        return {
-            f"updates/{path}": after - before[path]
-            for path, after in self._weights(updates=True).items()
-        }
-
-    def _skipped(self, tensors: dict[str, Any], counts: list[Any]) -> dict[str, Any]:
-        """Say whether the step that began at `counts` was skipped, where its loss was scaled."""
-        after = scaled_counts(self.program.optimizers)
-        return skip_tap(counts, after) if f"scalars/{LOSS_SCALE}" in tensors else {}
 
     def _step(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         self.traces += 1
@@ -384,18 +329,7 @@ class TracedStep:
         metrics = metric_taps(program.logs(result)) if tensors else {}
         return result, tensors | metrics | {_INNER: tf.constant(number)}
 
-    def _weights(self, *, updates: bool = False) -> dict[str, Any]:
-        """Return the models' present weights that are recorded, or whose `updates` are, by path."""
-        policy = self.policy
-        is_wanted = partial(gives_update, policy) if updates else partial(policy.covers, "weights")
-        return {
-            path: tf.identity(variable.value)
-            for model in self.program.models
-            for variable in model.weights
-            if (path := self.names.weights.get(id(variable))) is not None and is_wanted(path)
-        }
-
     def current_weights(self) -> dict[str, Any]:
         """Return the models' present weights, ``weights/path`` to tensor."""
-        weights = {f"weights/{p}": t for p, t in self._weights().items()}
+        weights = {f"weights/{p}": t for p, t in self.readings.weights().items()}
         return described_in_graph(weights, self.policy)
