@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Comparison:
     """Does a step with its taps, puts its state back, and does it without them.
 
-    The training goes on from what the step without taps left.
+    The training continues from what the step without taps left.
 
     Parameters
     ----------

@@ -256,7 +256,7 @@ class ProvenStep:
         if not draws_alike(concrete, self._program, args, kwargs):
             raise TraceError(_DRAWS)
         self._memory.keep(str(self._fingerprint), "beside")
-        # The function that has drawn as much as the training's own is the one to go on with.
+        # The function that has drawn as much as the training's own is the one to continue with.
         beside = self._go_beside(level=self.traced)
         with pair.undone() as again:
             return beside.trained(pair.kept().tensors, again)
