@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,3 +90,55 @@ def test_rows_of_an_eager_tensor_are_its_own() -> None:
     assert first_rows.of(tf.constant(X)).numpy().tobytes() == X[:ROWS].tobytes()
     assert first_rows.of(tf.constant(2.0)).numpy() == 2
     assert int(first_rows.count(tf.constant(X))) == len(X)
+
+
+def test_sums_of_a_tensor_without_a_known_rank_are_not_computed_again() -> None:
+    @tf.function(  # type: ignore[untyped-decorator]
+        input_signature=[tf.TensorSpec((None, 4)), tf.TensorSpec(None), tf.TensorSpec((4, 4))]
+    )
+    def step(x: Any, unknown: Any, kernel: Any) -> list[Any]:
+        total = tf.ensure_shape(unknown, None) + x
+        total.set_shape([None, 4])
+        tensors = [total, tf.add_n([x, unknown, x]), tf.linalg.matmul(unknown, kernel)]
+        tf.nn.relu(tensors[-1])
+        first_rows = FirstRows(ROWS)
+        for tensor in tensors[:-1]:
+            tf.tanh(tensor * A)
+        return [(tensor, first_rows.of(tensor), first_rows.count(tensor)) for tensor in tensors]
+
+    for tensor, found, count in step(X, X + 1, np.eye(4, dtype=np.float32)):
+        np.testing.assert_array_equal(found, tensor[:ROWS])
+        assert int(count) == len(X)
+
+
+def test_rows_are_counted_where_one_is_added_to_each() -> None:
+    rows = tf.TensorSpec((None, 4))
+
+    @tf.function(input_signature=[rows, rows])  # type: ignore[untyped-decorator]
+    def step(one: Any, x: Any) -> Any:
+        total = one + x
+        tf.tanh(total * A)
+        first_rows = FirstRows(ROWS)
+        return total, first_rows.of(total), first_rows.count(total)
+
+    total, found, count = step(KEPT, X)
+    np.testing.assert_array_equal(found, total[:ROWS])
+    assert int(count) == len(X)
+
+
+def test_a_chain_of_sums_may_be_longer_than_python_calls_itself() -> None:
+    length = sys.getrecursionlimit()
+
+    @tf.function(  # type: ignore[untyped-decorator]
+        input_signature=[tf.TensorSpec((None, 4))], autograph=False
+    )
+    def step(x: Any) -> Any:
+        for _ in range(length):
+            x += A
+        tf.tanh(x * B)
+        first_rows = FirstRows(ROWS)
+        return x, first_rows.of(x), first_rows.count(x)
+
+    total, found, count = step(X)
+    np.testing.assert_allclose(found, total[:ROWS], rtol=1e-4)
+    assert int(count) == len(X)

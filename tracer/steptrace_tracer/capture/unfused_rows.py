@@ -22,7 +22,7 @@ from steptrace_tracer.private_names import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Set
+    from collections.abc import Iterator, Mapping, Set
 
 
 class FirstRows:
@@ -36,7 +36,9 @@ class FirstRows:
 
     def __init__(self, rows: int | None) -> None:
         self._rows = rows
-        self._found: dict[int, tuple[Any, Any]] = {}
+        self._found: dict[str, Any] = {}
+        """First rows of tensors, by the names of these."""
+        self._counts: dict[str, Any] = {}
         self._own: set[str] = set()
         """Names of operations that the training has not."""
 
@@ -48,47 +50,77 @@ class FirstRows:
         MissingNameError
             If TensorFlow cannot compute one of its operations again.
         """
-        if not tensor.shape.rank:
+        if tensor.shape.rank == 0:
             return tensor
-        if tf.executing_eagerly():
+        if not _is_here(tensor):
             return tensor[: self._rows]
-        if id(tensor) not in self._found:
-            rows = self._again(tensor.op) if self._may_be_fused(tensor) else tensor[: self._rows]
+        for each in self._in_order(tensor, self._found):
+            rows = self._again(each.op) if self._parts(each) else each[: self._rows]
             self._own.add(rows.op.name)
-            self._found[id(tensor)] = tensor, rows
-        return self._found[id(tensor)][1]
+            self._found[each.name] = rows
+        return self._found[tensor.name]
 
     def count(self, tensor: Any) -> Any:
         """Return how many rows `tensor` has, as a scalar tensor."""
-        while not tf.executing_eagerly() and self._may_be_fused(tensor):
-            tensor = next(
-                value
-                for number, value in enumerate(tensor.op.inputs)
-                if _has_rows(tensor.op, number, value)
+        if not _is_here(tensor):
+            return tf.shape(tensor)[0]
+        for each in self._in_order(tensor, self._counts):
+            counts = list(
+                {part.name: self._counts[part.name] for part in self._parts(each)}.values()
             )
-        shape = tf.shape(tensor)
-        if not tf.executing_eagerly():
-            self._own.add(shape.op.name)
-        return shape[0]
+            if not counts:
+                shape = tf.shape(each)
+                self._own.add(shape.op.name)
+                counts = [shape[0]]
+            # One row, which no shape need say, is added to each of many.
+            self._counts[each.name] = counts[0] if len(counts) == 1 else tf.reduce_max(counts)
+        return self._counts[tensor.name]
+
+    def _in_order(self, tensor: Any, known: Mapping[str, Any]) -> Iterator[Any]:
+        """Yield what is not `known` of a tensor and of its parts, theirs included, parts first."""
+        waiting = [tensor]
+        while waiting:
+            last = waiting[-1]
+            parts = [] if last.name in known else self._parts(last)
+            if lacking := [part for part in parts if part.name not in known]:
+                waiting += lacking
+                continue
+            waiting.pop()
+            if last.name not in known:
+                yield last
+
+    def _parts(self, tensor: Any) -> list[Any]:
+        """Return what has the rows of a tensor that is computed again; nothing for any other."""
+        operation = tensor.op
+        if not tensor.shape.rank or any(value.shape.rank is None for value in operation.inputs):
+            return []  # the rows of an input may be none of the tensor's
+        with_rows = [
+            value
+            for number, value in enumerate(operation.inputs)
+            if _has_rows(operation, number, value)
+        ]
+        return with_rows if with_rows and self._may_be_fused(tensor) else []
 
     def _again(self, operation: Any) -> Any:
         inputs = [
-            self.of(value) if _has_rows(operation, number, value) else value
+            self._found[value.name] if _has_rows(operation, number, value) else value
             for number, value in enumerate(operation.inputs)
         ]
         return _recompute(operation, inputs)
 
     def _may_be_fused(self, tensor: Any) -> bool:
-        operation = tensor.op
-        if not any(_has_rows(operation, *numbered) for numbered in enumerate(operation.inputs)):
-            return False
-        found = users(tensor)
+        operation, found = tensor.op, users(tensor)
         if found is None:
             return _is_fused(operation, set(FUSED_WITH))
         used_by = {use.name: use.type for use in found if use.name not in self._own}
         return _is_regrouped(operation, [*used_by.values()]) or _is_fused(
             operation, {*used_by.values()}
         )
+
+
+def _is_here(tensor: Any) -> bool:
+    """Whether a tensor is of the graph that is being built, in which names tell tensors apart."""
+    return not tf.executing_eagerly() and tensor.graph is tf.compat.v1.get_default_graph()
 
 
 def _is_regrouped(operation: Any, used_by: list[str]) -> bool:
