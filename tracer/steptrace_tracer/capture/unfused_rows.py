@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.capture.taps import current_graph
 from steptrace_tracer.keras_private import raw_operation, users
 from steptrace_tracer.private_names import (
     BIASES,
@@ -120,7 +121,7 @@ class FirstRows:
 
 def _is_here(tensor: Any) -> bool:
     """Whether a tensor is of the graph that is being built, in which names tell tensors apart."""
-    return not tf.executing_eagerly() and tensor.graph is tf.compat.v1.get_default_graph()
+    return (graph := current_graph()) is not None and tensor.graph is graph
 
 
 def _is_regrouped(operation: Any, used_by: list[str]) -> bool:
