@@ -113,7 +113,11 @@ class FirstRows:
         operation, found = tensor.op, users(tensor)
         if found is None:
             return _is_fused(operation, set(FUSED_WITH))
-        used_by = {use.name: use.type for use in found if use.name not in self._own}
+        used_by = {
+            use.name: use.type
+            for use in found
+            if use.name not in self._own and use.type != "Shape"  # which is known without it
+        }
         return _is_regrouped(operation, [*used_by.values()]) or _is_fused(
             operation, {*used_by.values()}
         )
