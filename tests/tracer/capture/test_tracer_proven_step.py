@@ -83,6 +83,35 @@ def test_taps_that_change_a_bit_are_found_and_the_training_stays_as_it_is(tmp_pa
     assert "bias" in str(found.proofs[0].note)
 
 
+def test_a_step_that_reads_its_weights_apart_is_tried_before_one_beside(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where only taps that read the weights in the step change a bit, all is captured inside."""
+    call, apart = TracedStep._call, list[bool]()
+
+    def one_bit(self: TracedStep, args: Any, kwargs: Any) -> Any:
+        found = call(self, args, kwargs)
+        apart.append(self.reads_apart)
+        if not self.reads_apart:
+            bias = self.program.models[0].layers[-1].bias
+            bias.assign(np.nextafter(bias.numpy(), np.float32(9)))
+        return found
+
+    monkeypatch.setattr(TracedStep, "_call", one_bit)
+    expected = state_of(fit(cnn()))
+    for name in ("first", "next"):
+        keras.utils.clear_session()
+        apart.clear()
+        assert state_of(fit(cnn(), tracer(tmp_path / f"{name}.zarr"))) == expected
+        found = read_attributes(tmp_path / f"{name}.zarr")
+        assert found.capture == dict.fromkeys(COMPUTED, "inside")
+        assert all(proof.identical for proof in found.proofs)
+        assert [path.read_text() for path in cache.iterdir()] == ["apart"]
+        assert apart[1:] == [True] * (len(apart) - 1)
+        assert apart[0] == (name == "next")
+        assert len(open_trace(tmp_path / f"{name}.zarr")["weights"].step) == 7
+
+
 @pytest.mark.parametrize("way", ["fit", "several steps", "loop"])
 def test_taps_that_change_a_bit_of_what_the_step_returns_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str

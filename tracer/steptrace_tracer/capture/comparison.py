@@ -61,7 +61,7 @@ class Comparison:
 
     def repeats(self) -> bool:
         """Do the step without taps again, and return whether it leaves the same bits."""
-        self._put_back(self._before)
+        self.undo()
         self._result = self._original()
         return self._state.first_difference(self._reached, self._state.bits(self._result)) is None
 
@@ -69,6 +69,10 @@ class Comparison:
         """Return what the taps gave, and what the step without them returned."""
         tapped = self._tapped
         return StepResult(self._result, tapped.tensors, tapped.wall_time, tapped.duration)
+
+    def undo(self) -> None:
+        """Have the state before the step."""
+        self._put_back(self._before)
 
     @contextmanager
     def undone(self) -> Iterator[Callable[[], Any]]:
@@ -82,7 +86,7 @@ class Comparison:
             self._put_back(left)
             return self._result
 
-        self._put_back(self._before)
+        self.undo()
         try:
             yield again
         finally:
@@ -93,7 +97,7 @@ class Comparison:
         try:
             yield
         finally:
-            self._put_back(self._before)
+            self.undo()
 
     def _put_back(self, values: list[Any]) -> None:
         with self._progress.putting_back():

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import platform
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from steptrace_schema.format.attributes import Way
 from steptrace_schema.storage.names import open_to_read
 from steptrace_schema.version import PACKAGE_VERSION
 from steptrace_tracer._tensorflow import keras, tf
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from steptrace_tracer.capture.traced_step import TracedStep
+
+Remembered = Literal["inside", "apart", "beside"]
+"""What was shown to be right: taps inside the step, with its weights read there or apart, or a step
+beside the training's."""
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _LONGEST_WAY = 100
@@ -44,16 +48,16 @@ class ProofMemory:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         self._folder = folder or cache / "steptrace" / "proofs"
 
-    def recall(self, fingerprint: str) -> Way | None:
+    def recall(self, fingerprint: str) -> Remembered | None:
         """Return the way that was shown to be right, None where nothing is known."""
         try:
             with os.fdopen(open_to_read(self._folder / fingerprint), "rb") as file:
                 text = file.read(_LONGEST_WAY).decode("ascii").strip()
         except (OSError, ValueError):  # what is no file of a word says nothing
             return None
-        return next((way for way in get_args(Way) if way == text), None)
+        return next((way for way in get_args(Remembered) if way == text), None)
 
-    def keep(self, fingerprint: str, way: Way) -> None:
+    def keep(self, fingerprint: str, way: Remembered) -> None:
         """Remember what was shown; where the folder cannot be written, it is shown again."""
         path = self._folder / fingerprint
         temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
@@ -83,7 +87,7 @@ def fingerprint(step: TracedStep, args: tuple[Any, ...], kwargs: dict[str, Any])
 def _parts(step: TracedStep, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
     program = step.program
     yield [_COMPARED, PACKAGE_VERSION, tf.__version__, keras.__version__, platform.python_version()]
-    yield [platform.machine(), _processor(), os.cpu_count()]
+    yield [platform.machine(), _processor(), os.cpu_count(), _own_code()]
     yield [str(device) for device in tf.config.list_physical_devices()]
     yield {k: v for k, v in os.environ.items() if k.startswith(_VARIABLES)}
     yield step.policy.model_dump(mode="json")
@@ -102,6 +106,13 @@ def _parts(step: TracedStep, args: tuple[Any, ...], kwargs: dict[str, Any]) -> I
             yield [
                 [list(v.shape), str(v.dtype), v.trainable] for v in getattr(layer, "weights", ())
             ]
+
+
+@functools.cache
+def _own_code() -> str:
+    """Return a digest of the code that takes the taps, which decides what they change."""
+    modules = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(module.read_bytes() for module in modules)).hexdigest()
 
 
 def _processor() -> str:

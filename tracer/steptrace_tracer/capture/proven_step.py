@@ -21,7 +21,7 @@ from steptrace_tracer.capture.beside_step import BesideStep
 from steptrace_tracer.capture.comparison import Comparison
 from steptrace_tracer.capture.level_draws import draws_alike, has_seeds
 from steptrace_tracer.capture.nearby import TRIAL_BYTES, TRIAL_SECONDS, TRIALS
-from steptrace_tracer.capture.proof_memory import ProofMemory, fingerprint
+from steptrace_tracer.capture.proof_memory import ProofMemory, Remembered, fingerprint
 from steptrace_tracer.capture.state import StepState
 from steptrace_tracer.capture.traced_step import TracedStep
 
@@ -176,14 +176,16 @@ class ProvenStep:
         )
         return attributes, (message,)
 
-    def _remember(self, known: Way | None, step: int) -> None:
+    def _remember(self, known: Remembered | None, step: int) -> None:
         """Do as an earlier start of the same training has shown to be right."""
         if known is None:
             return
         self._is_known = True
         if known == "beside":
             self._go_beside()
-        self._note(step, known == "inside", EARLIER)
+        elif known == "apart":
+            self._go_apart()
+        self._note(step, known != "beside", EARLIER)
 
     def _is_due(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         if self.traced.draws_random_numbers and self._runs > 1:
@@ -212,7 +214,7 @@ class ProvenStep:
         traced = partial(self.traced.run, args, kwargs, original)
         pair = Comparison(state, self.traced.progress, traced, original)
         if not self.traced.draws_random_numbers:
-            return self._judge(pair, args, kwargs, step)
+            return self._judge(pair, args, kwargs, step, original)
         # Other states are those of the next steps, since no run of either is to spare.
         self._states = {id(concrete): state}
         self._seconds += time.perf_counter() - begin if self._runs > 1 else 0.0
@@ -220,17 +222,27 @@ class ProvenStep:
         return self._judge_drawing(pair, concrete, args, kwargs, step)
 
     def _judge(
-        self, pair: Comparison, args: tuple[Any, ...], kwargs: dict[str, Any], step: int
+        self,
+        pair: Comparison,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        step: int,
+        original: Callable[[], Any],
     ) -> StepResult:
         if pair.difference is None and self._runs == 1:
             pair.look_nearby()
         repeats = None if pair.difference is None else pair.repeats()
+        if repeats and self._runs <= _FIRST_PROOFS and self.traced.may_read_apart:
+            pair.undo()
+            self._go_apart()
+            return self._prove(args, kwargs, step, original)
         self._note(step, pair.difference is None, pair.difference, repeats)
         if pair.difference is None or not repeats:
             # A step that leaves other bits each time has none that the taps could change.
             self._proves = pair.difference is None
             if self._proves and self._runs == _FIRST_PROOFS:
-                self._memory.keep(str(self._fingerprint), "inside")
+                way: Remembered = "apart" if self.traced.reads_apart else "inside"
+                self._memory.keep(str(self._fingerprint), way)
             return pair.kept()
         self._memory.keep(str(self._fingerprint), "beside")
         if self._runs > _FIRST_PROOFS:
@@ -260,6 +272,11 @@ class ProvenStep:
         beside = self._go_beside(level=self.traced)
         with pair.undone() as again:
             return beside.trained(pair.kept().tensors, again)
+
+    def _go_apart(self) -> None:
+        apart = TracedStep(*self._arguments, apart=True)
+        apart.readings.probe = self.traced.probe
+        self.traced = apart
 
     def _go_beside(self, level: TracedStep | None = None) -> BesideStep:
         beside = BesideStep(*self._arguments, level=level)

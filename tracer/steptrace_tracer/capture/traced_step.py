@@ -71,9 +71,19 @@ class TracedStep:
         What to keep.
     probe
         Inputs of the probe; None for the first samples of the first batch.
+    apart
+        Whether to read what the step begins with in a function of its own, however small it is.
     """
 
-    def __init__(self, program: Program, names: Names, policy: Policy, probe: Any = None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        names: Names,
+        policy: Policy,
+        probe: Any = None,
+        *,
+        apart: bool = False,
+    ) -> None:
         self.policy = policy
         self.names = names
         self.readings = Readings(program, names, policy)
@@ -85,6 +95,7 @@ class TracedStep:
         self._probe_inputs = probe
         self.function: Any = None
         self._inner: Any = None
+        self._apart = apart or sum(len(m.weights) for m in program.models) >= _READ_APART
         self._reader: Any = None
         """Reads what the step begins with; None where the step does so itself."""
         self._functions: dict[str, Any] = {}
@@ -118,10 +129,9 @@ class TracedStep:
             if self.readings.shortcut is not None:
                 self._asked = without_input_gradient(self.policy)
             note_what_tensors_lack(self.policy.kinds)
-            if self._reader is None and self._reads_apart():
-                self._reader = DirectCall(
-                    tf.function(partial(self.readings.before), autograph=False)
-                )
+            if self._apart and self.may_read_apart:
+                read = partial(self.readings.before)
+                self._reader = DirectCall(tf.function(read, autograph=False))
             self.function = self._compile()
             if not self.program.eager and self.program.strategy is None:
                 self._compile_first(args, kwargs)
@@ -187,26 +197,31 @@ class TracedStep:
         return StepResult(result, tensors, wall_time, time.perf_counter() - start)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        before = self._reader() if self._reader is not None else None
+        before = self._reader() if self.reads_apart else None
         self.progress.begin()
         result, tensors = self.function(*args, **kwargs)
         self.progress.end(result)
         self.note_function(tensors)
         if before is not None:
-            x = self.program.batch(*args, **kwargs).x
-            tensors |= self.readings.since(before, tensors, x, self.taps)
+            batch = self.program.batch(*args, **kwargs)
+            tensors |= self.readings.since(before, tensors, batch.x, self.taps)
         return result, tensors
 
     def together(self) -> Any:
         """Return the compiled step that reads itself what it begins with."""
-        if self._reader is None:
-            return self.function
-        return self.program.compiled.around(partial(self._compiled_around, True, self._inner))
+        around = partial(self._compiled_around, True, self._inner)
+        return self.program.compiled.around(around) if self.reads_apart else self.function
 
-    def _reads_apart(self) -> bool:
+    @property
+    def may_read_apart(self) -> bool:
+        """Whether what the step begins with is not read in a function of its own, and could be."""
         plain = not self.program.eager and self.program.strategy is None
-        weights = sum(len(model.weights) for model in self.program.models)
-        return plain and weights >= _READ_APART and not describes_in_graph()
+        return plain and self._reader is None and not describes_in_graph()
+
+    @property
+    def reads_apart(self) -> bool:
+        """Whether what the step begins with is read in a function of its own."""
+        return self._reader is not None
 
     def note_function(self, tensors: dict[str, Any]) -> None:
         """Note what the function that gave `tensors`, of one step or more, was asked for."""
@@ -225,9 +240,8 @@ class TracedStep:
         compiled = self.program.compiled
         if self._inner is None:
             self._inner = compiled.step(self._compiled_step)
-        function = compiled.around(
-            partial(self._compiled_around, self._reader is None, self._inner)
-        )
+        around = partial(self._compiled_around, not self.reads_apart, self._inner)
+        function = compiled.around(around)
         if self.program.frozen is not None:  # a `fit`, whose steps are all called alike
             function = DirectCall(function)
         self._functions[compiled.signature] = function
