@@ -43,7 +43,7 @@ def train(path: Path, way: Capture, several: int, scaled: bool) -> Any:
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("way", "several", "scaled"),
-    [("inside", 3, False), ("auto", 1, True), ("inside", 1, False), ("beside", 1, True)],
+    [("inside", 3, False), ("beside", 1, True), ("auto", 1, True), ("inside", 1, False)],
 )
 def test_what_a_step_begins_with_is_the_same_where_another_function_reads_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Capture, several: int, scaled: bool
