@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from keras_models import mlp, vectors
+from steptrace_tracer.capture import proof_memory
 from steptrace_tracer.capture.code_digest import CodeDigest
 from steptrace_tracer.capture.proof_memory import fingerprint
 from steptrace_tracer.session.tracer import Tracer
@@ -130,6 +131,23 @@ def test_metrics_weights_and_own_losses_belong_to_a_training(
     )
     assert first == again
     assert len(set(first)) == len(settings)
+
+
+def test_what_another_version_of_the_tracer_has_shown_is_shown_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = [tmp_path / "tracer" / "capture" / "proof_memory.py", tmp_path / "tracer" / "a.py"]
+    modules[0].parent.mkdir(parents=True)
+    for module in modules:
+        module.touch()
+    own_code = proof_memory._own_code.__wrapped__
+    monkeypatch.setattr(proof_memory, "__file__", str(modules[0]))
+    found = {}
+    for number, text in enumerate(["", "", "taps = 2"]):
+        modules[1].write_text(text)
+        monkeypatch.setattr(proof_memory, "_own_code", own_code)
+        found[number] = _fingerprints(monkeypatch, tmp_path / f"{number}.zarr")
+    assert found[0] == found[1] != found[2]
 
 
 def test_a_proof_is_known_in_another_process(tmp_path: Path) -> None:

@@ -110,8 +110,8 @@ def _parts(step: TracedStep, args: tuple[Any, ...], kwargs: dict[str, Any]) -> I
 
 @functools.cache
 def _own_code() -> str:
-    """Return a digest of the code that takes the taps, which decides what they change."""
-    modules = sorted(Path(__file__).parent.glob("*.py"))
+    """Return a digest of the tracer's code, which decides which taps there are."""
+    modules = sorted(Path(__file__).parents[1].rglob("*.py"))
     return hashlib.sha256(b"".join(module.read_bytes() for module in modules)).hexdigest()
 
 

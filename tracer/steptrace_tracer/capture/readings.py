@@ -32,12 +32,8 @@ class Readings:
 
     Parameters
     ----------
-    program
-        The step, with built models.
-    names
-        The paths of their layers and weights.
-    policy
-        What to keep.
+    program, names, policy
+        As :class:`~steptrace_tracer.capture.traced_step.TracedStep` takes them.
 
     Attributes
     ----------
