@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from steptrace_tracer.record.recording import Recording
     from steptrace_tracer.record.summary import Summary
     from steptrace_tracer.session.settings import Settings
+    from steptrace_tracer.session.time_spent import TimeSpent
 
 
 QUIET_VARIABLE: Final = "STEPTRACE_QUIET"
@@ -73,19 +74,15 @@ def is_quiet() -> bool:
     return os.environ.get(QUIET_VARIABLE, "") not in ("", "0")
 
 
-def describe(
-    summary: Summary, handing_over: float, step_seconds: float, *, brief: bool = False
-) -> str:
+def describe(summary: Summary, spent: TimeSpent, *, brief: bool = False) -> str:
     """Return the summary at the end of a run, in a few lines.
 
     Parameters
     ----------
     summary
         What was recorded.
-    handing_over
-        Seconds that the training thread spent on handing over, all steps together.
-    step_seconds
-        Seconds that the traced steps took, all together.
+    spent
+        How long the steps took.
     brief
         Whether to say it in one line, as after each of several fits.
     """
@@ -95,8 +92,7 @@ def describe(
         f"  {human_bytes(summary.raw_bytes)} of tensors, "
         f"{human_bytes(summary.raw_bytes / steps)} a step, "
         f"stored in {human_bytes(summary.stored_bytes)}",
-        f"  a traced step took {step_seconds / steps * 1e3:.1f} ms, and handing it over "
-        f"{handing_over / steps * 1e3:.1f} ms more",
+        f"  {spent}",
     ]
     if brief:
         return lines[0]
@@ -119,7 +115,7 @@ def finish(
     status: Status,
     reason: str | None,
     settings: Settings,
-    spent: tuple[float, float],
+    spent: TimeSpent,
 ) -> TraceError | None:
     """Finish a recording, and say what it holds; return what went wrong.
 
@@ -130,7 +126,7 @@ def finish(
     settings
         Whether anything is shown.
     spent
-        Seconds of handing over, and of the steps, as :func:`describe` takes them.
+        How long the steps took.
     """
     bar = ClosingProgress(shown=settings.progress)
     try:
@@ -139,7 +135,7 @@ def finish(
     except TraceError as error:
         return error
     if summary is not None and settings.progress:
-        report(describe(summary, *spent, brief=settings.resume))
+        report(describe(summary, spent, brief=settings.resume))
     if summary is None and status == "complete":
         warnings.warn(_nothing_recorded(settings), RuntimeWarning, stacklevel=4)
     return None

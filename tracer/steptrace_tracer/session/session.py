@@ -36,6 +36,7 @@ from steptrace_tracer.session.provenance import describe_run
 from steptrace_tracer.session.replaying import REPLAYER
 from steptrace_tracer.session.sampling import with_sample_count
 from steptrace_tracer.session.step_attempt import StepAttempt
+from steptrace_tracer.session.time_spent import TimeSpent
 from steptrace_tracer.session.told import Told
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Session:
         self._watch: IncidentWatch | None = None
         self._executions = Executions(settings)
         self._probe_gradients = ProbeGradients(settings.policy, settings.recorded_steps.records)
-        self._handing_over = self._step_seconds = 0.0
+        self._spent = TimeSpent()
         self.ending = ExitStack()  # what is done when the recording ends, however it does
         atexit.register(self.abandon)
 
@@ -207,8 +208,8 @@ class Session:
         except Exception as error:
             self.fail(error)
         seconds = sum(result.duration * result.steps for result in results)
-        self._step_seconds += seconds
-        self._handing_over += time.perf_counter() - begin - seconds
+        steps = sum(result.steps for result in results)
+        self._spent.add(steps, seconds, time.perf_counter() - begin - seconds)
 
     def keep_weights(self, step: int) -> None:
         """Take the present weights for those before `step`, the last ones unless more follow."""
@@ -345,5 +346,4 @@ class Session:
         atexit.unregister(self.abandon)
         if recording is None:
             return None
-        spent = self._handing_over, self._step_seconds
-        return finish(recording, status, reason, self.settings, spent)
+        return finish(recording, status, reason, self.settings, self._spent)
