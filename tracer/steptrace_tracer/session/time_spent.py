@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _BEGINNING: Final = 2
-"""Executions that are told apart: steps are compiled and compared in them."""
+"""Executions that count apart: steps are compiled and compared in them."""
 
 
 @dataclass
