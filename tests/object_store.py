@@ -20,7 +20,7 @@ class ObjectStoreServer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._ports = _free_ports(4)
+        self._ports = free_ports(4)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -83,7 +83,7 @@ def is_installed() -> bool:
     return shutil.which("weed", path=str(Path(sys.executable).parent)) is not None
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Return free ports whose numbers plus 10000, which the server takes for gRPC, are ports."""
     sockets = [socket.socket() for _ in range(count)]
     try:

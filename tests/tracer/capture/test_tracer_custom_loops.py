@@ -409,9 +409,23 @@ def _outer_step(x: Any) -> Any:
     return _update(x)
 
 
-def test_models_are_found_through_functions_that_call_others(tmp_path: Path) -> None:
+def _around_a_function(x: Any) -> Any:
+    def on_replica(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss = (lambda: tf.reduce_mean(_model(x) ** 2))()
+        weights = _model.trainable_variables
+        _optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        return loss
+
+    return on_replica(x)
+
+
+@pytest.mark.parametrize("train_step", [_outer_step, _around_a_function])
+def test_models_are_found_through_functions_that_are_called_and_those_inside(
+    tmp_path: Path, train_step: Callable[..., Any]
+) -> None:
     with Tracer(tmp_path / "run.zarr", on_error="raise", progress=False) as tracer:
-        step = tracer.wrap(_outer_step)
+        step = tracer.wrap(train_step)
         for _ in range(3):
             step(tf.ones((4, 2)))
     assert read_attributes(tmp_path / "run.zarr").steps_recorded["gradients"] == 3

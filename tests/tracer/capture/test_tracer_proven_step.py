@@ -18,7 +18,7 @@ from steptrace_analyzer.cli.info import info
 from steptrace_schema.errors import TraceError
 from steptrace_schema.store.opening import read_attributes
 from steptrace_tracer import Tracer
-from steptrace_tracer.capture import nearby, proven_step
+from steptrace_tracer.capture import nearby, proof_times, proven_step
 from steptrace_tracer.capture.beside_step import BesideStep
 from steptrace_tracer.capture.proof_memory import ProofMemory
 from steptrace_tracer.capture.several_steps import SeveralSteps
@@ -289,6 +289,7 @@ def test_a_difference_that_comes_later_is_warned_of_and_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(proven_step, "PROOF_STEPS", 5)
+    monkeypatch.setattr(proof_times, "TIMES_AS_LONG", 0)
     monkeypatch.setattr(nearby, "TRIALS", 0)  # which would be runs of the first step
     run = TracedStep.run
     runs: list[None] = []
@@ -311,6 +312,27 @@ def test_a_difference_that_comes_later_is_warned_of_and_recorded(
     (event,) = found.events
     assert event.step == 4
     assert "computed a second time" in event.message
+
+
+@pytest.mark.parametrize(("times_as_long", "later"), [(0, [5, 10]), (1e9, [])])
+@pytest.mark.parametrize("known", [False, True])
+def test_a_proof_is_made_again_where_the_training_was_left_alone_for_long_enough(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    times_as_long: float,
+    later: list[int],
+    known: bool,
+) -> None:
+    if known:
+        fit(mlp(), tracer(tmp_path / "before.zarr"))
+        keras.utils.clear_session()
+    monkeypatch.setattr(proven_step, "PROOF_STEPS", 5)
+    monkeypatch.setattr(proof_times, "TIMES_AS_LONG", times_as_long)
+    fit(mlp(), tracer(tmp_path / "run.zarr"), rows=160, epochs=1)
+    first = [1] if known else [1, 2]
+    found = read_attributes(tmp_path / "run.zarr").proofs
+    assert [proof.step + 1 for proof in found] == first + later
+    assert all(proof.identical for proof in found)
 
 
 def test_a_step_that_acts_outside_of_tensorflow_is_not_run_twice(tmp_path: Path) -> None:

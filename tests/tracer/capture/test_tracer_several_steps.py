@@ -16,7 +16,9 @@ from steptrace_schema.journal.writer import JournalWriter
 from steptrace_schema.store.opening import read_attributes
 from steptrace_schema.validate import validate
 from steptrace_tracer import Tracer
+from steptrace_tracer.capture import proof_times
 from steptrace_tracer.capture.several_steps import SeveralSteps
+from steptrace_tracer.session import executions as module
 from steptrace_tracer.session import traced_fit
 
 if TYPE_CHECKING:
@@ -230,6 +232,19 @@ def test_several_steps_are_shown_to_leave_what_those_of_keras_leave(
     assert [(proof.step, proof.identical) for proof in proofs if proof.note] == [(3, True)]
     assert _arrays(tmp_path / "run.zarr")["scalars/step"].tolist() == list(range(4 * BATCHES))
     assert validate(tmp_path / "run.zarr") == []
+
+
+@pytest.mark.parametrize(("times_as_long", "proved"), [(0, [3, 10, 17, 24]), (1e9, [3])])
+def test_executions_are_compared_again_where_the_training_was_left_alone_for_long_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times_as_long: float, proved: list[int]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "PROOF_STEPS", 2 * 3)
+    monkeypatch.setattr(proof_times, "TIMES_AS_LONG", times_as_long)
+    _fit(3, [_tracer(tmp_path / "run.zarr", capture="auto")], epochs=4)
+    proofs = read_attributes(tmp_path / "run.zarr").proofs
+    assert [p.step for p in proofs if p.note == "3 steps in one execution"] == proved
+    assert all(proof.identical for proof in proofs)
 
 
 def test_several_steps_that_change_the_training_are_done_one_by_one(

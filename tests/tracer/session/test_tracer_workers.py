@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import zarr
 
+from object_store import free_ports
 from steptrace_schema.errors import NotATraceError, TraceError
 from steptrace_schema.store.opening import read_attributes
 from steptrace_schema.validate import validate
@@ -100,3 +101,79 @@ def test_every_worker_writes_its_trace_into_one_folder(tmp_path: Path) -> None:
             found.agree_probe()
     with pytest.raises(NotATraceError, match=r"2 traces.*worker-0\.zarr, worker-1\.zarr"):
         read_attributes(folder)
+
+
+_TOGETHER = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+import keras
+import numpy as np
+import tensorflow as tf
+from keras_models import vectors
+from steptrace_tracer import Tracer
+from steptrace_tracer.capture.proof_memory import ProofMemory
+folder, rank, knows = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "knows"
+ProofMemory.recall = lambda *_: "inside" if knows else None
+strategy = tf.distribute.MultiWorkerMirroredStrategy()
+keras.utils.set_random_seed(0)
+with strategy.scope():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    optimizer = keras.optimizers.SGD(0.1)
+    optimizer.build(model.trainable_variables)
+
+@tf.function
+def train_step(x, y):
+    def on_replica(x, y):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((model(x, training=True) - y) ** 2)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        context = tf.distribute.get_replica_context()
+        gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+        return loss
+    return strategy.run(on_replica, args=(x, y))
+
+x, y = (tf.constant(values[rank::2]) for values in vectors(32))
+with Tracer(folder, on_error="raise", progress=False) as tracer:
+    traced = tracer.wrap(train_step)
+    for batch in range(4):
+        traced(x[4 * batch : 4 * batch + 4], y[4 * batch : 4 * batch + 4])
+"""
+
+
+def test_workers_that_do_each_step_together_run_it_equally_often(tmp_path: Path) -> None:
+    # One remembers a proof and the other does not: a step done again would wait for ever.
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
+    configs = [
+        json.dumps({"cluster": cluster, "task": {"type": "worker", "index": rank}})
+        for rank in range(2)
+    ]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _TOGETHER, str(tmp_path / "run"), str(rank), knows],
+            env=os.environ | {"TF_CONFIG": configs[rank]},
+            stderr=subprocess.PIPE,
+        )
+        for rank, knows in enumerate(("knows", "does not"))
+    ]
+    try:
+        for process in processes:
+            _, said = process.communicate(timeout=120)
+            assert process.returncode == 0, said.decode()
+            assert b"AutoGraph" not in said
+    finally:
+        for process in processes:
+            process.kill()
+    for rank in range(2):
+        path = tmp_path / "run" / f"worker-{rank}.zarr"
+        assert validate(path) == []
+        found = read_attributes(path)
+        assert found.proofs == ()
+        assert found.capture["gradients"] == "inside"
+        (event,) = found.events
+        assert "the workers do each step together" in event.message
+    one, other = (
+        zarr.open_group(tmp_path / "run" / f"worker-{rank}.zarr", mode="r") for rank in range(2)
+    )
+    kernel = "weights/sequential/dense/kernel"
+    assert np.asarray(one[kernel]).tobytes() == np.asarray(other[kernel]).tobytes()

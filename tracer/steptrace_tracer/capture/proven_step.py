@@ -22,7 +22,9 @@ from steptrace_tracer.capture.comparison import Comparison
 from steptrace_tracer.capture.level_draws import draws_alike, has_seeds
 from steptrace_tracer.capture.nearby import TRIAL_BYTES, TRIAL_SECONDS, TRIALS
 from steptrace_tracer.capture.proof_memory import ProofMemory, Remembered, fingerprint
-from steptrace_tracer.capture.state import StepState
+from steptrace_tracer.capture.proof_texts import DRAWS, EAGER, TOGETHER, changed, unproved
+from steptrace_tracer.capture.proof_times import PROOF_STEPS, ProofTimes
+from steptrace_tracer.capture.state import StepState, communicates
 from steptrace_tracer.capture.traced_step import TracedStep
 
 if TYPE_CHECKING:
@@ -39,8 +41,6 @@ that is shown not to change a bit, beside elsewhere."""
 
 EARLIER: Final = "shown by an earlier start of the same training"
 """The note of a proof that was not made again."""
-PROOF_STEPS: Final = 1000
-"""Recorded steps from one proof to the next."""
 _FIRST_PROOFS: Final = 2
 
 
@@ -55,6 +55,9 @@ class ProvenStep:
         How steps are captured.
     memory
         What earlier starts of the same training have shown.
+    is_worker
+        Whether other processes take part in the training. Where they do each step together, none
+        can do one a second time, and nothing is compared.
 
     Attributes
     ----------
@@ -79,12 +82,15 @@ class ProvenStep:
         probe: Any,
         capture: Capture,
         memory: ProofMemory,
+        *,
+        is_worker: bool = False,
     ) -> None:
         if capture == "beside" and program.eager:
-            raise TraceError(_EAGER)
+            raise TraceError(EAGER)
         self._program = program
         self._arguments = (program, names, policy, probe)
         self._memory = memory
+        self._is_worker, self._uncompared = is_worker, False
         self._fingerprint: str | None = None
         self._signatures: set[Any] = set()
         self._runs = 0
@@ -92,6 +98,7 @@ class ProvenStep:
         self._proves = capture == "auto" and not program.eager and program.can_repeat
         self._is_known = False
         self._states: dict[int, StepState] = {}
+        self._times = ProofTimes()
         self._seconds, self._has_time = 0.0, True
         self._said: tuple[Way, int] | None = None
         self.proofs: tuple[Proof, ...] = ()
@@ -138,12 +145,21 @@ class ProvenStep:
             If it cannot be shown that the training stays as it is.
         """
         self._runs += 1
+        if self._proves and self._is_worker and self._runs == 1:
+            self._uncompared = communicates(self.traced.concrete(args, kwargs))
+            self._proves = not self._uncompared
         if self._proves and self._fingerprint is None:
             self._fingerprint = fingerprint(self.traced, args, kwargs)
             self._remember(self._memory.recall(self._fingerprint), step)
-        if self._proves and self.way == "inside" and self._is_due(args, kwargs):
-            return self._prove(args, kwargs, step, original)
-        return self.traced.run(args, kwargs, original)
+        begin = time.perf_counter()
+        proves = self._proves and self.way == "inside" and self._is_due(args, kwargs)
+        if proves:
+            result = self._prove(args, kwargs, step, original)
+        else:
+            result = self.traced.run(args, kwargs, original)
+        if proves or self._runs == 1:
+            self._times.took(time.perf_counter() - begin)
+        return result
 
     @property
     def program(self) -> Program:
@@ -169,7 +185,7 @@ class ProvenStep:
         kinds = dict.fromkeys(sorted(_COMPUTED & {"scalars", *self.traced.policy.kinds}), self.way)
         attributes = {"capture": kinds, "proofs": self.proofs}
         if said is None or said[0] == self.way:
-            return attributes, ()
+            return attributes, (TOGETHER,) if said is None and self._uncompared else ()
         message = (
             "from here on the step is computed a second time for the record, beside the training, "
             f"because taps in it changed the last bits of '{self.proofs[-1].note}'"
@@ -191,13 +207,14 @@ class ProvenStep:
         if self.traced.draws_random_numbers and self._runs > 1:
             # Both draw the same as long as both run at every step, and later no more.
             return len(self.proofs) == self._runs - 1 < TRIALS and self._has_time
-        if self._is_known and self._runs < PROOF_STEPS:
+        is_again = self._runs % PROOF_STEPS == 0 and self._times.may_prove_again
+        if self._is_known and not self._signatures and not is_again:
             return False
         signature = _signature((args, kwargs))
         if signature not in self._signatures:
             self._signatures.add(signature)
             return True
-        return self._runs <= _FIRST_PROOFS or self._runs % PROOF_STEPS == 0
+        return self._runs <= _FIRST_PROOFS or is_again
 
     def _prove(
         self,
@@ -210,7 +227,7 @@ class ProvenStep:
         begin, concrete = time.perf_counter(), self.traced.concrete(args, kwargs)
         state = self._states.get(id(concrete)) or StepState(concrete, self._program)
         if state.obstacle is not None:
-            raise TraceError(_unproved(state.obstacle))
+            raise TraceError(unproved(state.obstacle))
         traced = partial(self.traced.run, args, kwargs, original)
         pair = Comparison(state, self.traced.progress, traced, original)
         if not self.traced.draws_random_numbers:
@@ -246,7 +263,7 @@ class ProvenStep:
             return pair.kept()
         self._memory.keep(str(self._fingerprint), "beside")
         if self._runs > _FIRST_PROOFS:
-            warnings.warn(_changed(pair.difference, step), RuntimeWarning, stacklevel=2)
+            warnings.warn(changed(pair.difference, step), RuntimeWarning, stacklevel=2)
         self._go_beside()
         with pair.undone() as again:  # the record of this step is made as those to come will be
             return self.traced.run(args, kwargs, again)
@@ -266,7 +283,7 @@ class ProvenStep:
             self._proves = pair.difference is None
             return pair.kept()
         if not draws_alike(concrete, self._program, args, kwargs):
-            raise TraceError(_DRAWS)
+            raise TraceError(DRAWS)
         self._memory.keep(str(self._fingerprint), "beside")
         # The function that has drawn as much as the training's own is the one to continue with.
         beside = self._go_beside(level=self.traced)
@@ -297,30 +314,6 @@ _COMPUTED: Final = frozenset(
     {"scalars", "gradients", "activations", "activation_gradients", "inputs"}
 )
 """Kinds with tensors that the step computes; others are read around it, or have their own graph."""
-
-_DRAWS = (
-    "taps change the last bits of this step, and a copy of it would draw other random numbers; "
-    "draw them from a tf.random.Generator, or by keras.random with a seed"
-)
-_EAGER = (
-    "capture='beside' runs the step a second time, and this one runs eagerly, so that its Python "
-    "code would run twice; compile it with tf.function, or leave capture out"
-)
-
-
-def _unproved(obstacle: str) -> str:
-    return (
-        f"it cannot be shown that tracing leaves this training as it is, because {obstacle}; "
-        "Tracer(capture='inside') records it all the same"
-    )
-
-
-def _changed(variable: str, step: int) -> str:
-    return (
-        f"at step {step} taps in the training step changed the last bits of '{variable}', so that "
-        "the steps since the last proof may differ from an untraced training; from here on the "
-        "record is computed beside the step, which is left as it is"
-    )
 
 
 def _now() -> str:

@@ -33,6 +33,9 @@ _OUTSIDE = (
 )
 """How the names of operations begin that act on something else than variables."""
 
+_EXCHANGES = ("Collective", "Horovod")
+"""How the names of operations begin that exchange tensors between processes."""
+
 RETURNED: Final = "what the step returned"
 """Named as the difference where variables have the same bits, and results have not."""
 
@@ -144,13 +147,21 @@ def outside_effect(function: Any, depth: int = 1) -> str | None:
     """
     if draws_inside(function, depth):
         return _SHARED_DRAWS
-    definition = function.graph.as_graph_def()
-    nodes = [definition.node, *(inner.node_def for inner in definition.library.function)]
-    types = sorted({node.op for part in nodes for node in part})
-    found = next((name for name in types if name.startswith(_OUTSIDE)), None)
+    found = next((name for name in _operation_types(function) if name.startswith(_OUTSIDE)), None)
     if found is None:
         return None
     return f"it runs '{found}', which acts on more than variables"
+
+
+def communicates(function: Any) -> bool:
+    """Whether a compiled function exchanges tensors, by operations that all workers have to run."""
+    return any(name.startswith(_EXCHANGES) for name in _operation_types(function))
+
+
+def _operation_types(function: Any) -> list[str]:
+    definition = function.graph.as_graph_def()
+    nodes = [definition.node, *(inner.node_def for inner in definition.library.function)]
+    return sorted({node.op for part in nodes for node in part})
 
 
 def _tensors(result: Any) -> list[Any]:

@@ -125,7 +125,8 @@ class FirstRows:
 
 def _is_here(tensor: Any) -> bool:
     """Whether a tensor is of the graph that is being built, in which names tell tensors apart."""
-    return (graph := current_graph()) is not None and tensor.graph is graph
+    graph = current_graph()
+    return graph is not None and tensor.graph is graph
 
 
 def _is_regrouped(operation: Any, used_by: list[str]) -> bool:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from steptrace_schema.moving.resume import Continuation
     from steptrace_tracer.capture.names import Names
     from steptrace_tracer.capture.program import Program
-    from steptrace_tracer.capture.proven_step import Capture
     from steptrace_tracer.session.settings import Settings
 
 
@@ -22,14 +21,14 @@ class Captures:
 
     Parameters
     ----------
-    way
-        How steps are captured.
+    settings
+        How steps are captured, and whether other processes take part in the training.
     names, policy, probe
         As :class:`ProvenStep` takes them.
     """
 
-    def __init__(self, way: Capture, names: Names, policy: Policy, probe: Any) -> None:
-        self._way = way
+    def __init__(self, settings: Settings, names: Names, policy: Policy, probe: Any) -> None:
+        self._way, self._is_worker = settings.capture, settings.worker is not None
         self._names = names
         self._policy = policy
         self._probe = probe
@@ -58,7 +57,7 @@ class Captures:
 
     def _new(self, program: Program) -> ProvenStep:
         arguments = (program, self._names, self._policy, self._shared_probe())
-        return ProvenStep(*arguments, self._way, ProofMemory())
+        return ProvenStep(*arguments, self._way, ProofMemory(), is_worker=self._is_worker)
 
     def _shared_probe(self) -> Any:
         """Return the inputs of the probe, which are the same at all steps of a trace."""

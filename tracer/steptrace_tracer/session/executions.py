@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from steptrace_schema.format.attributes import Proof
 from steptrace_schema.format.disk_limit import DiskLimit
 from steptrace_tracer._tensorflow import tf
-from steptrace_tracer.capture.proven_step import PROOF_STEPS
+from steptrace_tracer.capture.proof_times import PROOF_STEPS, ProofTimes
 from steptrace_tracer.capture.several_steps import MOST_BYTES, SeveralSteps
 from steptrace_tracer.capture.state import StepState
 from steptrace_tracer.capture.step_result import StepResult
@@ -172,6 +172,7 @@ class ShownSteps:
         self._original = original
         self._fed = FedBatches(spec)
         self._until_proof = 0
+        self._times = ProofTimes()
         self._error: BaseException | None = None
         self.refused = ""
 
@@ -180,13 +181,15 @@ class ShownSteps:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
-        if self._until_proof > 0:
+        if self._until_proof > 0 or not self._times.may_prove_again:
             self._until_proof -= 1
             return self._several.run(iterator, step)
         batches = self._take(iterator)
         if len(batches) == self.count:
+            begin = time.perf_counter()
             results = self._prove(batches, step)
             if results is not None:
+                self._times.took(time.perf_counter() - begin)
                 return results
         return [self._run_one(batch, number) for number, batch in enumerate(batches, step)]
 

@@ -97,7 +97,7 @@ class Session:
         self.settings = dataclasses.replace(settings, policy=policy)
         names = Names.of(*program.models)
         names = names if before is None else names.as_in(before.attributes.layers, program.models)
-        captures = Captures(settings.capture, names, policy, probe_for(settings, before))
+        captures = Captures(settings, names, policy, probe_for(settings, before))
         attributes = describe_run(program, names, policy, settings.worker, before)
         self._phases = Phases(names, attributes, program, step)
         settings.recorded_steps.begin(step, attributes.intervals)

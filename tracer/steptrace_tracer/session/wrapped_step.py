@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import itertools
 import types
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
@@ -246,8 +247,7 @@ def _referred(function: Any, owner: Any, arguments: Iterable[Any]) -> Iterable[A
         if not inspect.isfunction(found) or id(found) in seen:
             continue
         seen.add(id(found))
-        names = inspect.getclosurevars(found)
-        for value in (*names.nonlocals.values(), *names.globals.values()):
+        for value in _named_in(found):
             yield value
             if isinstance(value, (list, tuple)):
                 yield from value
@@ -290,17 +290,23 @@ def _trains_on_batch(train_step: Any) -> bool:
         seen.add(id(found))
         if _ON_BATCH in _names_in(found.__code__):
             return True
-        names = inspect.getclosurevars(found)
-        for value in (*names.nonlocals.values(), *names.globals.values()):
+        for value in _named_in(found):
             own = getattr(value, "__module__", None) == function.__module__
             if inspect.ismethod(value) or (own and inspect.isfunction(value)):
                 waiting.append(value)
     return False
 
 
-def _names_in(code: types.CodeType) -> set[str]:
+def _named_in(function: types.FunctionType) -> tuple[Any, ...]:
+    """Return what a function names, itself or in a function inside of it, outside of both."""
+    nonlocals = inspect.getclosurevars(function).nonlocals
+    known = function.__globals__
+    return (*nonlocals.values(), *(known[n] for n in _names_in(function.__code__) if n in known))
+
+
+def _names_in(code: types.CodeType) -> tuple[str, ...]:
     inner = (_names_in(value) for value in code.co_consts if isinstance(value, types.CodeType))
-    return set(code.co_names).union(*inner)
+    return tuple(dict.fromkeys(itertools.chain(code.co_names, *inner)))
 
 
 def _compiled(train_step: Any) -> Compiled:
