@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
     model_validator,
 )
 
+from steptrace_schema.format.later_versions import (
+    minor_of,
+    without_newer_kinds,
+    without_newer_values,
+)
 from steptrace_schema.format.policy import Policy
-from steptrace_schema.names import KINDS, STATISTICS, Kind, Status
+from steptrace_schema.names import STATISTICS, Kind, Status
 from steptrace_schema.version import FORMAT_VERSION
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class _Model(BaseModel):
@@ -269,28 +279,19 @@ class TraceAttributes(_Model):
             counts |= {str(k): count for k, count in self.statistics_recorded.items()}
         return counts.get(kind, 0)
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _without_what_is_newer(cls, fields: Any) -> Any:
-        """Leave out kinds, and fields of the policy, that a later minor version has added."""
+    def _without_what_is_newer(cls, fields: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Leave out what a later minor version has added: kinds, fields and values."""
         if not isinstance(fields, dict):
-            return fields
-        known = dict(fields)
-        for name in ("capture", "declared", "steps_recorded", "statistics_recorded"):
-            if isinstance(found := known.get(name), dict):
-                known[name] = {kind: value for kind, value in found.items() if kind in KINDS}
-        if isinstance(missing := known.get("missing"), (list, tuple)):
-            known["missing"] = [
-                entry
-                for entry in missing
-                if not isinstance(entry, dict) or entry.get("kind", "weights") in KINDS
-            ]
-        if isinstance(policy := known.get("policy"), dict):
-            policy = {name: value for name, value in policy.items() if name in Policy.model_fields}
-            if isinstance(kinds := policy.get("kinds"), (list, tuple)):
-                policy["kinds"] = [kind for kind in kinds if kind in KINDS]
-            known["policy"] = policy
-        return known
+            return handler(fields)
+        known = without_newer_kinds(fields)
+        try:
+            return handler(known)
+        except ValidationError as error:
+            if minor_of(known.get("version")) <= minor_of(FORMAT_VERSION):
+                raise
+            return handler(without_newer_values(known, error))
 
     def layer(self, path: str) -> Layer | None:
         """Return the layer at `path`, or None."""

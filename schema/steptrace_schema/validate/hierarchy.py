@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from steptrace_schema.format.json_text import parse_json
+from steptrace_schema.format.later_versions import minor_of
 from steptrace_schema.format.layout import fill_value
 from steptrace_schema.format.paths import LONGEST_SEGMENT, is_portable_path, is_safe_path
 from steptrace_schema.names import (
@@ -26,7 +27,6 @@ from steptrace_schema.names import (
 )
 from steptrace_schema.store.opening import checked_nodes
 from steptrace_schema.store.stored_array import read_arrays
-from steptrace_schema.validate.attributes import minor_of
 from steptrace_schema.validate.rules import COPY, REWRITE, Problem
 
 if TYPE_CHECKING:
@@ -41,8 +41,12 @@ if TYPE_CHECKING:
 _PORTABLE_SINCE: Final = 3  # the minor version that brought names that every system can have
 
 
+_GROUPS: Final = frozenset({*KINDS, STATISTICS, INCIDENTS, FINAL})
+"""Top-level groups that the format defines."""
+
+
 class Hierarchy:
-    """The arrays of a trace and the names of its files.
+    """The arrays that the format defines, and the names of all files.
 
     Attributes
     ----------
@@ -67,7 +71,8 @@ class Hierarchy:
             nodes = {key: node for key, node in nodes.items() if kind_of(key) in committed}
         nodes = checked_nodes(path, nodes)
         self.names = sorted(nodes)
-        self.arrays = read_arrays(path, nodes)
+        known = {key: node for key, node in nodes.items() if kind_of(key) in _GROUPS}
+        self.arrays = read_arrays(path, known)
         self.digests: dict[tuple[str, int], npt.NDArray[np.int64]] = {}
         self._steps: dict[str, npt.NDArray[np.int64] | None] = {}
 
