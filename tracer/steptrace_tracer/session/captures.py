@@ -9,6 +9,7 @@ from steptrace_tracer.capture.proof_memory import ProofMemory
 from steptrace_tracer.capture.proven_step import ProvenStep
 
 if TYPE_CHECKING:
+    from steptrace_schema.format.attributes import TraceAttributes
     from steptrace_schema.format.policy import Policy
     from steptrace_schema.moving.resume import Continuation
     from steptrace_tracer.capture.names import Names
@@ -26,14 +27,25 @@ class Captures:
         How steps are captured.
     names, policy, probe
         As :class:`ProvenStep` takes them.
+    earlier
+        What a trace that is resumed says already.
     """
 
-    def __init__(self, way: Capture, names: Names, policy: Policy, probe: Any) -> None:
+    def __init__(
+        self,
+        way: Capture,
+        names: Names,
+        policy: Policy,
+        probe: Any,
+        earlier: TraceAttributes | None = None,
+    ) -> None:
         self._way = way
         self._names = names
         self._policy = policy
         self._probe = probe
         self._found: dict[int, tuple[Program, ProvenStep]] = {}
+        self._ways = {} if earlier is None else {**earlier.capture}
+        self._proofs = [] if earlier is None else [*earlier.proofs]
 
     def of(self, program: Program) -> ProvenStep:
         """Return what captures steps of `program`: what did so before, if Keras keeps the step."""
@@ -42,6 +54,20 @@ class Captures:
         if known is None or known[0] is not program:
             self._found[key] = (program, self._kept(program))
         return self._found[key][1]
+
+    def news(self, capture: ProvenStep) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Return what the trace does not say yet, of all its steps: root attributes, and events.
+
+        A kind is captured beside the step if it was so at any step.
+        """
+        attributes, events = capture.news()
+        if attributes:
+            self._proofs += [p for p in attributes["proofs"] if p not in self._proofs]
+            beside = {kind for kind, way in self._ways.items() if way == "beside"}
+            self._ways |= {k: w for k, w in attributes["capture"].items() if k not in beside}
+            proofs = sorted(self._proofs, key=lambda proof: proof.step)
+            attributes = {"capture": {**self._ways}, "proofs": tuple(proofs)}
+        return attributes, events
 
     def _kept(self, program: Program) -> ProvenStep:
         frozen = program.frozen

@@ -96,8 +96,9 @@ class Session:
         self.settings = dataclasses.replace(settings, policy=policy)
         names = Names.of(*program.models)
         names = names if before is None else names.as_in(before.attributes.layers, program.models)
-        captures = Captures(settings.capture, names, policy, probe_for(settings, before))
         attributes = describe_run(program, names, policy, settings.worker, before)
+        probe = probe_for(settings, before)
+        captures = Captures(settings.capture, names, policy, probe, attributes)
         self._phases = Phases(names, attributes, program, step)
         settings.recorded_steps.begin(step, attributes.intervals)
         news = self._phases.news() | self.told.news(settings.recorded_steps.news())
@@ -303,7 +304,7 @@ class Session:
         traced, policy = capture.traced, self.settings.policy
         tensors = result.tensors | self._probe_gradients.of(position.step, traced.probe)
         taps, missing = traced.taps, (*traced.missing(), *self._probe_gradients.missing)
-        attributes, said = capture.news()
+        attributes, said = self._captures.news(capture) if self._captures is not None else ({}, ())
         attributes |= self._phases.news(taps) if self._phases is not None else {}
         attributes |= self.told.news(self.settings.recorded_steps.news())
         notes, watch = (*self.told.notes, *self._executions.notes, *said), self._watch
