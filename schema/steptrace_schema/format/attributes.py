@@ -220,7 +220,7 @@ class Worker(_Model):
 class TraceAttributes(_Model):
     """Everything that the root group says about a trace, under the key ``steptrace``."""
 
-    version: str = FORMAT_VERSION
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+$")] = FORMAT_VERSION
     run_id: str
     status: Status = "recording"
     status_reason: str | None = None

@@ -18,6 +18,7 @@ from steptrace_schema.names import (
     KINDS,
     METADATA_FILE,
     REQUIRED_SCALARS,
+    SAMPLE_STATISTICS,
     STATISTIC,
     STATISTIC_NAMES,
     STATISTICS,
@@ -197,7 +198,11 @@ def _statistics_are_described(trace: Hierarchy) -> Iterator[Problem]:
         if dims != (STEP, TENSOR, STATISTIC) or array.dtype != np.float64:
             found = f"{array.dtype} {dims}"
             yield Problem(key, "R13", "float64 (step, tensor, statistic)", found, REWRITE)
-        elif not isinstance(tensors, list) or len(tensors) != array.shape[1]:
+        elif (
+            not isinstance(tensors, list)
+            or len(tensors) != array.shape[1]
+            or not all(isinstance(path, str) for path in tensors)
+        ):
             found = f"{tensors!r:.80}"
             yield Problem(key, "R13", f"'tensors' with {array.shape[1]} names", found, REWRITE)
         elif names != list(STATISTIC_NAMES[: array.shape[2]]) or len(names) != array.shape[2]:
@@ -260,6 +265,16 @@ def _final_weights_are_whole(trace: Hierarchy) -> Iterator[Problem]:
             yield Problem(key, "R24", f"as a row of weights/{path}: {row}", found, REWRITE)
 
 
+def _sample_statistics_are_named(trace: Hierarchy) -> Iterator[Problem]:
+    key = f"inputs/{SAMPLE_STATISTICS}"
+    array, names = trace.arrays.get(key), trace.attributes.sample_statistics
+    if array is None or trace.attributes.status == "recording":
+        return
+    if array.ndim != 3 or array.shape[2] != len(names):
+        found = f"the shape {array.shape}"
+        yield Problem(key, "R25", f"(step, batch, {len(names)} columns)", found, REWRITE)
+
+
 HIERARCHY_CHECKS = (
     _dims_are_named,
     _names_are_safe,
@@ -273,5 +288,6 @@ HIERARCHY_CHECKS = (
     _digests_are_of_statistics,
     _incidents_are_whole,
     _final_weights_are_whole,
+    _sample_statistics_are_named,
 )
 """One function per rule, in the order of the rules."""

@@ -46,6 +46,31 @@ def test_a_kind_of_a_later_minor_version_is_not_checked(trace: Path) -> None:
     assert validate(trace) == []
 
 
+@pytest.mark.parametrize("text", ["[1]", "null", "{}", '{"node_type": 3}'])
+def test_metadata_that_are_of_nothing_are_named(trace: Path, text: str) -> None:
+    root = json.loads((trace / "zarr.json").read_text())
+    del root["consolidated_metadata"]
+    (trace / "zarr.json").write_bytes(sealed(root))
+    (trace / "weights/dense/kernel/zarr.json").write_text(text)
+    (problem,) = validate(trace)
+    assert "'weights/dense/kernel' is " in problem.found
+    assert "neither an array nor a group" in problem.found
+
+
+def test_tensors_of_statistics_are_names(trace: Path) -> None:
+    array = zarr.open_array(trace / "statistics/weights/values", mode="r+")
+    array.update_attributes({"tensors": [1]})
+    assert {problem.rule for problem in validate(trace)} == {"R13", "R20"}
+
+
+@pytest.mark.parametrize("version", ["1", "1.x", "1.3.0", "1.3\n"])
+def test_a_version_is_two_numbers(trace: Path, version: str) -> None:
+    change_root(trace, lambda root: root.update(version=version))
+    (problem,) = validate(trace)
+    assert problem.rule == "R4"
+    assert "'version'" in problem.found
+
+
 def test_a_group_that_a_program_has_added_is_its_own(trace: Path) -> None:
     group = zarr.open_group(trace, mode="r+")
     group.create_array("x-mine/a", shape=(3,), dtype="float32", fill_value=0)[...] = np.arange(3)
