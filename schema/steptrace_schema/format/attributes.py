@@ -148,7 +148,7 @@ Way = Literal["inside", "beside"]
 class Proof(_Model):
     """Whether a step that is recorded leaves the same bits as the step without the tracer."""
 
-    step: int
+    step: Count
     time: str
     """UTC, ISO 8601."""
     way: Way
@@ -164,7 +164,7 @@ class Proof(_Model):
 class Incident(_Model):
     """A step that is kept as a whole, in the group ``incidents/<step>``, and why."""
 
-    step: Annotated[int, Field(ge=0, le=2**53)]
+    step: Count
     time: str
     """UTC, ISO 8601."""
     cause: str
@@ -180,7 +180,7 @@ class Incident(_Model):
     for what cannot be kept."""
     not_kept: tuple[str, ...] = ()
     """What a repetition of the step lacks, each a sentence."""
-    nbytes: Annotated[int, Field(ge=0, le=2**53)] = 0
+    nbytes: Count = 0
     """Bytes of its arrays."""
 
 

@@ -29,6 +29,7 @@ from steptrace_schema.names import (
 from steptrace_schema.store.opening import checked_nodes
 from steptrace_schema.store.stored_array import read_arrays
 from steptrace_schema.validate.rules import COPY, REWRITE, Problem
+from steptrace_schema.version import FORMAT_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -205,10 +206,19 @@ def _statistics_are_described(trace: Hierarchy) -> Iterator[Problem]:
         ):
             found = f"{tensors!r:.80}"
             yield Problem(key, "R13", f"'tensors' with {array.shape[1]} names", found, REWRITE)
-        elif names != list(STATISTIC_NAMES[: array.shape[2]]) or len(names) != array.shape[2]:
+        elif not _name_statistics(names, array.shape[2], trace.attributes.version):
             yield Problem(
                 key, "R13", f"'statistics' {list(STATISTIC_NAMES)}", f"{names!r:.200}", REWRITE
             )
+
+
+def _name_statistics(names: object, count: int, version: str) -> bool:
+    """Whether `count` names are those of statistics; later versions have others behind them."""
+    if not isinstance(names, list) or len(names) != count:
+        return False
+    most = count if minor_of(version) > minor_of(FORMAT_VERSION) else len(STATISTIC_NAMES)
+    known = min(count, len(STATISTIC_NAMES))
+    return count <= most and names[:known] == [*STATISTIC_NAMES[:known]]
 
 
 def _digests_are_of_statistics(trace: Hierarchy) -> Iterator[Problem]:

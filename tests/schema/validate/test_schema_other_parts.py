@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import zarr
 
+from steptrace_analyzer import open_trace
 from steptrace_schema.format.root_checksum import sealed
 from steptrace_schema.validate import validate
 
@@ -44,6 +45,30 @@ def test_a_kind_of_a_later_minor_version_is_not_checked(trace: Path) -> None:
         trace, lambda root: root.update(version="1.99") or root["steps_recorded"].update(later=3)
     )
     assert validate(trace) == []
+
+
+@pytest.mark.parametrize(("version", "rules"), [("1.99", set()), ("1.3", {"R13"})])
+def test_statistics_of_a_later_minor_version_stand_behind_those_that_are_known(
+    trace: Path, version: str, rules: set[str]
+) -> None:
+    key = "statistics/weights/values"
+    group = zarr.open_group(trace, mode="r+")
+    old: Any = group[key]
+    values, names = np.asarray(old), {**old.attrs}
+    more = np.concatenate([values, values[..., :1]], axis=-1)
+    names["statistics"] = [*names["statistics"], "kurtosis"]
+    dims = ("step", "tensor", "statistic")
+    del group[key]
+    new = group.create_array(key, data=more, fill_value=np.nan, dimension_names=dims)
+    new.update_attributes(names)
+    root = json.loads((trace / "zarr.json").read_text())
+    del root["consolidated_metadata"]
+    root["attributes"]["steptrace"]["version"] = version
+    (trace / "zarr.json").write_bytes(sealed(root))
+    assert {problem.rule for problem in validate(trace)} == rules
+    if not rules:
+        found = open_trace(trace)["statistics/weights"]["values"]
+        assert np.array_equal(found.sel(statistic="kurtosis"), found.sel(statistic="mean"))
 
 
 @pytest.mark.parametrize("text", ["[1]", "null", "{}", '{"node_type": 3}'])
