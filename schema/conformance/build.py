@@ -379,9 +379,12 @@ def _flip_bit(trace: Path) -> None:
     chunk.write_bytes(bytes(damaged))
 
 
-def _rename(trace: Path) -> None:
-    _edit("zarr.json", lambda _: None)(trace)
-    (trace / "weights/dense").rename(trace / "weights/den se")
+def _rename(to: str) -> Callable[[Path], None]:
+    def apply(trace: Path) -> None:
+        _edit("zarr.json", lambda _: None)(trace)
+        (trace / "weights/dense").rename(trace / to)
+
+    return apply
 
 
 def _repeat_step(trace: Path) -> None:
@@ -444,7 +447,7 @@ INVALID: dict[str, Callable[[Path], None]] = {
     "R4": _edit_root(lambda root: root.pop("run_id")),
     "R5": _edit_root(lambda root: root.update(status="incomplete", status_reason=None)),
     "R6": _edit("weights/dense/kernel/zarr.json", lambda m: m.pop("dimension_names")),
-    "R7": _rename,
+    "R7": _rename("weights/den se"),
     "R8": _edit("gradients/step/zarr.json", lambda m: m.update(data_type="uint64", fill_value=0)),
     "R9": _edit("gradients/dense/kernel/zarr.json", lambda m: m["shape"].__setitem__(0, 2)),
     "R10": _edit("activations/dense/output/zarr.json", _one_name_twice),
@@ -457,7 +460,7 @@ INVALID: dict[str, Callable[[Path], None]] = {
     "R17": _drop("gradients/dense/kernel/c.0.0.0"),
     "R18": _flip_bit,
     "R19": _flip_in("zarr.json", '"producer": "c', 1),
-    "R20": _flip_in("weights/dense/kernel/zarr.json", '"clevel": 1', 1),
+    "R20": _flip_in("weights/dense/kernel/zarr.json", '"clevel": 5', 1),
     "R21": _edit(
         "statistics/weights/digests/zarr.json",
         lambda m: m.update(dimension_names=["step", "digest"]),
@@ -468,6 +471,16 @@ INVALID: dict[str, Callable[[Path], None]] = {
     "R25": _edit_root(lambda root: root.update(sample_statistics=["x/rms"])),
 }
 """For each rule, how a valid trace is changed to violate it."""
+
+ALSO_INVALID: dict[tuple[str, str], Callable[[Path], None]] = {
+    ("R7", "device"): _rename("weights/con"),
+    ("R7", "length"): _rename(f"weights/{'d' * 81}"),
+    ("R23", "argument"): _edit_root(
+        lambda root: root["incidents"][0].update(arguments=["inputs/x", "inputs/z"])
+    ),
+    ("R24", "shape"): _edit("final/dense/kernel/zarr.json", lambda m: m.update(shape=[1, 2])),
+}
+"""Rule and name of other cases, of what version 1.3 has brought."""
 
 
 def pack(trace: Path, target: Path) -> None:
@@ -498,14 +511,16 @@ def build(target: Path) -> None:
         described = Path(folder) / "described.zarr"
         write_described_trace(described)
         pack(described, target / "valid" / DESCRIBED)
-        for rule, violate in INVALID.items():
-            if (target / "invalid" / rule / "trace.zarr.zip").exists():
+        cases = {(rule, "trace"): violate for rule, violate in INVALID.items()} | ALSO_INVALID
+        for (rule, name), violate in cases.items():
+            case = target / "invalid" / rule / f"{name}.zarr.zip"
+            if case.exists():
                 continue
-            trace = Path(folder) / f"{rule}.zarr"
+            trace = Path(folder) / f"{rule}-{name}.zarr"
             whole = {"R23": with_incident, "R24": with_final, "R25": with_incident}.get(rule, valid)
             shutil.copytree(whole, trace)
             violate(trace)
-            pack(trace, target / "invalid" / rule / "trace.zarr.zip")
+            pack(trace, case)
 
 
 if __name__ == "__main__":
