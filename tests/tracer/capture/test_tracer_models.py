@@ -347,6 +347,24 @@ def test_an_input_that_is_called_gradient_is_not_taken_for_one(tmp_path: Path) -
     assert concatenate.data == ("x_a", "x__gradient_a")
 
 
+def test_a_layer_that_is_called_as_an_input_of_the_probe_takes_its_place(tmp_path: Path) -> None:
+    x, y = vectors()
+
+    def build() -> Any:
+        inputs = {name: keras.Input((3,), name=name) for name in ("a", "b")}
+        hidden = layers.Dense(4, activation="relu", name="x_a")(inputs["a"])
+        outputs = layers.Dense(2)(layers.Concatenate()([hidden, inputs["b"]]))
+        model = keras.Model(inputs, outputs)
+        model.compile("sgd", "mse")
+        return model
+
+    group = both(tmp_path / "run.zarr", build, {"a": x, "b": -x}, y)
+    assert "probe/x_a/output" in group
+    assert "probe/x_b" in group
+    missing = {(m.kind, m.path): m.reason for m in read_attributes(tmp_path / "run.zarr").missing}
+    assert "a layer" in missing["probe", "x_a"]
+
+
 @pytest.mark.parametrize("name", ["step", "x", "X"])
 def test_a_model_may_have_the_name_of_an_array(tmp_path: Path, name: str) -> None:
     def build() -> Any:
