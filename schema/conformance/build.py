@@ -7,6 +7,7 @@ packed trace, small enough to read by hand after unzipping.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import tempfile
@@ -16,14 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steptrace_schema.format.array_table import definition
 from steptrace_schema.format.attributes import (
     FinalWeights,
     Incident,
+    Interval,
     Layer,
     Missing,
     Phase,
     PhaseOptimizer,
+    Proof,
+    TargetLoss,
     TraceAttributes,
+    Worker,
 )
 from steptrace_schema.format.layout import ArraySpec, resolve_dims
 from steptrace_schema.format.policy import Policy
@@ -38,6 +44,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy.typing as npt
+
+    from steptrace_schema.names import Kind
 
 HERE = Path(__file__).parent
 STEPS = 3
@@ -188,6 +196,140 @@ def write_incident_trace(path: Path) -> None:
     recover(path)
 
 
+def write_described_trace(path: Path) -> None:
+    """Write a trace of every second step that says what only version 1.3 can say.
+
+    A model with two inputs, an operation, and a layer that carries a state and is not called at
+    step 2. Its weights are rounded; of its gradients there are statistics alone.
+    """
+    arrays = resolve_dims(
+        [
+            *(_described("scalars", n, (), (), _scalar_type(n)) for n in REQUIRED_SCALARS),
+            _described("weights", "cell/kernel", ("in", "out"), (2, 2), keep_bits=7),
+            _described("updates", "cell/kernel", ("in", "out"), (2, 2), keep_bits=7),
+            dataclasses.replace(
+                _described("gradients", "cell/kernel", ("in", "out"), (2, 2)), statistics_only=True
+            ),
+            _described("inputs", "x_left", ("sample", "unit"), (2, 2)),
+            _described("inputs", "x_right", ("sample", "unit"), (2, 1)),
+            _described("inputs", "y", ("sample", "unit"), (2, 2)),
+            _described("activations", "add/output", ("sample", "unit"), (2, 2)),
+            dataclasses.replace(
+                _described("activations", "cell/output", ("sample", "unit"), (2, 2)),
+                absent="it was not called",
+            ),
+            _described("activations", "cell/carried_0", ("sample", "unit"), (2, 2)),
+        ]
+    )
+    missing = Missing(
+        kind="gradients", path="cell/kernel", reason="only its statistics are recorded"
+    )
+    optimizer = PhaseOptimizer(name="sgd", class_name="SGD", learning_rate=RATE)
+    attributes = TraceAttributes(
+        run_id="00000000000000000000000000000002",
+        created="2026-01-01T00:00:00+00:00",
+        producer="conformance",
+        policy=Policy(
+            kinds=("scalars", "weights", "gradients", "updates", "activations", "inputs"),
+            max_slowdown=0.1,
+            samples=2,
+            precision={"weights": "bfloat16"},
+            statistics_only=("gradients",),
+        ),
+        declared={
+            kind: tuple(spec.path for spec in arrays if spec.kind == kind)
+            for kind in ("scalars", "weights", "updates", "gradients", "inputs", "activations")
+        },
+        missing=(missing,),
+        layers=(
+            Layer(path="add", name="add", class_name="Add", inputs=(), data=("x_left", "x_right")),
+            Layer(
+                path="cell",
+                name="cell",
+                class_name="SimpleRNN",
+                activation="linear",
+                output_shape=(None, 2),
+                parameters=4,
+                variables=("cell/kernel",),
+                inputs=("add",),
+                data=(),
+            ),
+        ),
+        loss="mine",
+        losses=(
+            TargetLoss(
+                target="y", name="mine", function="huber", config={"delta": 0.5}, weight=2.0
+            ),
+        ),
+        phases=(Phase(step=0, optimizers=(optimizer,), loss="mine", trainable=("cell/kernel",)),),
+        intervals=(
+            Interval(step=0, every=1, reason="the first step is measured"),
+            Interval(
+                step=1, every=2, reason="this keeps it", step_seconds=0.25, record_seconds=0.04
+            ),
+        ),
+        worker=Worker(rank=0, count=2),
+        capture=dict.fromkeys(("activations", "gradients", "inputs", "scalars"), "beside"),
+        proofs=(
+            Proof(
+                step=0,
+                time="2026-01-01T00:00:00+00:00",
+                way="inside",
+                identical=False,
+                repeats=True,
+                note="cell/kernel",
+            ),
+        ),
+    )
+    writer = JournalWriter.create(journal_path(path), Declaration(attributes, tuple(arrays)))
+    kernel = np.array([[1, 2], [3, 4]], dtype=np.float32)
+    left, right = np.array([[1, 0], [0, 1]], np.float32), np.array([[1], [2]], np.float32)
+    for step in range(STEPS):
+        gradient = np.full((2, 2), step + 1, dtype=np.float32)
+        update = -np.float32(RATE) * gradient
+        if step % 2 == 0:
+            record: dict[str, npt.NDArray[Any]] = {
+                "scalars/loss": np.array(1 / (step + 1), np.float32),
+                "scalars/learning_rate": np.array(RATE, np.float32),
+                "scalars/epoch": np.array(0, np.int64),
+                "scalars/batch": np.array(step, np.int64),
+                "scalars/batch_size": np.array(2, np.int64),
+                "scalars/wall_time": np.array(1_767_225_600 + step, np.float64),
+                "scalars/step_duration": np.array(0.25, np.float64),
+                "weights/cell/kernel": kernel,
+                "updates/cell/kernel": update,
+                "gradients/cell/kernel": gradient,
+                "inputs/x_left": left,
+                "inputs/x_right": right,
+                "inputs/y": left,
+                "activations/add/output": left + right,
+                "activations/cell/carried_0": step * left,
+            }
+            if step == 0:
+                record["activations/cell/output"] = (left + right) @ kernel
+            writer.append(step, record)
+        kernel = kernel + update
+    writer.append(STEPS, {"weights/cell/kernel": kernel})
+    writer.close("complete", None, attributes)
+    recover(path)
+
+
+def _described(
+    kind: Kind,
+    path: str,
+    dims: tuple[str, ...],
+    shape: tuple[int, ...],
+    dtype: str = "float32",
+    **attributes: int,
+) -> ArraySpec:
+    """Return an array with the attributes that the specification recommends."""
+    known = definition(kind, path)
+    assert known is not None
+    return ArraySpec(
+        kind, path, dims, shape, dtype, attributes={**known.attributes(), **attributes}
+    )
+
+
 def _scalar_type(name: str) -> str:
     if name in {"epoch", "batch", "batch_size"}:
         return "int64"
@@ -237,9 +379,12 @@ def _flip_bit(trace: Path) -> None:
     chunk.write_bytes(bytes(damaged))
 
 
-def _rename(trace: Path) -> None:
-    _edit("zarr.json", lambda _: None)(trace)
-    (trace / "weights/dense").rename(trace / "weights/den se")
+def _rename(to: str) -> Callable[[Path], None]:
+    def apply(trace: Path) -> None:
+        _edit("zarr.json", lambda _: None)(trace)
+        (trace / "weights/dense").rename(trace / to)
+
+    return apply
 
 
 def _repeat_step(trace: Path) -> None:
@@ -291,6 +436,10 @@ INCIDENT = "incident-1.3.zarr.zip"
 FINAL = "final-1.3.zarr.zip"
 """The trace with a dense layer, whose model ended with the weights before step 1."""
 
+DESCRIBED = "described-1.3.zarr.zip"
+"""A trace with every root attribute, group and field that version 1.3 has brought, but for those
+of the two others."""
+
 INVALID: dict[str, Callable[[Path], None]] = {
     "R1": _edit("zarr.json", lambda m: m.update(node_type="array")),
     "R2": _bare_nan,
@@ -298,7 +447,7 @@ INVALID: dict[str, Callable[[Path], None]] = {
     "R4": _edit_root(lambda root: root.pop("run_id")),
     "R5": _edit_root(lambda root: root.update(status="incomplete", status_reason=None)),
     "R6": _edit("weights/dense/kernel/zarr.json", lambda m: m.pop("dimension_names")),
-    "R7": _rename,
+    "R7": _rename("weights/den se"),
     "R8": _edit("gradients/step/zarr.json", lambda m: m.update(data_type="uint64", fill_value=0)),
     "R9": _edit("gradients/dense/kernel/zarr.json", lambda m: m["shape"].__setitem__(0, 2)),
     "R10": _edit("activations/dense/output/zarr.json", _one_name_twice),
@@ -311,7 +460,7 @@ INVALID: dict[str, Callable[[Path], None]] = {
     "R17": _drop("gradients/dense/kernel/c.0.0.0"),
     "R18": _flip_bit,
     "R19": _flip_in("zarr.json", '"producer": "c', 1),
-    "R20": _flip_in("weights/dense/kernel/zarr.json", '"clevel": 1', 1),
+    "R20": _flip_in("weights/dense/kernel/zarr.json", '"clevel": 5', 1),
     "R21": _edit(
         "statistics/weights/digests/zarr.json",
         lambda m: m.update(dimension_names=["step", "digest"]),
@@ -319,8 +468,19 @@ INVALID: dict[str, Callable[[Path], None]] = {
     "R22": _other_digest,
     "R23": _drop("incidents/1/inputs/x"),
     "R24": _drop("final/dense/kernel"),
+    "R25": _edit_root(lambda root: root.update(sample_statistics=["x/rms"])),
 }
 """For each rule, how a valid trace is changed to violate it."""
+
+ALSO_INVALID: dict[tuple[str, str], Callable[[Path], None]] = {
+    ("R7", "device"): _rename("weights/con"),
+    ("R7", "length"): _rename(f"weights/{'d' * 81}"),
+    ("R23", "argument"): _edit_root(
+        lambda root: root["incidents"][0].update(arguments=["inputs/x", "inputs/z"])
+    ),
+    ("R24", "shape"): _edit("final/dense/kernel/zarr.json", lambda m: m.update(shape=[1, 2])),
+}
+"""Rule and name of other cases, of what version 1.3 has brought."""
 
 
 def pack(trace: Path, target: Path) -> None:
@@ -348,14 +508,19 @@ def build(target: Path) -> None:
         with_final = Path(folder) / "final.zarr"
         write_trace(with_final, restores=True)
         pack(with_final, target / "valid" / FINAL)
-        for rule, violate in INVALID.items():
-            if (target / "invalid" / rule / "trace.zarr.zip").exists():
+        described = Path(folder) / "described.zarr"
+        write_described_trace(described)
+        pack(described, target / "valid" / DESCRIBED)
+        cases = {(rule, "trace"): violate for rule, violate in INVALID.items()} | ALSO_INVALID
+        for (rule, name), violate in cases.items():
+            case = target / "invalid" / rule / f"{name}.zarr.zip"
+            if case.exists():
                 continue
-            trace = Path(folder) / f"{rule}.zarr"
-            whole = {"R23": with_incident, "R24": with_final}.get(rule, valid)
+            trace = Path(folder) / f"{rule}-{name}.zarr"
+            whole = {"R23": with_incident, "R24": with_final, "R25": with_incident}.get(rule, valid)
             shutil.copytree(whole, trace)
             violate(trace)
-            pack(trace, target / "invalid" / rule / "trace.zarr.zip")
+            pack(trace, case)
 
 
 if __name__ == "__main__":

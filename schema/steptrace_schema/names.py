@@ -42,6 +42,9 @@ ATTRIBUTES_KEY: Final = "steptrace"
 DIGESTS: Final = "digests"
 """The array beside it with a digest of each tensor that the statistics describe."""
 
+KEEP_BITS: Final = "keep_bits"
+"""The attribute of an array whose numbers were rounded: bits of the mantissa that are kept."""
+
 # Dimensions
 STEP: Final = "step"
 SAMPLE: Final = "sample"

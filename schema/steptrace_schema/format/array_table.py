@@ -381,12 +381,25 @@ ARRAYS: Final[tuple[ArrayDefinition, ...]] = (
 def definition(kind: Kind, path: str) -> ArrayDefinition | None:
     """Return the definition of the array at `path` of `kind`, None where there is none.
 
+    Arrays of a later call of a layer, and those of one part of a structure, are as the others.
+
     Examples
     --------
     >>> definition("activations", "sequential/dense/output").dims
     'step, sample, ...'
+    >>> definition("inputs", "x_gradient_left").name, definition("probe", "d/call1_output").name
+    ('x_gradient', '<layer>/output')
     """
-    return next((e for e in ARRAYS if e.kind == kind and _pattern(e.name).fullmatch(path)), None)
+    known = [found for found in ARRAYS if found.kind == kind]
+    first_call = _LATER_CALL.sub("", path)
+    for name, suffix in ((path, ""), (first_call, ""), (first_call, "_<part>")):
+        fit = [e for e in known if _pattern(e.name + suffix).fullmatch(name)]
+        if fit:
+            return max(fit, key=lambda e: len(e.name))
+    return None
+
+
+_LATER_CALL: Final = re.compile(r"call\d+_(?=[^/]+$)")
 
 
 @functools.cache
@@ -400,5 +413,7 @@ _PLACEHOLDERS: Final = {
     "<layer>": ".+",
     "<name>": ".+",
     "<n>": r"\d+",
-    **dict.fromkeys(("<variable>", "<slot>", "<metric>", "<model>", "<optimizer>"), "[^/]+"),
+    **dict.fromkeys(
+        ("<variable>", "<slot>", "<metric>", "<model>", "<optimizer>", "<part>"), "[^/]+"
+    ),
 }

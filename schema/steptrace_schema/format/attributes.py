@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
     model_validator,
 )
 
+from steptrace_schema.format.later_versions import (
+    minor_of,
+    without_newer_kinds,
+    without_newer_values,
+)
 from steptrace_schema.format.policy import Policy
-from steptrace_schema.names import KINDS, STATISTICS, Kind, Status
+from steptrace_schema.names import STATISTICS, Kind, Status
 from steptrace_schema.version import FORMAT_VERSION
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class _Model(BaseModel):
@@ -138,7 +148,7 @@ Way = Literal["inside", "beside"]
 class Proof(_Model):
     """Whether a step that is recorded leaves the same bits as the step without the tracer."""
 
-    step: int
+    step: Count
     time: str
     """UTC, ISO 8601."""
     way: Way
@@ -154,7 +164,7 @@ class Proof(_Model):
 class Incident(_Model):
     """A step that is kept as a whole, in the group ``incidents/<step>``, and why."""
 
-    step: Annotated[int, Field(ge=0, le=2**53)]
+    step: Count
     time: str
     """UTC, ISO 8601."""
     cause: str
@@ -170,7 +180,7 @@ class Incident(_Model):
     for what cannot be kept."""
     not_kept: tuple[str, ...] = ()
     """What a repetition of the step lacks, each a sentence."""
-    nbytes: Annotated[int, Field(ge=0, le=2**53)] = 0
+    nbytes: Count = 0
     """Bytes of its arrays."""
 
 
@@ -210,7 +220,7 @@ class Worker(_Model):
 class TraceAttributes(_Model):
     """Everything that the root group says about a trace, under the key ``steptrace``."""
 
-    version: str = FORMAT_VERSION
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+$")] = FORMAT_VERSION
     run_id: str
     status: Status = "recording"
     status_reason: str | None = None
@@ -269,28 +279,19 @@ class TraceAttributes(_Model):
             counts |= {str(k): count for k, count in self.statistics_recorded.items()}
         return counts.get(kind, 0)
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _without_what_is_newer(cls, fields: Any) -> Any:
-        """Leave out kinds, and fields of the policy, that a later minor version has added."""
+    def _without_what_is_newer(cls, fields: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Leave out what a later minor version has added: kinds, fields and values."""
         if not isinstance(fields, dict):
-            return fields
-        known = dict(fields)
-        for name in ("capture", "declared", "steps_recorded", "statistics_recorded"):
-            if isinstance(found := known.get(name), dict):
-                known[name] = {kind: value for kind, value in found.items() if kind in KINDS}
-        if isinstance(missing := known.get("missing"), (list, tuple)):
-            known["missing"] = [
-                entry
-                for entry in missing
-                if not isinstance(entry, dict) or entry.get("kind", "weights") in KINDS
-            ]
-        if isinstance(policy := known.get("policy"), dict):
-            policy = {name: value for name, value in policy.items() if name in Policy.model_fields}
-            if isinstance(kinds := policy.get("kinds"), (list, tuple)):
-                policy["kinds"] = [kind for kind in kinds if kind in KINDS]
-            known["policy"] = policy
-        return known
+            return handler(fields)
+        known = without_newer_kinds(fields)
+        try:
+            return handler(known)
+        except ValidationError as error:
+            if minor_of(known.get("version")) <= minor_of(FORMAT_VERSION):
+                raise
+            return handler(without_newer_values(known, error))
 
     def layer(self, path: str) -> Layer | None:
         """Return the layer at `path`, or None."""

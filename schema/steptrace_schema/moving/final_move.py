@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from steptrace_schema.format.layout import variable_dims
 from steptrace_schema.journal.described_file import read_described
 from steptrace_schema.journal.pending import FINAL_FILE
 from steptrace_schema.moving.static_specs import static_specs
-from steptrace_schema.names import FINAL
+from steptrace_schema.names import FINAL, KEEP_BITS
 from steptrace_schema.statistics.digests import row_digests
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ def move_final(
     try:
         _refuse_large(writer, arrays)
         for name, spec in final_specs(arrays).items():
-            writer.write_whole(spec, arrays[name])
+            bits = writer.keep_bits(f"weights/{name}")  # of what it is compared with
+            attributes_of = {} if bits is None else {KEEP_BITS: bits}
+            writer.write_whole(dataclasses.replace(spec, attributes=attributes_of), arrays[name])
     except DiskLimitError:
         update |= {"arrays": (), "nbytes": 0, "not_kept": _NO_ROOM}
     final = final.model_copy(update=update)

@@ -150,6 +150,7 @@ def reopen(path: Location, step: int, limit: DiskLimit | None = None) -> Continu
             "events": (*attributes.events, event),
             "final": None,  # the weights of its last step are not the last ones any more
             "incidents": tuple(kept for kept in attributes.incidents if kept.step < step),
+            "proofs": tuple(proof for proof in attributes.proofs if proof.step < step),
         }
     )
     return Continuation(path, attributes, specs, probe)

@@ -259,15 +259,16 @@ def checked_nodes(path: Location, nodes: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises
     ------
-    ValueError, KeyError, TypeError, AttributeError
+    ValueError
         If they are not.
     DamagedTraceError
         If a name leaves the trace.
     """
     for key, fields in nodes.items():
         inside(path, key)
-        if fields["node_type"] not in ("array", "group"):
-            msg = f"'{key}' is {fields['node_type']!r:.80}, neither an array nor a group"
+        kind = fields.get("node_type") if isinstance(fields, dict) else fields
+        if kind not in ("array", "group"):
+            msg = f"'{key}' is {kind!r:.80}, neither an array nor a group"
             raise ValueError(msg)
     return dict(nodes)
 

@@ -15,6 +15,7 @@ from steptrace_schema.format.root_checksum import sealed
 from steptrace_schema.names import (
     ATTRIBUTES_KEY,
     DIGESTS,
+    KEEP_BITS,
     METADATA_FILE,
     STATISTIC,
     STATISTIC_NAMES,
@@ -128,6 +129,11 @@ class TraceWriter:
     def is_new(self, kind: Kind, path: str) -> bool:
         """Whether the store does not have an array yet, which begins with the next rows."""
         return f"{kind}/{path}" not in self._nodes.metadata
+
+    def keep_bits(self, key: str) -> int | None:
+        """Return how many bits of the mantissa an array keeps, None for all."""
+        found = self._nodes.metadata.get(key, {}).get("attributes", {}).get(KEEP_BITS)
+        return found if isinstance(found, int) else None
 
     def read_steps(self, kind: Kind, rows: int) -> tuple[int, ...]:
         """Return the steps of the first rows of a kind."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import zipfile
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from steptrace_schema.format.consolidation import CONSOLIDATED, differences
 from steptrace_schema.format.json_text import parse_json
+from steptrace_schema.format.later_versions import minor_of
 from steptrace_schema.format.root_checksum import CHECKSUM_KEY, mismatch
 from steptrace_schema.names import ATTRIBUTES_KEY, METADATA_FILE
 from steptrace_schema.storage.contents import read_file
@@ -68,18 +68,6 @@ def root_is_sealed(root: bytes) -> Iterator[Problem]:
         )
         found = f"content with the checksum {computed}" if stored else f"none in {METADATA_FILE}"
         yield Problem("/", "R19", expected, found, RESTORE)
-
-
-def minor_of(version: object) -> int:
-    """Return the minor version of ``major.minor``, 0 where it is none.
-
-    Examples
-    --------
-    >>> minor_of("1.3"), minor_of("1.x")
-    (3, 0)
-    """
-    minor = str(version).partition(".")[2]
-    return int(minor) if re.fullmatch(r"\d{1,9}", minor, re.ASCII) else 0
 
 
 def _checksum_of(root: Any) -> tuple[bool, bool]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from steptrace_schema.format.json_text import parse_json
+from steptrace_schema.format.later_versions import minor_of
 from steptrace_schema.format.layout import fill_value
 from steptrace_schema.format.paths import LONGEST_SEGMENT, is_portable_path, is_safe_path
 from steptrace_schema.names import (
@@ -17,6 +18,7 @@ from steptrace_schema.names import (
     KINDS,
     METADATA_FILE,
     REQUIRED_SCALARS,
+    SAMPLE_STATISTICS,
     STATISTIC,
     STATISTIC_NAMES,
     STATISTICS,
@@ -26,8 +28,8 @@ from steptrace_schema.names import (
 )
 from steptrace_schema.store.opening import checked_nodes
 from steptrace_schema.store.stored_array import read_arrays
-from steptrace_schema.validate.attributes import minor_of
 from steptrace_schema.validate.rules import COPY, REWRITE, Problem
+from steptrace_schema.version import FORMAT_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,8 +43,12 @@ if TYPE_CHECKING:
 _PORTABLE_SINCE: Final = 3  # the minor version that brought names that every system can have
 
 
+_GROUPS: Final = frozenset({*KINDS, STATISTICS, INCIDENTS, FINAL})
+"""Top-level groups that the format defines."""
+
+
 class Hierarchy:
-    """The arrays of a trace and the names of its files.
+    """The arrays that the format defines, and the names of all files.
 
     Attributes
     ----------
@@ -67,7 +73,8 @@ class Hierarchy:
             nodes = {key: node for key, node in nodes.items() if kind_of(key) in committed}
         nodes = checked_nodes(path, nodes)
         self.names = sorted(nodes)
-        self.arrays = read_arrays(path, nodes)
+        known = {key: node for key, node in nodes.items() if kind_of(key) in _GROUPS}
+        self.arrays = read_arrays(path, known)
         self.digests: dict[tuple[str, int], npt.NDArray[np.int64]] = {}
         self._steps: dict[str, npt.NDArray[np.int64] | None] = {}
 
@@ -192,13 +199,26 @@ def _statistics_are_described(trace: Hierarchy) -> Iterator[Problem]:
         if dims != (STEP, TENSOR, STATISTIC) or array.dtype != np.float64:
             found = f"{array.dtype} {dims}"
             yield Problem(key, "R13", "float64 (step, tensor, statistic)", found, REWRITE)
-        elif not isinstance(tensors, list) or len(tensors) != array.shape[1]:
+        elif (
+            not isinstance(tensors, list)
+            or len(tensors) != array.shape[1]
+            or not all(isinstance(path, str) for path in tensors)
+        ):
             found = f"{tensors!r:.80}"
             yield Problem(key, "R13", f"'tensors' with {array.shape[1]} names", found, REWRITE)
-        elif names != list(STATISTIC_NAMES[: array.shape[2]]) or len(names) != array.shape[2]:
+        elif not _name_statistics(names, array.shape[2], trace.attributes.version):
             yield Problem(
                 key, "R13", f"'statistics' {list(STATISTIC_NAMES)}", f"{names!r:.200}", REWRITE
             )
+
+
+def _name_statistics(names: object, count: int, version: str) -> bool:
+    """Whether `count` names are those of statistics; later versions have others behind them."""
+    if not isinstance(names, list) or len(names) != count:
+        return False
+    most = count if minor_of(version) > minor_of(FORMAT_VERSION) else len(STATISTIC_NAMES)
+    known = min(count, len(STATISTIC_NAMES))
+    return count <= most and names[:known] == [*STATISTIC_NAMES[:known]]
 
 
 def _digests_are_of_statistics(trace: Hierarchy) -> Iterator[Problem]:
@@ -255,6 +275,16 @@ def _final_weights_are_whole(trace: Hierarchy) -> Iterator[Problem]:
             yield Problem(key, "R24", f"as a row of weights/{path}: {row}", found, REWRITE)
 
 
+def _sample_statistics_are_named(trace: Hierarchy) -> Iterator[Problem]:
+    key = f"inputs/{SAMPLE_STATISTICS}"
+    array, names = trace.arrays.get(key), trace.attributes.sample_statistics
+    if array is None or trace.attributes.status == "recording":
+        return
+    if array.ndim != 3 or array.shape[2] != len(names):
+        found = f"the shape {array.shape}"
+        yield Problem(key, "R25", f"(step, batch, {len(names)} columns)", found, REWRITE)
+
+
 HIERARCHY_CHECKS = (
     _dims_are_named,
     _names_are_safe,
@@ -268,5 +298,6 @@ HIERARCHY_CHECKS = (
     _digests_are_of_statistics,
     _incidents_are_whole,
     _final_weights_are_whole,
+    _sample_statistics_are_named,
 )
 """One function per rule, in the order of the rules."""

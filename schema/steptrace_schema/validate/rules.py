@@ -43,6 +43,8 @@ RULES: Final[dict[str, str]] = {
     "among them.",
     "R24": "Every array that the root lists under 'final' MUST be there, with the shape and type "
     "of a row of the weight of the same path.",
+    "R25": "'inputs/sample_statistics' MUST have one column for each name that the root lists "
+    "under 'sample_statistics'.",
 }
 """Every rule of the specification that a program can check, by number."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pytest
@@ -12,8 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steptrace_schema.errors import TraceError
+from steptrace_schema.format.array_table import definition
 from steptrace_schema.format.layout import ArraySpec, fill_value, resolve_dims, split_key
 from steptrace_schema.format.paths import is_safe_path, safe_path, unique_paths
+
+if TYPE_CHECKING:
+    from steptrace_schema.names import Kind
 
 
 @given(st.text())
@@ -121,3 +125,29 @@ def test_long_names_that_begin_alike_stay_apart() -> None:
 def test_names_of_traces_before_1_3_are_still_read(path: str) -> None:
     fields = ArraySpec("weights", path, (), (), "float32").to_dict()
     assert ArraySpec.from_dict(fields).path == path
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "name"),
+    [
+        ("inputs", "x_left", "x"),
+        ("inputs", "x_gradient_left", "x_gradient"),
+        ("inputs", "y_0", "y"),
+        ("activations", "net/cell/output_1", "<layer>/output"),
+        ("activations", "net/cell/call1_output", "<layer>/call<n>_output"),
+        ("activation_gradients", "net/cell/call1_output", "<layer>/output"),
+        ("probe", "x_left", "x"),
+        ("probe", "net/cell/call2_preactivation", "<layer>/preactivation"),
+        ("probe_gradients", "net/cell/saliency_left", "<layer>/saliency"),
+        ("scalars", "loss_scale", "loss_scale"),
+    ],
+)
+def test_parts_and_later_calls_hold_what_the_whole_does(kind: Kind, path: str, name: str) -> None:
+    found = definition(kind, path)
+    assert found is not None
+    assert found.name == name
+
+
+def test_an_array_of_another_name_is_none_of_the_format() -> None:
+    assert definition("activations", "net/cell/input") is None
+    assert definition("inputs", "z") is None

@@ -18,9 +18,16 @@ ALSO_VIOLATED = {"R7": {"R14"}, "R8": {"R12"}}
 """A renamed group is no longer recorded under its name; an unsigned step has another fill."""
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_the_case_of_a_rule_violates_it(rule: str) -> None:
-    problems = validate(CASES / "invalid" / rule / "trace.zarr.zip")
+def test_every_rule_has_a_case() -> None:
+    assert {path.name for path in (CASES / "invalid").iterdir()} == {*RULES}
+    assert all((CASES / "invalid" / rule / "trace.zarr.zip").exists() for rule in RULES)
+
+
+@pytest.mark.parametrize(
+    "case", sorted(CASES.glob("invalid/*/*.zip")), ids=lambda p: f"{p.parent.name}-{p.name}"
+)
+def test_the_case_of_a_rule_violates_it(case: Path) -> None:
+    rule, problems = case.parent.name, validate(case)
     assert {p.rule for p in problems} == {rule} | ALSO_VIOLATED.get(rule, set())
     assert all(p.expected and p.found and p.remedy for p in problems)
 

@@ -324,3 +324,56 @@ def test_the_last_row_of_weights_is_what_the_last_step_left(tmp_path: Path) -> N
     recorded = array(zarr.open_group(tmp_path / "run.zarr", mode="r"), "weights/mlp/hidden/kernel")
     assert (recorded[1:] == np.stack(rows)).all()
     assert (model.weights[0].numpy() != rows[-1]).any()  # the best ones, by now
+
+
+def test_an_input_that_is_called_gradient_is_not_taken_for_one(tmp_path: Path) -> None:
+    x, y = vectors()
+
+    def build() -> Any:
+        inputs = {name: keras.Input((3,), name=name) for name in ("a", "gradient_a")}
+        outputs = layers.Dense(2, name="out")(layers.Concatenate()([*inputs.values()]))
+        model = keras.Model(inputs, outputs)
+        model.compile("sgd", "mse")
+        return model
+
+    path = tmp_path / "run.zarr"
+    group = both(path, build, {"a": x, "gradient_a": -x}, y)
+    assert np.array_equal(array(group, "inputs/x__gradient_a")[0], -x[:4])
+    kernel = array(group, "weights/out/kernel")[0]
+    expected = array(group, "activation_gradients/out/output")[0] @ kernel[:3].T
+    np.testing.assert_allclose(array(group, "inputs/x_gradient_a")[0], expected, rtol=1e-5)
+    assert "inputs/x_gradient__gradient_a" in group
+    concatenate, _ = read_attributes(path).layers
+    assert concatenate.data == ("x_a", "x__gradient_a")
+
+
+def test_a_layer_that_is_called_as_an_input_of_the_probe_takes_its_place(tmp_path: Path) -> None:
+    x, y = vectors()
+
+    def build() -> Any:
+        inputs = {name: keras.Input((3,), name=name) for name in ("a", "b")}
+        hidden = layers.Dense(4, activation="relu", name="x_a")(inputs["a"])
+        outputs = layers.Dense(2)(layers.Concatenate()([hidden, inputs["b"]]))
+        model = keras.Model(inputs, outputs)
+        model.compile("sgd", "mse")
+        return model
+
+    group = both(tmp_path / "run.zarr", build, {"a": x, "b": -x}, y)
+    assert "probe/x_a/output" in group
+    assert "probe/x_b" in group
+    missing = {(m.kind, m.path): m.reason for m in read_attributes(tmp_path / "run.zarr").missing}
+    assert "a layer" in missing["probe", "x_a"]
+
+
+@pytest.mark.parametrize("name", ["step", "x", "X"])
+def test_a_model_may_have_the_name_of_an_array(tmp_path: Path, name: str) -> None:
+    def build() -> Any:
+        model = keras.Sequential(
+            [keras.Input((3,)), layers.Dense(2, activation="relu", name="out")], name=name
+        )
+        model.compile("sgd", "mse")
+        return model
+
+    group = both(tmp_path / "run.zarr", build, *vectors())
+    assert f"weights/{name}_1/out/kernel" in group
+    assert f"probe/{name}_1/out/output" in group

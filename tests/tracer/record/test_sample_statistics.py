@@ -44,12 +44,18 @@ def test_whole_numbers_are_categories_but_for_pictures() -> None:
     names, found = sample_statistics(
         {"x_words": tokens, "x_image": picture}, {"y_label": labels, "y_mask": mask}, 2
     )
-    assert names[:2] == ("x_words/smallest", "x_words/largest")
+    assert names[:2] == ("x_words/min", "x_words/max")
     assert names[2:4] == ("x_image/rms", "x_image/mean")
-    assert names[7:] == ("y_label/category", "y_mask/smallest", "y_mask/largest")
+    assert names[7:] == ("y_label/category", "y_mask/min", "y_mask/max")
     assert found[:, :2].tolist() == [[3, 9], [0, 1]]
     np.testing.assert_allclose(found[:, 2], [np.sqrt(255**2 / 2), 3], rtol=1e-15)
     assert found[:, 7:].tolist() == [[big, 0, 4], [2, 4, 4]]
+
+
+def test_pictures_of_wide_integers_lose_nothing() -> None:
+    picture = np.full((1, 2, 2, 1), 2**24 + 1)
+    names, found = sample_statistics({"x": picture}, {}, 1)
+    assert dict(zip(names, found[0].tolist(), strict=True))["x/largest"] == 2**24 + 1
 
 
 def test_what_has_no_row_for_each_sample_or_no_elements_is_nan() -> None:

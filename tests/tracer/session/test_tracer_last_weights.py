@@ -158,6 +158,20 @@ def test_the_averages_that_keras_puts_into_the_model_are_named(tmp_path: Path) -
         np.testing.assert_allclose(stored, 0.9 * first + 0.1 * second, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("precision", [{}, {"weights": "bfloat16"}])
+def test_the_last_weights_say_that_they_are_rounded(
+    tmp_path: Path, precision: dict[str, str]
+) -> None:
+    path = tmp_path / "run.zarr"
+    tracer = Tracer(path, precision=precision, on_error="raise", progress=False)
+    model = fit([tracer], epochs=1, ema=True)
+    group: Any = zarr.open_group(path, mode="r")
+    stored, bits = group["final/mlp/out/kernel"], group["weights/mlp/out/kernel"].attrs
+    assert stored.attrs.get("keep_bits") == bits.get("keep_bits")
+    is_exact = np.array_equal(stored, model.get_layer("out").kernel)
+    assert is_exact == ("keep_bits" not in stored.attrs)
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_callback_behind_the_tracer_may_set_a_weight_or_fail(tmp_path: Path, fails: bool) -> None:
     path = tmp_path / "run.zarr"

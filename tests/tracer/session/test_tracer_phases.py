@@ -86,6 +86,23 @@ def test_each_fit_is_described_as_it_trains(
     ]
 
 
+def test_losses_of_several_outputs_are_called_by_their_names(tmp_path: Path) -> None:
+    path, x = tmp_path / "run.zarr", keras.Input((3,))
+    model = keras.Model(x, {name: layers.Dense(2, name=name)(x) for name in ("a", "b")})
+    losses = keras.losses
+    model.compile("sgd", {"a": losses.Huber(0.5, name="mine"), "b": "mse"})
+    data, y = vectors(8)
+    settings: dict[str, Any] = {"batch_size": 8, "verbose": 0}
+    tracer = Tracer(path, on_error="raise", progress=False)
+    model.fit(data, {"a": y, "b": y}, callbacks=[tracer], **settings)
+    model.compile("sgd", {"a": "mae", "b": losses.mean_squared_error})
+    model.fit(data, {"a": y, "b": y}, callbacks=[tracer], **settings)
+    tracer.close()
+    names = [phase.loss for phase in read_attributes(path).phases]
+    assert names == ["{'a': 'mine', 'b': 'mse'}", "{'a': 'mae', 'b': 'mean_squared_error'}"]
+    assert read_attributes(path).loss == names[-1]
+
+
 class Gan(keras.Model):  # type: ignore[misc]
     """Two networks with an optimizer each; the one that Keras gives the model is not used."""
 

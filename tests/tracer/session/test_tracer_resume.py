@@ -361,3 +361,32 @@ def test_layers_may_be_frozen_between_fits(tmp_path: Path) -> None:
     without = [m for m in read_attributes(path).missing if m.path == "mlp/hidden/kernel"]
     assert without[0].steps == tuple(range(STEPS, 2 * STEPS))
     assert np.isfinite(found["gradients/mlp/out/kernel"]).all()
+
+
+def test_the_trace_says_of_all_runs_how_steps_were_captured(tmp_path: Path) -> None:
+    path, model = tmp_path / "run.zarr", mlp()
+    fit(model, recorder(path))
+    first = read_attributes(path)
+    assert set(first.capture.values()) == {"inside"}
+    assert first.proofs
+    fit(model, recorder(path, resume=True, capture="beside"))
+    second = read_attributes(path)
+    assert set(second.capture.values()) == {"beside"}
+    assert second.proofs == first.proofs
+    model.compile(keras.optimizers.SGD(0.2), "mse")
+    model.optimizer.iterations.assign(4 * STEPS)
+    fit(model, recorder(path, resume=True))
+    third = read_attributes(path)
+    assert set(third.capture.values()) == {"beside"}  # as in a part of the trace
+    assert third.proofs[: len(first.proofs)] == first.proofs
+    assert third.proofs[-1].step >= 4 * STEPS
+
+
+def test_what_was_compared_at_steps_that_are_recorded_again_is_no_proof_of_them(
+    tmp_path: Path,
+) -> None:
+    path, model = tmp_path / "run.zarr", mlp()
+    fit(model, recorder(path))
+    again = mlp()  # from step 0 on
+    fit(again, recorder(path, resume=True, capture="beside"))
+    assert read_attributes(path).proofs == ()

@@ -91,7 +91,7 @@ def test_every_sample_of_every_batch_has_its_statistics(tmp_path: Path, way: Any
             np.testing.assert_allclose(found[:count], expected_of(values[rows]), rtol=1e-12)
             assert np.isnan(found[count:]).all()
         ends = np.stack([words[rows].min(axis=1), words[rows].max(axis=1)], axis=1)
-        of_words = own.sel(statistic=["x_words/smallest", "x_words/largest"])
+        of_words = own.sel(statistic=["x_words/min", "x_words/max"])
         assert np.asarray(of_words[:count]).tolist() == ends.tolist()
         category = own.sel(statistic="y_label/category")
         assert np.asarray(category[:count]).tolist() == label[rows].tolist()

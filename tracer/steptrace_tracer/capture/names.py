@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from steptrace_schema.errors import TraceError
@@ -39,16 +39,14 @@ class Names:
         """Name everything in built models; several models are distinguished by their names."""
         found = [entry for model in models for entry in _named(model, len(models) > 1)]
         layers = [layer for layer, _ in found]
-        layer_paths = unique_paths([*_TAKEN, *(path for _, path in found)])[len(_TAKEN) :]
+        layer_paths = _paths(path for _, path in found)
         variables = list({id(v): v for model in models for v in model.weights}.values())
         owners = {
             id(variable): (layer.path, path)
             for layer, path in zip(layers, layer_paths, strict=True)
             for variable in own_variables(layer)
         }
-        weight_paths = unique_paths(
-            [*_TAKEN, *(_weight_path(v, *owners.get(id(v), (None, ""))) for v in variables)]
-        )[len(_TAKEN) :]
+        weight_paths = _paths(_weight_path(v, *owners.get(id(v), (None, ""))) for v in variables)
         return cls(
             {id(layer): path for layer, path in zip(layers, layer_paths, strict=True)},
             {id(v): path for v, path in zip(variables, weight_paths, strict=True)},
@@ -98,6 +96,15 @@ class Names:
             for variable, path in zip(named, own_paths, strict=False):
                 weights[id(variable)] = path
         return Names(paths, weights)
+
+
+def _paths(names: Iterable[str]) -> list[str]:
+    """Return paths that are safe, distinct, and not inside of what is no group."""
+    found = []
+    for name in names:
+        first, slash, rest = name.partition("/")
+        found.append(f"{first}_1/{rest}" if slash and first.lower() in _TAKEN else name)
+    return unique_paths([*_TAKEN, *found])[len(_TAKEN) :]
 
 
 def _weight_path(variable: Any, layer_path: str | None, place: str) -> str:
@@ -200,5 +207,13 @@ def leaves(structure: Any) -> Iterator[tuple[str, Any]]:
 
 
 def joined(base: str, suffix: str) -> str:
-    """Return ``base_suffix``, or `base` where there is no suffix."""
+    """Return ``base_suffix``, or `base` where there is no suffix.
+
+    Examples
+    --------
+    >>> joined("x", "left"), joined("x", "gradient")  # not the gradient of x
+    ('x_left', 'x__gradient')
+    """
+    if suffix.startswith("gradient"):
+        suffix = f"_{suffix}"
     return f"{base}_{suffix}" if suffix else base

@@ -47,6 +47,7 @@ _ACTIVATION_LAYERS = ("ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax")
 """Layers that are an activation function and have no attribute ``activation``."""
 
 _IN_A_LOOP = "the activation runs inside a loop of the graph, where its tensors cannot be returned"
+_A_LAYER = "a layer of the model has this name"
 _NO_BATCH = "the step finds its batch itself; give Tracer(probe=...)"
 _OTHER_MODEL = "the probe runs the first model of the step alone, and this is another one"
 _LONGEST_MESSAGE = 2000
@@ -111,8 +112,14 @@ class Probe:
         return {
             f"probe/{joined(X, name)}": tensor
             for name, tensor in leaves(self.x)
-            if storable(tensor)
+            if storable(tensor) and joined(X, name) not in self._called_as_layers()
         }
+
+    def _called_as_layers(self) -> set[str]:
+        """Return the names of inputs that layers have, too: no array can stand beside these."""
+        groups = {path.partition("/")[0].lower() for path in self._names.layers.values()}
+        names = {joined(X, name) for name, _ in leaves(self.x)}
+        return {name for name in names if name.lower() in groups}
 
     def forward(self, x: Any, taps: Taps) -> dict[str, Any]:
         """Run the model on `x` in inference mode, and keep what the policy covers in `taps`.
@@ -153,6 +160,9 @@ class Probe:
 
     def _run(self, x: Any) -> dict[str, Any]:
         self.taps = Taps()
+        for name in self._called_as_layers():
+            if self._policy.covers("probe", name):
+                self.taps.explain_missing("probe", name, _A_LAYER)
         self.forward(x, self.taps)
         return self.taps.tensors
 

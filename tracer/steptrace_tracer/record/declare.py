@@ -18,6 +18,7 @@ from steptrace_schema.format.layout import (
 )
 from steptrace_schema.names import (
     BATCH,
+    KEEP_BITS,
     SAMPLE,
     SAMPLE_DIGEST,
     SAMPLE_ID,
@@ -115,7 +116,7 @@ def _specify(key: str, values: npt.NDArray[Any], policy: Policy, *, described: b
     attributes = known.attributes() if known else {}
     keep_bits = policy.keep_bits(kind)
     if keep_bits is not None and is_rounded(str(values.dtype), keep_bits):
-        attributes["keep_bits"] = keep_bits
+        attributes[KEEP_BITS] = keep_bits
     return ArraySpec(
         kind=kind,
         path=path,

@@ -62,13 +62,13 @@ def _of(
         if rows.shape[1] == 1:
             return ("category",), rows.astype(np.float64)
         if not rows.shape[1]:
-            return ("smallest", "largest"), np.full((len(rows), 2), np.nan)
+            return ("min", "max"), np.full((len(rows), 2), np.nan)
         ends = np.stack([rows.min(axis=1), rows.max(axis=1)], axis=1)
-        return ("smallest", "largest"), ends.astype(np.float64)
+        return ("min", "max"), ends.astype(np.float64)
     if not rows.size:
         return SIZES, np.full((len(rows), len(SIZES)), np.nan)
     if rows.dtype not in (np.float32, np.float64):
-        rows = rows.astype(np.float32)
+        rows = rows.astype(np.float32 if rows.itemsize <= 2 else np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         found = moments(row_sums(rows, None), rows, None)
         largest = np.maximum(np.abs(found[:, _MIN]), np.abs(found[:, _MAX]))

@@ -9,7 +9,6 @@ from steptrace_tracer.capture.proof_memory import ProofMemory
 from steptrace_tracer.capture.proven_step import ProvenStep
 
 if TYPE_CHECKING:
-    from steptrace_schema.format.policy import Policy
     from steptrace_schema.moving.resume import Continuation
     from steptrace_tracer.capture.names import Names
     from steptrace_tracer.capture.program import Program
@@ -23,16 +22,20 @@ class Captures:
     ----------
     settings
         How steps are captured, and whether other processes take part in the training.
-    names, policy, probe
+    names
         As :class:`ProvenStep` takes them.
+    before
+        The trace that is resumed, None for a new one.
     """
 
-    def __init__(self, settings: Settings, names: Names, policy: Policy, probe: Any) -> None:
+    def __init__(self, settings: Settings, names: Names, before: Continuation | None) -> None:
         self._way, self._is_worker = settings.capture, settings.worker is not None
         self._names = names
-        self._policy = policy
-        self._probe = probe
+        self._policy = settings.policy
+        self._probe = _probe_for(settings, before)
         self._found: dict[int, tuple[Program, ProvenStep]] = {}
+        self._ways = {} if before is None else {**before.attributes.capture}
+        self._proofs = [] if before is None else [*before.attributes.proofs]
 
     def of(self, program: Program) -> ProvenStep:
         """Return what captures steps of `program`: what did so before, if Keras keeps the step."""
@@ -41,6 +44,20 @@ class Captures:
         if known is None or known[0] is not program:
             self._found[key] = (program, self._kept(program))
         return self._found[key][1]
+
+    def news(self, capture: ProvenStep) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Return what the trace does not say yet, of all its steps: root attributes, and events.
+
+        A kind is captured beside the step if it was so at any step.
+        """
+        attributes, events = capture.news()
+        if attributes:
+            self._proofs += [p for p in attributes["proofs"] if p not in self._proofs]
+            beside = {kind for kind, way in self._ways.items() if way == "beside"}
+            self._ways |= {k: w for k, w in attributes["capture"].items() if k not in beside}
+            proofs = sorted(self._proofs, key=lambda proof: proof.step)
+            attributes = {"capture": {**self._ways}, "proofs": tuple(proofs)}
+        return attributes, events
 
     def _kept(self, program: Program) -> ProvenStep:
         frozen = program.frozen
@@ -67,7 +84,7 @@ class Captures:
         return next((probe.x for probe in probes if probe is not None), None)
 
 
-def probe_for(settings: Settings, before: Continuation | None) -> Any:
+def _probe_for(settings: Settings, before: Continuation | None) -> Any:
     """Return the inputs of the probe, None for those of the first batch.
 
     A trace that is resumed keeps those that it has.

@@ -18,7 +18,7 @@ from steptrace_tracer.capture.batch_taps import recorded_bytes, tap_bytes
 from steptrace_tracer.capture.names import Names
 from steptrace_tracer.record.pending_step import Collected, PendingStep
 from steptrace_tracer.record.recording import Recording
-from steptrace_tracer.session.captures import Captures, probe_for
+from steptrace_tracer.session.captures import Captures
 from steptrace_tracer.session.closing_report import finish
 from steptrace_tracer.session.collect_step import (
     collect_step,
@@ -97,8 +97,8 @@ class Session:
         self.settings = dataclasses.replace(settings, policy=policy)
         names = Names.of(*program.models)
         names = names if before is None else names.as_in(before.attributes.layers, program.models)
-        captures = Captures(settings, names, policy, probe_for(settings, before))
         attributes = describe_run(program, names, policy, settings.worker, before)
+        captures = Captures(self.settings, names, before)
         self._phases = Phases(names, attributes, program, step)
         settings.recorded_steps.begin(step, attributes.intervals)
         news = self._phases.news() | self.told.news(settings.recorded_steps.news())
@@ -304,7 +304,7 @@ class Session:
         traced, policy = capture.traced, self.settings.policy
         tensors = result.tensors | self._probe_gradients.of(position.step, traced.probe)
         taps, missing = traced.taps, (*traced.missing(), *self._probe_gradients.missing)
-        attributes, said = capture.news()
+        attributes, said = self._captures.news(capture) if self._captures is not None else ({}, ())
         attributes |= self._phases.news(taps) if self._phases is not None else {}
         attributes |= self.told.news(self.settings.recorded_steps.news())
         notes, watch = (*self.told.notes, *self._executions.notes, *said), self._watch
