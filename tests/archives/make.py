@@ -16,10 +16,16 @@ from steptrace_schema.names import KINDS
 from steptrace_schema.version import FORMAT_VERSION
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+_MARKED = 4
+"""The batch of each epoch whose step is marked."""
 
 
 def main() -> None:
-    """Train a tiny network on handwritten digits for twelve steps, and pack its trace."""
+    """Train a tiny network on handwritten digits for twelve steps, and pack its trace.
+
+    One step of each epoch is marked, so that it is kept as an incident. The model ends with the
+    average of its weights, so that these are kept as `final`.
+    """
     import keras
     from sklearn.datasets import load_digits
 
@@ -45,7 +51,8 @@ def main() -> None:
         ],
         name="digits",
     )
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    adam = keras.optimizers.Adam(use_ema=True)
+    model.compile(adam, "sparse_categorical_crossentropy", metrics=["accuracy"])
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "digits.zarr"
         tracer = Tracer(
@@ -58,9 +65,13 @@ def main() -> None:
             retain=last(4, every=3),
             on_error="raise",
         )
-        log = keras.callbacks.LambdaCallback(
-            on_train_batch_begin=lambda batch, logs: tracer.log("batch_number", batch)
-        )
+
+        def log_batch(batch: int, logs: object) -> None:
+            tracer.log("batch_number", batch)
+            if batch == _MARKED:
+                tracer.mark()
+
+        log = keras.callbacks.LambdaCallback(on_train_batch_begin=log_batch)
         y = digits.target
         model.fit(
             x[:96],
