@@ -82,6 +82,11 @@ class Probe:
         What to keep.
     x
         The probe's inputs, in the structure that the model takes.
+
+    Attributes
+    ----------
+    samples
+        The number of their samples, as a shape of one dimension.
     """
 
     def __init__(self, model: Any, names: Names, policy: Policy, x: Any) -> None:
@@ -89,7 +94,7 @@ class Probe:
         self._names = names
         self._policy = policy
         self.x = tf.nest.map_structure(tf.convert_to_tensor, x)
-        self._samples = tf.nest.flatten(self.x)[0].shape[:1]
+        self.samples = tf.nest.flatten(self.x)[0].shape[:1]
         self.taps = Taps()
         # A partial is new to TensorFlow, which else warns of retracing when many models are traced.
         run = functools.partial(self._run)
@@ -179,7 +184,7 @@ class Probe:
                         taps.explain_missing("probe", place, _IN_A_LOOP)
                     elif not storable(tensor):
                         taps.explain_missing("probe", place, NOT_NUMBERS)
-                    elif tensor.shape[:1] != self._samples:
+                    elif tensor.shape[:1] != self.samples:
                         taps.explain_missing("probe", place, NOT_SAMPLES)
                     else:
                         taps.add("probe", place, tensor)
