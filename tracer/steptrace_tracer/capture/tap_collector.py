@@ -167,7 +167,8 @@ class TapCollector:
         for name, tensor in inputs:
             place = joined(X_GRADIENT, name)
             if not (storable(tensor) and tensor.dtype.is_floating):
-                self.taps.explain_missing("inputs", place, _NOT_FLOATING)
+                reason = _NOT_FLOATING if storable(tensor) else NOT_NUMBERS
+                self.taps.explain_missing("inputs", place, reason)
                 continue
             for tape in self._tapes:
                 tape.watch(tensor)
