@@ -37,7 +37,7 @@ OUTSIDE: Final = (
 )
 RESUMED_WITH_OTHERS: Final = (
     "give each model a tracer of its own, since what is said of the whole run mixes them; where "
-    "one training goes on, load its checkpoint before"
+    "one training continues, load its checkpoint before"
 )
 CHECK_BATCH: Final = "look at the samples of this batch (their digests and ids are recorded)"
 CHECK_LABELS: Final = "look at the labels of this batch, and at how they are paired with the inputs"
