@@ -17,6 +17,7 @@ from steptrace_analyzer.anomalies.finding import NOT_KNOWN, CauseKind, NotJudged
 from steptrace_analyzer.anomalies.growth import updates_grew
 from steptrace_analyzer.anomalies.optimizer.setting import Setting
 from steptrace_analyzer.anomalies.outside import outside_changes
+from steptrace_analyzer.anomalies.resumed import resumed_at
 from steptrace_analyzer.anomalies.whole_batch import knows_whole_batch
 from steptrace_analyzer.anomalies.words import listed, number, times
 from steptrace_analyzer.trace.batch import is_input, is_target
@@ -33,6 +34,10 @@ AFTER_EFFECTS: Final = 5
 OUTSIDE: Final = (
     "look for what writes to weights between steps: a callback, assign or set_weights, a swap of "
     "averaged weights, a constraint; without any, check the memory and the device"
+)
+RESUMED_WITH_OTHERS: Final = (
+    "give each model a tracer of its own, since what is said of the whole run mixes them; where "
+    "one training continues, load its checkpoint before"
 )
 CHECK_BATCH: Final = "look at the samples of this batch (their digests and ids are recorded)"
 CHECK_LABELS: Final = "look at the labels of this batch, and at how they are paired with the inputs"
@@ -75,6 +80,14 @@ def cause_of_jump(signals: Signals, jump: Jump, earlier: Sequence[Jump]) -> Caus
             "set-up",
             "the optimizer put the moving averages in the weights' place, as its "
             "ema_overwrite_frequency asks",
+        )
+    follows = jump.step + 1
+    if jump.kind == "jump" and resumed_at(signals, follows) and not jump.evidence.gradient_jumped:
+        return Cause(
+            "outside",
+            f"the weights were replaced before step {follows}, where the recording was resumed: "
+            "by another model, a checkpoint or the program",
+            RESUMED_WITH_OTHERS,
         )
     if jump.kind == "jump" and _is_outside(signals, jump):
         return Cause(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from steptrace_analyzer.trace.select import get_tensor, has_tensor
+from steptrace_schema.format.attributes import RESUMED
 from steptrace_schema.names import SAMPLE_DIGEST, STEP
 from steptrace_schema.statistics.digests import UNKNOWN_DIGEST
 
@@ -26,7 +27,6 @@ _FEWEST_VALUES: Final = 8
 """Different numbers that show a precision: a few may have zeros in their last bits by chance."""
 _MOST_VALUES: Final = 2**16
 _LOWER_HALF: Final = np.uint32(0xFFFF)
-_RESUMED: Final = "recording was resumed here"
 
 
 def recognised_settings(
@@ -64,7 +64,7 @@ def recognised_settings(
             yield f"other model: only the {which} run has {_listed(only)}"
     for attributes, which in ((a, "first"), (b, "second")):
         for event in attributes.events:
-            if event.message.startswith(_RESUMED):
+            if event.message.startswith(RESUMED):
                 yield f"the {which} run was resumed at step {event.step}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -131,6 +131,10 @@ class Missing(_Model):
     """One sentence for a person."""
     steps: tuple[int, ...] | None = None
     """The steps it is missing at; None for all."""
+
+
+RESUMED: Final = "recording was resumed here"
+"""How the message of an event begins where a recording was resumed."""
 
 
 class Event(_Model):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steptrace_schema.errors import DamagedTraceError, DiskLimitError, TraceError
-from steptrace_schema.format.attributes import Event, TraceAttributes
+from steptrace_schema.format.attributes import RESUMED, Event, TraceAttributes
 from steptrace_schema.format.layout import ArraySpec, split_key
 from steptrace_schema.human import human_bytes
 from steptrace_schema.moving.recover import recover
@@ -202,12 +202,10 @@ def _read(path: Location, array: StoredArray, rows: int | None = None) -> npt.ND
 
 def _meeting(last: int, step: int) -> str:
     if step > last + 1:
-        return f"recording was resumed here; steps {last + 1} to {step - 1} are not recorded"
+        return f"{RESUMED}; steps {last + 1} to {step - 1} are not recorded"
     if step <= last:
-        return (
-            f"recording was resumed here; earlier records of steps {step} to {last} were replaced"
-        )
-    return "recording was resumed here"
+        return f"{RESUMED}; earlier records of steps {step} to {last} were replaced"
+    return RESUMED
 
 
 def _is_recorded(key: str) -> bool:

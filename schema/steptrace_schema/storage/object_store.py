@@ -60,6 +60,11 @@ class Remote:
         return self.url.rpartition("/")[2]
 
     @property
+    def parent(self) -> Remote:
+        """The address without its last part."""
+        return Remote(self.url.rpartition("/")[0])
+
+    @property
     def suffix(self) -> str:
         """The ending of the name."""
         return Path(self.name).suffix

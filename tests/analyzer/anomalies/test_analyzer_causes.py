@@ -17,6 +17,7 @@ from steptrace_analyzer.anomalies.signals import Signals
 from steptrace_analyzer.plots.steps import sudden_findings
 from steptrace_analyzer.trace.batch import measured_arrays
 from steptrace_analyzer.trace.open import open_trace
+from steptrace_schema.format.attributes import RESUMED, Event
 from steptrace_schema.format.retention import last
 from steptrace_schema.names import Kind
 
@@ -298,3 +299,27 @@ def test_token_ids_are_categories_and_pixels_are_magnitudes() -> None:
         inputs__sample_loss=rng.normal(size=(ROWS, 4)).astype("float32"),
     )
     assert set(measured_arrays(make_trace(arrays))) == {"x_picture", "x_grey", "x_age", "y_height"}
+
+
+@pytest.mark.parametrize("gradient_jumps", [False, True], ids=["calm", "exploding"])
+def test_weights_of_another_model_are_no_update_where_a_recording_is_resumed(
+    gradient_jumps: bool,
+) -> None:
+    arrays = _arrays()
+    arrays["scalars/loss"][AT + 1 :] *= 20
+    if gradient_jumps:
+        arrays["gradients/net/dense/kernel"][AT] *= 1e4
+    found: dict[bool, dict[str, Finding]] = {}
+    for resumed in (False, True):
+        events = (Event(time="2026-01-01T00:00:00+00:00", message=RESUMED, step=AT + 1),)
+        trace = make_trace(arrays, events=events if resumed else ())
+        rules = ["update_jump", "loss_spike"]
+        # A spike is severe if it is not back: 8 steps are enough for that here.
+        findings = diagnose(trace, rules=rules, settings={"loss_spike.patience": 8}).findings
+        found[resumed] = {finding.rule: finding for finding in findings}
+    jump, spike = found[True]["update_jump"], found[True]["loss_spike"]
+    replaced = "the weights were replaced before step 31, where the recording was resumed"
+    assert (replaced in str(jump.cause)) == (not gradient_jumps)
+    assert jump.severity == spike.severity == "warning"
+    assert found[False]["loss_spike"].severity == "error"
+    assert replaced not in str(found[False]["update_jump"].cause)

@@ -641,6 +641,18 @@ def test_weights_that_a_program_sets_again_and_again_are_not_changed_at_every_st
     assert "something changes them at every step" in found.explanation
 
 
+def test_gradients_that_a_program_adds_up_are_not_called_changes_of_weights() -> None:
+    arrays = _run()
+    sgd = Optimizer(class_name="SGD", config={"momentum": 0.0, "nesterov": False})
+    weights = arrays["weights/net/middle/kernel"]
+    for row in range(len(weights)):
+        weights[row] = weights[row - row % 4]  # three of four steps apply nothing
+    (found,) = find("outside", arrays, optimizer=sgd)
+    assert "of them leave it as it is" in found.explanation
+    assert "something changes" not in found.explanation
+    assert "adds up those of several batches" in str(found.cause)
+
+
 def test_a_run_that_ends_in_nan_has_what_was_off_before_at_every_step() -> None:
     arrays = _run()
     sgd = Optimizer(class_name="SGD", config={"momentum": 0.0, "nesterov": False})

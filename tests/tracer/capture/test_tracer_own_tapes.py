@@ -45,6 +45,27 @@ def penalized() -> tuple[Any, Callable[..., Any]]:
     return model, train_step
 
 
+def attacked() -> tuple[Any, Callable[..., Any]]:
+    """Return a step that also trains on inputs moved by their gradient (Goodfellow et al. 2015)."""
+    model, optimizer = mlp(), keras.optimizers.SGD(RATE)
+
+    def loss_of(x: Any, y: Any) -> Any:
+        return tf.reduce_mean(tf.square(model(x, training=True) - y))
+
+    def train_step(x: Any, y: Any) -> Any:
+        with tf.GradientTape() as first:
+            first.watch(x)
+            clean = loss_of(x, y)
+        moved = x + 0.1 * tf.sign(first.gradient(clean, x))
+        with tf.GradientTape() as tape:
+            loss = loss_of(x, y) + loss_of(moved, y)
+        weights = model.trainable_variables
+        optimizer.apply(tape.gradient(loss, weights), weights)
+        return loss
+
+    return model, train_step
+
+
 def twice_differentiated() -> tuple[Any, Callable[..., Any]]:
     """Return a step that asks one persistent tape twice."""
     model, optimizer = mlp(), keras.optimizers.SGD(RATE)
@@ -86,6 +107,25 @@ def traced(path: Path, train_step: Callable[..., Any]) -> tuple[zarr.Group, list
 def assert_same_training(left: Any, right: Any) -> None:
     for one, other in zip(weights_of(left), weights_of(right), strict=True):
         assert one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_gradient_of_inputs_that_an_earlier_tape_has_seen_is_that_of_the_loss(
+    tmp_path: Path, compiled: bool
+) -> None:
+    (plain, plain_step), (model, step) = attacked(), attacked()
+    if compiled:
+        plain_step, step = tf.function(plain_step), tf.function(step)
+    expected = run(plain_step)
+    found, losses = traced(tmp_path / "run.zarr", step)
+    assert losses == expected
+    assert_same_training(plain, model)
+    for t in range(STEPS):
+        net = TwoLayers(found, t)
+        x, y = batch(t)
+        hidden, output = net.forward(x)
+        toward_hidden = 2 * (output - y) / y.size @ net.out_kernel.T
+        net.agrees("inputs/x_gradient", ((1 - hidden**2) * toward_hidden) @ net.kernel.T)
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -183,3 +183,45 @@ def test_a_model_that_draws_without_a_seed_draws_the_same_when_it_is_probed(
     for one, other in zip(traced[0], untraced[0], strict=True):
         np.testing.assert_array_equal(one, other)
     assert read_attributes(path).steps_recorded["probe_gradients"] > 1
+
+
+@pytest.mark.parametrize("every", ["auto", 1], ids=["default", "compiled"])
+def test_a_layer_of_a_mixture_sees_some_samples_and_has_no_gradient_of_the_probe(
+    tmp_path: Path, every: Any
+) -> None:
+    class Mixture(layers.Layer):  # type: ignore[misc]
+        """Gives each sample to one of two experts."""
+
+        def __init__(self, **keywords: Any) -> None:
+            super().__init__(**keywords)
+            self.experts = [layers.Dense(3, "relu", name=f"expert{n}") for n in range(2)]
+
+        def call(self, x: Any) -> Any:
+            found = tf.zeros((tf.shape(x)[0], 3))
+            for number, expert in enumerate(self.experts):
+                rows = tf.where(tf.equal(x[:, 0] > 0, number == 1))
+                found = tf.tensor_scatter_nd_add(found, rows, expert(tf.gather_nd(x, rows)))
+            return found
+
+        def compute_output_shape(self, shape: Any) -> Any:
+            return (shape[0], 3)
+
+    def run(*callbacks: Any) -> Any:
+        keras.utils.set_random_seed(3)
+        model = keras.Sequential(
+            [keras.Input((2,)), Mixture(name="mixture"), layers.Dense(1, "tanh", name="out")],
+            name="net",
+        )
+        model.compile("sgd", "mse")
+        return train(model, *callbacks)
+
+    path = tmp_path / "run.zarr"
+    traced = run(Tracer(path, on_error="raise", progress=False, probe_gradients_every=every))
+    for one, other in zip(traced, run(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert validate(path) == []
+    group: Any = zarr.open_group(path, mode="r")
+    assert "probe_gradients/net/out/saliency" in group
+    said = {m.path: m.reason for m in read_attributes(path).missing if m.kind == "probe_gradients"}
+    assert [*said] == [f"net/mixture/expert{n}/saliency" for n in range(2)]
+    assert {*said.values()} == {"its first dimension does not count the samples of the batch"}

@@ -48,6 +48,13 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "average": lambda: keras.optimizers.Adam(
         0.003, use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=10
     ),
+    "average_accumulated": lambda: keras.optimizers.Adam(
+        0.003,
+        gradient_accumulation_steps=2,
+        use_ema=True,
+        ema_momentum=0.9,
+        ema_overwrite_frequency=5,
+    ),
     "average_clipped": lambda: keras.optimizers.Adam(
         keras.optimizers.schedules.CosineDecay(1e-2, 100),
         clipnorm=0.1,

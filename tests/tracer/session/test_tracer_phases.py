@@ -156,3 +156,30 @@ def test_all_optimizers_of_a_model_are_named_and_the_unused_one_is_not_the_main(
     group: Any = zarr.open_group(path, mode="r")
     assert np.asarray(group["scalars/learning_rate"]) == pytest.approx(0.01)
     assert np.asarray(group["scalars/learning_rates/of_maker"]) == pytest.approx(0.02)
+
+
+def test_losses_and_settings_are_named_alike_in_each_run(tmp_path: Path) -> None:
+    said = []
+    for number in range(2):
+
+        def rate() -> float:
+            return 0.1
+
+        def own_loss(y: Any, found: Any) -> Any:
+            return ops.mean(ops.abs(y - found), -1)
+
+        x = keras.Input((3,))
+        outputs = {name: layers.Dense(2, name=name)(x) for name in ("first", "second", "third")}
+        model = keras.Model(x, outputs)
+        losses = {"first": keras.losses.Huber(), "second": own_loss, "third": "mse"}
+        model.compile(keras.optimizers.SGD(rate, name="sgd"), losses)
+        path, (values, y) = tmp_path / f"{number}.zarr", vectors(8)
+        tracer = Tracer(path, on_error="raise", progress=False)
+        model.fit(values, dict.fromkeys(losses, y), verbose=0, callbacks=[tracer])
+        attributes = read_attributes(path)
+        assert attributes.loss == "{'first': 'huber_loss', 'second': 'own_loss', 'third': 'mse'}"
+        assert attributes.phases[0].loss == attributes.loss
+        assert attributes.optimizer is not None
+        said.append(attributes.optimizer.config)
+    assert " at 0x" not in str(said)
+    assert said[0] == said[1]

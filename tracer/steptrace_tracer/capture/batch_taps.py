@@ -9,6 +9,7 @@ import numpy as np
 
 from steptrace_schema.names import SAMPLE_REPLICA, SAMPLE_STATISTICS, STATISTIC_NAMES, X, Y
 from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.capture.batch_rows import count_rows
 from steptrace_tracer.capture.names import joined, leaves
 from steptrace_tracer.capture.replicas import whole_batch
 from steptrace_tracer.capture.taps import NOT_NUMBERS, NOT_SAMPLES, Taps, storable
@@ -23,6 +24,11 @@ BATCH_INPUT, BATCH_TARGET, BATCH_OTHER = "batch_input", "batch_target", "batch_o
 """Where the keys begin of taps with all samples, ``batch_input/number/path``.
 
 Digests and statistics of samples are made of them; they are no arrays of the trace.
+"""
+BATCH_ROWS: Final = "batch_rows"
+"""Key of a tap that the record needs and that is no array of the trace: the size of the batch.
+
+It is there where no input is a dense tensor of numbers, whose rows can be counted.
 """
 _DESCRIBED_BYTES: Final = 8 * len(STATISTIC_NAMES)
 
@@ -60,7 +66,11 @@ def batch_taps(batch: Batch, policy: Policy, strategy: Any) -> Taps:
                 taps.explain_missing("inputs", place, NOT_SAMPLES)
             else:
                 taps.add("inputs", place, tensor[:samples])
-    taps.tensors |= _whole(BATCH_INPUT, X, whole.x)
+    inputs = _whole(BATCH_INPUT, X, whole.x)
+    taps.tensors |= inputs
+    first = next((tensor for _, tensor in leaves(whole.x)), None)
+    if not inputs and (count := count_rows(first)) is not None:
+        taps.tensors[BATCH_ROWS] = count
     if policy.sample_statistics and policy.covers("inputs", SAMPLE_STATISTICS):
         taps.tensors |= _whole(BATCH_TARGET, Y, whole.y)
         for base, structure in whole.parts():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from steptrace_schema.names import OUTPUT, X_GRADIENT
 from steptrace_tracer._tensorflow import keras, tf
 from steptrace_tracer.capture.names import joined, leaves
-from steptrace_tracer.capture.taps import NO_GRADIENT
+from steptrace_tracer.capture.taps import NO_GRADIENT, storable
 from steptrace_tracer.keras_private import calls, is_keras_own, sublayers
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class InputGradientShortcut:
             and is_keras_own(type(model))
             and getattr(program.body, "__func__", None) is keras.Model.train_step
         )
-        if not is_plain or not tf.is_tensor(x) or x.dtype != tf.float32:
+        if not is_plain or not storable(x) or x.dtype != tf.float32:
             return None
         layer = _first_layer(model)
         if (

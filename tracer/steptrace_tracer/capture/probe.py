@@ -23,6 +23,7 @@ from steptrace_schema.names import (
     X,
 )
 from steptrace_tracer._tensorflow import keras, tf
+from steptrace_tracer.capture.batch_rows import first_rows
 from steptrace_tracer.capture.building import left_unbuilt
 from steptrace_tracer.capture.names import Names, inside_recurrent, joined, leaves, walk_layers
 from steptrace_tracer.capture.rebinding import rebound
@@ -83,14 +84,19 @@ class Probe:
         What to keep.
     x
         The probe's inputs, in the structure that the model takes.
+
+    Attributes
+    ----------
+    samples
+        The number of their samples, as a shape of one dimension.
     """
 
     def __init__(self, model: Any, names: Names, policy: Policy, x: Any) -> None:
         self.model = model
         self._names = names
         self._policy = policy
-        self.x = tf.nest.map_structure(tf.convert_to_tensor, x)
-        self._samples = tf.nest.flatten(self.x)[0].shape[:1]
+        self.x = tf.nest.map_structure(_as_tensor, x)
+        self.samples = tf.nest.flatten(self.x)[0].shape[:1]
         self.taps = Taps()
         # A partial is new to TensorFlow, which else warns of retracing when many models are traced.
         run = functools.partial(self._run)
@@ -189,7 +195,7 @@ class Probe:
                         taps.explain_missing("probe", place, _IN_A_LOOP)
                     elif not storable(tensor):
                         taps.explain_missing("probe", place, NOT_NUMBERS)
-                    elif tensor.shape[:1] != self._samples:
+                    elif tensor.shape[:1] != self.samples:
                         taps.explain_missing("probe", place, NOT_SAMPLES)
                     else:
                         taps.add("probe", place, tensor)
@@ -229,7 +235,7 @@ def working_probe(
             return None, (Missing(kind="probe", path=X, reason=_NO_BATCH), *others)
         if program.strategy is not None:
             x = first_replica(program.strategy, x)
-        inputs = tf.nest.map_structure(lambda tensor: tensor[: policy.sample_count], x)
+        inputs = tf.nest.map_structure(lambda part: first_rows(part, policy.sample_count), x)
         what, remedy = "the batch", "give Tracer(probe=...)"
     try:
         probe = Probe(model, names, policy, inputs)
@@ -271,6 +277,11 @@ def same_inputs(one: Any, other: Any) -> bool:
         r is not None and np.array_equal(np.asarray(x), np.asarray(r), equal_nan=_is_floating(x))
         for x, r in zip(left, right, strict=True)
     )
+
+
+def _as_tensor(part: Any) -> Any:
+    is_composite = isinstance(part, (tf.RaggedTensor, tf.SparseTensor))
+    return part if is_composite else tf.convert_to_tensor(part)
 
 
 def _is_floating(tensor: Any) -> bool:

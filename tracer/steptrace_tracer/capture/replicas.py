@@ -10,6 +10,7 @@ from steptrace_schema.errors import TraceError
 from steptrace_schema.format.layout import split_key
 from steptrace_schema.names import LOSS, LOSSES
 from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.capture.batch_rows import count_rows, first_rows, joined_rows
 from steptrace_tracer.capture.names import leaves
 from steptrace_tracer.capture.rebinding import rebound
 
@@ -116,7 +117,7 @@ def whole_batch(strategy: Any, batch: Batch, samples: int | None) -> tuple[Batch
             parts = _parts(strategy, value)
             if any(part.shape.rank == 0 for part in parts):
                 return parts[0]
-            return tf.concat([part[:limit] for part in parts], 0)
+            return joined_rows([first_rows(part, limit) for part in parts])
 
         return join
 
@@ -124,7 +125,7 @@ def whole_batch(strategy: Any, batch: Batch, samples: int | None) -> tuple[Batch
         return batch.map(joined_with(limit))
 
     first = next((tensor for _, tensor in leaves(batch.x)), None)
-    counts = [tf.shape(part)[0] for part in _parts(strategy, first)] if first is not None else []
+    counts = [count_rows(part) for part in _parts(strategy, first)] if first is not None else []
     replica = [
         tf.fill(
             [count if samples is None else tf.minimum(count, samples)],

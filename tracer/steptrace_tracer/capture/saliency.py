@@ -10,7 +10,7 @@ import numpy as np
 from steptrace_schema.names import SALIENCY, SALIENCY_NORM, SALIENCY_UNIT
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.names import joined, leaves
-from steptrace_tracer.capture.taps import Taps
+from steptrace_tracer.capture.taps import NOT_SAMPLES, Taps, storable
 
 if TYPE_CHECKING:
     from steptrace_schema.format.attributes import Missing
@@ -77,7 +77,7 @@ class Saliency:
     def _run(self, x: Any) -> dict[str, Any]:
         self._taps = taps = Taps()
         with tf.GradientTape(persistent=True) as tape:
-            tape.watch([t for t in tf.nest.flatten(x) if t.dtype.is_floating])
+            tape.watch([tensor for _, tensor in leaves(x) if _is_floating(tensor)])
             activations = self.probe.forward(x, Taps())
         paths = [*activations]
         if self._is_rare and len(paths) > MOST_LAYERS:
@@ -93,6 +93,9 @@ class Saliency:
 
     def _differentiate(self, tape: Any, x: Any, path: str, output: Any) -> None:
         policy, taps = self._policy, self._taps
+        if output.shape[:1] != self.probe.samples:
+            taps.explain_missing("probe_gradients", f"{path}/{SALIENCY}", NOT_SAMPLES)
+            return
         chosen = policy.probe_unit
         if chosen is not None and chosen >= output.shape[-1]:
             taps.explain_missing("probe_gradients", f"{path}/{SALIENCY}", _NO_SUCH_UNIT)
@@ -106,10 +109,11 @@ class Saliency:
         squares: Any = 0.0
         for name, tensor in leaves(x):
             place = f"{path}/{joined(SALIENCY, name)}"
-            gradient = tape.gradient(target, tensor) if tensor.dtype.is_floating else None
+            gradient = tape.gradient(target, tensor) if _is_floating(tensor) else None
             if gradient is None:
                 taps.explain_missing("probe_gradients", place, _NO_INPUT_GRADIENT)
                 continue
+            gradient = tf.convert_to_tensor(gradient)  # that of chosen rows is sparse
             if policy.covers("probe_gradients", place):
                 taps.add("probe_gradients", place, gradient)
             exact = tf.square(tf.cast(gradient, tf.float32))
@@ -117,3 +121,7 @@ class Saliency:
         if tf.is_tensor(squares):
             taps.add("probe_gradients", f"{path}/{SALIENCY_NORM}", tf.sqrt(squares))
             taps.add("probe_gradients", f"{path}/{SALIENCY_UNIT}", unit)
+
+
+def _is_floating(tensor: Any) -> bool:
+    return storable(tensor) and bool(tensor.dtype.is_floating)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from steptrace_tracer._tensorflow import tf
+from steptrace_tracer.capture.batch_taps import BATCH_ROWS
 from steptrace_tracer.capture.finished_taps import ROWS
 from steptrace_tracer.capture.step_result import StepResult
 from steptrace_tracer.capture.taps import to_array
@@ -94,7 +95,7 @@ class SeveralSteps:
         duration = (time.perf_counter() - start) / count
         arrays = {key: to_array(tensor) for key, tensor in stacked.items()}
         lengths = {key: np.asarray(found) for key, found in lengths.items()}
-        counts = [*lengths.values(), *([arrays[ROWS]] if ROWS in arrays else [])]
+        counts = [*lengths.values(), *(arrays[key] for key in (ROWS, BATCH_ROWS) if key in arrays)]
         if any((found != found[0]).any() for found in counts):
             rows = _apart(arrays, lengths, count)
             for tensors in rows:

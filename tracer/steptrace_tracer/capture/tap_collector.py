@@ -161,18 +161,34 @@ class TapCollector:
         alone = len(self._program.models) == 1 and model is self._program.models[0]
         if not alone and not any(tensor is x for _, tensor in inputs for x in self._x):
             return
-        if self._watched or not self._tapes or current_graph() is not self._scope:
+        if not self._tapes or current_graph() is not self._scope:
+            return
+        if self._watched:
+            self._watch_again([tensor for _, tensor in inputs])
             return
         self._watched = True
         for name, tensor in inputs:
             place = joined(X_GRADIENT, name)
             if not (storable(tensor) and tensor.dtype.is_floating):
-                self.taps.explain_missing("inputs", place, _NOT_FLOATING)
+                reason = _NOT_FLOATING if storable(tensor) else NOT_NUMBERS
+                self.taps.explain_missing("inputs", place, reason)
                 continue
             for tape in self._tapes:
                 tape.watch(tensor)
             self._inputs[place] = tensor
             self._gradients.request_gradient("inputs", place, tensor)
+
+    def _watch_again(self, called_with: list[Any]) -> None:
+        """Have further tapes see the input, until one of them has differentiated a loss.
+
+        A first tape may only have given the gradient by which a step changes its input.
+        """
+        if self._gradients.backward:
+            return
+        for tensor in self._inputs.values():
+            if any(tensor is other for other in called_with):
+                for tape in self._tapes:
+                    tape.watch(tensor)
 
     def keep_loss(self, loss: Any, y_true: Any, values: Any, sample_weight: Any, mask: Any) -> None:
         """Keep what a loss found for each sample, before weights and the mean over the batch."""

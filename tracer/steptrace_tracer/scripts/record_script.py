@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from steptrace_schema.errors import TraceError, TraceExistsError
 from steptrace_schema.store.opening import refuse_existing
 from steptrace_tracer.scripts.every_fit import every_fit
+from steptrace_tracer.session.copies import numbered
 from steptrace_tracer.session.perturbing import PERTURBER
 from steptrace_tracer.session.workers import current_worker
 
@@ -97,7 +98,7 @@ def record_script(
         return [Tracer(next_path(), policy, overwrite=overwrite)]
 
     def next_path() -> Path:
-        paths.append(numbered(path, len(paths) + 1))
+        paths.append(path.with_name(numbered(path.name, len(paths) + 1)))
         return paths[-1]
 
     def perturbed(arguments: BoundArguments) -> list[Any]:
@@ -122,18 +123,6 @@ def record_script(
         )
         raise TraceError(msg)
     return Recorded(status, tuple(found for found in paths if found.exists()))
-
-
-def numbered(path: Path, number: int) -> Path:
-    """Return where the trace of fit `number`, counted from 1, goes.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> [str(numbered(Path("a/run.zarr"), number)) for number in (1, 2)]
-    ['a/run.zarr', 'a/run-2.zarr']
-    """
-    return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 def _refuse_earlier(path: Path) -> None:

@@ -19,7 +19,13 @@ from steptrace_schema.names import (
     SAMPLE_STATISTICS,
     SAMPLE_WEIGHT,
 )
-from steptrace_tracer.capture.batch_taps import BATCH_INPUT, BATCH_OTHER, BATCH_TARGET, take_whole
+from steptrace_tracer.capture.batch_taps import (
+    BATCH_INPUT,
+    BATCH_OTHER,
+    BATCH_ROWS,
+    BATCH_TARGET,
+    take_whole,
+)
 from steptrace_tracer.capture.finished_taps import ROWS
 from steptrace_tracer.capture.graph_statistics import describes_in_graph
 from steptrace_tracer.capture.taps import NOT_SAMPLES, as_missing, to_array
@@ -96,7 +102,9 @@ def collect_step(
         for kind in (BATCH_INPUT, BATCH_TARGET, BATCH_OTHER)
     )
     rows = np.asarray(tensors.pop(ROWS)).reshape(result.steps, -1)[0].tolist()
-    samples = len(next(iter(inputs.values()))) if inputs else max(rows, default=0) * result.steps
+    counted = tensors.pop(BATCH_ROWS, None)
+    size = max(rows, default=0) if counted is None else int(np.asarray(counted).flat[0])
+    samples = len(next(iter(inputs.values()))) if inputs else size * result.steps
     size = samples // result.steps
     not_samples = taps.explain_other_rows(rows, size)
     for kind, path in not_samples:

@@ -52,6 +52,8 @@ class LiveWatch:
 
     Attributes
     ----------
+    rules, on_finding
+        As given.
     stop
         The finding because of which the training is to stop; None while there is none.
 
@@ -71,7 +73,7 @@ class LiveWatch:
             msg = f"on_finding is {on_finding!r}; it must be 'warn', 'mark', 'stop' or a function"
             raise ValueError(msg)
         self.stop: LiveFinding | None = None
-        self._on_finding: OnFinding = on_finding
+        self.on_finding: OnFinding = on_finding
         self._path = path
         self._waiting: list[LiveFinding] = []
         self._events = 0
@@ -79,7 +81,7 @@ class LiveWatch:
     @property
     def stops(self) -> bool:
         """Whether a finding stops the training."""
-        return bool(self.rules) and self._on_finding == "stop"
+        return bool(self.rules) and self.on_finding == "stop"
 
     def note(self, alarms: Iterable[Alarm]) -> tuple[str, ...]:
         """Keep what is watched for; return sentences for the events of the trace."""
@@ -91,7 +93,7 @@ class LiveWatch:
         self._waiting += first.values()
         told = list(first.values())[: _MOST_EVENTS - self._events]
         self._events += len(told)
-        ending = ", so that the training is stopped" if self._on_finding == "stop" else ""
+        ending = ", so that the training is stopped" if self.on_finding == "stop" else ""
         return tuple(
             f"{each.rule}: at step {each.step} {each.explanation}{ending}" for each in told
         )
@@ -111,13 +113,13 @@ class LiveWatch:
         """
         found, self._waiting = self._waiting, []
         for each in found:
-            if callable(self._on_finding):
-                self._on_finding(each)
-            elif self._on_finding == "mark":
+            if callable(self.on_finding):
+                self.on_finding(each)
+            elif self.on_finding == "mark":
                 mark()
-            elif self._on_finding == "stop":
+            elif self.on_finding == "stop":
                 self.stop = self.stop or each
             else:
                 text = f"{self._path}: at step {each.step} {each.explanation} ({each.rule})"
                 warnings.warn(text, RuntimeWarning, stacklevel=3)
-        return bool(found) and self._on_finding == "stop"
+        return bool(found) and self.on_finding == "stop"

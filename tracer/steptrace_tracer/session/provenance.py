@@ -109,18 +109,18 @@ def describe_optimizer(optimizer: Any) -> Optimizer:
 
 
 def describe_loss(model: Any) -> str | None:
-    """Return the name of the loss that the model was compiled with; of several, a list of names."""
-    names = _names_of_losses(getattr(model, "loss", None))
-    return None if names is None else str(names)
+    """Return the name of the loss that the model was compiled with, of several their names."""
+    loss = getattr(model, "loss", None)
+    return None if loss is None else str(_names_of_losses(loss))
 
 
 def _names_of_losses(loss: Any) -> Any:
+    if isinstance(loss, dict):
+        return {str(output): _names_of_losses(own) for output, own in loss.items()}
+    if isinstance(loss, (list, tuple)):
+        return [_names_of_losses(own) for own in loss]
     if loss is None or isinstance(loss, str):
         return loss
-    if isinstance(loss, dict):
-        return {str(output): _names_of_losses(of) for output, of in loss.items()}
-    if isinstance(loss, (list, tuple)):
-        return [_names_of_losses(of) for of in loss]
     return str(getattr(loss, "name", None) or getattr(loss, "__name__", type(loss).__name__))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from steptrace_schema.storage.location import Location, locate
 from steptrace_tracer._tensorflow import keras
 from steptrace_tracer.session.beginning import begin_session
 from steptrace_tracer.session.closing_report import is_quiet
+from steptrace_tracer.session.copies import copied
 from steptrace_tracer.session.failure import one_line
 from steptrace_tracer.session.fit_end import end_after_others
 from steptrace_tracer.session.incident_watch import INCIDENT_BYTES, INCIDENTS
@@ -144,27 +146,23 @@ class Tracer(keras.callbacks.Callback):  # type: ignore[misc]
         self.policy = policy if policy is not None else Policy(**fields)
         self.epoch = 0
         self._live = LiveWatch(watch, on_finding, self.path)
-        self._settings = Settings(
-            self.path,
-            self.policy,
-            probe,
-            on_error,
-            progress and not is_quiet(),
-            journal_limit,
-            resume,
-            worker,
-            capture,
-            sample_ids,
-            incidents,
-            incident_bytes,
-            RecordedSteps(self.policy),
-            self._live,
-        )
+        asked = (progress and not is_quiet(), journal_limit, resume, worker, capture, sample_ids)
+        kept = (incidents, incident_bytes, RecordedSteps(self.policy), self._live)
+        self._settings = Settings(self.path, self.policy, probe, on_error, *asked, *kept)
         self._overwrite = overwrite
+        self._copies = itertools.count(2)
         self._session: Session | None = None
         self._fit = TracedFit(lambda: self.epoch, self._may_be_last)
         self._fit_ends = FitEnds()
         self._wrapped: WrappedStep | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return a tracer with the same settings, of a trace of its own: ``run-2.zarr``, and so on.
+
+        A search over hyper-parameters gives each of its trials a deep copy of the callbacks.
+        """
+        number, overwrite = next(self._copies), self._overwrite
+        return copied(self, Tracer.__init__, self._settings, number, overwrite=overwrite)
 
     @property
     def stopped(self) -> LiveFinding | None:

@@ -104,7 +104,8 @@ class Replay:
         formula: Formula | None = None
         accumulated: Array | None = None
         average: Array | None = None
-        applied = 0
+        applied = calls = 0
+        every = self._setting.accumulation
         without, unborn = (self._signals.absent(kind, self._path) for kind in _MOVED)
         for block, gradients, weights in self._blocks(steps, before, limit):
             for row, step in enumerate(block.tolist()):
@@ -113,7 +114,7 @@ class Replay:
                 gradient, weight = gradients[row], weights[row]
                 if step in without:
                     # Keras leaves alone what has no gradient; other steps of the optimizer count.
-                    applied += 1
+                    applied, calls = applied + 1, calls + 1
                     require(
                         np.array_equal(weight, weights[row + 1]),
                         f"the gradient of step {step} is not recorded: {without[step]}",
@@ -121,20 +122,25 @@ class Replay:
                     continue
                 if formula is None:
                     formula = FORMULAS[self._setting.name](self._setting.config, weight)
-                if self._setting.accumulation > 1:
+                calls += 1
+                if every > 1:
                     accumulated = gradient if accumulated is None else accumulated + gradient
-                    if (step + 1) % self._setting.accumulation:
-                        yield left_alone(step, weight, weights[row + 1])
+                    if (step + 1) % every:
+                        found = left_alone(step, weight, weights[row + 1])
+                        # Keras averages the weights, and takes averages over, at each batch.
+                        average = self._averaged(average, weights[row + 1], found, calls)
+                        yield self._overwritten(found, average, weight, weights[row + 1], calls)
                         continue
-                    gradient = accumulated / np.float32(self._setting.accumulation)
+                    gradient = accumulated / np.float32(every)
                     accumulated = None
                 if self._setting.scaled and not self._finite(step):
+                    calls -= 1  # the wrapper skips the step
                     yield left_alone(step, weight, weights[row + 1])
                     continue
                 applied += 1
                 found = self._compare(formula, step, applied, gradient, weight, weights[row + 1])
-                average = self._averaged(average, weights[row + 1], found, applied)
-                yield self._overwritten(found, average, weight, weights[row + 1], applied)
+                average = self._averaged(average, weights[row + 1], found, calls)
+                yield self._overwritten(found, average, weight, weights[row + 1], calls)
 
     def at(self, step: int) -> Residual:
         """Return one update: from the recorded slots where there are some, else by `run`.
@@ -231,14 +237,14 @@ class Replay:
         return gradient, 1.0
 
     def _averaged(
-        self, average: Array | None, after: Array, found: Residual, applied: int
+        self, average: Array | None, after: Array, found: Residual, calls: int
     ) -> Array | None:
-        """Return the moving average of the weights after an update, where the optimizer has one."""
+        """Return the moving average of the weights after a batch, where the optimizer has one."""
         if not self._setting.config.get("use_ema"):
             return None
         # Where the average took the weight's place, only the formula gives the weight before that.
         weight = after - found.recorded + found.explained if found.beyond.any() else after
-        if average is None or applied == 1:
+        if average is None or calls <= self._setting.accumulation:
             return weight
         momentum = self._ema_momentum
         mixed = momentum * average + (np.float32(1) - momentum) * weight
@@ -249,7 +255,7 @@ class Replay:
         return np.float32(self._setting.config.get("ema_momentum") or 0.0)
 
     def _overwritten(
-        self, found: Residual, average: Array | None, weight: Array, after: Array, applied: int
+        self, found: Residual, average: Array | None, weight: Array, after: Array, calls: int
     ) -> Residual:
         """Return the update with the average in place of the weight, where that explains it."""
         if average is None or not found.beyond.any():
@@ -258,7 +264,7 @@ class Replay:
         largest = np.maximum(np.maximum(np.abs(after), np.abs(average)), np.abs(weight))
         unit = np.spacing(largest)
         # Each mix rounds its terms and their sum, and the average forgets with its momentum.
-        mixes = min(float(applied), 1 / max(1 - float(self._ema_momentum), EPS))
+        mixes = min(float(calls), 1 / max(1 - float(self._ema_momentum), EPS))
         beyond = error > (ULP + ROUNDINGS + _MIX * mixes) * unit
         if beyond.any():
             return found

@@ -98,11 +98,14 @@ class Setting:
         return int(self.config.get("gradient_accumulation_steps") or 1)
 
     def averages_at(self, step: int) -> bool:
-        """Whether the update of a step puts the moving averages in the weights' place."""
+        """Whether the moving averages take the weights' place at a step.
+
+        Keras asks its count of updates at each batch, so all batches of an update have them do so.
+        """
         every = self.config.get("ema_overwrite_frequency")
         if not self.config.get("use_ema") or not every:
             return False
-        return (step + 1) % (int(every) * self.accumulation) == 0
+        return (step // self.accumulation + 1) % int(every) == 0
 
     def clip(self, name: str) -> np.float32 | None:
         """Return ``clipnorm``, ``clipvalue`` or ``global_clipnorm``, None where it is not set."""

@@ -8,6 +8,7 @@ from steptrace_analyzer.anomalies.causes import cause_of_jump
 from steptrace_analyzer.anomalies.finding import Finding
 from steptrace_analyzer.anomalies.jumps_of import jumps_of
 from steptrace_analyzer.anomalies.outcome import is_harmed
+from steptrace_analyzer.anomalies.resumed import resumed_at
 from steptrace_analyzer.anomalies.words import number, plural, times
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ def _finding(signals: Signals, jump: Jump, rule: str, z: float) -> Finding:
         last = int(steps[min(steps.index(jump.step) + jump.duration, len(steps)) - 1])
         text += f"; it stayed unusually large for {jump.duration} steps"
     intended = cause.kind == "set-up"
-    harmed = jump.kind == "jump" and not intended and is_harmed(signals)
+    meets = resumed_at(signals, jump.step + 1)  # what the run came to says nothing of that
+    harmed = jump.kind == "jump" and not (intended or meets) and is_harmed(signals)
     return Finding(
         rule=rule,
         severity="error" if harmed else "info" if damped or intended else "warning",

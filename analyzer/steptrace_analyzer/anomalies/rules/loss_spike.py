@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from steptrace_analyzer.anomalies.finding import Finding
+from steptrace_analyzer.anomalies.resumed import resumed_at
 from steptrace_analyzer.anomalies.signals import require
 from steptrace_analyzer.anomalies.trends import recent_median, trailing_spread
 from steptrace_analyzer.anomalies.words import number, plural, ratio_of, times
@@ -43,7 +45,8 @@ def loss_spike(
     where it also is `ratio` times as large and the rise is more than 2 % of the run's first losses.
     It is back once 3 losses in a row are below `ratio` times the usual one, or below 5 % of the
     first losses. A spike that is not back after `patience` steps, or before the run
-    ends, is an error; else it is worth knowing only.
+    ends, is an error, or a warning where the recording was resumed at its step; else it is worth
+    knowing only.
 
     Thresholds
         z: spreads above the usual loss, without unit. ratio: loss over usual loss. patience:
@@ -77,7 +80,10 @@ def loss_spike(
             continue
         back = _back(values, row, max(ratio * float(usual[row]), _SOLVED * start))
         level = float(usual[row]) * max(ratio, float(np.exp(z * spread[row])))
-        yield _finding(loss.steps, values, row, back, float(usual[row]), level, patience)
+        found = _finding(loss.steps, values, row, back, float(usual[row]), level, patience)
+        if found.severity == "error" and resumed_at(signals, found.step):
+            found = dataclasses.replace(found, severity="warning")  # other weights, no fault
+        yield found
         row = len(values) if back is None else max(back, row + 1)
 
 

@@ -102,7 +102,19 @@ def _at(step: int, found: list[UpdateExplanation]) -> Finding:
 def _always(path: str, updates: int, found: list[UpdateExplanation]) -> Finding:
     first, last = found[0].step, found[-1].step
     is_always = len(found) == updates
-    when = "at every step" if is_always else "again and again"
+    does = f"something changes them {'at every step' if is_always else 'again and again'}"
+    cause = (
+        "a constraint on the weight, gradients that are changed before they are applied, "
+        f"{'' if is_always else 'weights that the program sets, '}or another configuration of "
+        "the optimizer than the recorded one"
+    )
+    still = sum(change.recorded == 0 for change in found)
+    if still >= len(found) / 2:
+        does = f"{still} of them leave it as it is"
+        cause = (
+            "the program applies gradients at some steps only, as where it adds up those of "
+            "several batches"
+        )
     return Finding(
         rule="outside",
         severity="info",
@@ -110,16 +122,12 @@ def _always(path: str, updates: int, found: list[UpdateExplanation]) -> Finding:
         last_step=last,
         explanation=(
             f"{len(found)} of {plural(updates, 'update')} of {path} are not what the optimizer's "
-            f"formula gives: something changes them {when}."
+            f"formula gives: {does}."
         ),
         tensor=f"updates/{path}",
         observed=len(found) / updates,
         usual=0.0,
-        cause=(
-            "a constraint on the weight, gradients that are changed before they are applied, "
-            f"{'' if is_always else 'weights that the program sets, '}or another configuration of "
-            "the optimizer than the recorded one"
-        ),
+        cause=cause,
         cause_kind="set-up",
         evidence={"updates": updates, "off": len(found)},
     )
