@@ -90,19 +90,14 @@ class GradientAttribution:
         What to keep.
     taps
         Where the gradients go, and the reasons for those that are missing.
-    first_rows
-        Takes the rows of tensors that are kept.
+    rows
+        Takes those of tensors that are kept.
     """
 
     def __init__(
-        self,
-        models: tuple[Any, ...],
-        names: Names,
-        policy: Policy,
-        taps: Taps,
-        first_rows: FirstRows,
+        self, models: tuple[Any, ...], names: Names, policy: Policy, taps: Taps, rows: FirstRows
     ) -> None:
-        self._first_rows = first_rows
+        self._first_rows = rows
         self._models = models
         self._names = names
         self._policy = policy
@@ -111,8 +106,7 @@ class GradientAttribution:
         self._logits: dict[str, str] = {}
         """Path of an output to that of the logits that it is computed from."""
         self._scaled: list[tuple[Any, Any]] = []
-        self.backward: list[_Backward] = []
-        """What has been differentiated with respect to weights so far."""
+        self._backward: list[_Backward] = []
         self._trained_models = _trained_models(models, names)
         self._paths = dict(names.weights)
         self._sizes: dict[str, int] = {}
@@ -173,8 +167,13 @@ class GradientAttribution:
         weights = {path for path in paths if path is not None}
         model = next((model for model in self._trained_models if weights <= model.weights), None)
         moves = self.applied.moves.copy()
-        self.backward.append(_Backward(target, self._scale_of(target), model, found, moves))
+        self._backward.append(_Backward(target, self._scale_of(target), model, found, moves))
         return tf.nest.pack_sequence_as(sources, own)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything has been differentiated with respect to weights."""
+        return bool(self._backward)
 
     def finish(self) -> None:
         """Keep the gradients, and say of which weights there are none, when the step is through."""
@@ -195,13 +194,13 @@ class GradientAttribution:
         Where these are several, it is the gradient of their sum, as ``scalars/loss`` is the sum.
         """
         layers = {(source.kind, source.path): source.layer for source in self._sources}
-        keys = dict.fromkeys(key for backward in self.backward for key in backward.found)
+        keys = dict.fromkeys(key for backward in self._backward for key in backward.found)
         taken = self._logits_that_are_taken()
         later: dict[int, _Backward] = {}
         for kind, path in keys:
             if path in self._logits.values() and path not in taken:
                 continue
-            candidates = [b for b in self.backward if b.found.get((kind, path)) is not None]
+            candidates = [b for b in self._backward if b.found.get((kind, path)) is not None]
             if not candidates:
                 reason = _FROM_LOGITS if self._logits.get(path) in taken else _no_gradient(kind)
                 self._taps.explain_missing(kind, path, reason)
@@ -223,11 +222,11 @@ class GradientAttribution:
             if (source.kind, source.path) not in keys and source.path not in self._logits.values():
                 self._taps.explain_missing(source.kind, source.path, NO_GRADIENT)
         self._keep_applied_only()
-        if not self.backward and self.applied.given:
+        if not self._backward and self.applied.given:
             for target in self._of_samples:
                 own = unique_paths([*self._taps.losses, _JOINT])[-1]
                 self._taps.losses[own] = tf.reduce_mean(tf.cast(target, tf.float32))
-        for backward in self.backward:
+        for backward in self._backward:
             name = backward.model.name if backward.model is not None else _JOINT
             parts = tf.nest.flatten(backward.target)
             loss = tf.add_n([tf.cast(tf.reduce_sum(part), tf.float32) for part in parts])
@@ -267,7 +266,7 @@ class GradientAttribution:
             if f"gradients/{path}" in known or not self._policy.covers("gradients", path):
                 continue
             if not any(
-                backward.found.get(("gradients", path)) is not None for backward in self.backward
+                backward.found.get(("gradients", path)) is not None for backward in self._backward
             ):
                 if any(self._is_too_sparse(path, gradient) for gradient in given):
                     self._taps.explain_missing("gradients", path, _SPARSE)
@@ -298,7 +297,7 @@ class GradientAttribution:
         """Return the paths of logits that a loss depends on, but not by way of the output."""
         found = {
             path
-            for backward in self.backward
+            for backward in self._backward
             for (kind, path), value in backward.found.items()
             if kind == "activation_gradients" and value is not None
         }

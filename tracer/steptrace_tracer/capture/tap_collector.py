@@ -183,7 +183,7 @@ class TapCollector:
 
         A first tape may only have given the gradient by which a step changes its input.
         """
-        if self._gradients.backward:
+        if self._gradients.has_begun:
             return
         for tensor in self._inputs.values():
             if any(tensor is other for other in called_with):
