@@ -442,6 +442,50 @@ def test_a_step_that_calls_a_compiled_one_says_which_to_wrap(tmp_path: Path) -> 
         step(tf.ones((4, 2)))
 
 
+def test_a_step_that_calls_several_compiled_ones_says_what_works(tmp_path: Path) -> None:
+    first, second = (
+        keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="out")], name=name)
+        for name in ("first", "second")
+    )
+
+    def updating(model: Any, optimizer: Any) -> Callable[[Any], Any]:
+        def update(x: Any) -> Any:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(model(x) ** 2)
+            weights = model.trainable_variables
+            optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+            return loss
+
+        return update
+
+    models, optimizers = (first, second), (keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.2))
+    parts = list(map(updating, models, optimizers))
+    compiled = [tf.function(part) for part in parts]
+
+    def in_turn(x: Any) -> Any:
+        return [part(x) for part in compiled]
+
+    said = r"several, take tf\.function off them, put it on the function that calls them"
+    for number, step in enumerate((in_turn, tf.function(in_turn))):
+        tracer = Tracer(tmp_path / f"{number}.zarr", on_error="raise", progress=False)
+        with pytest.raises(TraceError, match=said):
+            tracer.wrap(step, models=models, optimizers=optimizers)(tf.ones((4, 2)))
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def at_once(x: Any) -> Any:
+        return [part(x) for part in parts]
+
+    with Tracer(tmp_path / "run.zarr", on_error="raise", progress=False) as tracer:
+        step = tracer.wrap(at_once, models=models, optimizers=optimizers)
+        returned = [[float(loss) for loss in step(tf.ones((4, 2)))] for _ in range(3)]
+    group = zarr.open_group(tmp_path / "run.zarr", mode="r")
+    for number, name in enumerate(("first", "second")):
+        expected = [losses[number] for losses in returned]
+        np.testing.assert_array_equal(
+            values(group, f"scalars/losses/{name}"), np.array(expected, np.float32)
+        )
+
+
 def test_a_step_without_a_model_says_what_to_pass(tmp_path: Path) -> None:
     def train_step(x: Any) -> Any:
         return x

@@ -92,6 +92,84 @@ def test_an_optimizer_starts_with_the_slots_that_the_step_would_give_it(
         assert bool(slot.any()) == (mode == "eager")
 
 
+class Lookahead(keras.optimizers.Optimizer):  # type: ignore[misc]
+    """Builds itself and an inner optimizer in its own ``apply``, outside of the scope of Keras."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__(learning_rate=0.01)
+        self.inner = inner
+
+    def build(self, variables: Any) -> None:
+        if self.built:
+            return
+        super().build(variables)
+        self.inner.build(variables)
+        self.slow = [self.add_variable_from_reference(v, "slow") for v in variables]
+        for slow, variable in zip(self.slow, variables, strict=True):
+            slow.assign(variable)
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        self.build(trainable_variables)
+        self.inner.apply(grads, trainable_variables)
+        self.iterations.assign_add(1)
+        for slow, variable in zip(self.slow, trainable_variables, strict=True):
+            slow.assign(slow + 0.5 * (variable - slow))
+
+
+class Scoped(Lookahead):
+    """Builds itself in a scope of its own."""
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        with keras.name_scope("outer"):
+            self.build(trainable_variables)
+        super().apply(grads, trainable_variables)
+
+
+class Inner(Lookahead):
+    """Is never built, and leaves all to the optimizer in it."""
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        self.inner.apply_gradients(zip(grads, trainable_variables, strict=True))
+        self.iterations.assign_add(1)
+
+
+class Centred(keras.optimizers.Adam):  # type: ignore[misc]
+    """Changes the gradients, and has Keras do the rest."""
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        super().apply([grad - tf.reduce_mean(grad) for grad in grads], trainable_variables)
+
+
+@pytest.mark.parametrize("mode", ["compiled", "eager"])
+@pytest.mark.parametrize("way", ["fit", "plan"])
+@pytest.mark.parametrize("kind", [Lookahead, Scoped, Inner, Centred])
+def test_slots_have_the_paths_that_the_step_would_give_them(
+    tmp_path: Path, kind: Any, way: str, mode: Mode
+) -> None:
+    def trained(traced: bool) -> tuple[list[Any], Any]:
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(3)
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="out")], name="mlp")
+        optimizer = kind(0.01 if kind is Centred else keras.optimizers.Adam(0.01))
+        model.compile(optimizer, "mse", run_eagerly=mode == "eager")
+        x, y = vectors(32)
+        tracer = Tracer(tmp_path / "run.zarr", on_error="raise", progress=False)
+        if way == "plan" and traced:
+            plan(model, (x[:8], y[:8]), steps=10, policy=tracer.policy)
+        callbacks = [tracer] if way == "fit" and traced else []
+        model.fit(x, y, batch_size=8, verbose=0, shuffle=False, callbacks=callbacks)
+        inner = getattr(optimizer, "inner", None)
+        slots = optimizer.variables if inner is None else [*optimizer.variables, *inner.variables]
+        return [(variable.path, variable.numpy().tobytes()) for variable in slots], model
+
+    (plain, model), (recorded, traced) = trained(False), trained(True)
+    assert [path for path, _ in recorded] == [path for path, _ in plain]
+    if way == "plan" and kind is not Centred:
+        return  # an inner optimizer that Keras does not know is not put back
+    assert recorded == plain
+    assert_identical(model, traced)
+
+
 def test_random_operations_draw_the_same_numbers_where_recording_begins_later(
     tmp_path: Path,
 ) -> None:

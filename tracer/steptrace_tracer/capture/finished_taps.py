@@ -25,7 +25,8 @@ _NO_STEP: Final = (
 )
 _NOT_SEEN: Final = (
     ", or, if it calls a tf.function that does so, wrap that function: what happens inside of it "
-    "is not seen from outside"
+    "is not seen from outside; if it calls several, take tf.function off them, put it on the "
+    "function that calls them, and wrap this"
 )
 
 
@@ -41,7 +42,7 @@ def finished(
             taps.tensors |= data.tensors
             taps.missing |= data.missing
         if not taps.losses:
-            raise TraceError(_NO_STEP + (_NOT_SEEN if tf.executing_eagerly() else ""))
+            raise TraceError(_NO_STEP + _NOT_SEEN)
         first = [loss for name, loss in taps.losses.items() if name not in taps.later_losses]
         taps.add("scalars", LOSS, tf.add_n(first))
         if len(taps.losses) > 1:

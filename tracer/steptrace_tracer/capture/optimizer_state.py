@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, cast
 
 from steptrace_schema.format.attributes import Missing
 from steptrace_schema.format.paths import safe_path, unique_paths
@@ -15,6 +17,7 @@ from steptrace_tracer.private_names import MissingNameError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from steptrace_schema.format.policy import Policy
     from steptrace_tracer.capture.names import Names
@@ -102,13 +105,37 @@ def build_slots(program: Program, policy: Policy) -> tuple[Missing, ...]:
     unbuilt = [optimizer for optimizer in program.optimizers if not optimizer.built]
     if len(models) == 1 and unbuilt == [program.optimizers[0]]:
         compiled = not program.eager and program.strategy is None
-        build_optimizer(unbuilt.pop(), models[0], compiled=compiled)
+        if build_optimizer(unbuilt[0], models[0], compiled=compiled):
+            unbuilt.clear()
     return tuple(
         Missing(kind="optimizer", path=optimizer.name, reason=_UNBUILT) for optimizer in unbuilt
     )
 
 
-def build_optimizer(optimizer: Any, model: Any, *, compiled: bool) -> None:
+def _scope(optimizer: Any) -> AbstractContextManager[Any] | None:
+    """Return in which scope of names the step builds `optimizer`, None where that is unknown.
+
+    Keras builds within the optimizer's name. A class of the user's own may have an ``apply`` that
+    calls ``build`` itself, outside of any scope, or that builds nothing.
+    """
+    for name in ("apply", "apply_gradients"):
+        for kind in type(optimizer).__mro__:
+            method = vars(kind).get(name)
+            if method is None:
+                continue
+            if kind.__module__.partition(".")[0] == "keras":
+                break
+            code = getattr(inspect.unwrap(method), "__code__", None)
+            named = set() if code is None else set(code.co_names)
+            if "build" in named:
+                return None if "name_scope" in named else nullcontext()
+            if "super" not in named:
+                return None
+    # The scope gives the variables the names that they get when the step makes them.
+    return cast("AbstractContextManager[Any]", keras.name_scope(optimizer.name, caller=optimizer))
+
+
+def build_optimizer(optimizer: Any, model: Any, *, compiled: bool) -> bool:
     """Have the slots of `optimizer`, with the values that the first step would give them.
 
     TensorFlow compiles a step that makes variables a second time, when there are all, and runs
@@ -123,18 +150,25 @@ def build_optimizer(optimizer: Any, model: Any, *, compiled: bool) -> None:
         The model that it trains.
     compiled
         Whether a compiled step would build it, rather than one that runs eagerly.
+
+    Returns
+    -------
+    Whether it is built. Left to the step is an optimizer with names that only the step knows.
     """
+    scope = _scope(optimizer)
+    if scope is None:
+        return False
 
     def make() -> None:
         if optimizer.built:  # as the second program finds it, which is then empty
             return
-        # The scope gives the variables the names that they get when the step makes them.
-        with keras.name_scope(optimizer.name, caller=optimizer):
+        with scope:
             optimizer.build(model.trainable_variables)
 
     with strategy_of(model).scope():
         # A partial is new to TensorFlow, which else warns of retracing where many are built.
         (tf.function(functools.partial(make), autograph=False) if compiled else make)()
+    return True
 
 
 def slots_or_missing(

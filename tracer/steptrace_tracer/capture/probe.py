@@ -50,6 +50,7 @@ _ACTIVATION_LAYERS = ("ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax")
 _IN_A_LOOP = "the activation runs inside a loop of the graph, where its tensors cannot be returned"
 _A_LAYER = "a layer of the model has this name"
 _NO_BATCH = "the step finds its batch itself; give Tracer(probe=...)"
+_NO_CALL = "the model has no call, so that the probe cannot run it"
 _OTHER_MODEL = "the probe runs the first model of the step alone, and this is another one"
 _LONGEST_MESSAGE = 2000
 _NOT_CALLED = "the layer's activation function is not called in inference mode"
@@ -98,9 +99,30 @@ class Probe:
         self.x = tf.nest.map_structure(_as_tensor, x)
         self.samples = tf.nest.flatten(self.x)[0].shape[:1]
         self.taps = Taps()
+        self._sized_when_run: set[str] = set()
+        self._of_other_rows: set[str] = set()
+        self._of_these_rows: set[str] = set()
+        self._function = self._compiled()
+
+    def _compiled(self) -> Any:
         # A partial is new to TensorFlow, which else warns of retracing when many models are traced.
         run = functools.partial(self._run)
-        self._function = run if model.run_eagerly else tf.function(run, autograph=False)
+        return run if self.model.run_eagerly else tf.function(run, autograph=False)
+
+    def begin(self) -> None:
+        """Run once; leave out what then has other rows than the samples.
+
+        Behind some layers, such as ``TextVectorization``, only running shows how many there are.
+        """
+        tensors = self()
+        self._of_other_rows = {
+            place
+            for place in self._sized_when_run
+            if tensors[f"probe/{place}"].shape[:1] != self.samples
+        }
+        self._of_these_rows = self._sized_when_run - self._of_other_rows
+        if self._of_other_rows:
+            self._function = self._compiled()
 
     def __call__(self) -> dict[str, Any]:
         """Run the probe with the model's present weights; return ``probe/path`` to tensor."""
@@ -195,17 +217,30 @@ class Probe:
                         taps.explain_missing("probe", place, _IN_A_LOOP)
                     elif not storable(tensor):
                         taps.explain_missing("probe", place, NOT_NUMBERS)
-                    elif tensor.shape[:1] != self.samples:
+                    elif not self._counts_samples(place, tensor):
                         taps.explain_missing("probe", place, NOT_SAMPLES)
                     else:
                         taps.add("probe", place, tensor)
                 if prefix == "" and storable(output) and output.dtype.is_floating:
-                    activations[path] = output
+                    activations[path] = self._sized(f"{path}/{OUTPUT}", output)
                 return output
 
             return tapped
 
         return wrap
+
+    def _counts_samples(self, place: str, tensor: Any) -> bool:
+        """Whether a tensor has a row for each sample, or may have, as far as is known."""
+        if tensor.shape[:1].is_fully_defined():
+            return bool(tensor.shape[:1] == self.samples)
+        self._sized_when_run.add(place)
+        return place not in self._of_other_rows
+
+    def _sized(self, place: str, tensor: Any) -> Any:
+        """Return a tensor with as many rows as it had when the probe ran."""
+        if tensor.shape.rank is None or place not in self._of_these_rows:
+            return tensor
+        return tf.ensure_shape(tensor, [*self.samples, *tensor.shape[1:]])
 
 
 def working_probe(
@@ -228,6 +263,8 @@ def working_probe(
         The arguments of the step, which hold the batch.
     """
     model, others = program.models[0], _of_other_models(program, names, policy)
+    if type(model).call is keras.Model.call:
+        return None, (Missing(kind="probe", path=X, reason=_NO_CALL), *others)
     what, remedy = "the inputs of the probe", "give others with Tracer(probe=...)"
     if inputs is None:
         x = program.batch(*args, **kwargs).x
@@ -241,7 +278,7 @@ def working_probe(
         probe = Probe(model, names, policy, inputs)
         effect = probe.outside_effect()
         if effect is None:
-            probe()
+            probe.begin()
     except Exception as error:
         # What a step is trained on need not be what its model is called with.
         said = without_colours(str(error))

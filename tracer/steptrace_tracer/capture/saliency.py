@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MOST_LAYERS: Final = 8
 """Layers that are differentiated where the policy leaves it to the tracer how often."""
 _NO_INPUT_GRADIENT = "the layer's activation does not depend on this input by a gradient"
+_NO_SIZE = "only running the model shows how many rows the output has"
 _NO_SUCH_UNIT = "the layer has no unit of the number that the policy gives"
 _NOT_CHOSEN = (
     f"{MOST_LAYERS} of the layers are differentiated, evenly chosen; "
@@ -93,6 +94,9 @@ class Saliency:
 
     def _differentiate(self, tape: Any, x: Any, path: str, output: Any) -> None:
         policy, taps = self._policy, self._taps
+        if not output.shape[:1].is_fully_defined():
+            taps.explain_missing("probe_gradients", f"{path}/{SALIENCY}", _NO_SIZE)
+            return
         if output.shape[:1] != self.probe.samples:
             taps.explain_missing("probe_gradients", f"{path}/{SALIENCY}", NOT_SAMPLES)
             return
