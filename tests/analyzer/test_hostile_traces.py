@@ -30,7 +30,7 @@ def copied(good: Path, folder: Path, name: str) -> Path:
     return store
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", TRACES)
 def test_a_hostile_trace_ends_in_a_result_or_in_one_sentence(
     good: Path, tmp_path: Path, name: str
@@ -94,7 +94,7 @@ def test_pages_pictures_and_files_of_a_hostile_trace_end_the_same_way(
     assert {path.name for path in tmp_path.iterdir()} == {"run.zarr", "out"}
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", GOLDEN)
 def test_a_hostile_golden_file_ends_in_a_result_or_in_one_sentence(
     good: Path, tmp_path: Path, name: str

@@ -53,7 +53,8 @@ class Watch(keras.callbacks.Callback):  # type: ignore[misc]
         self.skipped.append(int(int(self.model.optimizer.iterations) == self._count))
 
 
-@pytest.mark.parametrize("capture", ["inside", "beside", "auto", "eager"])
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("capture", ["auto", "inside", "beside", "eager"])
 def test_steps_that_loss_scaling_skips_are_recorded_with_their_scale(
     tmp_path: Path, capture: Any
 ) -> None:

@@ -314,6 +314,7 @@ def test_a_difference_that_comes_later_is_warned_of_and_recorded(
     assert "computed a second time" in event.message
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("times_as_long", "later"), [(0, [5, 10]), (1e9, [])])
 @pytest.mark.parametrize("known", [False, True])
 def test_a_proof_is_made_again_where_the_training_was_left_alone_for_long_enough(

@@ -133,6 +133,7 @@ def test_what_is_only_described_counts_in_a_budget_as_its_statistics() -> None:
     assert list(beyond_budget(arrays, part)) == ["gradients/a"]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("way", ["inside", "beside"])
 @pytest.mark.parametrize("in_graph", [False, True])
 def test_statistics_alone_equal_those_of_the_tensors(
