@@ -138,7 +138,7 @@ def test_the_probe_is_differentiated_where_only_running_counts_the_rows(tmp_path
     found = np.asarray(group["probe_gradients/net/out/saliency"])
     assert found.shape == (2, 4, 3)
     np.testing.assert_allclose(found[0], expected, rtol=1e-5, atol=1e-6)
-    assert "how many rows" in reasons(group)["probe_gradients/net/half/saliency"]
+    assert "does not count the samples" in reasons(group)["probe_gradients/net/half/saliency"]
 
 
 def test_a_model_without_a_call_is_said_not_to_be_probed(tmp_path: Path) -> None:

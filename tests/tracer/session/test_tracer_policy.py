@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -280,6 +281,26 @@ def test_a_policy_that_wants_no_step_of_the_training_is_told(tmp_path: Path) -> 
     x, y = vectors(24)
     with pytest.warns(RuntimeWarning, match=r"no step .* was recorded.*windows=\(\(100, 200\),\)"):
         mlp().fit(x, y, batch_size=BATCH, verbose=0, callbacks=[tracer])
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("way", ["no epochs", "no batches", "no calls"])
+def test_a_training_without_a_step_is_told(tmp_path: Path, way: str) -> None:
+    path = tmp_path / "run.zarr"
+    tracer = Tracer(path, on_error="raise", progress=False)
+    model, (x, y) = mlp(), vectors(24)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        if way == "no epochs":
+            model.fit(x, y, epochs=0, verbose=0, callbacks=[tracer])
+        elif way == "no batches":
+            empty = tf.data.Dataset.from_tensor_slices((x, y)).batch(8).take(0)
+            model.fit(empty, shuffle=False, verbose=0, callbacks=[tracer])
+        else:
+            with tracer:
+                tracer.wrap(model.train_on_batch)
+    (said,) = [str(w.message) for w in told if "run.zarr" in str(w.message)]
+    assert said.startswith(f"{path}: this training did no step")
     assert not path.exists()
 
 

@@ -236,6 +236,10 @@ class Probe:
         self._sized_when_run.add(place)
         return place not in self._of_other_rows
 
+    def has_other_rows(self, place: str) -> bool:
+        """Whether a tensor had other rows than the samples when the probe ran."""
+        return place in self._of_other_rows
+
     def _sized(self, place: str, tensor: Any) -> Any:
         """Return a tensor with as many rows as it had when the probe ran."""
         if tensor.shape.rank is None or place not in self._of_these_rows:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from steptrace_schema.names import SALIENCY, SALIENCY_NORM, SALIENCY_UNIT
+from steptrace_schema.names import OUTPUT, SALIENCY, SALIENCY_NORM, SALIENCY_UNIT
 from steptrace_tracer._tensorflow import tf
 from steptrace_tracer.capture.names import joined, leaves
 from steptrace_tracer.capture.taps import NOT_SAMPLES, Taps, storable
@@ -95,7 +95,9 @@ class Saliency:
     def _differentiate(self, tape: Any, x: Any, path: str, output: Any) -> None:
         policy, taps = self._policy, self._taps
         if not output.shape[:1].is_fully_defined():
-            taps.explain_missing("probe_gradients", f"{path}/{SALIENCY}", _NO_SIZE)
+            has_others = self.probe.has_other_rows(f"{path}/{OUTPUT}")
+            reason = NOT_SAMPLES if has_others else _NO_SIZE
+            taps.explain_missing("probe_gradients", f"{path}/{SALIENCY}", reason)
             return
         if output.shape[:1] != self.probe.samples:
             taps.explain_missing("probe_gradients", f"{path}/{SALIENCY}", NOT_SAMPLES)

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 QUIET_VARIABLE: Final = "STEPTRACE_QUIET"
 """Environment variable that, set to 1, has recordings print nothing but warnings."""
 
+_NO_STEP: Final = (
+    "{}: this training did no step that could be recorded, so that nothing was written; it did "
+    "none at all (epochs=0, an empty data set), or one that built the model"
+)
+
 
 class ClosingProgress:
     """A progress bar on standard error for the records that are left; nothing off a terminal.
@@ -111,7 +116,7 @@ def report(text: str) -> None:
 
 
 def finish(
-    recording: Recording,
+    recording: Recording | None,
     status: Status,
     reason: str | None,
     settings: Settings,
@@ -122,12 +127,16 @@ def finish(
     Parameters
     ----------
     recording, status, reason
-        What ends, and how.
+        What ends, and how; a training without a step has no recording.
     settings
         Whether anything is shown.
     spent
         How long the steps took.
     """
+    if recording is None:
+        if status == "complete":
+            warnings.warn(_NO_STEP.format(settings.path), RuntimeWarning, stacklevel=4)
+        return None
     bar = ClosingProgress(shown=settings.progress)
     try:
         with bar.showing():

@@ -344,6 +344,6 @@ class Session:
         self.active = False
         self.ending.close()
         atexit.unregister(self.abandon)
-        if recording is None:
+        if recording is None and self.told.notes:  # which were warned of
             return None
         return finish(recording, status, reason, self.settings, self._spent)
