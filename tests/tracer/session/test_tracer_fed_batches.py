@@ -90,6 +90,15 @@ for _ in range(4):  # each is let go of without a crash, and leaves no thread be
     before = threads
     fed = FedBatches(spec, strategy)
     take(fed(batch))
+
+def traced(x):  # Python collects garbage whenever it likes
+    globals().pop("fed")
+    gc.collect()
+    return x + 1
+
+function = tf.function(traced, autograph=False).get_concrete_function(tf.constant(1.0))
+assert not [op for op in function.graph.get_operations() if "Queue" in op.type]
+assert function(tf.constant(1.0)) == 2
 """
 
 

@@ -91,9 +91,11 @@ def _end(waiting: Any, spec: Any, iterator: Any) -> None:
     is deleted while that waits.
     """
     parts = tf.nest.flatten(spec, expand_composites=True)
-    waiting.enqueue([False, *map(_nothing, parts)])
-    with contextlib.suppress(StopIteration, tf.errors.OpError):
-        next(iterator)
+    # Python may collect garbage while a function is being traced, which is not to have this in it.
+    with tf.init_scope():
+        waiting.enqueue([False, *map(_nothing, parts)])
+        with contextlib.suppress(StopIteration, tf.errors.OpError):
+            next(iterator)
 
 
 def _nothing(spec: Any) -> Any:
