@@ -37,6 +37,10 @@ MEASURED_STEPS: Final = 8
 """How many traced steps are timed, with as many others between them."""
 _WARM_UP: Final = 4
 """Steps before them: the first ones compile."""
+_UNBUILT: Final = (
+    "the model '{}' cannot be planned and be as before, since its optimizer {} is built by its "
+    "first step alone: train on one batch before"
+)
 
 
 def plan(
@@ -180,7 +184,11 @@ def _put_back(model: Any, batch: Any) -> Iterator[None]:
             raise TraceError(msg) from error
     if not model.optimizer.built:
         build_optimizer(model.optimizer, model, compiled=not model.run_eagerly)
-    variables = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
+    optimizers = list(_with_inner(model.optimizer))
+    if not any(optimizer.built for optimizer in optimizers):
+        raise TraceError(_UNBUILT.format(model.name, type(model.optimizer).__name__))
+    slots = [variable for optimizer in optimizers for variable in optimizer.variables]
+    variables = [*model.variables, *model.metrics_variables, *slots]
     values = [np.array(variable.numpy()) for variable in variables]
     names = ("train_function", "history", "stop_training")
     attributes = {name: getattr(model, name, None) for name in names}
@@ -192,6 +200,14 @@ def _put_back(model: Any, batch: Any) -> Iterator[None]:
             variable.assign(value)
         for name, attribute in attributes.items():
             setattr(model, name, attribute)
+
+
+def _with_inner(optimizer: Any) -> Iterator[Any]:
+    """Yield an optimizer, and those that it has: Keras does not know their variables."""
+    yield optimizer
+    for value in vars(optimizer).values():
+        if isinstance(value, keras.optimizers.Optimizer):
+            yield from _with_inner(value)
 
 
 def _planned(path: Path) -> tuple[list[PlannedTensors], int]:
