@@ -8,7 +8,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ModelWrapValidatorHandler,
     ValidationError,
     model_validator,
 )
@@ -24,6 +23,8 @@ from steptrace_schema.version import FORMAT_VERSION
 
 if TYPE_CHECKING:
     from typing import Self
+
+    from pydantic.functional_validators import ModelWrapValidatorHandler
 
 
 class _Model(BaseModel):
