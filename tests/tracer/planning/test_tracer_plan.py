@@ -133,6 +133,33 @@ print("after")
 """
 
 
+_OWN_OPTIMIZER = """
+import keras
+import numpy as np
+
+class Outer(keras.optimizers.Optimizer):  # is never built
+    def __init__(self):
+        super().__init__(learning_rate=0.1)
+        self.inner = keras.optimizers.Adam(0.01)
+
+    def apply(self, grads, trainable_variables=None):
+        self.inner.apply_gradients(zip(grads, trainable_variables))
+        self.iterations.assign_add(1)
+
+model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+model.compile(Outer(), "mse")
+model.fit(np.zeros((16, 3)), np.zeros((16, 2)), batch_size=8, verbose=0)
+"""
+
+
+def test_a_script_whose_optimizer_only_a_step_builds_is_planned(tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(_OWN_OPTIMIZER)
+    found = plan_script(Script(str(path)), Policy(kinds=("weights",)))
+    assert found.steps == 2
+    assert found.step_bytes >= 4 * (3 * 2 + 2)
+
+
 def test_a_script_is_planned_at_its_first_step_and_not_gone_on_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -85,7 +85,7 @@ def plan(
     ValueError
         If there is a `budget` and no number of `steps`.
     TraceError
-        If the model is not compiled, or tracing fails.
+        If the model is not compiled, only a step builds its optimizer, or tracing fails.
 
     Examples
     --------
@@ -97,13 +97,40 @@ def plan(
         msg = f"pass either policy or its fields ({', '.join(fields)}), not both"
         raise TypeError(msg)
     policy = policy if policy is not None else Policy(**fields)
+    return measure(
+        model, batch, policy, steps=steps, steps_per_epoch=steps_per_epoch, budget=budget
+    )
+
+
+def measure(
+    model: Any,
+    batch: Any,
+    policy: Policy,
+    *,
+    steps: int | None,
+    steps_per_epoch: int | None,
+    budget: int | None,
+    is_last: bool = False,
+) -> Plan:
+    """Do what :func:`plan` does.
+
+    Parameters
+    ----------
+    model, batch, policy, steps, steps_per_epoch, budget
+        As :func:`plan` takes them.
+    is_last
+        Whether the model is not used any more, so that nothing need be as before.
+    """
     if budget is not None and steps is None:
         msg = "a budget is for a whole run; pass its number of steps"
         raise ValueError(msg)
     if model.optimizer is None:
         msg = f"the model '{model.name}' is not compiled, so it has no training step to plan"
         raise TraceError(msg)
-    with _put_back(model, batch), tempfile.TemporaryDirectory(prefix="steptrace-plan-") as folder:
+    with (
+        _put_back(model, batch, is_last=is_last),
+        tempfile.TemporaryDirectory(prefix="steptrace-plan-") as folder,
+    ):
         path = Path(folder) / "run.zarr"
         untraced, traced = _train(model, batch, policy, path)
         tensors, once = _planned(path)
@@ -174,8 +201,8 @@ def _train(model: Any, batch: Any, policy: Policy, path: Path) -> tuple[float, f
 
 
 @contextmanager
-def _put_back(model: Any, batch: Any) -> Iterator[None]:
-    """Build `model`, and give all of its state back afterwards."""
+def _put_back(model: Any, batch: Any, *, is_last: bool) -> Iterator[None]:
+    """Build `model`, and give all of its state back afterwards; refuse where that cannot be."""
     if not all(map(is_built, (model, *model.layers))):
         try:
             build(model, batch)
@@ -185,7 +212,7 @@ def _put_back(model: Any, batch: Any) -> Iterator[None]:
     if not model.optimizer.built:
         build_optimizer(model.optimizer, model, compiled=not model.run_eagerly)
     optimizers = list(_with_inner(model.optimizer))
-    if not any(optimizer.built for optimizer in optimizers):
+    if not is_last and not any(optimizer.built for optimizer in optimizers):
         raise TraceError(_UNBUILT.format(model.name, type(model.optimizer).__name__))
     slots = [variable for optimizer in optimizers for variable in optimizer.variables]
     variables = [*model.variables, *model.metrics_variables, *slots]

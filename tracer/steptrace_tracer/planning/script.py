@@ -54,15 +54,16 @@ def plan_script(
         if whole is None and budget is not None:
             msg = f"{script.name} does not say how many steps it trains; give --steps"
             raise TraceError(msg) from None
-        from steptrace_tracer.planning.measure import plan
+        from steptrace_tracer.planning.measure import measure
 
-        return plan(
+        return measure(
             found.model,
             found.batch,
             policy,
             steps=whole,
             steps_per_epoch=found.steps_per_epoch,
             budget=budget,
+            is_last=True,
         )
     msg = f"{script.name} ended with exit status {status} before a fit of a Keras model"
     raise TraceError(msg)
