@@ -109,17 +109,25 @@ def assert_same_training(left: Any, right: Any) -> None:
         assert one.tobytes() == other.tobytes()
 
 
+def traced_as_untraced(
+    path: Path, make: Callable[[], tuple[Any, Callable[..., Any]]], *, compiled: bool
+) -> tuple[Any, list[float]]:
+    """Return the trace and losses of a training that is the same with and without the tracer."""
+    (plain, plain_step), (model, step) = make(), make()
+    if compiled:
+        plain_step, step = tf.function(plain_step), tf.function(step)
+    expected = run(plain_step)
+    found, losses = traced(path, step)
+    assert losses == expected
+    assert_same_training(plain, model)
+    return found, losses
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_the_gradient_of_inputs_that_an_earlier_tape_has_seen_is_that_of_the_loss(
     tmp_path: Path, compiled: bool
 ) -> None:
-    (plain, plain_step), (model, step) = attacked(), attacked()
-    if compiled:
-        plain_step, step = tf.function(plain_step), tf.function(step)
-    expected = run(plain_step)
-    found, losses = traced(tmp_path / "run.zarr", step)
-    assert losses == expected
-    assert_same_training(plain, model)
+    found, _ = traced_as_untraced(tmp_path / "run.zarr", attacked, compiled=compiled)
     for t in range(STEPS):
         net = TwoLayers(found, t)
         x, y = batch(t)
@@ -130,13 +138,7 @@ def test_the_gradient_of_inputs_that_an_earlier_tape_has_seen_is_that_of_the_los
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_gradient_penalty_is_recorded_and_not_changed(tmp_path: Path, compiled: bool) -> None:
-    (plain, plain_step), (model, step) = penalized(), penalized()
-    if compiled:
-        plain_step, step = tf.function(plain_step), tf.function(step)
-    expected = run(plain_step)
-    found, losses = traced(tmp_path / "run.zarr", step)
-    assert losses == expected
-    assert_same_training(plain, model)
+    found, losses = traced_as_untraced(tmp_path / "run.zarr", penalized, compiled=compiled)
     assert np.asarray(found["scalars/loss"]).tolist() == losses
     for t in range(STEPS):
         net = TwoLayers(found, t)
@@ -172,13 +174,7 @@ def test_a_gradient_penalty_is_recorded_and_not_changed(tmp_path: Path, compiled
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_persistent_tape_gives_the_sum_of_its_gradients(tmp_path: Path, compiled: bool) -> None:
-    (plain, plain_step), (model, step) = twice_differentiated(), twice_differentiated()
-    if compiled:
-        plain_step, step = tf.function(plain_step), tf.function(step)
-    expected = run(plain_step)
-    found, losses = traced(tmp_path / "run.zarr", step)
-    assert losses == expected
-    assert_same_training(plain, model)
+    found, _ = traced_as_untraced(tmp_path / "run.zarr", twice_differentiated, compiled=compiled)
     for t in range(STEPS):
         net = TwoLayers(found, t)
         x, y = batch(t)

@@ -30,6 +30,7 @@ def test_several_fits_say_one_line_each_after_the_first(
 ) -> None:
     first, second = printed(tmp_path / "run.zarr", capsys, progress=True)
     assert "steptrace info" in first[-1]
+    assert any(line.startswith("  the first step took ") for line in first)
     assert [line.partition(" in ")[0] for line in second] == ["steptrace: 1 steps recorded"]
 
 
